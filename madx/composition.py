@@ -1,0 +1,248 @@
+"""The algebra of compositions: pure data, no tensors.
+
+    base                            the bare base
+    swa                             one module
+    swa + ner                       a stack: ner acts on what swa gives
+    average(swa, hau) + ner         the mean of the changes that swa and hau would make, then ner
+    average(0.7*swa, 0.3*hau)       a weighted mean (weights are scaled to sum to one)
+
+Normal form: stacks inside stacks are joined, equal children of an average are merged, children of weight zero are left
+out, and an average of one child is that child; so Average(c, c) = c exactly. Along any path through a composition a
+module may stand once.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Union
+
+from madx.errors import CompositionError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]*")
+RESERVED = ("base", "average")
+MAX_NAME = 100
+MAX_DEPTH = 50  # brackets inside brackets
+LEAST_SUM = 1e-12  # a sum of weights below this counts as zero,
+LEAST_SHARE = 1e-6  # and so does one that is this small beside the weights: scaled by it, rounding would show
+
+
+def check_name(name: str) -> str:
+    """The name, if a module may have it; raises CompositionError otherwise."""
+    if not isinstance(name, str) or not NAME.fullmatch(name) or name in RESERVED or len(name) > MAX_NAME:
+        raise CompositionError(
+            f"{name!r} cannot name a module. A name starts with a letter or digit, goes on with letters, digits, "
+            f"'.', '_', '-' or '@' (at most {MAX_NAME}), and is none of: {', '.join(RESERVED)}."
+        )
+    return name
+
+
+@dataclass(frozen=True, init=False)
+class Average:
+    """The weighted mean of what its children would change: sum of w_i * change_i, with the w_i summing to one.
+
+    >>> str(Average("swa", "hau", weights=(0.75, 0.25)))
+    'average(0.75*swa, 0.25*hau)'
+    """
+
+    children: tuple["Stack", ...]
+    weights: tuple[float, ...]
+
+    def __init__(self, *children: Union[str, "Average", "Stack"], weights: tuple[float, ...] | None = None):
+        if not children:
+            raise CompositionError("average() of nothing: name at least one module, e.g. average(swa, hau).")
+        weights = tuple(weights) if weights is not None else (1.0,) * len(children)
+        if len(weights) != len(children):
+            raise CompositionError(f"average() has {len(children)} children but {len(weights)} weights: give one each.")
+        merged: dict[Stack, float] = {}
+        for child, weight in zip(children, weights):
+            stack = child if isinstance(child, Stack) else Stack(child)
+            merged[stack] = merged.get(stack, 0.0) + weight
+        kept = {stack: weight for stack, weight in merged.items() if weight != 0.0}
+        object.__setattr__(self, "children", tuple(kept))
+        object.__setattr__(self, "weights", _scaled(tuple(kept.values()), given=weights))
+
+    def __str__(self) -> str:
+        """The text that `parse` reads as this average."""
+        if len(set(self.weights)) == 1:
+            return f"average({', '.join(map(str, self.children))})"
+        return f"average({', '.join(f'{w!r}*{_grouped(c)}' for w, c in zip(self.weights, self.children))})"
+
+
+@dataclass(frozen=True, init=False)
+class Stack:
+    """Modules one after the other, the first nearest to the base; empty, it is the bare base.
+
+    >>> str(Stack("swa", "ner"))
+    'swa + ner'
+    """
+
+    items: tuple[Union[str, Average], ...]
+
+    def __init__(self, *items: Union[str, Average, "Stack"]):
+        flat: list[str | Average] = []
+        for item in items:
+            if isinstance(item, str):
+                flat.append(check_name(item))
+            elif isinstance(item, Stack):
+                flat.extend(item.items)
+            elif isinstance(item, Average):
+                flat.extend(item.children[0].items if len(item.children) == 1 else [item])
+            else:
+                raise CompositionError(f"A stack holds module names, Average and Stack, not {type(item).__name__}.")
+        object.__setattr__(self, "items", tuple(flat))
+        met: set[str] = set()
+        for item in flat:  # paths choose freely in each item, so two items may not share a name
+            names = dict.fromkeys(_names(item))
+            for name in names:
+                if name in met:
+                    raise CompositionError(
+                        f"The composition '{self}' applies the module '{name}' twice in one stack. Name each module once."
+                    )
+            met.update(names)
+
+    def __str__(self) -> str:
+        return " + ".join(map(str, self.items)) or "base"
+
+    def names(self) -> tuple[str, ...]:
+        """Every module named, in order of appearance, each once."""
+        return tuple(dict.fromkeys(name for item in self.items for name in _names(item)))
+
+
+Composition = Stack
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= 200 else text[:200] + "...")
+
+
+def _grouped(stack: Stack) -> str:
+    return f"({stack})" if len(stack.items) > 1 else str(stack)
+
+
+def _names(item: Union[str, Average]) -> Iterator[str]:
+    """The names in an item of a stack, as written; a name may come more than once."""
+    if isinstance(item, str):
+        yield item
+    else:
+        for child in item.children:
+            yield from child.names()
+
+
+def _scaled(weights: tuple[float, ...], *, given: tuple[float, ...]) -> tuple[float, ...]:
+    """The weights divided by their sum; scaling twice changes nothing. Raises CompositionError where that is senseless."""
+    size = sum(map(abs, weights))
+    total = math.fsum(weights) if math.isfinite(size) else 0.0
+    if abs(total) < LEAST_SUM or abs(total) < LEAST_SHARE * size:
+        raise CompositionError(
+            f"average() got the weights {given}: they must be finite and not cancel out, so that they can be scaled to "
+            "sum to one."
+        )
+    if len(set(weights)) == 1:
+        return (1.0 / len(weights),) * len(weights)
+    return weights if abs(total - 1.0) < 1e-9 else tuple(w / total for w in weights)
+
+
+def as_composition(value: Union[str, Average, Stack, None]) -> Stack:
+    """A composition from text, an Average, a Stack or None (the bare base)."""
+    if value is None:
+        return Stack()
+    return parse(value) if isinstance(value, str) else Stack(value)
+
+
+def parse(text: str) -> Stack:
+    """The composition that a text describes; raises CompositionError naming the place where reading stopped.
+
+    >>> parse("average(swa, hau) + ner").names()
+    ('swa', 'hau', 'ner')
+    """
+    return _Parser(text).whole()
+
+
+class _Parser:
+    """Recursive descent over: stack = item {'+' item}; item = name | 'average(' term {',' term} ')' | '(' stack ')'."""
+
+    token = re.compile(r"\s*(?:([0-9.]+(?:e[+-]?[0-9]+)?|-[0-9.]+(?:e[+-]?[0-9]+)?)\s*\*|([A-Za-z0-9][A-Za-z0-9._@-]*)|(.))")
+
+    def __init__(self, text: str):
+        self.text, self.at, self.depth = text, 0, 0
+
+    def start(self) -> int:
+        """Where the next token begins, counted from 0."""
+        return len(self.text) - len(self.text[self.at :].lstrip())
+
+    def fail(self, expected: str, at: int | None = None) -> CompositionError:
+        at = self.start() if at is None else at
+        came = repr(self.text[at : at + 20]) if at < len(self.text) else "the end"
+        return CompositionError(
+            f"Cannot read the composition {_shortened(self.text)}: expected {expected} at character {at + 1}, found {came}. "
+            "Examples: 'swa + ner', 'average(swa, hau) + ner', 'base'."
+        )
+
+    def peek(self) -> tuple[str | None, str | None, str | None]:
+        match = self.token.match(self.text, self.at)
+        return match.groups() if match and self.text[self.at :].strip() else (None, None, None)
+
+    def take(self) -> None:
+        self.at = self.token.match(self.text, self.at).end()
+
+    def symbol(self, wanted: str) -> bool:
+        if self.peek()[2] == wanted:
+            self.take()
+            return True
+        return False
+
+    def whole(self) -> Stack:
+        if not self.text.strip():
+            raise CompositionError("The composition is empty at character 1. Name a module, e.g. 'swa + ner', or write 'base'.")
+        stack = self.stack()
+        if self.text[self.at :].strip():
+            raise self.fail("'+' or the end")
+        return stack
+
+    def stack(self) -> Stack:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise self.fail(f"at most {MAX_DEPTH} brackets inside one another")
+        items = [self.item()]
+        while self.symbol("+"):
+            items.append(self.item())
+        self.depth -= 1
+        return Stack(*items)
+
+    def item(self) -> str | Average | Stack:
+        if self.symbol("("):
+            inner = self.stack()
+            if not self.symbol(")"):
+                raise self.fail("')'")
+            return inner
+        _, name, _ = self.peek()
+        if name is None:
+            raise self.fail("a module name")
+        at = self.start()
+        self.take()
+        if name == "base":
+            return Stack()
+        if name == "average":
+            if not self.symbol("("):
+                raise self.fail("'(' after average")
+            return self.average()
+        if len(name) > MAX_NAME:
+            raise self.fail(f"a name of at most {MAX_NAME} characters", at)
+        return name
+
+    def average(self) -> Average:
+        children, weights = [], []
+        while True:
+            number, at = self.peek()[0], self.start()
+            if number is not None:
+                self.take()
+            try:
+                weights.append(1.0 if number is None else float(number))
+            except ValueError:
+                raise self.fail("a number", at) from None
+            children.append(self.stack())
+            if self.symbol(")"):
+                return Average(*children, weights=tuple(weights))
+            if not self.symbol(","):
+                raise self.fail("',' or ')'")

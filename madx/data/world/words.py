@@ -1,0 +1,115 @@
+"""Word forms: listed ones, then regular endings with buffers and vowel harmony, as data of a language file.
+
+`Hund <m> | pl=Hunde` is a plain form, the classes that other words agree with, and listed forms by tag set. An ending is
+a suffix or `pattern > replacement`. In a suffix, a capital of `letters` is chosen by what stands before it (Turkish
+`lAr`: lar, ler), and `(y)` is a buffer: a consonant only after a vowel, a vowel only after a consonant.
+"""
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Word:
+    """A lexical item: plain form, class tags that others agree with, forms by tag set."""
+
+    plain: str
+    classes: tuple[str, ...] = ()
+    forms: tuple[tuple[frozenset, str], ...] = ()
+    is_name: bool = False
+
+    @classmethod
+    def parse(cls, line: str) -> "Word":
+        """`Hund <m> | pl=Hunde | gen=Hundes` -> the word with its class and its two listed forms."""
+        head, *forms = [part.strip() for part in line.split("|")]
+        plain, _, classes = head.partition("<")
+        listed = [form.partition("=") for form in forms]
+        table = tuple((frozenset(tags.strip().split(".")), text.strip()) for tags, _, text in listed)
+        return cls(plain.strip(), tuple(classes.strip("> ").split()), table)
+
+
+class Inflection:
+    """How a language builds forms; `faults` collects tags that no form and no ending carries."""
+
+    def __init__(self, data: dict):
+        self.vowels = data.get("vowels", "aeiou")
+        self.letters = {key: _letter(rule) for key, rule in data.get("letters", {}).items()}
+        self.endings = _endings(data.get("endings", {}))
+        self.name_endings = _endings(data.get("name_endings", {}))
+        self.name_join = data.get("name_join", "")
+        self.faults: set[str] = set()
+        self._forms: dict = {}
+
+    def form(self, word: Word, tags: tuple[str, ...], classes: tuple[str, ...] = ()) -> str:
+        """The form of `word` with `tags`, agreeing with `classes`: best listed form, then regular endings."""
+        key = (word, tags, classes)
+        if key not in self._forms:
+            self._forms[key] = self._build(word, set(tags), set(classes))
+        return self._forms[key]
+
+    def _build(self, word: Word, tags: set, classes: set) -> str:
+        left = tags | classes
+        listed = [(keys, text) for keys, text in word.forms if keys <= left]
+        text = word.plain
+        if listed:
+            keys, text = max(listed, key=lambda item: len(item[0]))
+            left -= keys
+        elif left & {tag for keys, _ in self.endings for tag in keys}:
+            text = dict(word.forms).get(frozenset(["stem"]), text)
+        endings, joined = self.endings, False
+        if word.is_name:
+            endings = self.name_endings + [pair for pair in self.endings if pair[0] not in dict(self.name_endings)]
+        while True:
+            fitting = [(keys, rules) for keys, rules in endings if keys <= left]
+            if not fitting:
+                break
+            keys, rules = max(fitting, key=lambda item: len(item[0]))  # the first of the largest
+            text = self._add(text, rules, join=self.name_join if word.is_name and not joined else "")
+            joined, left = True, left - keys
+        self.faults |= {f"no form or ending for tag {tag!r} of {word.plain!r}" for tag in left & tags}
+        return text
+
+    def _add(self, text: str, rules: list[str], *, join: str) -> str:
+        """Apply the first rule that fits: `pattern > replacement`, or a suffix with capitals and (buffers)."""
+        for rule in rules:
+            pattern, arrow, replacement = rule.partition(" > ")
+            if not arrow:
+                return self._suffix(text, rule, join)
+            match = re.search(pattern, text)
+            if match:
+                return self._suffix(text[: match.start()], match.expand(replacement), join)
+        return text
+
+    def _suffix(self, stem: str, suffix: str, join: str) -> str:
+        out = stem
+        for buffer, letter in re.findall(r"\((\w)\)|(.)", suffix):
+            last = next((c for c in reversed(out.lower()) if c.isalnum()), "")
+            if buffer:
+                is_vowel = buffer.lower() in self.vowels or buffer in self.letters
+                if is_vowel == (last in self.vowels):
+                    continue
+            out += self._resolve(buffer or letter, out.lower())
+        return stem + join + out[len(stem):] if join and out != stem else out
+
+    def _resolve(self, letter: str, before: str) -> str:
+        """A capital of `letters` becomes the letter that harmony wants after `before`; others stay."""
+        if letter not in self.letters:
+            return letter
+        final_only, groups = self.letters[letter]
+        for char in before[-1:] if final_only else reversed(before):
+            for group, result in groups:
+                if char in group or group == "*":
+                    return result
+        return groups[-1][1]
+
+
+def _letter(rule: str) -> tuple[bool, list[tuple[str, str]]]:
+    """`aıou>a eiöü>e` -> look backwards for the first listed letter; a leading `$` looks at the last letter only."""
+    parts = rule.split()
+    groups = [tuple(part.split(">")) for part in parts if part != "$"]
+    return parts[0] == "$", groups
+
+
+def _endings(table: dict) -> list[tuple[frozenset, list[str]]]:
+    pairs = [(tags, [rules] if isinstance(rules, str) else rules) for tags, rules in table.items()]
+    return [(frozenset(tags.split(".")), rules) for tags, rules in pairs]

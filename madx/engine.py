@@ -1,0 +1,363 @@
+"""The engine: puts a composition onto a base, swaps it, takes it off.
+
+A composition is compiled once into a plan: for each site, the steps to take there. Swapping is pointing at another
+plan; no weight is copied and no tree is walked in the forward pass. The engine reaches the sites by replacing the
+`forward` of a few of the base's own modules on the instance; parameters and their names are never touched, a base with
+nothing active runs its own code, and `close()` takes every trace away.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from madx.base import Base
+from madx.composition import Average, Composition, as_composition
+from madx.errors import CompositionError, MadxError, did_you_mean
+from madx.explain import Explanation, explain
+from madx.module import Module, require_base, require_task_head
+from madx.modules.base import ModuleType, Sublayer
+
+#: a step changes what it is given: at a sublayer `Sublayer -> change`, at the embeddings `Tensor -> Tensor`
+Watch = Callable[[str, str, ModuleType], Callable]
+
+
+class _Mean:
+    """One step for an `Average` at a sublayer: the weighted mean of the changes that its branches would make."""
+
+    def __init__(self, branches: list[list[Callable]], weights: tuple[float, ...]):
+        self.branches, self.weights = branches, weights
+
+    def __call__(self, at: Sublayer) -> Tensor:
+        total = None
+        for steps, weight in zip(self.branches, self.weights):
+            if not steps:  # a branch without a part here changes nothing
+                continue
+            branch, change = at.fork(), None
+            for step in steps:
+                delta = step(branch)
+                branch.add(delta)
+                change = delta if change is None else change + delta
+            total = weight * change if total is None else total + weight * change
+            at.final_norm = branch.final_norm
+        return total
+
+
+class _MeanMap:
+    """One step for an `Average` at the embeddings: the weighted mean of the branches' maps."""
+
+    def __init__(self, branches: list[list[Callable]], weights: tuple[float, ...]):
+        self.branches, self.weights = branches, weights
+
+    def __call__(self, x: Tensor) -> Tensor:
+        total = None
+        for steps, weight in zip(self.branches, self.weights):
+            y = x
+            for step in steps:
+                y = step(y)
+            total = weight * y if total is None else total + weight * y
+        return total
+
+    def inverse(self, y: Tensor) -> Tensor:
+        raise CompositionError(
+            "This composition averages several invertible parts; the mean of invertible maps has no inverse in closed "
+            "form, so it cannot feed the masked-LM decoder. Use one language module for masked language modelling."
+        )
+
+
+class Engine:
+    """A base with modules attached and one composition active.
+
+    >>> engine = Engine(base)                             # doctest: +SKIP
+    >>> engine.attach(swa); engine.attach(ner)            # doctest: +SKIP
+    >>> engine.activate("swa + ner")                      # doctest: +SKIP
+    >>> hidden = engine(input_ids, attention_mask)        # doctest: +SKIP
+    """
+
+    def __init__(self, base: Base):
+        if getattr(base, "_engine", None) is not None:
+            raise MadxError("This base already carries an engine; close() that one first, or use it.")
+        self.base = base
+        self.modules: dict[str, Module] = {}
+        self.composition = Composition()
+        self._plans: dict[Composition, dict[str, list]] = {}
+        self._plan: dict[str, list] = {}  # site -> steps of the active composition; empty: the bare base
+        self._captures: dict[tuple[str, str], object] = {}
+        self._captured: dict[str, dict[str, Tensor]] = {}
+        self._replaced: list[nn.Module] = []
+        base._engine = self
+        try:
+            self._reach_sites()
+        except AttributeError as error:
+            self.close()
+            raise MadxError(
+                f"The base {base.name} is described as {base.family.title}, but its code has no such place: {error}. "
+                "This version of transformers moved it; mend its entry in madx/sites.py."
+            ) from error
+
+    # ---- modules -------------------------------------------------------------------------------------------------
+
+    def attach(self, module: Module, *, allow_base_mismatch: bool = False) -> Module:
+        """Make a module available to compositions; it does not act yet. A module of that name is replaced.
+
+        Raises BaseError when the module was made for another base.
+        """
+        require_base(module, self.base, allow_base_mismatch=allow_base_mismatch)
+        module.to(self.base.device).requires_grad_(False).eval()
+        if module.name in self.modules:
+            self.detach(module.name)
+        self.modules[module.name] = module
+        for site, units in module.units.items():
+            for unit in units.values():
+                for what in unit.reads:
+                    self._capture(site, what)
+        return module
+
+    def detach(self, name: str) -> Module:
+        """Forget a module. Raises CompositionError while the active composition names it."""
+        module = self.module(name)
+        if name in self.composition.names():
+            raise CompositionError(f"The module {name!r} acts in '{self.composition}': activate another one first.")
+        del self.modules[name]
+        self._plans = {c: plan for c, plan in self._plans.items() if name not in c.names()}
+        return module
+
+    def module(self, name: str) -> Module:
+        """An attached module; raises CompositionError with the nearest name."""
+        if name not in self.modules:
+            raise CompositionError(f"No module {name!r} is attached; {did_you_mean(name, self.modules)}")
+        return self.modules[name]
+
+    # ---- compositions --------------------------------------------------------------------------------------------
+
+    def activate(self, composition: Composition | str | Average | None) -> Composition:
+        """Make a composition act from the next forward pass on; None or 'base' is the bare base.
+
+        Raises CompositionError for a name that is not attached; the composition before stays active then.
+        """
+        if not isinstance(composition, Composition):
+            composition = as_composition(composition)
+        plan = self._plans.get(composition)
+        if plan is None:
+            plan = self._plans[composition] = self.compile(composition)
+        self._plan, self.composition = plan, composition
+        return composition
+
+    @contextmanager
+    def using(self, composition: Composition | str | Average | None) -> Iterator["Engine"]:
+        """A composition for the length of a `with` block; what was active before is active again afterwards."""
+        before = self.composition
+        self.activate(composition)
+        try:
+            yield self
+        finally:
+            self.activate(before)
+
+    def compile(self, composition: Composition, watch: Watch | None = None) -> dict[str, list]:
+        """The plan of a composition: site -> steps. `watch` may wrap each instance: (site, module, instance) -> step."""
+        for name in composition.names():
+            self.module(name)
+        plan = {}
+        for site in self.base.sites:
+            steps = self._steps(composition, site, watch)
+            if steps:
+                plan[site] = steps
+        return plan
+
+    def _steps(self, composition: Composition, site: str, watch: Watch | None) -> list[Callable]:
+        steps: list[Callable] = []
+        for item in composition.items:
+            if isinstance(item, str):
+                units = self.modules[item].units.get(site, {}).values()
+                steps += [unit if watch is None else watch(site, item, unit) for unit in units]
+            else:
+                branches = [self._steps(child, site, watch) for child in item.children]
+                if any(branches):
+                    mean = _Mean if self.base.sites[site].kind == "sublayer" else _MeanMap
+                    steps.append(mean(branches, item.weights))
+        return steps
+
+    # ---- forward -------------------------------------------------------------------------------------------------
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """The last layer's output `(batch, tokens, width)` of the base under the active composition."""
+        with self._precision():
+            return self.base.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+    def mlm_logits(self, hidden: Tensor) -> Tensor:
+        """Scores over the vocabulary: `(n, width)` -> `(n, vocabulary)`, by the base's head, with the invertible part
+        of the active composition undone before the decoder."""
+        with self._precision():
+            return self.base.mlm_logits(hidden)
+
+    def task_module(self) -> Module:
+        """The last module of the active composition that has a head; raises CompositionError without one."""
+        names = self.composition.names()
+        with_head = [n for n in names if self.modules[n].head is not None]
+        if not with_head:
+            if not names:
+                raise CompositionError("The bare base is active and predicts no labels; end a composition with a task module.")
+            require_task_head(self.modules[names[-1]])
+        return self.modules[with_head[-1]]
+
+    def label_logits(self, hidden: Tensor) -> Tensor:
+        """Scores of the task module's head: `(..., width)` -> `(..., labels)`."""
+        with self._precision():
+            return self.task_module().head(hidden)
+
+    def _precision(self):
+        """Modules are kept in float32; on a base in half precision their products run in the base's precision."""
+        dtype = self.base.model.dtype
+        if dtype == torch.float32 or torch.is_autocast_enabled(self.base.device.type):
+            return nullcontext()
+        return torch.autocast(self.base.device.type, dtype=dtype)
+
+    # ---- training ------------------------------------------------------------------------------------------------
+
+    def train_only(self, name: str) -> list[nn.Parameter]:
+        """Open one module (and its head) to gradients and close all others; returns its parameters.
+
+        Raises CompositionError unless the active composition names it: it would train without acting.
+        """
+        module = self.module(name)
+        if name not in self.composition.names():
+            raise CompositionError(
+                f"The module {name!r} is to be trained but does not act in the active composition '{self.composition}'. "
+                f"Activate a composition with it, e.g. '{self.composition} + {name}'."
+            )
+        self.base.model.requires_grad_(False)
+        for other in self.modules.values():
+            other.requires_grad_(other is module).train(other is module)
+        return list(module.parameters())
+
+    def freeze(self) -> None:
+        """Close every module to gradients and put it into inference mode (no dropout)."""
+        for module in self.modules.values():
+            module.requires_grad_(False).eval()
+
+    # ---- looking inside ------------------------------------------------------------------------------------------
+
+    def explain(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None) -> Explanation:
+        """Which modules act at which site, in which order. With an input, also measured: how often each instance ran in
+        one forward pass and how much it changed, as |change| / |what it changed|. See `madx.explain`."""
+        return explain(self, input_ids, attention_mask)
+
+    # ---- reaching into the base ----------------------------------------------------------------------------------
+
+    def _reach_sites(self) -> None:
+        family, encoder = self.base.family, self.base.encoder
+        self._replace(encoder.get_submodule(family.embeddings), self._at_embeddings)
+        for site in self.base.sites.values():
+            if site.kind != "sublayer":
+                continue
+            layer = encoder.get_submodule(family.layers)[site.layer]
+            place = getattr(family, site.place)
+            captured = self._captured[site.name] = {}
+            if place.norm is not None:
+                self._replace(layer.get_submodule(place.norm), self._at_norm, site.name, captured)
+            else:
+                self._replace(layer.get_submodule(place.output), self._at_output, site.name, captured)
+                self._capture(site.name, "residual")
+        for path in family.before_decoder if family.tied else ():
+            try:
+                target = self.base.model.get_submodule(path)
+            except AttributeError:
+                continue
+            self._replace(target, self._before_decoder)
+            return
+        if family.tied and self.base.has_mlm_head:
+            raise AttributeError(" or ".join(family.before_decoder))
+
+    def _replace(self, target: nn.Module, make: Callable, *arguments) -> None:
+        target.forward = make(target.forward, *arguments)
+        self._replaced.append(target)
+
+    def _at_embeddings(self, original: Callable) -> Callable:
+        def forward(*args, **kwargs):
+            x = original(*args, **kwargs)
+            for step in self._plan.get("embeddings", ()):
+                x = step(x)
+            return x
+
+        return forward
+
+    def _at_norm(self, original: Callable, site: str, captured: dict) -> Callable:
+        def forward(summed: Tensor) -> Tensor:
+            steps = self._plan.get(site)
+            if steps is None:
+                captured.clear()
+                return original(summed)
+            at = Sublayer(summed, original, captured)
+            for step in steps:
+                at.add(step(at))
+            result = original(at.sum) if at.final_norm else at.output
+            captured.clear()
+            return result
+
+        return forward
+
+    def _at_output(self, original: Callable, site: str, captured: dict) -> Callable:
+        def forward(*args, **kwargs):
+            result = original(*args, **kwargs)
+            steps = self._plan.get(site)
+            if steps is None:
+                captured.clear()
+                return result
+            h = result[0] if isinstance(result, tuple) else result
+            captured["output"] = h
+            at = Sublayer(h + captured["residual"], _identity, captured)
+            for step in steps:
+                at.add(step(at))
+            h = at.output
+            captured.clear()
+            return (h, *result[1:]) if isinstance(result, tuple) else h
+
+        return forward
+
+    def _before_decoder(self, original: Callable) -> Callable:
+        def forward(*args, **kwargs):
+            y = original(*args, **kwargs)
+            for step in reversed(self._plan.get("embeddings", ())):
+                y = step.inverse(y)
+            return y
+
+        return forward
+
+    def _capture(self, site: str, what: str) -> None:
+        """Keep a tensor that some module reads at a site, from the next forward pass on."""
+        if (site, what) in self._captures:
+            return
+        place = getattr(self.base.family, self.base.sites[site].place)
+        layer = self.base.encoder.get_submodule(self.base.family.layers)[self.base.sites[site].layer]
+        captured = self._captured[site]
+
+        def keep_input(_, args, kwargs):
+            captured[what] = args[0] if args else kwargs["hidden_states"]
+
+        def keep_output(_, args, result):
+            captured[what] = result[0] if isinstance(result, tuple) else result
+
+        if what == "output" and place.norm is None:
+            return  # `_at_output` keeps it itself
+        if what == "residual" or what == "input" and place.input is None:
+            handle = layer.get_submodule(place.residual).register_forward_pre_hook(keep_input, with_kwargs=True)
+        else:
+            path = place.output if what == "output" else place.input
+            handle = layer.get_submodule(path).register_forward_hook(keep_output)
+        self._captures[site, what] = handle
+
+    def close(self) -> None:
+        """Give the base back as it came: own code everywhere, no hook, nothing attached."""
+        for target in self._replaced:
+            target.__dict__.pop("forward", None)
+        for handle in self._captures.values():
+            handle.remove()
+        self._replaced, self._captures, self._captured = [], {}, {}
+        self.modules, self._plans, self._plan, self.composition = {}, {}, {}, Composition()
+        self.base._engine = None
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+

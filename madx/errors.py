@@ -1,0 +1,43 @@
+"""Every fault that a user can cause or meet is a `MadxError`: what came, what is allowed, what to do."""
+
+from difflib import get_close_matches
+
+
+class MadxError(Exception):
+    """The parent of all errors that madx raises on purpose."""
+
+
+class ConfigError(MadxError):
+    """A settings file, an override or a setting is wrong; the text lists every fault at once."""
+
+
+class DataError(MadxError):
+    """A corpus or a labelled file cannot be used; the text names file and line."""
+
+
+class BaseError(MadxError):
+    """A base is unknown, incomplete, or not the one that a module was trained on."""
+
+
+class CompositionError(MadxError):
+    """A composition cannot be read, or what it asks for makes no sense."""
+
+
+class StoreError(MadxError):
+    """A stored module is missing, damaged, altered or cannot be written."""
+
+
+class TrainingError(MadxError):
+    """Training cannot start or had to stop; what was saved before stays as it was."""
+
+
+def did_you_mean(word: str, allowed) -> str:
+    """The tail of an error message: the nearest allowed word, then all of them.
+
+    >>> did_you_mean("bottelneck", ["bottleneck", "invertible"])
+    "did you mean 'bottleneck'? Allowed: bottleneck, invertible"
+    """
+    allowed = [str(a) for a in allowed]
+    near = get_close_matches(str(word), allowed, n=1)
+    listing = f"Allowed: {', '.join(allowed) if allowed else '(none)'}"
+    return f"did you mean '{near[0]}'? {listing}" if near else listing

@@ -1,0 +1,304 @@
+"""The transfer matrix: the scores of one task module under every target language's composition, beside the controls.
+
+A cell is one prediction: a target language's test set, a control, a seed. The four controls differ only in the
+language module under the task module; without them a gain cannot be told from what any other module, or none, gives.
+Pure data: no engine, no model. Scores are percent points, 0..100.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import fmean, stdev
+
+from madx.errors import DataError, did_you_mean
+from madx.scores import EntityScores
+from madx.evaluation.significance import Difference, paired_bootstrap, seed_difference
+
+CONTROLS = {
+    "none": "no language module",
+    "source": "the source language's module kept",
+    "target": "the target language's module",
+    "mean": "the mean of the other languages' modules",
+}
+BASELINES = ("none", "source", "mean")  # what the target module is compared with
+AVERAGE = "average"
+METRICS = ("precision", "recall", "f1", "token_accuracy")
+
+
+def _plain(what: str, value):
+    """The value as JSON gives it back, so that a saved matrix equals the one in memory."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{what} cannot be written as JSON ({error}); use dicts, lists, text, finite numbers") from None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One prediction of `target`'s test sentences.
+
+    composition: as text, `swa + ner`; explanation: the engine's record of which modules acted, or None when there is
+    none. Its list `silent` names modules that should have acted and did not.
+    """
+
+    target: str
+    control: str
+    composition: str
+    seed: int
+    scores: EntityScores
+    explanation: dict | None = None
+
+    def __post_init__(self):
+        if self.control not in CONTROLS:
+            raise DataError(f"unknown control {self.control!r}: {did_you_mean(self.control, CONTROLS)}")
+        if self.target == AVERAGE:
+            raise DataError(f"a language cannot be called {AVERAGE!r}, the name of the last row; use an ISO 639-3 code")
+        explanation = _plain(f"the explanation of {self.target}, {self.control}", self.explanation)
+        if explanation is not None and not (isinstance(explanation, dict)
+                                            and isinstance(explanation.get("silent", []), list)):
+            raise DataError(f"explanation must be a dict whose 'silent' is a list of module names, got {explanation!r}")
+        object.__setattr__(self, "explanation", explanation)
+
+    @property
+    def silent(self) -> tuple[str, ...]:
+        """Modules that should have acted in this prediction and did not."""
+        record = self.explanation or {}
+        return tuple(map(str, record.get("silent", []))) or (("(unnamed)",) if record.get("acted") is False else ())
+
+    @property
+    def sentences(self) -> int:
+        return self.scores.sentences
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A place without a score, and why: `no module for 'hau' in the store`."""
+
+    target: str
+    control: str
+    reason: str
+
+    def __post_init__(self):
+        if self.control not in CONTROLS:
+            raise DataError(f"unknown control {self.control!r}: {did_you_mean(self.control, CONTROLS)}")
+
+
+@dataclass(frozen=True)
+class Meta:
+    """Where the scores come from. data: file -> sha256; versions: library -> version; note: printed in every report."""
+
+    task_module: str
+    source: str
+    base: str
+    data: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    note: str = ""
+
+    def __post_init__(self):
+        for name in ("data", "versions"):
+            object.__setattr__(self, name, _plain(f"meta.{name}", getattr(self, name)))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One place of the table: mean over n seeds, standard deviation with n - 1 (None for one seed).
+
+    Without a score mean is None and `reason` says why. `languages`: how many the average row is over, else 1.
+    """
+
+    target: str
+    control: str
+    mean: float | None
+    sd: float | None
+    n: int
+    silent: tuple[str, ...] = ()
+    reason: str = ""
+    languages: int = 1
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """F1 with the target module minus F1 with the control `minus`: over seeds, and over sentences by bootstrap.
+
+    `noise` speaks of seeds: the 95 % t interval contains 0, or there is one seed. `sentences` resamples the test
+    sentences with the counts of all seeds added; None for the average row or when not asked for.
+    """
+
+    target: str
+    minus: str
+    delta: float
+    low: float | None
+    high: float | None
+    n: int
+    noise: bool
+    sentences: Difference | None = None
+    silent: tuple[str, ...] = ()
+    languages: int = 1
+
+
+@dataclass(frozen=True)
+class TransferMatrix:
+    """All cells of one task module. `targets` orders the rows; the source language always comes first.
+
+    Raises DataError on no language, on a cell given twice, and when cells of one language were scored on different
+    gold sentences.
+    """
+
+    meta: Meta
+    cells: tuple[Cell, ...]
+    missing: tuple[Missing, ...] = ()
+    targets: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        known = tuple(dict.fromkeys(c.target for c in (*self.cells, *self.missing)))
+        order = tuple(dict.fromkeys(self.targets)) or known
+        stray = [t for t in known if t not in order]
+        if stray:
+            raise DataError(f"cells of languages that are no targets: {', '.join(stray)}; targets: {', '.join(order)}")
+        if not order:
+            raise DataError("a transfer matrix without any language; give cells, or missing places with their reason")
+        source = self.meta.source
+        order = ((source,) if source in order else ()) + tuple(t for t in order if t != source)
+        for name, value in (("cells", tuple(self.cells)), ("missing", tuple(self.missing)), ("targets", order)):
+            object.__setattr__(self, name, value)
+        seen, gold = set(), {}
+        for cell in self.cells:
+            key = (cell.target, cell.control, cell.seed)
+            if key in seen:
+                raise DataError(f"two cells for language {key[0]}, control {key[1]}, seed {key[2]}; keep one")
+            seen.add(key)
+            first = gold.setdefault(cell.target, cell.scores.statistics.n_gold)
+            if first.tolist() != cell.scores.statistics.n_gold.tolist():
+                raise DataError(f"{cell.target}: control {cell.control}, seed {cell.seed} was scored on other "
+                                f"sentences ({cell.sentences}) than the first cell ({len(first)}); "
+                                "use one test set per language")
+
+    def group(self, target: str, control: str) -> list[Cell]:
+        """The cells of one place, by seed."""
+        return sorted((c for c in self.cells if (c.target, c.control) == (target, control)), key=lambda c: c.seed)
+
+    def averaged(self) -> list[str]:
+        """The languages of the average row: not the source, with a cell under every control that has any.
+
+        So that every control is averaged over the same languages.
+        """
+        others = [t for t in self.targets if t != self.meta.source]
+        used = {c.control for c in self.cells if c.target in others}
+        return [t for t in others if used and all(self.group(t, control) for control in used)]
+
+    def table(self, metric: str = "f1") -> list[Row]:
+        """Target x control rows, then the average over target languages (macro, per seed), in `CONTROLS` order."""
+        if metric not in METRICS:
+            raise DataError(f"unknown metric {metric!r}: {did_you_mean(metric, METRICS)}")
+        rows = [self._row(t, [t], control, metric) for t in self.targets for control in CONTROLS]
+        return rows + [self._row(AVERAGE, self.averaged(), control, metric) for control in CONTROLS]
+
+    def _row(self, name: str, languages: list[str], control: str, metric: str) -> Row:
+        by_seed, silent = self._macro(languages, control, metric)
+        values = list(by_seed.values())
+        if not values:
+            reasons = [m.reason for m in self.missing if (m.target, m.control) == (name, control)]
+            fallback = "no target language has every control" if name == AVERAGE else "not evaluated"
+            return Row(name, control, None, None, 0, reason=(reasons or [fallback])[0], languages=len(languages))
+        sd = stdev(values) if len(values) > 1 else None
+        return Row(name, control, fmean(values), sd, len(values), silent=silent, languages=len(languages))
+
+    def _macro(self, languages: list[str], control: str, metric: str = "f1") -> tuple[dict[int, float], tuple]:
+        """seed -> mean over the languages, for the seeds that all of them have; and the modules silent in them."""
+        groups = [{c.seed: c for c in self.group(t, control)} for t in languages]
+        seeds = sorted(set.intersection(*map(set, groups))) if groups else []
+        silent = tuple(dict.fromkeys(name for g in groups for s in seeds for name in g[s].silent))
+        return {s: fmean(getattr(g[s].scores, metric) for g in groups) for s in seeds}, silent
+
+    def differences(self, *, samples: int = 1000, seed: int = 0) -> list[Contrast]:
+        """F1 of target minus none, source and mean: per language and for the average, paired over the shared seeds.
+
+        `samples` resamples for the interval over sentences; 0 leaves it out. Pairs without cells are left out.
+        """
+        found = []
+        for name, languages in [(t, [t]) for t in self.targets] + [(AVERAGE, self.averaged())]:
+            a, silent_a = self._macro(languages, "target")
+            for minus in BASELINES:
+                b, silent_b = self._macro(languages, minus)
+                seeds = [s for s in a if s in b]
+                if not seeds:
+                    continue
+                over_seeds = seed_difference([a[s] for s in seeds], [b[s] for s in seeds])
+                bootstrap = self._bootstrap(name, minus, seeds, samples, seed) if samples and name != AVERAGE else None
+                found.append(Contrast(name, minus, **asdict(over_seeds), sentences=bootstrap, languages=len(languages),
+                                      silent=tuple(dict.fromkeys(silent_a + silent_b))))
+        return found
+
+    def _bootstrap(self, target: str, minus: str, seeds: list[int], samples: int, seed: int) -> Difference:
+        sums = []
+        for control in ("target", minus):
+            parts = [c.scores.statistics for c in self.group(target, control) if c.seed in seeds]
+            sums.append(replace(parts[0], tp=sum(p.tp for p in parts), n_gold=sum(p.n_gold for p in parts),
+                                n_pred=sum(p.n_pred for p in parts)))
+        return paired_bootstrap(*sums, samples=samples, seed=seed)
+
+    def warnings(self) -> list[str]:
+        """A line for every place where a module did not act although it should have; belongs into every output."""
+        lines = []
+        for target in self.targets:
+            for control in CONTROLS:
+                cells = [c for c in self.group(target, control) if c.silent]
+                if cells:
+                    names = ", ".join(dict.fromkeys(name for c in cells for name in c.silent))
+                    lines.append(f"SILENT MODULE: {names} did not act for {target}, control {control} "
+                                 f"({cells[0].composition}; seeds {', '.join(str(c.seed) for c in cells)}): "
+                                 "these scores do not show what the module does")
+        return lines
+
+    def notes(self, contrasts: Sequence[Contrast] | None = None) -> list[str]:
+        """Footnotes: what is within noise, what is missing and why, what the average is over, what has no record."""
+        contrasts = self.differences(samples=0) if contrasts is None else contrasts
+        lines = []
+        noise = [f"{c.target}: target - {c.minus}" for c in contrasts if c.noise]
+        if noise:
+            lines.append("≈ within noise (the 95 % t interval over seeds contains 0, or there is one seed): "
+                         + "; ".join(noise))
+        elif contrasts:
+            lines.append("no difference is within noise (no 95 % t interval over seeds contains 0)")
+        if any(c.n == 1 for c in contrasts):
+            lines.append("one seed gives no interval over seeds: use three or more")
+        rows = self.table()
+        lines += [f"- {r.target}, {r.control}: {r.reason}" for r in rows if r.mean is None]
+        others = [t for t in self.targets if t != self.meta.source]
+        if 0 < len(self.averaged()) < len(others):
+            lines.append(f"{AVERAGE} over {len(self.averaged())} of {len(others)} target languages, those with every "
+                         f"control: {', '.join(self.averaged())}")
+        unexplained = dict.fromkeys(f"{c.target}, {c.control}" for c in self.cells if c.explanation is None)
+        if unexplained:
+            lines.append("no record of which modules acted: " + "; ".join(unexplained))
+        counts = {t: {r.control: r.n for r in rows if r.target == t and r.n} for t in self.targets}
+        uneven = [f"{t} {n}" for t, n in counts.items() if len(set(n.values())) > 1]
+        return lines + (["different numbers of seeds: " + "; ".join(uneven)] if uneven else [])
+
+    def to_json(self) -> str:
+        from madx.evaluation.storage import to_json  # storage and report read this module: imported at the call
+        return to_json(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> "TransferMatrix":
+        """Read what `to_json` wrote, without loss. Raises DataError on anything else."""
+        from madx.evaluation.storage import from_json
+        return from_json(text)
+
+    def to_csv(self) -> str:
+        from madx.evaluation.report import to_csv
+        return to_csv(self)
+
+    def to_markdown(self) -> str:
+        from madx.evaluation.report import to_markdown
+        return to_markdown(self)
+
+    def rich(self):
+        from madx.evaluation.report import to_rich
+        return to_rich(self)
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write matrix.json, matrix.csv, matrix.md and heatmap.png; each appears whole or not at all."""
+        from madx.evaluation.storage import save
+        return save(self, folder)

@@ -1,0 +1,180 @@
+"""A transfer matrix as CSV, Markdown and a rich table for the terminal."""
+
+import csv
+import io
+from statistics import fmean, stdev
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from madx.evaluation.matrix import AVERAGE, BASELINES, CONTROLS, METRICS, Contrast, Row, TransferMatrix
+
+_PER_TYPE = ("precision", "recall", "f1", "support")
+
+
+def score_text(mean: float | None, sd: float | None) -> str:
+    """`82.1 ± 0.6`; without deviation (one seed) `82.1`; without score `-`."""
+    if mean is None:
+        return "-"
+    return f"{mean:.1f}" if sd is None else f"{mean:.1f} ± {sd:.1f}"
+
+
+def signed(value: float) -> str:
+    """`+3.2`, `-0.4`, and never `-0.0`."""
+    return f"{round(value, 1) + 0.0:+.1f}"
+
+
+def _contrast_text(contrast: Contrast | None) -> str:
+    if contrast is None:
+        return "-"
+    return ("≈" if contrast.noise else "") + signed(contrast.delta) + ("!" if contrast.silent else "")
+
+
+def _best(rows: list[Row]) -> set[str]:
+    """The controls with the highest mean; a place with a silent module cannot win."""
+    means = {r.control: r.mean for r in rows if r.mean is not None and not r.silent}
+    return {control for control, mean in means.items() if mean == max(means.values())}
+
+
+def _seeds(rows: list[Row]) -> str:
+    """`3`, or per control `3/3/2/3` when they differ."""
+    counts = [r.n for r in rows]
+    return str(max(counts)) if len({n for n in counts if n}) <= 1 else "/".join(map(str, counts))
+
+
+def _by_target(matrix: TransferMatrix) -> dict[str, list[Row]]:
+    """Rows of the table per language; the average only where there is more than one target language."""
+    table = matrix.table()
+    names = list(matrix.targets)
+    if sum(t != matrix.meta.source for t in names) > 1:
+        names.append(AVERAGE)
+    return {name: [r for r in table if r.target == name] for name in names}
+
+
+def to_csv(matrix: TransferMatrix) -> str:
+    """Tidy: one line a cell; a missing place has a line with its reason and no scores."""
+    types = sorted({t for c in matrix.cells for t in c.scores.per_type})
+    counts = ("gold", "predicted", "correct", "sentences")
+    head = ["task_module", "base", "source", "target", "control", "composition", "seed", *METRICS, *counts,
+            *(f"{t}_{m}" for t in types for m in _PER_TYPE), "silent", "missing_because"]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, head, lineterminator="\n")
+    writer.writeheader()
+    fixed = {"task_module": matrix.meta.task_module, "base": matrix.meta.base, "source": matrix.meta.source}
+    for target in matrix.targets:
+        for control in CONTROLS:
+            for c in matrix.group(target, control):
+                line = {name: getattr(c.scores, name) for name in (*METRICS, *counts)}
+                line |= {f"{t}_{m}": v for t, figures in c.scores.per_type.items() for m, v in figures.items()}
+                line["silent"] = f"SILENT MODULE: {' '.join(c.silent)}" if c.silent else ""
+                writer.writerow(fixed | line | {"target": target, "control": control, "composition": c.composition,
+                                                "seed": c.seed})
+            for m in matrix.missing:
+                if (m.target, m.control) == (target, control):
+                    writer.writerow(fixed | {"target": target, "control": control, "missing_because": m.reason})
+    return out.getvalue()
+
+
+def _markdown_table(head: list[str], lines: list[list[str]], text_columns: int = 1) -> str:
+    """Columns padded to equal width, the first `text_columns` to the left, numbers to the right."""
+    lines = [[cell.replace("|", "\\|") for cell in line] for line in (head, *lines)]
+    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(head))]
+    rule = ["-" * w if i < text_columns else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+
+    def row(cells: list[str]) -> str:
+        return "| " + " | ".join(c.ljust(w) if i < text_columns else c.rjust(w)
+                                 for i, (c, w) in enumerate(zip(cells, widths))) + " |"
+    return "\n".join([row(lines[0]), row(rule), *map(row, lines[1:])])
+
+
+def to_markdown(matrix: TransferMatrix) -> str:
+    meta, contrasts = matrix.meta, matrix.differences()
+    head = f"# Transfer matrix: `{meta.task_module}`\n\nBase `{meta.base}`, source language `{meta.source}`. " \
+           "Entity F1 in percent points, mean ± standard deviation over n seeds."
+    parts = [head + (f" {meta.note}" if meta.note else "")]
+    # Markdown knows no colour of its own; the red circle and the place at the top do its work.
+    parts += [f"> 🔴 **{line}**" for line in matrix.warnings()]
+    lines = []
+    for target, rows in _by_target(matrix).items():
+        best = _best(rows)
+        cells = [f"**{score_text(r.mean, r.sd)}**" if r.control in best
+                 else score_text(r.mean, r.sd) + (" 🔴 silent" if r.silent else "") for r in rows]
+        lines.append([target, *cells, _seeds(rows)])
+    parts.append(_markdown_table(["language", *CONTROLS, "n"], lines))
+    parts.append("\n".join(f"- `{name}`: {meaning}" for name, meaning in CONTROLS.items()))
+    parts.append("## Differences\n\nF1 under the target module minus F1 under the control. Over seeds: 95 % t "
+                 "interval. Over sentences: 95 % interval and p of a paired bootstrap, counts of all seeds added.")
+    parts.append(_markdown_table(["language", "minus", "difference", "over seeds", "n", "over sentences", "p"],
+                                 [_contrast_line(c) for c in contrasts if c.target != AVERAGE or c.languages > 1], 2))
+    parts.append("\n".join("- " + line.removeprefix("- ") for line in matrix.notes(contrasts)))
+    parts.append("## Per type\n\nMean over seeds; F1 with its deviation. `all`: micro average. Support: gold entities.")
+    parts.append(_markdown_table(["language", "control", "type", "precision", "recall", "F1", "support"],
+                                 _per_type_lines(matrix), 3))
+    sources = [f"- data `{file}`: sha256 `{digest}`" for file, digest in meta.data.items()]
+    sources += [f"- {library} {version}" for library, version in meta.versions.items()]
+    if sources:
+        parts.append("## Made from\n\n" + "\n".join(sources))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _contrast_line(c: Contrast) -> list[str]:
+    seeds = "-" if c.low is None else f"{signed(c.low)} to {signed(c.high)}"
+    s = c.sentences
+    return [c.target, c.minus, _contrast_text(c) + (" 🔴 silent" if c.silent else ""), seeds, str(c.n),
+            *(("-", "-") if s is None else (f"{signed(s.low)} to {signed(s.high)}", f"{s.p:.3f}"))]
+
+
+def _per_type_lines(matrix: TransferMatrix) -> list[list[str]]:
+    lines = []
+    for target in matrix.targets:
+        for control in CONTROLS:
+            scores = [c.scores for c in matrix.group(target, control)]
+            everything = [{"precision": s.precision, "recall": s.recall, "f1": s.f1, "support": s.gold} for s in scores]
+            types = sorted({t for s in scores for t in s.per_type})
+            for name, figures in [("all", everything)] * bool(scores) + [(t, [s.per_type.get(t) for s in scores])
+                                                                         for t in types]:
+                figures = [f or dict.fromkeys(_PER_TYPE, 0) for f in figures]  # neither gold nor predicted: zeros
+                f1 = [f["f1"] for f in figures]
+                support = int(figures[0]["support"])
+                lines.append([target, control, name, *(f"{fmean(f[m] for f in figures):.1f}" for m in _PER_TYPE[:2]),
+                              score_text(fmean(f1), stdev(f1) if len(f1) > 1 else None) if support else "-",
+                              str(support)])
+    return lines
+
+
+def to_rich(matrix: TransferMatrix) -> Table:
+    """For the terminal: best control per row bold, `≈` before a difference within noise, silent modules in red."""
+    meta, warnings, contrasts = matrix.meta, matrix.warnings(), matrix.differences(samples=0)
+    title = Text(f"{meta.task_module}: entity F1 per language and control", style="bold")
+    if meta.note:
+        title.append(f"\n{meta.note}", style="not bold italic")
+    for line in warnings:
+        title.append(f"\n{line}", style="bold red")
+    groups = _by_target(matrix)
+    counts = {_seeds(rows) for rows in groups.values() if any(r.n for r in rows)}
+    same = counts.pop() if len(counts) == 1 else ""
+    notes = [f"base {meta.base}, source {meta.source}; mean ± standard deviation over "
+             + (f"n = {same} seed{'s' * (same != '1')}" if same else "n seeds") + "; percent points"]
+    caption = Text("\n".join(notes + matrix.notes(contrasts)), style="not italic dim", justify="left")
+    for line in warnings:
+        caption.append(f"\n{line}", style="not dim bold red")
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
+                  show_edge=False, title_justify="left", caption_justify="left")
+    table.add_column("", no_wrap=True)
+    for control in CONTROLS:
+        table.add_column(control, justify="right", overflow="fold")  # a narrow terminal folds a number, never crops it
+    for minus in BASELINES:
+        table.add_column(f"target\n-{minus}", justify="right", overflow="fold")
+    if not same:
+        table.add_column("n", justify="right", overflow="fold")
+    for target, rows in groups.items():
+        best, of = _best(rows), {c.minus: c for c in contrasts if c.target == target}
+        cells = [Text(score_text(r.mean, r.sd) + ("!" if r.silent else ""),
+                      style="bold red" if r.silent else "bold" if r.control in best else "") for r in rows]
+        deltas = [Text(_contrast_text(of.get(minus)), style="bold red" if minus in of and of[minus].silent
+                       else "dim" if minus in of and of[minus].noise else "") for minus in BASELINES]
+        if target == AVERAGE:
+            table.add_section()
+        table.add_row(target, *cells, *deltas, *([] if same else [_seeds(rows)]))
+    return table

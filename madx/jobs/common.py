@@ -1,0 +1,86 @@
+"""What the jobs share: the machine they run on, how they identify themselves, how they speak."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import PartialState
+from pydantic import Field
+
+from madx.base import Base, load_base
+from madx.config import Settings
+from madx.errors import ConfigError
+from madx.presets import make_parts, preset
+from madx.store import Store, check_language
+
+
+class JobSettings(Settings):
+    """Settings of every job."""
+
+    base: str = Field(description="Folder or id of the frozen base, e.g. xlm-roberta-base.")
+    revision: str | None = Field(default=None, description="Commit, tag or branch of a downloaded base.")
+    store: str = Field(default="modules", description="Folder of modules.")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where to compute.")
+
+
+def versions() -> dict[str, str]:
+    """The versions of everything that a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in ("madx", "torch", "transformers", "accelerate", "tokenizers", "seqeval", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def open_base(settings: JobSettings) -> Base:
+    """The base of a job, on its device."""
+    base = load_base(settings.base, revision=settings.revision)
+    base.model.to(pick_device(settings.device))
+    return base
+
+
+def pick_device(wanted: str) -> torch.device:
+    """`auto`: what accelerate gives this process; raises ConfigError when cuda is asked for and there is none."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device cuda was asked for, but this machine shows no CUDA device; use device auto or cpu.")
+    if wanted == "cpu":
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            PartialState(cpu=True)  # before anybody asks without cpu=True: the processes then talk by gloo, not NCCL
+        return torch.device("cpu")
+    return PartialState().device
+
+
+def check_parts(parts: str | dict) -> None:
+    """Raises ConfigError for an unknown preset, module type or setting: before corpora are read, not after."""
+    preset(parts) if isinstance(parts, str) else make_parts(parts)
+
+
+def module_names(store: Store, name: str) -> dict[int, str]:
+    """The stored modules that a task module's name stands for, by seed: `ner` itself, or `ner@1`, `ner@2`, ..."""
+    stored = store.names()
+    if name in stored:
+        return {store.show(name).info.training.get("seed", 0): name}
+    found = {int(n.rpartition("@")[2]): n for n in stored if n.rpartition("@")[0] == name and n.rpartition("@")[2].isdigit()}
+    if not found:
+        store.show(name)  # raises with the nearest name
+    return dict(sorted(found.items()))
+
+
+def is_main() -> bool:
+    """Whether this process is the one that prints and writes."""
+    return PartialState().is_main_process
+
+
+def run_folder(given: str | None, default: str) -> Path:
+    """The folder of a run's checkpoint, caches and reports."""
+    return Path(given) if given else Path("runs") / default
+
+
+__all__ = [
+    "JobSettings", "check_language", "check_parts", "is_main", "module_names", "open_base", "pick_device", "run_folder", "versions",
+]  # fmt: skip

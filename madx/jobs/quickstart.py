@@ -1,0 +1,130 @@
+"""The embedded default: the three jobs on the miniature world, offline, in a few minutes on two cores.
+
+The world is synthetic and the base tiny: what it shows is how the pieces work together and that the effect is there,
+not how good a real system is. Everything stored is used again by the next run with the same settings.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from madx.config import Settings
+from madx.data import world
+from madx.errors import ConfigError, StoreError, did_you_mean
+from madx.evaluation import TransferMatrix
+from madx.jobs.evaluate import Evaluate, evaluate
+from madx.jobs.train_language import TrainLanguage, train_language
+from madx.jobs.train_task import TrainTask, train_task
+from madx.store import Store
+from madx.training import TrainSettings
+
+log = logging.getLogger("madx")
+
+SOURCE = "eng"
+NOTE = "synthetic: sentences of the miniature world, a tiny base; no measure of a real system"
+#: paths and switches that do not change what is learnt
+NOT_LEARNT = ("store", "run", "cache", "device", "resume", "overwrite", "base", "corpus", "data", "dev", "licence")
+
+
+class Quickstart(Settings):
+    """Settings of `madx quickstart`; the defaults end within four minutes on two cores."""
+
+    out: str = Field(default="runs/quickstart", description="Folder of data, modules and results.")
+    targets: list[str] = Field(default=["swa", "fin", "ind"], min_length=1, description="Target languages, unseen by the base.")
+    seeds: list[int] = Field(default=[1, 2, 3], min_length=1, description="Seeds of the task module.")
+    corpus_sentences: int = Field(default=6000, ge=200, description="Sentences of raw text for a language.")
+    train_sentences: int = Field(default=1500, ge=50, description="Labelled English sentences.")
+    test_sentences: int = Field(default=400, ge=50, description="Labelled sentences of each test set.")
+    language_steps: int = Field(default=500, ge=1, description="Optimiser steps of a language module.")
+    epochs: int = Field(default=6, ge=1, description="Passes over the labelled sentences.")
+    progress: bool = Field(default=True, description="Show progress bars.")
+
+
+@dataclass
+class QuickstartResult:
+    """The transfer matrix, where everything lies, and which modules were used again."""
+
+    matrix: TransferMatrix
+    folder: Path
+    reused: list[str]
+
+
+def quickstart(settings: Quickstart) -> QuickstartResult:
+    """Train language modules and a task module on the miniature world, swap, evaluate. Raises MadxError."""
+    for language in settings.targets:
+        if language not in world.languages() or language == SOURCE:
+            raise ConfigError(f"No target language {language!r} in the miniature world; "
+                              f"{did_you_mean(language, [c for c in world.languages() if c != SOURCE])}")  # fmt: skip
+    out, reused = Path(settings.out), []
+    store = Store(out / "modules")
+    for language in (SOURCE, *settings.targets):
+        job = language_job(settings, language)
+        if _stored(store, language, job):
+            reused.append(language)
+            continue
+        world.write_corpus(language, job.corpus, sentences=settings.corpus_sentences, seed=1)
+        train_language(job)
+    job = task_job(settings)
+    names = {seed: f"ner@{seed}" for seed in settings.seeds}
+    for seed, name in names.items():
+        one = job.model_copy(update={"seeds": [seed], "name": name})
+        if _stored(store, name, one, under=store.show(SOURCE).weights.sha256):
+            reused.append(name)
+            continue
+        world.write_ner(SOURCE, one.data, split="train", sentences=settings.train_sentences, seed=2)
+        world.write_ner(SOURCE, one.dev, split="dev", sentences=settings.test_sentences, seed=3)
+        train_task(one)
+    if reused:
+        log.info("used again from %s: %s (remove the folder to train anew)", store.root, ", ".join(reused))
+    for language, path in (job := evaluate_job(settings)).targets.items():
+        world.write_ner(language, path, split="test", sentences=settings.test_sentences, seed=4)
+    result = evaluate(job)
+    return QuickstartResult(result.matrix, out, reused)
+
+
+def language_job(settings: Quickstart, language: str) -> TrainLanguage:
+    """Settings of one language module of the quick start."""
+    out = Path(settings.out)
+    return TrainLanguage(
+        base=str(world.BASE), store=str(out / "modules"), language=language, corpus=str(out / "data" / f"{language}.txt"),
+        run=str(out / "runs" / language), cache=str(out / "runs" / "cache"), block_size=64, batch_size=32,
+        steps=settings.language_steps, overwrite=True, licence="Apache-2.0",
+        train=TrainSettings(learning_rate=2e-3, progress=settings.progress, checkpoint_every=1000),
+    )  # fmt: skip
+
+
+def task_job(settings: Quickstart) -> TrainTask:
+    """Settings of the English NER module of the quick start."""
+    out = Path(settings.out)
+    return TrainTask(
+        base=str(world.BASE), store=str(out / "modules"), language=SOURCE, data=str(out / "data" / "ner-train.conll"),
+        dev=str(out / "data" / "ner-dev.conll"), run=str(out / "runs" / "ner"), seeds=settings.seeds, epochs=settings.epochs,
+        batch_size=32, overwrite=True, licence="Apache-2.0",
+        train=TrainSettings(learning_rate=1e-3, progress=settings.progress, checkpoint_every=1000),
+    )  # fmt: skip
+
+
+def evaluate_job(settings: Quickstart) -> Evaluate:
+    """Settings of the zero-shot evaluation of the quick start."""
+    out = Path(settings.out)
+    return Evaluate(
+        base=str(world.BASE), store=str(out / "modules"), task_module="ner", source=SOURCE, progress=settings.progress,
+        targets={c: str(out / "data" / f"ner-test-{c}.conll") for c in (SOURCE, *settings.targets)},
+        run=str(out / "results"), note=NOTE,
+    )  # fmt: skip
+
+
+def _stored(store: Store, name: str, job, under: str | None = None) -> bool:
+    """Whether the store holds this module, trained with these settings (and over this language module)."""
+    try:
+        info = store.show(name).info
+    except StoreError:
+        return False
+    drop = set(NOT_LEARNT) | {"name", "seeds", "progress"}
+    recorded = {k: v for k, v in info.training.get("settings", {}).items() if k not in drop}
+    wanted = {k: v for k, v in job.model_dump(mode="json").items() if k not in drop}
+    for part in (recorded, wanted):
+        part["train"] = {k: v for k, v in part.get("train", {}).items() if k != "progress"}
+    return recorded == wanted and info.training.get("language_module") == under

@@ -1,0 +1,128 @@
+"""The contract of module types: where a module acts (`Site`), what it sees there (`Sublayer`), and what it is (`ModuleType`).
+
+A module type computes in torch alone. It never meets transformers or a model's name, so that it is tested in
+milliseconds and runs on every base whose sites are described in `madx.sites`.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Callable, ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from madx.config import Settings
+from madx.errors import ConfigError
+from madx.registry import Registry
+
+MODULE_TYPES = Registry("module type")
+
+SiteKind = Literal["embeddings", "sublayer"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A named place in the base where a module can act.
+
+    name: `embeddings`, `layer.3.ffn`, `layer.3.attention`; width: numbers per token there; layer: counted from 0
+    (None outside the layers); place: `ffn` or `attention` (None outside the layers); depth: layers of the base.
+    """
+
+    name: str
+    kind: SiteKind
+    width: int
+    depth: int
+    layer: int | None = None
+    place: str | None = None
+
+
+class Sublayer:
+    """What a module sees at a sublayer (an attention or feed-forward block with its residual connection).
+
+    With h the block's output and x the residual stream, the base computes LN(h + x) (post-norm) or h + x (pre-norm,
+    where `norm` is the identity). Modules change h; a module sees h after the modules before it in the stack.
+    All tensors are `(batch, tokens, width)`.
+    """
+
+    __slots__ = ("sum", "norm", "change", "final_norm", "_captured")
+
+    def __init__(self, sum: Tensor, norm: Callable[[Tensor], Tensor], captured: dict[str, Tensor]):
+        self.sum, self.norm, self._captured = sum, norm, captured
+        self.change: Tensor | None = None  # what the modules so far added to h
+        self.final_norm = True  # False: the sublayer gives h itself, without residual and norm
+
+    @property
+    def residual(self) -> Tensor:
+        """x, the residual stream that the block's output is added to."""
+        return self._captured["residual"]
+
+    @property
+    def input(self) -> Tensor:
+        """What the block reads: x in a post-norm base, LN(x) in a pre-norm base."""
+        return self._captured["input"]
+
+    @property
+    def output(self) -> Tensor:
+        """h, the block's output, with the changes made so far."""
+        h = self._captured["output"]
+        return h if self.change is None else h + self.change
+
+    def add(self, change: Tensor) -> None:
+        """h <- h + change."""
+        self.sum = self.sum + change
+        self.change = change if self.change is None else self.change + change
+
+    def fork(self) -> "Sublayer":
+        """The same state to run another branch from; changes to one are not seen by the other."""
+        twin = Sublayer(self.sum, self.norm, self._captured)
+        twin.change, twin.final_norm = self.change, self.final_norm
+        return twin
+
+
+class PartConfig(Settings):
+    """Settings common to all module types."""
+
+    leave_out: tuple[int, ...] = Field(
+        default=(), strict=False,
+        description="Layers without this part, counted from 0; negative ones from the end (-1: the last layer).",
+    )
+
+    def layers(self, depth: int) -> set[int]:
+        """The layers of a base with `depth` layers where the part acts.
+
+        Raises ConfigError when `leave_out` names a layer that the base does not have.
+        """
+        for layer in self.leave_out:
+            if not -depth <= layer < depth:
+                raise ConfigError(
+                    f"leave_out names layer {layer}, but the base has {depth} layers: allowed are 0 to {depth - 1}, or "
+                    f"-{depth} to -1 counted from the end."
+                )
+        return set(range(depth)) - {layer % depth for layer in self.leave_out}
+
+
+class ModuleType(nn.Module, ABC):
+    """How a module acts: one instance acts at one site.
+
+    A file adds a module type by a `PartConfig` and a subclass of this class registered with
+    `@MODULE_TYPES.register("its_yaml_name")`.
+    """
+
+    Config: ClassVar[type[PartConfig]]
+    #: "activations": computes something at a site during the forward pass.
+    family: ClassVar[Literal["activations"]] = "activations"
+    #: which tensors of `Sublayer` beyond `sum` it reads; the engine captures only what is read
+    reads: frozenset[str] = frozenset()
+
+    def __init__(self, config: PartConfig, site: Site):
+        super().__init__()
+        self.config, self.site = config, site
+
+    @classmethod
+    @abstractmethod
+    def acts_at(cls, config: PartConfig, site: Site) -> bool:
+        """Whether a part with this config has an instance at the site."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """A few words for `engine.explain()`: the sizes and the switches that differ from the default."""

@@ -1,0 +1,152 @@
+"""Entity scores of tagged sentences, by seqeval's strict reading of IOB2, and the counts that a bootstrap needs.
+
+An entity is correct when its type, first and last word all equal those of a gold entity. With tp correct entities,
+precision = tp / predicted, recall = tp / gold, F1 = 2 tp / (gold + predicted), summed over all sentences and types
+("micro"). All scores are percent points, 0..100. In the strict reading an entity starts with `B-`; an `I-` that
+continues nothing is no entity (Nakayama 2018, seqeval, `mode="strict", scheme=IOB2`).
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from seqeval.scheme import IOB2, Entities
+
+from madx.errors import DataError
+
+_TAG = re.compile(r"O|[BI]-[^\s-]\S*")
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Per sentence: correct (`tp`), gold and predicted entities; int64 arrays of shape `(sentences,)`, read-only.
+
+    They are sufficient for F1: any resample of sentences is scored by sums over them.
+    """
+
+    tp: np.ndarray
+    n_gold: np.ndarray
+    n_pred: np.ndarray
+
+    def __post_init__(self):
+        for name in ("tp", "n_gold", "n_pred"):
+            raw = np.asarray(getattr(self, name))
+            if raw.ndim != 1 or (raw.size and raw.dtype.kind not in "iu"):
+                raise DataError(f"statistics.{name} must be one whole number per sentence, got shape {raw.shape}, "
+                                f"type {raw.dtype}")
+            array = raw.astype(np.int64)  # a copy: the caller's own array stays writable
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        if not len(self.tp) == len(self.n_gold) == len(self.n_pred):
+            raise DataError(f"statistics of different lengths: tp {len(self.tp)}, n_gold {len(self.n_gold)}, n_pred "
+                            f"{len(self.n_pred)}; they must describe the same sentences")
+        wrong = np.flatnonzero((self.tp < 0) | (self.tp > self.n_gold) | (self.tp > self.n_pred))
+        if wrong.size:
+            i = int(wrong[0])
+            raise DataError(f"sentence {i}: {self.tp[i]} correct entities of {self.n_gold[i]} gold and "
+                            f"{self.n_pred[i]} predicted; correct must lie between 0 and the smaller of both")
+
+    def __len__(self) -> int:
+        return len(self.tp)
+
+    def __eq__(self, other) -> bool:
+        if not isinstance(other, Statistics):
+            return NotImplemented
+        return all(np.array_equal(getattr(self, n), getattr(other, n)) for n in ("tp", "n_gold", "n_pred"))
+
+    __hash__ = None
+
+
+@dataclass(frozen=True)
+class EntityScores:
+    """Scores of one prediction in percent points (0..100).
+
+    `per_type` maps a type, sorted by name, to {precision, recall, f1, support}; support = gold entities of that type.
+    `gold`, `predicted`, `correct` count entities; `token_accuracy` is the share of words with the gold tag.
+    """
+
+    precision: float
+    recall: float
+    f1: float
+    per_type: dict[str, dict[str, float]]
+    gold: int
+    predicted: int
+    correct: int
+    token_accuracy: float
+    statistics: Statistics
+
+    @property
+    def sentences(self) -> int:
+        return len(self.statistics)
+
+    def summary(self) -> dict[str, float]:
+        """The four figures that a training run follows."""
+        return {name: getattr(self, name) for name in ("f1", "precision", "recall", "token_accuracy")}
+
+
+def entity_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> EntityScores:
+    """Score predicted IOB2 tags against gold ones; sentence i of both lists has the same words.
+
+    Equal to seqeval's micro average and per-type figures times 100, with zero_division=0: precision with nothing
+    predicted, recall with nothing to find and F1 with neither are 0.
+
+    >>> scores = entity_scores([["B-PER", "I-PER", "O"]], [["B-PER", "I-PER", "B-LOC"]])
+    >>> scores.precision, scores.recall, scores.per_type["LOC"]["support"]
+    (50.0, 100.0, 0)
+
+    Raises DataError when the lists or two sentences differ in length, when there are no words, or on a tag that is
+    not IOB2.
+    """
+    _check(gold, predicted)
+    found_gold, found_pred = _entities(gold), _entities(predicted)
+    hits = [g & p for g, p in zip(found_gold, found_pred)]
+    by_type = [Counter(tag for sentence in found for tag, _, _ in sentence) for found in (hits, found_gold, found_pred)]
+    per_type = {}
+    for tag in sorted(by_type[1].keys() | by_type[2].keys()):
+        precision, recall, f1 = _prf(*(counts[tag] for counts in by_type))
+        per_type[tag] = {"precision": precision, "recall": recall, "f1": f1, "support": by_type[1][tag]}
+    statistics = Statistics(*(np.array([len(s) for s in found], dtype=np.int64)
+                              for found in (hits, found_gold, found_pred)))
+    tp, n_gold, n_pred = (int(a.sum()) for a in (statistics.tp, statistics.n_gold, statistics.n_pred))
+    precision, recall, f1 = _prf(tp, n_gold, n_pred)
+    same = sum(a == b for g, p in zip(gold, predicted) for a, b in zip(g, p))
+    return EntityScores(precision=precision, recall=recall, f1=f1, per_type=per_type, gold=n_gold, predicted=n_pred,
+                        correct=tp, token_accuracy=100.0 * same / sum(map(len, gold)), statistics=statistics)
+
+
+def _prf(tp: int, n_gold: int, n_pred: int) -> tuple[float, float, float]:
+    """Precision, recall, F1 in percent points; 0 where the denominator is 0 (seqeval's zero_division=0)."""
+    return (100.0 * tp / n_pred if n_pred else 0.0,
+            100.0 * tp / n_gold if n_gold else 0.0,
+            200.0 * tp / (n_gold + n_pred) if n_gold + n_pred else 0.0)
+
+
+def _entities(sentences: Sequence[Sequence[str]]) -> list[set[tuple[str, int, int]]]:
+    """Per sentence the set of (type, first word, word after the last), as seqeval reads them."""
+    # An IOB2 entity starts with B, so a sentence without one is not worth seqeval's slow token objects.
+    parsed = Entities([list(s) if any(t[0] == "B" for t in s) else [] for s in sentences], IOB2)
+    return [{(e.tag, e.start, e.end) for e in sentence} for sentence in parsed.entities]
+
+
+def _check(gold, predicted) -> None:
+    for name, sentences in (("gold", gold), ("predicted", predicted)):
+        for i, sentence in enumerate(sentences):
+            if isinstance(sentence, str):
+                raise DataError(f"{name} sentence {i} is the text {sentence!r}; expected a list of tags per sentence")
+    if len(gold) != len(predicted):
+        raise DataError(f"{len(gold)} gold but {len(predicted)} predicted sentences; score the same sentences, "
+                        "in the same order")
+    for i, (g, p) in enumerate(zip(gold, predicted)):
+        if len(g) != len(p):
+            raise DataError(f"sentence {i}: {len(g)} gold but {len(p)} predicted tags; a prediction needs one tag per "
+                            "word, windows of a long sentence joined again")
+    if not any(len(s) for s in gold):
+        raise DataError("no words to score; check that the test file is not empty")
+    for name, sentences in (("gold", gold), ("predicted", predicted)):
+        wrong = {t for s in sentences for t in s if not (isinstance(t, str) and _TAG.fullmatch(t))}
+        if wrong:
+            i = next(i for i, s in enumerate(sentences) if any(t in wrong for t in s))
+            raise DataError(f"{name} sentence {i}: tags that are not IOB2: {', '.join(sorted(map(repr, wrong))[:8])}. "
+                            "Allowed: O, B-TYPE, I-TYPE; convert IOB1 or BIOES first")

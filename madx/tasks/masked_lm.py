@@ -1,0 +1,98 @@
+"""Masked language modelling: what a language module is trained on.
+
+Loss: the mean over masked tokens of -log p(token). The head and its softmax over the vocabulary run at the masked
+positions only, 15 % of them; the loss is the same as with all positions (the head over all of XLM-R's positions costs
+2.3 times the encoder).
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from madx.data.batches import BlockBatches
+from madx.data.blocks import Blocks
+from madx.data.masking import IGNORED, mask_tokens, row_seed
+from madx.engine import Engine
+from madx.errors import BaseError
+from madx.tasks.base import Batch, Task
+
+#: held-out masks are fixed: every evaluation of every run on the same blocks hides the same tokens
+HELD_OUT_SEED = 20_200_501
+
+
+class MaskedLM(Task):
+    """Packed blocks of one language with dynamic masks in training and fixed masks in evaluation.
+
+    batch_size: blocks in a global batch; micro_batch: blocks computed at once by one process; probability: share of
+    tokens to predict; held_out_limit: blocks evaluated at most.
+    """
+
+    metric, higher_is_better = "perplexity", False
+
+    def __init__(
+        self, blocks: Blocks, tokenizer, *, batch_size: int, micro_batch: int | None = None, seed: int = 0,
+        probability: float = 0.15, held_out_limit: int = 200,
+    ):  # fmt: skip
+        if tokenizer.mask_token_id is None:
+            raise BaseError(
+                f"The tokenizer {type(tokenizer).__name__} has no mask token: masked language modelling needs one. "
+                "Take a base that was trained by masked language modelling."
+            )
+        self.blocks, self.tokenizer = blocks, tokenizer
+        self.batch_size, self.micro_batch, self.seed = batch_size, micro_batch or batch_size, seed
+        self.probability, self.held_out_limit = probability, held_out_limit
+        self._streams: dict[tuple[int, int], BlockBatches] = {}
+
+    def _mask(self, ids: np.ndarray, seeds) -> tuple[Tensor, Tensor]:
+        tokenizer = self.tokenizer
+        return mask_tokens(
+            torch.from_numpy(ids), seeds=seeds, mask_id=tokenizer.mask_token_id, vocab_size=len(tokenizer),
+            special_ids=tokenizer.all_special_ids, probability=self.probability,
+        )  # fmt: skip
+
+    def batches(self, step: int, *, process_index: int = 0, process_count: int = 1) -> list[Batch]:
+        key = process_index, process_count
+        if key not in self._streams:
+            self._streams[key] = BlockBatches(
+                len(self.blocks), batch_size=self.batch_size, seed=self.seed,
+                process_index=process_index, process_count=process_count,
+            )  # fmt: skip
+        share = self._streams[key].share_of_step(step)
+        ids, labels = self._mask(self.blocks[share.blocks], row_seed(self.seed, step, share.rows))
+        return self._cut(ids, labels)
+
+    def _cut(self, ids: Tensor, labels: Tensor) -> list[Batch]:
+        pairs = zip(ids.split(self.micro_batch), labels.split(self.micro_batch))
+        return [{"input_ids": i, "labels": l} for i, l in pairs]
+
+    def count(self, batch: Batch) -> int:
+        return int((batch["labels"] != IGNORED).sum())
+
+    def loss(self, engine: Engine, batch: Batch) -> Tensor:
+        logits, targets = self._scores(engine, batch)
+        return F.cross_entropy(logits, targets, reduction="sum")
+
+    def _scores(self, engine: Engine, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits `(masked, vocabulary)` in float32 and targets `(masked,)`."""
+        chosen = batch["labels"] != IGNORED
+        hidden = engine(batch["input_ids"])
+        return engine.mlm_logits(hidden[chosen]).float(), batch["labels"][chosen]
+
+    @torch.no_grad()
+    def evaluate(self, engine: Engine) -> dict[str, float]:
+        """loss: mean over the masked tokens of the held-out blocks; perplexity: exp(loss), the pseudo-perplexity;
+        accuracy: share (0..1) of masked tokens whose most probable token is the right one."""
+        rows = min(len(self.blocks.held_out), self.held_out_limit)
+        ids, labels = self._mask(self.blocks.held_out[:rows], row_seed(HELD_OUT_SEED, 0, np.arange(rows)))
+        loss = right = count = 0.0
+        for batch in self._cut(ids, labels):
+            batch = {k: v.to(engine.base.device) for k, v in batch.items()}
+            logits, targets = self._scores(engine, batch)
+            loss += F.cross_entropy(logits, targets, reduction="sum").item()
+            right += (logits.argmax(-1) == targets).sum().item()
+            count += len(targets)
+        mean = loss / count
+        return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "accuracy": right / count}

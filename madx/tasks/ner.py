@@ -1,0 +1,19 @@
+"""Named entity recognition: IOB2 tags, scored as whole entities (CoNLL 2003; seqeval in strict IOB2 mode)."""
+
+from collections.abc import Sequence
+
+from madx.data.conll import Sentence
+from madx.scores import EntityScores, entity_scores
+from madx.tasks.base import TASKS
+from madx.tasks.token_classification import TokenClassification
+
+
+@TASKS.register("ner")
+class NER(TokenClassification):
+    """Entities of types such as PER, ORG, LOC; the metric is entity F1 in percent points."""
+
+    metric = "f1"
+
+    @staticmethod
+    def score(gold: Sequence[Sentence], predicted: Sequence[Sequence[str]]) -> EntityScores:
+        return entity_scores([list(s.tags) for s in gold], [list(p) for p in predicted])

@@ -1,0 +1,113 @@
+"""Token classification: a label for each word, read at the word's first piece. NER is one such task (`madx/tasks/ner.py`)."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from madx.data.batches import batches, collate, merge_predictions
+from madx.data.conll import Sentence
+from madx.data.labels import LabelSet
+from madx.data.masking import IGNORED
+from madx.data.windows import Row, encode_words
+from madx.engine import Engine
+from madx.errors import DataError
+from madx.explain import Explanation
+from madx.tasks.base import Batch, Task
+
+#: tokens, padding included, of a batch in prediction
+PREDICTION_TOKENS = 4096
+
+
+class TokenClassification(Task):
+    """Labelled sentences, batched by length; long sentences are windowed, every word is predicted once.
+
+    batch_size: rows of a global batch, or tokens_per_batch: rows times the longest row's tokens; epochs: passes over the
+    training data; max_length: tokens of a window at most; micro_batch: rows computed at once (None: all).
+    """
+
+    higher_is_better = True
+
+    def __init__(
+        self, tokenizer, labels: LabelSet, *, train: Sequence[Sentence] = (), dev: Sequence[Sentence] = (), max_length: int,
+        batch_size: int | None = 16, tokens_per_batch: int | None = None, micro_batch: int | None = None, seed: int = 0,
+    ):  # fmt: skip
+        self.tokenizer, self.labels, self.max_length = tokenizer, labels, max_length
+        self.train_rows = encode_words(tokenizer, train, labels, max_length=max_length)
+        self.dev, self.dev_rows = list(dev), encode_words(tokenizer, dev, labels, max_length=max_length)
+        self.sizes = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch}
+        self.micro_batch, self.seed = micro_batch, seed
+        self._starts = [0]  # the first step of each epoch, found as far as needed: a token budget makes epochs differ
+        self._epoch: tuple[int, list[list[int]]] | None = None
+
+    def _batches_of_epoch(self, epoch: int) -> list[list[int]]:
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = epoch, batches(self.train_rows, **self.sizes, seed=self.seed, epoch=epoch)
+        return self._epoch[1]
+
+    def steps(self, epochs: int) -> int:
+        """Optimiser steps in a number of epochs."""
+        while len(self._starts) <= epochs:
+            self._starts.append(self._starts[-1] + len(self._batches_of_epoch(len(self._starts) - 1)))
+        return self._starts[epochs]
+
+    def batches(self, step: int, *, process_index: int = 0, process_count: int = 1) -> list[Batch]:
+        if not self.train_rows:
+            raise DataError("There are no sentences to train on: the training data is empty.")
+        epoch = 0
+        while self.steps(epoch + 1) <= step:
+            epoch += 1
+        rows = self._batches_of_epoch(epoch)[step - self._starts[epoch]][process_index::process_count]
+        size = self.micro_batch or max(len(rows), 1)
+        return [self._collate([self.train_rows[i] for i in rows[a : a + size]]) for a in range(0, len(rows), size)]
+
+    def _collate(self, rows: list[Row]) -> Batch:
+        return collate(rows, self.tokenizer.pad_token_id)
+
+    def count(self, batch: Batch) -> int:
+        return int((batch["labels"] != IGNORED).sum())
+
+    def loss(self, engine: Engine, batch: Batch) -> Tensor:
+        labels = batch["labels"]
+        logits = word_logits(engine, batch)
+        return F.cross_entropy(logits, labels[batch["first"] >= 0], reduction="sum", ignore_index=IGNORED)
+
+    def predict(self, engine: Engine, sentences: Sequence) -> list[list[str]]:
+        """A tag for each word of each sentence (anything with `.tokens`), by the active composition."""
+        rows = encode_words(self.tokenizer, sentences, None, max_length=self.max_length)
+        return self._predict_rows(engine, rows, sentences)
+
+    @torch.no_grad()
+    def _predict_rows(self, engine: Engine, rows: list[Row], sentences: Sequence) -> list[list[str]]:
+        tags: list[list[str]] = [[] for _ in rows]
+        for chosen in batches(rows, tokens_per_batch=PREDICTION_TOKENS, shuffle=False):
+            batch = collate([rows[i] for i in chosen], self.tokenizer.pad_token_id)
+            batch = {k: v.to(engine.base.device) for k, v in batch.items()}
+            best = iter(word_logits(engine, batch).argmax(-1).tolist())
+            for i in chosen:
+                tags[i] = self.labels.decode(next(best) for _ in rows[i].first)
+        return merge_predictions(rows, tags, sentences)
+
+    def explain(self, engine: Engine, sentences: Sequence) -> Explanation:
+        """The engine's explanation of the active composition, measured on some sentences."""
+        rows = encode_words(self.tokenizer, sentences, None, max_length=self.max_length)
+        batch = collate(rows, self.tokenizer.pad_token_id)
+        device = engine.base.device
+        return engine.explain(batch["input_ids"].to(device), batch["attention_mask"].to(device))
+
+    def evaluate(self, engine: Engine) -> dict[str, float]:
+        return self.score(self.dev, self._predict_rows(engine, self.dev_rows, self.dev)).summary()
+
+    @staticmethod
+    @abstractmethod
+    def score(gold: Sequence[Sentence], predicted: Sequence[Sequence[str]]):
+        """Scores of predictions; an object whose `summary()` is a dict of figures with `metric` among them."""
+
+
+def word_logits(engine: Engine, batch: Batch) -> Tensor:
+    """Scores `(words of the batch, labels)` in float32, read at each word's first piece, row after row."""
+    hidden = engine(batch["input_ids"], batch["attention_mask"])
+    rows, words = (batch["first"] >= 0).nonzero(as_tuple=True)
+    return engine.label_logits(hidden[rows, batch["first"][rows, words]]).float()

@@ -1,0 +1,271 @@
+"""The training loop: one module moves, everything else stands still.
+
+Processes (started by `accelerate launch` or torchrun) share each global batch; gradients are summed and divided by the
+global count of predictions, so n processes take the same steps as one, to rounding. Data, masks, dropout and learning
+rate are functions of the step; weights and moments are in the checkpoint: a resumed run ends with the same weights.
+"""
+
+import math
+import signal
+import threading
+import time
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast, reduce
+from torch import Tensor, nn
+
+from madx.engine import Engine
+from madx.errors import ConfigError, TrainingError
+from madx.tasks.base import Task
+from madx.training.checkpoint import read_checkpoint, require_same_run, write_checkpoint
+from madx.training.progress import ProgressView
+from madx.training.settings import TrainSettings
+
+EVALUATIONS = 10  # in a run, when `evaluate_every` is not set
+LOSS_WINDOW = 50  # steps in the running loss
+
+
+@dataclass
+class TrainResult:
+    """What a run leaves: the best scores with their step, the last ones, the history of losses and scores, and the time.
+
+    `seconds` and `tokens` count this process since the run's beginning, resumed parts included."""
+
+    best: dict = field(default_factory=dict)
+    best_step: int = 0
+    history: list[dict] = field(default_factory=list)
+    steps: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    resumed_from: int | None = None
+
+
+def fit(
+    engine: Engine, name: str, task: Task, settings: TrainSettings, *, steps: int, seed: int, folder: Path | None = None,
+    resume: bool = True, run: dict | None = None, title: str | None = None,
+) -> TrainResult:  # fmt: skip
+    """Train the module `name` of the active composition on a task for a number of optimiser steps.
+
+    folder: keeps the checkpoint (None: none is written); run: settings that identify the run, compared on resume.
+    Ends with the best weights (by the task's metric on its held-out data) in the module. Raises TrainingError when the
+    loss is no number any more, the disk refuses, or a checkpoint belongs to another run; KeyboardInterrupt after
+    Ctrl-C or SIGTERM, with a checkpoint written first.
+    """
+    if steps < 1:
+        raise ConfigError(f"training for {steps} steps: at least 1 is needed.")
+    loop = _Loop(engine, name, task, settings, steps=steps, seed=seed, folder=folder, run=run or {})
+    if resume:
+        loop.resume()
+    return loop.go(title or name)
+
+
+class _Loop:
+    def __init__(self, engine, name, task, settings, *, steps, seed, folder, run):
+        self.engine, self.task, self.settings, self.steps = engine, task, settings, steps
+        self.module = engine.module(name)
+        self.processes = PartialState()
+        self.parameters = engine.train_only(name)
+        head = {id(p) for p in self.module.head.parameters()} if self.module.head is not None else set()
+        groups = [
+            {"params": [p for p in self.parameters if id(p) not in head], "peak": settings.learning_rate},
+            {"params": [p for p in self.parameters if id(p) in head], "peak": settings.head_learning_rate or settings.learning_rate},
+        ]
+        self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, weight_decay=settings.weight_decay)
+        self.checkpoint = Path(folder) / "checkpoint.safetensors" if folder is not None else None
+        self.run = {**run, "steps": steps, "seed": seed, **settings.model_dump(exclude={"progress", "tensorboard", "checkpoint_every"})}
+        self.seed, self.step, self.losses = seed, 0, []
+        self.result = TrainResult(steps=steps)
+        self.best_weights: dict[str, Tensor] | None = None
+
+    # ---- the loop ------------------------------------------------------------------------------------------------
+
+    def go(self, title: str) -> TrainResult:
+        every = self.settings.evaluate_every or max(1, self.steps // EVALUATIONS)
+        shown = self.settings.progress and self.processes.is_main_process
+        score, stop = self._score_text(), False
+        self._same_weights()
+        with ExitStack() as stack:
+            view = stack.enter_context(ProgressView(title, self.steps, start=self.step, shown=shown))
+            stopped = stack.enter_context(_stop_signals())
+            board = stack.enter_context(self._tensorboard())
+            self._mode(training=True)
+            stack.callback(self._mode, training=False)
+            while self.step < self.steps:
+                began = time.monotonic()
+                loss, tokens, stop = self._step(stopped())
+                self.losses = [*self.losses[1 - LOSS_WINDOW :], loss]
+                self.step += 1
+                self.result.seconds += time.monotonic() - began
+                self.result.tokens += tokens
+                running = sum(self.losses) / len(self.losses)
+                if self.step % every == 0 or self.step == self.steps:
+                    score = self._evaluate(running, board)
+                view.step(self.step, loss=running, tokens=tokens, score=score)
+                if self.step % self.settings.checkpoint_every == 0 or self.step == self.steps or stop:
+                    self._save()
+                if stop and self.step < self.steps:
+                    kept = "the same command goes on from there" if self.checkpoint else "nothing was kept: no run folder"
+                    raise KeyboardInterrupt(f"stopped at step {self.step} of {self.steps}; {kept}")
+        if self.settings.keep_best and self.best_weights is not None:
+            self.module.load_state_dict(self.best_weights)
+        return self.result
+
+    def _step(self, stop: bool) -> tuple[float, int, bool]:
+        """One optimiser step; returns the mean loss of the global batch, the tokens this process read, and whether any
+        process was asked to stop: all must stop after the same step, or those left would wait for ever."""
+        process = self.processes
+        # for dropout; data and masks have seeds of their own
+        torch.manual_seed((self.seed * 1_000_003 + self.step * 1009 + process.process_index) % 2**63)
+        batches = self.task.batches(self.step, process_index=process.process_index, process_count=process.num_processes)
+        device = self.engine.base.device
+        batches = [{k: v.to(device, non_blocking=True) for k, v in batch.items()} for batch in batches]
+        counts = torch.tensor([sum(self.task.count(b) for b in batches), stop], dtype=torch.float32, device=device)
+        total, stop = self._sum(counts).unbind()
+        total = total.clamp_min(1.0)
+        summed = torch.zeros((), device=device)
+        self.optimizer.zero_grad(set_to_none=False)
+        for batch in batches:
+            with self._precision():
+                loss = self.task.loss(self.engine, batch)
+            (loss / total).backward()
+            summed += loss.detach().float()
+        mean = (self._sum(summed) / total).item()
+        self._share_gradients()
+        self._move(mean)
+        return mean, sum(int(b["input_ids"].numel()) for b in batches), bool(stop)
+
+    def _move(self, loss: float) -> None:
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm or math.inf)
+        if not math.isfinite(loss) or not torch.isfinite(norm):
+            saved = f"The last good state is in {self.checkpoint}." if self.checkpoint and self.checkpoint.exists() else (
+                "No checkpoint had been written yet.")  # fmt: skip
+            raise TrainingError(
+                f"The loss at step {self.step} is {loss} (gradient norm {norm.item()}): training stopped before that step "
+                f"could spoil the weights. {saved} Lower train.learning_rate, raise train.warmup, or use precision fp32."
+            )
+        factor = self.settings.rate(self.step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        self.optimizer.step()
+
+    def _share_gradients(self) -> None:
+        """Sum the gradients of all processes, in one message."""
+        if self.processes.num_processes == 1:
+            return
+        grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
+        flat = self._sum(torch.cat([g.reshape(-1) for g in grads]))
+        for parameter, grad in zip(self.parameters, flat.split([g.numel() for g in grads])):
+            parameter.grad = grad.view_as(parameter).clone()
+
+    def _same_weights(self) -> None:
+        """Every process starts from the first one's weights, whatever seed the caller's own code had."""
+        if self.processes.num_processes > 1:
+            with torch.no_grad():
+                for parameter in self.parameters:
+                    parameter.copy_(broadcast(parameter.detach().clone()))
+
+    def _sum(self, tensor: Tensor) -> Tensor:
+        return reduce(tensor, reduction="sum") if self.processes.num_processes > 1 else tensor
+
+    def _precision(self):
+        if self.settings.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.engine.base.device.type, dtype=torch.bfloat16)
+
+    def _mode(self, *, training: bool) -> None:
+        self.module.train(training)
+        self.engine.base.model.train(training and self.settings.base_dropout)
+
+    # ---- looking and saving --------------------------------------------------------------------------------------
+
+    def _evaluate(self, loss: float, board) -> str:
+        self._mode(training=False)
+        with self._precision():
+            scores = self.task.evaluate(self.engine)
+        self._mode(training=True)
+        self.result.history.append({"step": self.step, "loss": loss, **scores})
+        if self.task.better(scores[self.task.metric], self.result.best.get(self.task.metric)):
+            self.result.best, self.result.best_step = scores, self.step
+            self.best_weights = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
+        if board is not None:
+            for key, value in {"loss": loss, **scores}.items():
+                board.add_scalar(key, value, self.step)
+        return self._score_text()
+
+    def _score_text(self) -> str:
+        history = self.result.history
+        return f"{self.task.metric} {history[-1][self.task.metric]:.2f}" if history else ""
+
+    @contextmanager
+    def _tensorboard(self):
+        if not (self.settings.tensorboard and self.checkpoint and self.processes.is_main_process):
+            yield None
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ConfigError("train.tensorboard needs the package tensorboard: pip install tensorboard") from error
+        with SummaryWriter(str(self.checkpoint.parent)) as writer:
+            yield writer
+
+    def _save(self) -> None:
+        if self.checkpoint is None or not self.processes.is_main_process:
+            return
+        tensors = {f"module.{k}": v for k, v in self.module.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in (self.best_weights or {}).items()}
+        for i, parameter in enumerate(self._ordered()):
+            moments = self.optimizer.state.get(parameter, {})
+            tensors |= {f"adam.{i}.{k}": v for k, v in moments.items()}
+        write_checkpoint(self.checkpoint, tensors, {"step": self.step, "losses": self.losses, "run": self.run, "result": vars(self.result)})
+
+    def resume(self) -> None:
+        """Take up the state of the run's checkpoint, when there is one."""
+        found = read_checkpoint(self.checkpoint) if self.checkpoint is not None else None
+        if found is None:
+            return
+        tensors, state = found
+        require_same_run(state["run"], self.run, self.checkpoint)
+
+        def group(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        here, stored = ({k: list(v.shape) for k, v in ts.items()} for ts in (self.module.state_dict(), group("module.")))
+        require_same_run(stored, here, self.checkpoint)  # a module of other parts, where `run` does not tell
+        self.module.load_state_dict(group("module."))
+        self.best_weights = group("best.") or None
+        for i, parameter in enumerate(self._ordered()):
+            moments = group(f"adam.{i}.")
+            if moments:
+                self.optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in moments.items()}
+        self.step, self.losses = state["step"], state["losses"]
+        self.result = TrainResult(**state["result"] | {"resumed_from": state["step"]})
+
+    def _ordered(self) -> list[nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+
+@contextmanager
+def _stop_signals():
+    """Turn the first Ctrl-C or SIGTERM into a wish to stop after the current step; a second one stops at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    asked: list[int] = []
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number, frame):
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,35 @@
+"""Settings of the training loop."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from madx.config import Settings
+
+
+class TrainSettings(Settings):
+    """How weights are moved: AdamW, linear warm-up and decay, clipping, precision, and how often to look and to save."""
+
+    learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate.")
+    head_learning_rate: float | None = Field(default=None, gt=0, description="Of a task's head; null: the same.")
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="Share of the steps in which the rate rises from 0.")
+    schedule: Literal["linear", "constant"] = Field(default="linear", description="After warm-up: to 0, or level.")
+    weight_decay: float = Field(default=0.0, ge=0, description="Decoupled weight decay of AdamW.")
+    clip_norm: float | None = Field(default=1.0, gt=0, description="Largest norm of the gradient; null: no clipping.")
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="bf16: products in bfloat16, weights and optimiser in float32."
+    )
+    base_dropout: bool = Field(default=False, description="Dropout inside the frozen base while training.")
+    evaluate_every: int | None = Field(default=None, ge=1, description="Steps between evaluations; null: 10 in a run.")
+    checkpoint_every: int = Field(default=500, ge=1, description="Steps between checkpoints.")
+    keep_best: bool = Field(default=True, description="End with the weights of the best evaluation, not the last.")
+    tensorboard: bool = Field(default=False, description="Write TensorBoard events into the run's folder.")
+    progress: bool = Field(default=True, description="Show a progress bar, or lines when the output is no terminal.")
+
+    def rate(self, step: int, steps: int) -> float:
+        """Factor of the learning rate (0..1) at a step counted from 0: (step + 1)/w during the w warm-up steps, then
+        falling linearly from 1 towards 0, or level."""
+        warm = max(1, round(self.warmup * steps)) if self.warmup else 0
+        if step < warm:
+            return (step + 1) / warm
+        return 1.0 if self.schedule == "constant" else (steps - step) / max(1, steps - warm)

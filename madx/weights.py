@@ -1,0 +1,124 @@
+"""`weights.safetensors`: the tensors of a module as bytes, and all that they can say against `module.json`."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from madx.errors import StoreError, did_you_mean
+from madx.manifest import LAYOUT, Manifest, WeightsRecord, manifest_of
+from madx.module import Module
+
+#: what weights can be stored as; they are always loaded as float32
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def encode(module: Module, dtype: str) -> tuple[Manifest, bytes]:
+    """The two files of a module; raises StoreError for what must not be stored."""
+    from safetensors.torch import save
+
+    if dtype not in DTYPES:
+        raise StoreError(f"Weights cannot be stored as {dtype!r}; {did_you_mean(dtype, DTYPES)}")
+    rows = module.head.out_features if module.head is not None else 0
+    if rows != len(module.info.labels):
+        raise StoreError(
+            f"The module {module.name!r} names {len(module.info.labels)} labels, but its head has {rows} rows. "
+            "Labels are set when the module is made; make it anew with the right ones."
+        )
+    own = module.tensors()
+    # copied, so that tensors that share memory are stored each
+    tensors = {name: t.detach().to("cpu", _stored_as(t, dtype), copy=True).contiguous() for name, t in own.items()}
+    faults = []
+    for name, tensor in tensors.items():
+        if (count := _not_finite(tensor)) and (wrong := _not_finite(own[name])):
+            faults.append(f"{name}: {wrong} of {tensor.numel()} numbers are infinite or not a number")
+        elif count:
+            faults.append(f"{name}: {count} numbers are too large for {dtype}; store as float32 or bfloat16")
+    if faults:
+        raise StoreError(f"The module {module.name!r} cannot be stored:\n  " + "\n  ".join(faults))
+    data = save(tensors, metadata={"format": "pt"})
+    weights = WeightsRecord(
+        sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), dtype=dtype,
+        parameters=sum(t.numel() for t in tensors.values()),
+    )  # fmt: skip
+    return manifest_of(module.info, weights), data
+
+
+def decode(data: bytes, manifest: Manifest, folder: Path) -> dict[str, Tensor]:
+    """The tensors of the weights file as stored, once size and sha256 agree with `module.json`."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    path, record = folder / LAYOUT.weights, manifest.weights
+    if len(data) != record.bytes:
+        raise StoreError(
+            f"{path} is damaged: it has {len(data)} bytes, {LAYOUT.manifest} records {record.bytes}. "
+            "Fetch the module again."
+        )
+    if (found := hashlib.sha256(data).hexdigest()) != record.sha256:
+        raise StoreError(
+            f"{path} is damaged or was altered: its sha256 is {found[:12]}..., {LAYOUT.manifest} records "
+            f"{record.sha256[:12]}.... Fetch the module again."
+        )
+    try:
+        return load(data)
+    except (SafetensorError, KeyError, ValueError, AssertionError) as error:
+        raise StoreError(f"{path} is no safetensors file of weights: {error}. Fetch the module again.") from None
+
+
+def mismatches(tensors: dict[str, Tensor], expected: dict[str, Tensor], manifest: Manifest) -> list[str]:
+    """Every difference of name, shape and type between the stored tensors and those that the settings ask for."""
+    faults = [f"{name}: missing in the file" for name in expected if name not in tensors]
+    for name, tensor in tensors.items():
+        if name not in expected:
+            faults.append(f"{name}: not a tensor of this module")
+            continue
+        shape, dtype = tuple(expected[name].shape), _stored_as(expected[name], manifest.weights.dtype)
+        if tuple(tensor.shape) != shape:
+            hint = f" ({len(manifest.labels)} labels)" if name.startswith("head.") else ""
+            faults.append(f"{name}: shape {tuple(tensor.shape)}, expected {shape}{hint}")
+        if tensor.dtype != dtype:
+            faults.append(f"{name}: {_name(tensor.dtype)}, expected {_name(dtype)}")
+    return faults + own_faults(tensors, manifest)
+
+
+def own_faults(tensors: dict[str, Tensor], manifest: Manifest) -> list[str]:
+    """What the weights and `module.json` say against each other, or against sense, without any base at hand."""
+    faults, labels = [], len(manifest.labels)
+    if bool(labels) != any(name.startswith("head.") for name in tensors):
+        faults.append(f"head: {LAYOUT.manifest} names {labels} labels, the weights have {'no' if labels else 'a'} head")
+    elif "head.bias" in tensors and tuple(tensors["head.bias"].shape) != (labels,):
+        rows = tensors["head.bias"].numel()
+        faults.append(f"head: {LAYOUT.manifest} names {labels} labels, the weights have {rows} rows")
+    types = {part.type for part in manifest.parts}
+    for name, tensor in tensors.items():
+        if not name.startswith("head.") and not types & set(name.split(".")[:-1]):
+            faults.append(f"{name}: belongs to none of the parts {', '.join(sorted(types))}")
+        if tensor.is_floating_point() and tensor.dtype != DTYPES[manifest.weights.dtype]:
+            faults.append(f"{name}: stored as {_name(tensor.dtype)}, recorded as {manifest.weights.dtype}")
+        if count := _not_finite(tensor):
+            faults.append(f"{name}: {count} of {tensor.numel()} numbers are infinite or not a number")
+    if (numbers := sum(t.numel() for t in tensors.values())) != manifest.weights.parameters:
+        faults.append(f"weights: {numbers} numbers, {LAYOUT.manifest} records {manifest.weights.parameters}")
+    return list(dict.fromkeys(faults))
+
+
+def _stored_as(tensor: Tensor, dtype: str) -> torch.dtype:
+    return DTYPES[dtype] if tensor.is_floating_point() else tensor.dtype
+
+
+def restored(tensor: Tensor) -> Tensor:
+    """In float32 and in memory of its own, aligned as torch does it."""
+    return tensor.to(torch.float32, copy=True) if tensor.is_floating_point() else tensor.clone()
+
+
+def _not_finite(tensor: Tensor) -> int:
+    """How many numbers are infinite or undefined. Any of them shows in the sum, which costs a twentieth of looking."""
+    if not tensor.is_floating_point() or bool(tensor.sum(dtype=torch.float32).isfinite()):
+        return 0
+    return int((~tensor.isfinite()).sum())
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

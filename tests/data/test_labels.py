@@ -1,0 +1,61 @@
+"""Label sets: order, round trips, and what is said when data and module do not fit."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from madx.data.conll import Sentence
+from madx.data.labels import LabelSet, require, spans
+from madx.errors import DataError
+
+
+def sentences(*rows):
+    return [Sentence(("w",) * len(tags), tuple(tags), line) for line, tags in enumerate(rows, start=10)]
+
+
+def test_span_labels_are_complete_and_ordered():
+    labels = LabelSet.from_sentences(sentences(["B-PER", "O"], ["B-LOC"]), source="x.conll")
+    assert labels.tags == ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
+    assert labels.types == ("LOC", "PER") and labels.are_spans and len(labels) == 5
+    assert labels.seen == {"B-PER": "x.conll:10", "O": "x.conll:10", "B-LOC": "x.conll:11"}
+    assert labels == LabelSet(labels.tags) and hash(labels) == hash(LabelSet(labels.tags))
+    assert labels != LabelSet(labels.tags[::-1])
+
+
+def test_plain_labels_stay():
+    labels = LabelSet.from_sentences(sentences(["VERB", "NOUN"], ["NOUN"]))
+    assert labels.tags == ("NOUN", "VERB") and labels.types == () and not labels.are_spans
+
+
+@given(st.lists(st.lists(st.sampled_from(["O", "B-A", "I-A", "B-b-c", "I-b-c"]), min_size=1), min_size=1))
+def test_ids_round_trip(rows):
+    labels = LabelSet.from_sentences(sentences(*rows))
+    assert [labels.decode(labels.encode(row)) for row in rows] == rows
+    assert sorted(labels.ids.values()) == list(range(len(labels)))
+    require(labels, LabelSet.from_sentences(sentences(*rows)))
+
+
+def test_spans():
+    assert spans([]) == []
+    assert spans(["B-A", "B-A", "I-A", "I-B", "O", "I-B"]) == [("A", 0, 1), ("A", 1, 3), ("B", 3, 4), ("B", 5, 6)]
+
+
+def test_mismatch_names_both_sides_and_the_place():
+    module = LabelSet(("O", "B-PER", "I-PER"))
+    data = LabelSet.from_sentences(sentences(["O", "B-PER"], ["B-DATE"]), source="sw/test.conll")
+    with pytest.raises(DataError) as error:
+        require(module, data)
+    text = str(error.value)
+    assert "B-DATE (first in sw/test.conll:11)" in text and "I-DATE" not in text
+    assert "Labels of the module: O, B-PER, I-PER" in text and "of the data: O, B-PER, B-DATE" in text
+    require(LabelSet(("O", "B-DATE", "I-DATE", "B-PER", "I-PER")), data)
+    with pytest.raises(DataError, match="B-X"):
+        require(module, LabelSet(("O", "B-X")))
+
+
+def test_wrong_labels():
+    with pytest.raises(DataError, match="'B-LOC' is not in the label set.*Allowed: O, B-PER"):
+        LabelSet(("O", "B-PER")).encode(["O", "B-LOC"])
+    for tags in ((), ("O", "O")):
+        with pytest.raises(DataError, match="each once"):
+            LabelSet(tags)

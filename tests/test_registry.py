@@ -1,0 +1,41 @@
+"""Registries and the discovery of a folder's files."""
+
+import sys
+
+import pytest
+
+from madx.errors import ConfigError, did_you_mean
+from madx.registry import Registry, discover
+
+
+def test_registry():
+    shapes = Registry("shape")
+
+    @shapes.register("round")
+    class Round:
+        pass
+
+    assert shapes.get("round") is Round and Round.name == "round" and "round" in shapes and list(shapes) == ["round"]
+    assert shapes.register("round")(Round) is Round  # a file imported twice is no second entry
+    with pytest.raises(ConfigError, match="Unknown shape 'rond'; did you mean 'round'"):
+        shapes.get("rond")
+    with pytest.raises(ConfigError, match="registered twice"):
+        shapes.register("round")(type("Other", (), {}))
+    assert shapes.items() == [("round", Round)]
+
+
+def test_discovery_imports_every_file_but_private_ones(tmp_path, monkeypatch):
+    folder = tmp_path / "found_shapes"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("seen = []\n")
+    for name in ("one", "two", "_private"):
+        (folder / f"{name}.py").write_text(f"from found_shapes import seen\nseen.append({name!r})\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    discover("found_shapes")
+    discover("found_shapes")
+    assert sorted(sys.modules["found_shapes"].seen) == ["one", "two"]
+
+
+def test_suggestions():
+    assert did_you_mean("swahilli", ["hausa", "swahili"]) == "did you mean 'swahili'? Allowed: hausa, swahili"
+    assert did_you_mean("xyz", []) == "Allowed: (none)"
