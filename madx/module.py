@@ -83,6 +83,12 @@ class Module(nn.Module):
         """All weights by name, in a fixed order."""
         return dict(sorted(self.state_dict().items()))
 
+    def packed_units(self) -> dict[str, ModuleType]:
+        """The instances that are stored in a form of their own, by the beginning of their tensors' names."""
+        return {
+            f"{site}.{part}.": unit for site, units in self.units.items() for part, unit in units.items() if unit.packed
+        }  # fmt: skip
+
     def parameter_count(self) -> int:
         """Trainable numbers, the head's included."""
         return sum(p.numel() for p in self.parameters())
