@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import madx
-from madx import folders
-from madx.card import HUB_CODES, model_card
+from madx.store import folders
+from madx.store.card import HUB_CODES, model_card
 from madx.engine import Engine
 from madx.errors import BaseError, ConfigError, MadxError, StoreError
-from madx.manifest import FORMAT, LAYOUT, WeightsRecord, check_language, from_text, manifest_of, to_text
+from madx.store.manifest import FORMAT, LAYOUT, WeightsRecord, check_language, from_text, manifest_of, to_text
 from madx.module import ModuleInfo, new_module
 from madx.presets import PRESETS, make_parts
 from madx.store import Store, check_target, load_module, read_info, save_module
@@ -517,7 +517,7 @@ def run(code, *args):
 KILLED = """
 import os, sys
 from pathlib import Path
-from madx import folders
+from madx.store import folders
 target, stop = Path(sys.argv[1]), int(sys.argv[2])
 real, calls = os.replace, []
 def replace(a, b):

@@ -3,7 +3,7 @@
 from pathlib import PurePath, PureWindowsPath
 from typing import Any
 
-from madx.manifest import Manifest
+from madx.store.manifest import Manifest
 
 #: the hub files models under the two-letter code where ISO 639 has one: three letters of 639-3, then two of 639-1
 TWO_LETTERS = """

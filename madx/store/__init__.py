@@ -1,6 +1,6 @@
 """The store: a folder of modules, each a folder of `module.json`, `weights.safetensors` and a model card.
 
-Saving is all or nothing (`madx.folders`). Loading reads no code and no pickle, compares everything that is recorded,
+Saving is all or nothing (`madx.store.folders`). Loading reads no code and no pickle, compares everything that is recorded,
 and names each mismatch; a module is never partially loaded.
 """
 
@@ -15,14 +15,14 @@ from types import SimpleNamespace
 import torch
 from torch.overrides import TorchFunctionMode
 
-from madx import folders
+from madx.store import folders
 from madx.base import Base
-from madx.card import model_card
+from madx.store.card import model_card
 from madx.composition import check_name
 from madx.errors import MadxError, StoreError, did_you_mean
-from madx.manifest import FORMAT, LAYOUT, Manifest, WeightsRecord, check_language, from_text, to_text
+from madx.store.manifest import FORMAT, LAYOUT, Manifest, WeightsRecord, check_language, from_text, to_text
 from madx.module import Module, ModuleInfo, require_base
-from madx.weights import DTYPES, decode, encode, own_faults, to_state
+from madx.store.weights import DTYPES, decode, encode, own_faults, to_state
 
 __all__ = [
     "DTYPES", "FORMAT", "LAYOUT", "Store", "StoredModule", "check_language", "check_target", "load_module", "read_info",

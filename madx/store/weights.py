@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from madx.errors import StoreError, did_you_mean
-from madx.manifest import LAYOUT, Manifest, WeightsRecord, manifest_of
+from madx.store.manifest import LAYOUT, Manifest, WeightsRecord, manifest_of
 from madx.module import Module
 from madx.modules import MODULE_TYPES
 
