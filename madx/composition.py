@@ -114,6 +114,10 @@ class Ties:
         stacks = [child if isinstance(child, Stack) else Stack(child) for child in children]
         object.__setattr__(self, "children", tuple(stack for stack in stacks if stack.items))
 
+    def names(self) -> tuple[str, ...]:
+        """Every module named, each once."""
+        return tuple(dict.fromkeys(_names(self)))
+
     def __str__(self) -> str:
         return f"ties({', '.join(map(str, self.children))})"
 

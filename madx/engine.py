@@ -1,9 +1,10 @@
 """The engine: puts a composition onto a base, swaps it, takes it off.
 
 A composition is compiled once into a plan: for each site, the steps to take there. Swapping is pointing at another
-plan; no weight is copied and no tree is walked in the forward pass. The engine reaches the sites by replacing the
-`forward` of a few of the base's own modules on the instance; parameters and their names are never touched, a base with
-nothing active runs its own code, and `close()` takes every trace away.
+plan; no tree is walked in the forward pass. The engine reaches the sites by replacing the `forward` of a few of the base's
+own modules on the instance; names of parameters are never touched, a base with nothing active runs its own code, and
+`close()` takes every trace away. Differences of weights (the site `parameters`) are put on when a composition is
+activated, in place and in O(entries), and taken off bit for bit (`madx.differences`).
 """
 
 from collections.abc import Callable, Iterator
@@ -13,57 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from madx.base import Base
-from madx.composition import Average, Composition, as_composition
+from madx.composition import Average, Composition, Item, Scaled, Ties, as_composition
+from madx.differences import AppliedDifferences, Share, Term, elect, given_decoder, same_state, untied
 from madx.errors import CompositionError, MadxError, did_you_mean
 from madx.explain import Explanation, explain
+from madx.fingerprints import base_fingerprint
 from madx.module import Module, require_base, require_task_head
 from madx.modules.base import ModuleType, Sublayer
+from madx.steps import WeightedChange, WeightedMap
 
 #: a step changes what it is given: at a sublayer `Sublayer -> change`, at the embeddings `Tensor -> Tensor`
 Watch = Callable[[str, str, ModuleType], Callable]
-
-
-class _Mean:
-    """One step for an `Average` at a sublayer: the weighted mean of the changes that its branches would make."""
-
-    def __init__(self, branches: list[list[Callable]], weights: tuple[float, ...]):
-        self.branches, self.weights = branches, weights
-
-    def __call__(self, at: Sublayer) -> Tensor:
-        total = None
-        for steps, weight in zip(self.branches, self.weights):
-            if not steps:  # a branch without a part here changes nothing
-                continue
-            branch, change = at.fork(), None
-            for step in steps:
-                delta = step(branch)
-                branch.add(delta)
-                change = delta if change is None else change + delta
-            total = weight * change if total is None else total + weight * change
-            at.final_norm = branch.final_norm
-        return total
-
-
-class _MeanMap:
-    """One step for an `Average` at the embeddings: the weighted mean of the branches' maps."""
-
-    def __init__(self, branches: list[list[Callable]], weights: tuple[float, ...]):
-        self.branches, self.weights = branches, weights
-
-    def __call__(self, x: Tensor) -> Tensor:
-        total = None
-        for steps, weight in zip(self.branches, self.weights):
-            y = x
-            for step in steps:
-                y = step(y)
-            total = weight * y if total is None else total + weight * y
-        return total
-
-    def inverse(self, y: Tensor) -> Tensor:
-        raise CompositionError(
-            "This composition averages several invertible parts; the mean of invertible maps has no inverse in closed "
-            "form, so it cannot feed the masked-LM decoder. Use one language module for masked language modelling."
-        )
 
 
 class Engine:
@@ -86,6 +47,8 @@ class Engine:
         self._captures: dict[tuple[str, str], object] = {}
         self._captured: dict[str, dict[str, Tensor]] = {}
         self._replaced: list[nn.Module] = []
+        self.differences = AppliedDifferences(base)
+        self._elected: dict[Ties, tuple] = {}  # election -> (state of its children, differences, lengths kept)
         base._engine = self
         try:
             self._reach_sites()
@@ -121,6 +84,7 @@ class Engine:
             raise CompositionError(f"The module {name!r} acts in '{self.composition}': activate another one first.")
         del self.modules[name]
         self._plans = {c: plan for c, plan in self._plans.items() if name not in c.names()}
+        self._elected.clear()
         return module
 
     def module(self, name: str) -> Module:
@@ -131,21 +95,67 @@ class Engine:
 
     # ---- compositions --------------------------------------------------------------------------------------------
 
-    def activate(self, composition: Composition | str | Average | None) -> Composition:
+    def activate(self, composition: Composition | Item | None) -> Composition:
         """Make a composition act from the next forward pass on; None or 'base' is the bare base.
 
-        Raises CompositionError for a name that is not attached; the composition before stays active then.
+        Raises CompositionError for a name that is not attached, and for a difference that leaves the base's number format;
+        the composition before stays active then.
         """
         if not isinstance(composition, Composition):
             composition = as_composition(composition)
         plan = self._plans.get(composition)
         if plan is None:
             plan = self._plans[composition] = self.compile(composition)
+        self.differences.activate(self._terms(composition))
         self._plan, self.composition = plan, composition
         return composition
 
+    def refresh(self) -> None:
+        """Put the active composition on again, after the entries of one of its differences were changed."""
+        self.activate(self.composition)
+
+    def merge(self) -> nn.Linear | None:
+        """Make the active composition the base's own weights, for good; gives the head of its task module, if any.
+
+        The base gets another name and fingerprint, its modules are detached, and the masked-LM decoder keeps theta_0.
+        Raises CompositionError for a composition that computes something beside its differences, or has none.
+        """
+        names = self.composition.names()
+        computing = [n for n in names if any(site != "parameters" for site in self.modules[n].units)]
+        if not names or computing:
+            raise CompositionError(
+                f"'{self.composition}' cannot be merged into the base: "
+                + (f"{', '.join(computing)} computes something during the forward pass." if names else "nothing is active.")
+                + " Activate a composition of weight differences alone."
+            )
+        heads = [self.modules[n].head for n in names if self.modules[n].head is not None]
+        self._untie()
+        self.differences.keep()
+        self.base.name = f"{self.base.name} + {self.composition}"
+        self.base.fingerprint, self.base.revision = base_fingerprint(self.base.encoder), None
+        self.activate(None)
+        for name in names:
+            self.detach(name)
+        return heads[-1] if heads else None
+
+    def _untie(self) -> None:
+        """Give the masked-LM decoder a weight of its own, theta_0, where it shared one that carries a difference."""
+        for module, _ in list(untied(self.base, self.differences)):
+            if module is given_decoder(self.base):
+                if self.differences.moved(self.base.model.get_input_embeddings().weight):
+                    raise CompositionError(
+                        "The masked-LM head of this base reads the embeddings themselves, so a difference in them cannot "
+                        "be merged. Train with groups [layers], or keep it as a module."
+                    )
+                continue
+            name = next(n for n, p in self.base.encoder.named_parameters() if p is module.weight)
+            weight = self.differences.original(name)
+            if weight is not module.weight:
+                module.weight = nn.Parameter(weight, requires_grad=False)
+                self.base.config.tie_word_embeddings = False
+
     @contextmanager
-    def using(self, composition: Composition | str | Average | None) -> Iterator["Engine"]:
+    def using(self, composition: Composition | Item | None) -> Iterator["Engine"]:
         """A composition for the length of a `with` block; what was active before is active again afterwards."""
         before = self.composition
         self.activate(composition)
@@ -160,7 +170,7 @@ class Engine:
             self.module(name)
         plan = {}
         for site in self.base.sites:
-            steps = self._steps(composition, site, watch)
+            steps = self._steps(composition, site, watch) if site != "parameters" else []
             if steps:
                 plan[site] = steps
         return plan
@@ -171,12 +181,47 @@ class Engine:
             if isinstance(item, str):
                 units = self.modules[item].units.get(site, {}).values()
                 steps += [unit if watch is None else watch(site, item, unit) for unit in units]
-            else:
-                branches = [self._steps(child, site, watch) for child in item.children]
-                if any(branches):
-                    mean = _Mean if self.base.sites[site].kind == "sublayer" else _MeanMap
-                    steps.append(mean(branches, item.weights))
+                continue
+            if isinstance(item, Ties):
+                _require_no_steps(item, [n for n in item.names() if self.modules[n].units.get(site)])
+                continue
+            children, weights = ((item.child,), (item.factor,)) if isinstance(item, Scaled) else (item.children, item.weights)
+            branches = [self._steps(child, site, watch) for child in children]
+            if any(branches):
+                step = WeightedChange if self.base.sites[site].kind == "sublayer" else WeightedMap
+                steps.append(step(branches, weights))
         return steps
+
+    def _terms(self, composition: Composition, scale: float = 1.0) -> list[Term]:
+        """The differences of a composition, one after the other: a mean is a sum of terms with the weights as factors."""
+        terms: list[Term] = []
+        for item in composition.items:
+            if isinstance(item, str):
+                for part, unit in self.modules[item].units.get("parameters", {}).items():
+                    terms.append(Term((Share(item, part, unit, 1.0),), scale, unit.differences))
+            elif isinstance(item, Scaled):
+                terms += self._terms(item.child, scale * item.factor)
+            elif isinstance(item, Average):
+                for child, weight in zip(item.children, item.weights):
+                    terms += self._terms(child, scale * weight)
+            else:
+                terms += self._election(item, scale)
+        return terms
+
+    def _election(self, item: Ties, scale: float) -> list[Term]:
+        """The one term of an election; it is held again only after a child has changed."""
+        branches = [self._terms(child) for child in item.children]
+        state = [s for terms in branches for term in terms for s in term.state()]
+        known = self._elected.get(item)
+        if known is None or not same_state(known[0], state):
+            differences, kept = elect(branches)
+            known = self._elected[item] = (state, differences, kept)
+        _, differences, kept = known
+        shares = tuple(
+            Share(s.module, s.part, s.unit, term.scale, abs(scale) * k)
+            for terms, ks in zip(branches, kept) for term, k in zip(terms, ks) for s in term.shares
+        )  # fmt: skip
+        return [Term(shares, scale, lambda: differences)] if shares else []
 
     # ---- forward -------------------------------------------------------------------------------------------------
 
@@ -259,6 +304,8 @@ class Engine:
             else:
                 self._replace(layer.get_submodule(place.output), self._at_output, site.name, captured)
                 self._capture(site.name, "residual")
+        for module, wrapper in list(untied(self.base, self.differences)):
+            self._replace(module, wrapper)
         for path in family.before_decoder if family.tied else ():
             try:
                 target = self.base.model.get_submodule(path)
@@ -349,6 +396,7 @@ class Engine:
 
     def close(self) -> None:
         """Give the base back as it came: own code everywhere, no hook, nothing attached."""
+        self.differences.activate([])
         for target in self._replaced:
             target.__dict__.pop("forward", None)
         for handle in self._captures.values():
@@ -356,6 +404,14 @@ class Engine:
         self._replaced, self._captures, self._captured = [], {}, {}
         self.modules, self._plans, self._plan, self.composition = {}, {}, {}, Composition()
         self.base._engine = None
+
+
+def _require_no_steps(item: Ties, computing: list[str]) -> None:
+    if computing:
+        raise CompositionError(
+            f"'{item}' elects signs of weight differences, but {', '.join(computing)} computes something during the forward "
+            "pass and has none. Join such modules by average(...)."
+        )
 
 
 def _identity(x: Tensor) -> Tensor:

@@ -2,13 +2,16 @@
 
 It must be impossible to believe that a module acts when it does not. `explain` reads the plan that the forward pass
 runs (not the intention behind it); with an input it also runs it once and counts. `silent` names every module of the
-composition that acts nowhere, never ran, or changed nothing.
+composition that acts nowhere, never ran, or changed nothing. At the site `parameters` it reads what is written into the base:
+the change there is |written - found| / |found| over the touched places.
 """
 
 from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
+
+from madx.differences import changes
 
 
 @dataclass
@@ -99,10 +102,20 @@ def explain(engine, input_ids: Tensor | None = None, attention_mask: Tensor | No
         action = actions.setdefault((site, module, part), Action(site, module, part, unit.describe()))
         return _Watched(unit, action)
 
+    for applied in engine.differences.applied:
+        for share in applied.term.shares:
+            factor = applied.term.scale * share.scale
+            what = share.unit.describe() + (f", times {factor:g}" if factor != 1.0 else "")
+            what += ", by election" if share.kept is not None else ""
+            actions["parameters", share.module, share.part] = Action("parameters", share.module, share.part, what)
     plan = engine.compile(composition, watch)
     if input_ids is not None:
         for action in actions.values():
             action.change, action.calls = 0.0, 0
+        for applied in engine.differences.applied:
+            for (module, part), change in changes(applied).items():
+                action = actions["parameters", module, part]
+                action.change, action.calls = change, 1
         _run(engine, plan, input_ids, attention_mask)
     acting = {a.module for a in actions.values() if input_ids is None or (a.calls and a.change)}
     inverted = [a.module for a in actions.values() if a.site == "embeddings"][::-1]
@@ -111,7 +124,7 @@ def explain(engine, input_ids: Tensor | None = None, attention_mask: Tensor | No
     elif not engine.base.family.tied:
         decoder = "the base's own, not tied to the embeddings: nothing is undone before it"
     elif any(not isinstance(step, _Watched) for step in plan["embeddings"]):
-        decoder = "none: a mean of invertible parts has no inverse"
+        decoder = "none: a mean of, or a factor times, invertible parts has no inverse"
     else:
         decoder = "after undoing " + ", then ".join(inverted)
     heads = [n for n in names if engine.modules[n].head is not None]

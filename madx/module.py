@@ -70,7 +70,7 @@ class Module(nn.Module):
             child = parent._modules.get(step)
             if child is None:
                 child = nn.Module()
-                parent.add_module(step, child)
+                parent._modules[step] = child  # not add_module: the site `parameters` is named as a method is
             parent = child
         parent.add_module(part, unit)
         self.units.setdefault(site, {})[part] = unit

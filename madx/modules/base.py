@@ -191,5 +191,5 @@ class WeightsType(ModuleType):
         """The differences it holds, at most one for a parameter."""
 
     @abstractmethod
-    def state(self) -> tuple:
-        """Something that is equal as long as the differences are the same ones, and cheap to compare."""
+    def state(self) -> list[Tensor]:
+        """The tensors that the differences are made of: as long as these are the same and unchanged, so are those."""

@@ -157,8 +157,8 @@ class SparseDiff(WeightsType):
             Difference(name, self.indices[a:b] - offset, values[a:b]) for name, a, b, offset in self.space.split(self.indices)
         ]
 
-    def state(self) -> tuple:
-        return (id(self.indices), self.indices._version, id(self.values), self.values._version)
+    def state(self) -> list[Tensor]:
+        return [self.indices, self.values]
 
     def describe(self) -> str:
         touched = len(self.space.split(self.indices))
