@@ -19,7 +19,7 @@ from madx.differences import AppliedDifferences, Share, Term, elect, given_decod
 from madx.errors import CompositionError, MadxError, did_you_mean
 from madx.explain import Explanation, explain
 from madx.fingerprints import base_fingerprint
-from madx.module import Module, require_base, require_task_head
+from madx.module import Module, require_base, require_parameters, require_task_head
 from madx.modules.base import ModuleType, Sublayer
 from madx.steps import WeightedChange, WeightedMap
 
@@ -67,6 +67,7 @@ class Engine:
         Raises BaseError when the module was made for another base.
         """
         require_base(module, self.base, allow_base_mismatch=allow_base_mismatch)
+        require_parameters(module, self.base)
         module.to(self.base.device).requires_grad_(False).eval()
         if module.name in self.modules:
             self.detach(module.name)

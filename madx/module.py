@@ -139,6 +139,18 @@ def require_base(module: Module, base, *, allow_base_mismatch: bool = False) -> 
         )  # fmt: skip
 
 
+def require_parameters(module: Module, base) -> None:
+    """Raises BaseError when a module's differences were made for parameters of other names or shapes than the base's."""
+    here = base.sites["parameters"].parameters
+    for unit in module.units.get("parameters", {}).values():
+        if unit.site.parameters != here:
+            other = sorted({(p.name, p.shape) for p in unit.site.parameters} ^ {(p.name, p.shape) for p in here})
+            raise BaseError(
+                f"The module {module.name!r} holds differences of other parameters than those of {base.name!r}; the first "
+                f"that differs: {other[0][0]} {other[0][1]}. It can act only on a base of the same shape."
+            )
+
+
 def require_task_head(module: Module) -> nn.Linear:
     """The module's head; raises CompositionError for a module without one."""
     if module.head is None:

@@ -125,7 +125,7 @@ def test_ties_refuses_what_computes():
 def test_swapping_in_any_order_returns_theta_0_bit_for_bit(base, ids):
     engine, state = Engine(base), snapshot(base)
     for k, name in enumerate("abc"):
-        engine.attach(sparse(base, name, k))
+        engine.attach(sparse(base, name, k, entries=0.2))
     seen = {}
     for composition in ["a + c", "b + c", "c", "a + b + c", "base", "ties(a, b) + c", "a + c", "b + c", "average(a, b)", "c"]:
         engine.activate(composition)
@@ -453,3 +453,14 @@ def test_python_objects_and_text_agree():
         engine.attach(sparse(base, name, k))
     for made, text in ((Ties("a", "b"), "ties(a, b)"), (Scaled("a", 2), "2*a"), (Average("a", "b"), "average(a, b)")):
         assert engine.activate(made) == engine.activate(text)
+
+
+def test_a_difference_of_another_shape_is_refused_even_on_a_sister_base():
+    base, other, sister = tiny.base(), tiny.base(intermediate_size=48), tiny.base(seed=3)
+    made = sparse(base, "a")
+    with pytest.raises(BaseError, match="differences of other parameters.*intermediate.dense.bias"):
+        Engine(other).attach(made, allow_base_mismatch=True)
+    engine = Engine(sister)
+    engine.attach(made, allow_base_mismatch=True)
+    engine.activate("a")
+    assert engine.explain(*tiny.inputs()).silent == []

@@ -76,9 +76,8 @@ def to_state(tensors: dict[str, Tensor], module: Module, manifest: Manifest) -> 
     """(the module's state in float32, every difference of name, shape and type between the stored tensors and those that
     its settings ask for). The state is to be used only when there is no fault."""
     packed, state = module.packed_units(), {}
-    faults = own_faults({k: v for k, v in tensors.items() if not k.startswith(tuple(packed))}, manifest, whole=tensors)
     expected = {k: v for k, v in module.state_dict().items() if not k.startswith(tuple(packed))}
-    faults += [f"{name}: missing in the file" for name in expected if name not in tensors]
+    faults = [f"{name}: missing in the file" for name in expected if name not in tensors]
     for name, tensor in tensors.items():
         if name.startswith(tuple(packed)):
             continue
@@ -98,6 +97,7 @@ def to_state(tensors: dict[str, Tensor], module: Module, manifest: Manifest) -> 
             state |= {start + k: restored(v) for k, v in unit.unpack(own).items()}
         except StoreError as error:
             faults.append(f"{start[:-1]}: {error}")
+    faults += own_faults({k: v for k, v in tensors.items() if not k.startswith(tuple(packed))}, manifest, whole=tensors)
     return state, list(dict.fromkeys(faults))
 
 
