@@ -53,7 +53,8 @@ def test_idle_and_closed_are_bit_identical(base, ids):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("preset", ["madx", "madx2", "pfeiffer", "houlsby", "houlsby_inv", "bapna", "parallel", "scaled_parallel"])
+@pytest.mark.parametrize("preset", ["madx", "madx2", "pfeiffer", "houlsby", "houlsby_inv", "bapna", "parallel", "scaled_parallel",
+                                    {"bottleneck": {"places": ["attention", "ffn"], "reads": "input", "residual": "sum"}}])
 def test_every_preset_acts_at_every_site_it_names(base, ids, preset):
     engine = Engine(base)
     engine.attach(module(base, "m", preset))
