@@ -6,6 +6,7 @@ composition that acts nowhere, never ran, or changed nothing.
 """
 
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 @dataclass
 class Action:
     """One instance at one site. change: |change| / |what it changed| over the whole input (None: not measured);
-    calls: how often it ran in one forward pass."""
+    calls: how often it ran in one forward pass; averaged: number of the average it stands in (None: in none)."""
 
     site: str
     module: str
@@ -22,6 +23,7 @@ class Action:
     what: str
     change: float | None = None
     calls: int | None = None
+    averaged: int | None = None
 
 
 @dataclass
@@ -55,7 +57,7 @@ class Explanation:
         groups: list[tuple[list[str], list[str]]] = []
         last_of_place: dict[str, int] = {}
         for site in dict.fromkeys(a.site for a in self.actions):
-            texts = [self._text(a) for a in self.actions if a.site == site]
+            texts = self._texts([a for a in self.actions if a.site == site])
             place = site.split(".")[-1]
             previous = last_of_place.get(place)
             if previous is not None and groups[previous][1] == texts and _adjacent(groups[previous][0][-1], site):
@@ -64,6 +66,14 @@ class Explanation:
                 groups.append(([site], texts))
                 last_of_place[place] = len(groups) - 1
         return [(_span(sites), texts) for sites, texts in groups]
+
+    def _texts(self, actions: list[Action]) -> list[str]:
+        """One text for each step: an instance, or all instances whose mean is taken."""
+        steps = groupby(actions, key=lambda a: (a.averaged is None and a.module, a.averaged))
+        return [
+            f"mean of ({',  '.join(map(self._text, members))})" if number is not None else "  then  ".join(map(self._text, members))
+            for (_, number), members in ((key, list(group)) for key, group in steps)
+        ]
 
     def _text(self, action: Action) -> str:
         change = "" if action.change is None else f" [changes {_percent(action.change)}]"
@@ -93,10 +103,13 @@ def explain(engine, input_ids: Tensor | None = None, attention_mask: Tensor | No
     """The explanation of an engine's active composition; with an input, measured in one forward pass without dropout."""
     composition, names = engine.composition, engine.composition.names()
     actions: dict[tuple[str, str, str], Action] = {}
+    averages = [item for item in composition.items if not isinstance(item, str)]
+    averaged = {name: i for i, item in enumerate(averages) for child in item.children for name in child.names()}
 
     def watch(site: str, module: str, unit):
         part = next(p for p, u in engine.modules[module].units[site].items() if u is unit)
-        action = actions.setdefault((site, module, part), Action(site, module, part, unit.describe()))
+        action = Action(site, module, part, unit.describe(), averaged=averaged.get(module))
+        action = actions.setdefault((site, module, part), action)
         return _Watched(unit, action)
 
     plan = engine.compile(composition, watch)

@@ -26,6 +26,7 @@ class MadxGroup(TyperGroup):
     """The root of the commands. A MadxError ends with its text and code 1, Ctrl-C with 130; `--debug`: a traceback."""
 
     def invoke(self, ctx):
+        """Run the command; a MadxError ends as one message and exit code 1, Ctrl-C with how to go on and 130."""
         try:
             return super().invoke(ctx)
         except MadxError as error:

@@ -1,17 +1,13 @@
 """Masked language modelling: the loss at the masked positions is the whole loss, and evaluation is always the same."""
 
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
+import tiny_runs as runs
 import torch
 import torch.nn.functional as F
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-import runs
 
 from madx.data.masking import IGNORED, mask_tokens, row_seed
 from madx.engine import Engine

@@ -1,14 +1,11 @@
 """Token classification: every word is predicted once, at its own first piece, whatever windows and batches do."""
 
-import sys
-from pathlib import Path
+from itertools import pairwise
 
 import pytest
 import tiny
+import tiny_runs as runs
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-import runs
 
 from madx.data.batches import collate
 from madx.data.conll import Sentence
@@ -127,7 +124,7 @@ def test_an_epoch_meets_every_row_once_on_any_number_of_processes(sizes):
             seen[step] = sum(t.count(b) for share in shares for b in share)
         words = sum(len(s.tokens) for s in runs.sentences())
         bounds = [t.steps(e) for e in range(4)]
-        assert [sum(seen[s] for s in range(a, b)) for a, b in zip(bounds, bounds[1:])] == [words] * 3
+        assert [sum(seen[s] for s in range(a, b)) for a, b in pairwise(bounds)] == [words] * 3
 
 
 def test_any_step_is_found_without_those_before_it():

@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-import runs
+import tiny_runs as runs
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -48,7 +48,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(spawn, tmp_path,
     while step_of(folder) < STEPS - 8 and kills < 8:
         process = spawn(runs.alone, kind, str(tmp_path / "out"), options(folder))
         before = step_of(folder)
-        wait_for(lambda: step_of(folder) > before, process)
+        wait_for(lambda start=before: step_of(folder) > start, process)
         time.sleep(chance.uniform(0, 0.08))
         process.kill()
         process.join()
@@ -116,7 +116,7 @@ def test_a_module_of_other_parts_refuses_and_stays_as_it_was(tmp_path):
 def test_resume_can_be_declined(tmp_path):
     from madx.training import TrainSettings, fit
 
-    _, first = runs.train("mlm", steps=3, folder=tmp_path)
+    runs.train("mlm", steps=3, folder=tmp_path)
     made = runs.engine("mlm")
     settings = TrainSettings(progress=False, learning_rate=2e-2)
     result = fit(made, "mlm", runs.masked_lm(), settings, steps=2, seed=0, folder=tmp_path, resume=False)
@@ -125,7 +125,7 @@ def test_resume_can_be_declined(tmp_path):
 
 @pytest.mark.parametrize("damage", ["cut", "cut in the header", "empty", "noise", "other tensors", "later version", "folder"])
 def test_a_damaged_checkpoint_is_refused_in_words(tmp_path, damage):
-    made, _ = runs.train("mlm", steps=2, folder=tmp_path)
+    runs.train("mlm", steps=2, folder=tmp_path)
     path = tmp_path / "checkpoint.safetensors"
     raw, tensors = path.read_bytes(), load_file(path)
     if damage == "later version":

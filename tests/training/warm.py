@@ -1,6 +1,6 @@
 """What the server of test processes does once, so that each of them starts in no time: imports and a first step."""
 
-import runs
+import tiny_runs as runs
 import torch
 from accelerate import PartialState
 

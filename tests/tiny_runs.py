@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 if __name__ == "__main__":  # as a script, without pytest's paths
-    sys.path[:0] = [str(Path(__file__).parents[n]) for n in (1, 2)]
+    sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (0, 1)]
 
 import numpy as np
 import tiny
