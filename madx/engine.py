@@ -255,7 +255,7 @@ class Engine:
     def _precision(self):
         """Modules are kept in float32; on a base in half precision their products run in the base's precision."""
         dtype = self.base.model.dtype
-        if dtype == torch.float32 or torch.is_autocast_enabled(self.base.device.type):
+        if dtype not in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(self.base.device.type):
             return nullcontext()
         return torch.autocast(self.base.device.type, dtype=dtype)
 
@@ -381,7 +381,8 @@ class Engine:
         captured = self._captured[site]
 
         def keep_input(_, args, kwargs):
-            captured[what] = args[0] if args else kwargs["hidden_states"]
+            # DistilBERT's attention in transformers 4 calls its input `query`
+            captured[what] = args[0] if args else kwargs.get("hidden_states", kwargs.get("query"))
 
         def keep_output(_, args, result):
             captured[what] = result[0] if isinstance(result, tuple) else result

@@ -7,17 +7,19 @@ the change there is |written - found| / |found| over the touched places.
 """
 
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
+from madx.composition import Average, Composition, Scaled
 from madx.differences import changes
 
 
 @dataclass
 class Action:
     """One instance at one site. change: |change| / |what it changed| over the whole input (None: not measured);
-    calls: how often it ran in one forward pass."""
+    calls: how often it ran in one forward pass; averaged: number of the average it stands in (None: in none)."""
 
     site: str
     module: str
@@ -25,6 +27,7 @@ class Action:
     what: str
     change: float | None = None
     calls: int | None = None
+    averaged: int | None = None
 
 
 @dataclass
@@ -58,7 +61,7 @@ class Explanation:
         groups: list[tuple[list[str], list[str]]] = []
         last_of_place: dict[str, int] = {}
         for site in dict.fromkeys(a.site for a in self.actions):
-            texts = [self._text(a) for a in self.actions if a.site == site]
+            texts = self._texts([a for a in self.actions if a.site == site])
             place = site.split(".")[-1]
             previous = last_of_place.get(place)
             if previous is not None and groups[previous][1] == texts and _adjacent(groups[previous][0][-1], site):
@@ -67,6 +70,14 @@ class Explanation:
                 groups.append(([site], texts))
                 last_of_place[place] = len(groups) - 1
         return [(_span(sites), texts) for sites, texts in groups]
+
+    def _texts(self, actions: list[Action]) -> list[str]:
+        """One text for each step: an instance, or all instances whose mean is taken."""
+        steps = groupby(actions, key=lambda a: (a.averaged is None and a.module, a.averaged))
+        return [
+            f"mean of ({',  '.join(map(self._text, members))})" if number is not None else "  then  ".join(map(self._text, members))
+            for (_, number), members in ((key, list(group)) for key, group in steps)
+        ]
 
     def _text(self, action: Action) -> str:
         change = "" if action.change is None else f" [changes {_percent(action.change)}]"
@@ -96,10 +107,13 @@ def explain(engine, input_ids: Tensor | None = None, attention_mask: Tensor | No
     """The explanation of an engine's active composition; with an input, measured in one forward pass without dropout."""
     composition, names = engine.composition, engine.composition.names()
     actions: dict[tuple[str, str, str], Action] = {}
+    averaged, factors = _roles(composition)
 
     def watch(site: str, module: str, unit):
         part = next(p for p, u in engine.modules[module].units[site].items() if u is unit)
-        action = actions.setdefault((site, module, part), Action(site, module, part, unit.describe()))
+        what = unit.describe() + (f", times {factors[module]:g}" if factors[module] != 1.0 else "")
+        action = Action(site, module, part, what, averaged=averaged.get(module))
+        action = actions.setdefault((site, module, part), action)
         return _Watched(unit, action)
 
     for applied in engine.differences.applied:
@@ -133,6 +147,29 @@ def explain(engine, input_ids: Tensor | None = None, attention_mask: Tensor | No
         str(composition), f"{engine.base.name} ({engine.base.config.model_type}, {engine.base.depth} layers)",
         list(actions.values()), decoder, head, [n for n in names if n not in acting], input_ids is not None,
     )  # fmt: skip
+
+
+def _roles(composition: Composition) -> tuple[dict[str, int], dict[str, float]]:
+    """For the modules of a composition: the number of the outermost average each stands in, and the product of the
+    factors that it is scaled by."""
+    averaged: dict[str, int] = {}
+    factors: dict[str, float] = {}
+
+    def walk(stack: Composition, factor: float, number: int | None) -> None:
+        for position, item in enumerate(stack.items):
+            if isinstance(item, str):
+                factors[item] = factor
+                if number is not None:
+                    averaged[item] = number
+            elif isinstance(item, Scaled):
+                walk(item.child, factor * item.factor, number)
+            else:
+                inside = len(factors) + position if number is None and isinstance(item, Average) else number
+                for child in item.children:
+                    walk(child, factor, inside)
+
+    walk(composition, 1.0, None)
+    return averaged, factors
 
 
 class _Watched:

@@ -12,7 +12,7 @@ from tokenizers import AddedToken
 from madx.base import Base, load_base
 from madx.engine import Engine
 from madx.errors import BaseError
-from madx.fingerprints import base_fingerprint, tokenizer_fingerprint
+from madx.fingerprints import VALUES, base_fingerprint, tokenizer_fingerprint
 from madx.sites import FAMILIES, family_of
 
 
@@ -125,7 +125,7 @@ def test_a_base_stored_in_half_precision_is_another_unless_its_values_agree(tmp_
 
 def test_fingerprint_samples_large_tensors_to_their_ends():
     layer = torch.nn.Linear(100, 50, bias=False)
-    assert layer.weight.numel() == 5000 > 4096  # sampled
+    assert layer.weight.numel() > VALUES
     seen = {base_fingerprint(layer)}
     for place in ((0, 0), (49, 99), (24, 50)):
         with torch.no_grad():

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from madx.composition import MAX_NAME, RESERVED, Average, Scaled, Stack, Ties, as_composition, check_name, parse
+from madx.composition import (
+    MAX_NAME,
+    RESERVED,
+    Average,
+    Scaled,
+    Stack,
+    Ties,
+    as_composition,
+    check_name,
+    parse,
+)
 from madx.errors import CompositionError
 
 quick = settings(derandomize=True, max_examples=150, deadline=None)
@@ -84,7 +94,7 @@ def test_names_in_the_order_written_and_once_on_every_path(c):
     assert all(len(set(p)) == len(p) for p in paths)
     assert set(c.names()) == {name for p in paths for name in p} and len(set(c.names())) == len(c.names())
     text = str(c)
-    for token in "average( ties( ) ,".split():
+    for token in ("average(", "ties(", ")", ","):
         text = text.replace(token, " ")
     written = [t.rpartition("*")[2].strip("()") for t in text.split() if t not in ("+", "base")]
     assert list(c.names()) == list(dict.fromkeys(filter(None, written)))

@@ -53,7 +53,8 @@ def test_idle_and_closed_are_bit_identical(base, ids):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("preset", ["madx", "madx2", "pfeiffer", "houlsby", "houlsby_inv", "bapna", "parallel", "scaled_parallel"])
+@pytest.mark.parametrize("preset", ["madx", "madx2", "pfeiffer", "houlsby", "houlsby_inv", "bapna", "parallel", "scaled_parallel",
+                                    {"bottleneck": {"places": ["attention", "ffn"], "reads": "input", "residual": "sum"}}])
 def test_every_preset_acts_at_every_site_it_names(base, ids, preset):
     engine = Engine(base)
     engine.attach(module(base, "m", preset))
@@ -309,3 +310,12 @@ def test_module_needs_a_site_and_a_legal_name():
     with pytest.raises(MadxError, match="unknown activation|did you mean"):
         module(base, "x", {"bottleneck": {"activation": "rellu"}})
     assert isinstance(module(base, "x", {"bottleneck": {"reduction_factor": {"0": 2.0, "default": 8.0}}}), Module)
+
+
+def test_explain_says_mean_where_a_mean_is_taken():
+    engine = Engine(tiny.base())
+    for k, name in enumerate(("swa", "hau", "ner")):
+        engine.attach(module(engine.base, name, "pfeiffer", seed=k))
+    engine.activate("average(swa, hau) + ner")
+    assert "mean of (swa: bottleneck 32->2->32 relu, reads sum_norm,  hau: bottleneck" in str(engine.explain())
+    assert "reads sum_norm)  then  ner: bottleneck" in str(engine.explain())

@@ -32,6 +32,8 @@ class CorpusFile(NamedTuple):
 
 
 class DatasetName(NamedTuple):
+    """The parts of `datasets:NAME[:CONFIG][:SPLIT]`."""
+
     name: str
     config: str | None
     split: str
@@ -86,6 +88,7 @@ def dataset_rows(data, source: str) -> Iterator[dict]:
 
 
 def is_dataset(source) -> bool:
+    """Whether a source names a data set of the `datasets` library rather than files."""
     return isinstance(source, str) and source.startswith("datasets:")
 
 

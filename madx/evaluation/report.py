@@ -89,6 +89,7 @@ def _markdown_table(head: list[str], lines: list[list[str]], text_columns: int =
 
 
 def to_markdown(matrix: TransferMatrix) -> str:
+    """The table, the differences and the scores per type, aligned so that the source reads well too."""
     meta, contrasts = matrix.meta, matrix.differences()
     head = f"# Transfer matrix: `{meta.task_module}`\n\nBase `{meta.base}`, source language `{meta.source}`. " \
            "Entity F1 in percent points, mean ± standard deviation over n seeds."

@@ -6,6 +6,7 @@ are JSON in its metadata.
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -34,7 +35,8 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict) -> Non
             "and start the same command again to go on from there."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def read_checkpoint(path: Path, *, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict] | None:

@@ -1,4 +1,7 @@
 import multiprocessing
+import os
+import sys
+from multiprocessing import forkserver
 
 import pytest
 from accelerate import PartialState
@@ -14,9 +17,12 @@ def _no_state_between_tests():
 
 @pytest.fixture(scope="session")
 def spawn():
-    """Start `function(*arguments)` of the module `runs` in a process of its own; one server has done the imports."""
+    """Start `function(*arguments)` of the module `runs` in a process of its own; a server has done the imports (see warm.py)."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["runs"])
+    context.set_forkserver_preload(["warm"])
+    with pytest.MonkeyPatch.context() as patch:  # Python 3.11's server does not take over sys.path by itself
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        forkserver.ensure_running()
 
     def start(function, *arguments):
         process = context.Process(target=function, args=arguments)

@@ -2,12 +2,13 @@
 
 import json
 import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 if __name__ == "__main__":  # as a script, without pytest's paths
-    sys.path[:0] = [str(Path(__file__).parents[n]) for n in (1, 2)]
+    sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (0, 1)]
 
 import numpy as np
 import tiny
@@ -80,10 +81,21 @@ def engine(kind: str, *, family: str = "xlm-roberta", dropout: float = 0.0, seed
     return made
 
 
-def train(kind: str, *, task: dict | None = None, steps: int = 10, folder=None, dropout=0.0, seed=0, made=None, **settings):
-    """(engine, result) of a run."""
+def train(
+    kind: str, *, task: dict | None = None, steps: int = 10, folder=None, dropout=0.0, seed=0, made=None, stop_at=None, **settings
+):  # fmt: skip
+    """(engine, result) of a run; `stop_at`: the step in which this process is sent SIGTERM."""
     made = made or engine(kind, dropout=dropout, seed=seed)
     chosen = {"mlm": masked_lm, "ner": ner}[kind](seed=seed, **(task or {}))
+    if stop_at is not None:
+        batches = chosen.batches
+
+        def and_stop(step, **options):
+            if step == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return batches(step, **options)
+
+        chosen.batches = and_stop
     defaults = {"learning_rate": 1e-2, "progress": False, "evaluate_every": max(1, steps // 3)}
     result = fit(made, kind, chosen, TrainSettings(**(defaults | settings)), steps=steps, seed=seed, folder=folder)
     return made, result
@@ -94,12 +106,15 @@ def alone(kind: str, out: str, options: dict, limit: int | None = None) -> None:
     torch.set_num_threads(1)
     if limit is not None:  # bytes that a file may have: what a full disk does, without filling one
         import resource
-        import signal
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
-        made, result = train(kind, **options)
+        made = engine(kind, dropout=options.pop("dropout", 0.0))
+        if kind == "mlm":  # the first step is under way, so the loop has its handlers of signals in place
+            unit = made.module(kind).units["embeddings"]["invertible"]
+            unit.register_forward_pre_hook(lambda *_: Path(out).with_suffix(".listens").touch())
+        made, result = train(kind, made=made, **options)
     except (Exception, KeyboardInterrupt) as error:
         Path(out).with_suffix(".txt").write_text(f"{type(error).__name__}: {error}")
         sys.exit(3)
@@ -126,13 +141,16 @@ def shared(out: str, jobs: list) -> None:
         for number, (kind, options) in enumerate(jobs):
             if options.pop("own_seed", False):  # a caller that forgot to seed
                 options["made"] = engine(kind, seed=100 + state.process_index)
+            if (last := options.pop("stop_at", None)) is not None and state.process_index == 0:
+                options["stop_at"] = last
+            words = Path(f"{out}-{number}-{state.process_index}.txt")
             try:
                 made, _ = train(kind, **options)
             except KeyboardInterrupt as error:
-                Path(f"{out}-{number}-{state.process_index}.txt").write_text(str(error))
+                words.write_text(str(error))
                 return
             save_file(made.module(kind).tensors(), f"{out}-{number}-{state.process_index}.safetensors")
-        Path(f"{out}-{state.process_index}.json").write_text(json.dumps([state.num_processes, state.backend, str(state.device)]))
+        Path(f"{out}-{state.process_index}.json").write_text(json.dumps([state.num_processes, state.backend, state.device.type]))
     finally:
         with suppress(Exception):
             torch.distributed.destroy_process_group()

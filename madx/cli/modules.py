@@ -1,0 +1,149 @@
+"""`madx modules`: what a store holds, and which module types and presets there are."""
+
+from typing import Annotated, Optional
+
+import typer
+from rich.box import SIMPLE
+from rich.table import Table
+from rich.text import Text
+
+from madx.cli.console import out, show_table
+from madx.cli.options import Store
+from madx.errors import StoreError
+
+app = typer.Typer(
+    no_args_is_help=True, help="Stored modules: list, show, verify, remove. Module types and presets: types, presets."
+)
+Name = Annotated[str, typer.Argument(help="Name of a stored module.")]
+
+
+def _store(folder: str):
+    from madx.store import Store as ModuleStore
+
+    return ModuleStore(folder)
+
+
+@app.command("list")
+def list_modules(store: Store = "modules"):
+    """List the modules of a store; a damaged one with its fault."""
+    rows = _store(store).list()
+    if not rows:
+        out.print(f"No modules in {store}. Train one with: madx train-language", markup=False)
+        return
+    table = Table("name", "role", "language", "parts", "base", "parameters", "size", "score", box=SIMPLE)
+    for row in rows:
+        if row.fault:
+            table.add_row(row.name, Text(f"damaged: {row.fault}", style="red"))
+            continue
+        info = row.info
+        role = f"{info.role} ({info.task})" if info.task else info.role
+        base = info.base["name"] if info.base else "-"
+        table.add_row(row.name, role, info.language or "-", ", ".join(info.parts), base, f"{row.weights.parameters:,}",
+                      _size(row.bytes), _score(info))  # fmt: skip
+    show_table(table)
+
+
+@app.command()
+def show(name: Name, store: Store = "modules"):
+    """Show all that a module says of itself: parts, base, training, scores, files."""
+    import yaml
+
+    row = _store(store).show(name)
+    info = row.info
+    training = {key: value for key, value in info.training.items() if key not in ("history", "explanation")}
+    record = {
+        "name": info.name, "role": info.role, "language": info.language, "task": info.task, "labels": list(info.labels),
+        "parts": {part: config.model_dump(mode="json") for part, config in info.parts.items()}, "base": info.base,
+        "licence": info.licence, "training": training, "weights": row.weights.model_dump(), "folder": str(row.path),
+    }  # fmt: skip
+    record = {key: value for key, value in record.items() if value not in (None, [], {})}
+    out.print(yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=120).rstrip(), markup=False)
+
+
+@app.command()
+def verify(
+    name: Annotated[Optional[str], typer.Argument(help="Name of a module; none: all.", show_default=False)] = None,
+    store: Store = "modules",
+):
+    """Read every file and compare it with what is recorded of it; exit code 1 if anything is wrong."""
+    modules = _store(store)
+    faults = modules.verify(name)
+    if faults:
+        raise StoreError("Faults in the store:\n  " + "\n  ".join(faults))
+    count = 1 if name else len(modules.names())
+    out.print(f"[green]{count} module{'' if count == 1 else 's'} whole and as recorded[/] ({modules.root})")
+
+
+@app.command()
+def remove(
+    name: Name, store: Store = "modules", yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
+):
+    """Delete a stored module."""
+    modules = _store(store)
+    known = {row.name: row for row in modules.list()}
+    if name in known and not yes:
+        typer.confirm(f"Delete the module {name} ({_size(known[name].bytes)}) in {known[name].path}?", abort=True)
+    modules.remove(name)
+    out.print(f"removed {name} from {modules.root}", markup=False)
+
+
+@app.command()
+def types(
+    name: Annotated[Optional[str], typer.Argument(help="Only this module type.", show_default=False)] = None,
+):
+    """Module types: how a module can act, each as YAML with all settings, for `parts:` of a settings file."""
+    import sys
+
+    from madx.config import describe
+    from madx.modules import MODULE_TYPES
+
+    out.print("parts:")
+    for kind_name in [name] if name else MODULE_TYPES.names():
+        kind = MODULE_TYPES.get(kind_name)
+        meaning = _first_line(sys.modules[kind.__module__])
+        out.print(Text.assemble("  ", (kind_name, "bold cyan"), ":   ", (f"# {meaning}", "bold")))
+        for line in describe(kind.Config, indent="    ").rstrip().split("\n"):
+            out.print(Text(line, style="dim" if line.lstrip().startswith("#") else ""))
+
+
+@app.command()
+def presets():
+    """Presets: named sets of parts, for `parts: NAME` in YAML or --parts NAME."""
+    from madx.presets import PRESETS
+
+    table = Table("preset", "what it is", "parts", box=SIMPLE)
+    for name, (parts, description) in PRESETS.items():
+        settings = "; ".join(
+            f"{part}" + (f" ({', '.join(f'{k}={_plain(v)}' for k, v in s.items())})" if s else "")
+            for part, s in parts.items()
+        )
+        table.add_row(name, Text(description), Text(settings))
+    show_table(table)
+
+
+def _plain(value) -> str:
+    """A value as YAML shows it on one line."""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_plain, value))}]"
+    return {"True": "true", "False": "false", "None": "null"}.get(str(value), str(value))
+
+
+def _first_line(documented) -> str:
+    return (documented.__doc__ or "").strip().split("\n")[0]
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def _score(info) -> str:
+    """The score recorded at training, in a few words."""
+    scores = info.training.get("scores", {})
+    if "held_out_after" in scores:
+        before, after = (scores[key].get("perplexity") for key in ("held_out_before", "held_out_after"))
+        return f"perplexity {_number(before)} -> {_number(after)}"
+    return ", ".join(f"{key} {_number(value)}" for key, value in list(scores.get("dev", {}).items())[:1])
+
+
+def _number(value) -> str:
+    return f"{value:,.1f}" if isinstance(value, (int, float)) else str(value)

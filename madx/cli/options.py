@@ -1,0 +1,72 @@
+"""Flags, `--set` and a settings file become the typed settings of a job; options that several commands share."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from madx.errors import ConfigError
+
+Config = Annotated[
+    Optional[Path],
+    typer.Argument(
+        metavar="CONFIG.yaml",
+        show_default=False,
+        help="Settings file; not needed if flags give all that has no default.",
+    ),
+]
+Sets = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any setting, e.g. --set train.learning_rate=2e-4. `madx config` prints them all.",
+    ),
+]
+Store = Annotated[str, typer.Option(help="Folder of modules.")]
+StoreFlag = Annotated[Optional[str], typer.Option(help="Folder of modules (default: modules).", show_default=False)]
+Base = Annotated[
+    Optional[str],
+    typer.Option(help="The frozen base: a folder or a model id, e.g. xlm-roberta-base.", show_default=False),
+]
+SavedBase = Annotated[
+    Optional[str], typer.Option(help="The frozen base, if not the one that the module records.", show_default=False)
+]
+Overwrite = Annotated[
+    Optional[bool], typer.Option("--overwrite", help="Replace a stored module of that name.", show_default=False)
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew, even if a stopped run left a checkpoint.")]
+StackText = Annotated[
+    str,
+    typer.Option("--stack", "-s", metavar="STACK", help='Modules, the first nearest to the base, e.g. "swa + ner".'),
+]
+
+
+def settings(schema, config: Path | None, sets: list[str] | None, flags: dict[str, Any]):
+    """Typed settings: the file, then --set, then flags, each over the one before; ConfigError names every fault."""
+    from madx.config import load
+
+    given = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in flags.items() if value is not None]
+    return load(config, schema, [*(sets or []), *given])
+
+
+def numbers(text: str | None, flag: str) -> list[int] | None:
+    """`1,2,3` -> [1, 2, 3]; raises ConfigError for anything else."""
+    if text is None:
+        return None
+    try:
+        return [int(item) for item in text.split(",")]
+    except ValueError:
+        raise ConfigError(
+            f"{flag} {text!r}: whole numbers with commas between them are needed, e.g. {flag} 1,2,3."
+        ) from None
+
+
+def pairs(items: list[str] | None, flag: str) -> dict[str, str]:
+    """`["swa=a.conll"]` -> {"swa": "a.conll"}; raises ConfigError naming every item that is no LANGUAGE=PATH."""
+    split = [item.partition("=") for item in items or []]
+    wrong = [f"{flag} {''.join(s)!r}" for s in split if not all(s)]
+    if wrong:
+        raise ConfigError(f"{', '.join(wrong)}: LANGUAGE=PATH is needed, e.g. {flag} swa=data/swa/test.conll.")
+    return {language: path for language, _, path in split}

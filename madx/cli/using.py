@@ -1,0 +1,124 @@
+"""The commands that use stored modules: predict, explain."""
+
+import json
+import sys
+from enum import Enum
+from typing import Annotated, Optional
+
+import typer
+from rich.text import Text
+
+from madx.cli.console import FIRST, out, quiet_transformers
+from madx.cli.options import SavedBase, StackText, Store
+from madx.errors import CompositionError
+
+COLOURS = {"PER": "green", "LOC": "cyan", "ORG": "magenta"}
+OTHERS = ("yellow", "blue", "red")
+
+
+class Format(str, Enum):
+    """How predictions are printed."""
+
+    text = "text"
+    conll = "conll"
+    json = "json"
+
+
+def predict(
+    stack: StackText,
+    text: Annotated[
+        Optional[list[str]], typer.Argument(help="Text to tag; none: every line of stdin.", show_default=False)
+    ] = None,
+    store: Store = "modules",
+    base: SavedBase = None,
+    form: Annotated[
+        Format,
+        typer.Option(
+            "--format", help="text: entities in colour and as a list; conll: WORD<tab>TAG; json: an object a line."
+        ),
+    ] = Format.text,
+):
+    """Tag text by a stack of stored modules, e.g. find its names.
+
+    Example: madx predict --stack "swa + ner@1" "Juma anaishi Nairobi."
+    """
+    from madx.jobs import Predictor
+
+    quiet_transformers()
+    predictor = Predictor(stack, store=store, base=base)
+    lines = text if text else (line.rstrip("\n") for line in sys.stdin)
+    seen: list[str] = []
+
+    def remembered():
+        for line in lines:
+            seen.append(line)
+            yield line
+
+    # someone who types wants an answer a line; a file is batched
+    for prediction in predictor(remembered(), at_once=1 if not text and sys.stdin.isatty() else 256):
+        line = seen.pop(0)
+        if form is Format.text:
+            _print_text(line, prediction)
+        elif FIRST and form is Format.conll:
+            typer.echo("".join(f"{token}\t{tag}\n" for token, tag in zip(prediction.tokens, prediction.tags)))
+        elif FIRST:
+            entities = [vars(entity) for entity in prediction.entities]
+            record = {"text": line, "tokens": prediction.tokens, "tags": prediction.tags, "entities": entities}
+            typer.echo(json.dumps(record, ensure_ascii=False))
+
+
+def _print_text(line: str, prediction) -> None:
+    """The line with its entities in colour, and below it each entity with its type."""
+    from madx.jobs.predict import WORD
+
+    places = [match.span() for match in WORD.finditer(line)]
+    shown, entities = Text(line), prediction.entities
+    for entity in entities:
+        shown.stylize(f"bold {_colour(entity.type)}", places[entity.start][0], places[entity.end - 1][1])
+    out.print(shown)
+    width = max((len(e.type) for e in entities), default=0)
+    for entity in entities:
+        found = line[places[entity.start][0] : places[entity.end - 1][1]]
+        out.print(Text.assemble("  ", (f"{entity.type:<{width}}", _colour(entity.type)), f"  {found}"))
+    if not entities:
+        out.print(Text("  no entities", style="dim"))
+
+
+def _colour(kind: str) -> str:
+    return COLOURS.get(kind) or OTHERS[sum(map(ord, kind)) % len(OTHERS)]
+
+
+def explain(
+    stack: StackText,
+    text: Annotated[
+        Optional[str], typer.Option("--text", help="Run this text through and measure how much each module changes.")
+    ] = None,
+    store: Store = "modules",
+    base: SavedBase = None,
+):
+    """Show which modules of a stack act where and in which order; with --text, also how much each changes.
+
+    Example: madx explain --stack "swa + ner@1" --text "Juma anaishi Nairobi."
+    """
+    from madx.base import load_base
+    from madx.composition import as_composition
+    from madx.engine import Engine
+    from madx.store import Store as ModuleStore
+
+    quiet_transformers()
+    composition, modules = as_composition(stack), ModuleStore(store)
+    bases = [info.base["name"] for info in (modules.show(n).info for n in composition.names()) if info.base]
+    if not base and not bases:
+        raise CompositionError(
+            f"The composition '{composition}' names no module that records its base: add --base FOLDER_OR_ID."
+        )
+    engine = Engine(load_base(base or bases[-1]))
+    for name in composition.names():
+        engine.attach(modules.load(name, engine.base))
+    engine.activate(composition)
+    inputs = (
+        engine.base.tokenizer(text, return_tensors="pt", truncation=True, max_length=engine.base.max_tokens)
+        if text
+        else {}
+    )
+    out.print(Text(str(engine.explain(inputs.get("input_ids"), inputs.get("attention_mask")))))

@@ -1,0 +1,13 @@
+"""Other people's files, in and out: one file per format."""
+
+from madx.interop.adapterhub import export_adapterhub, import_adapterhub
+from madx.interop.adapterhub_setup import export_adapterhub_setup, import_adapterhub_setup
+from madx.interop.report import ImportReport
+
+__all__ = [
+    "ImportReport",
+    "export_adapterhub",
+    "export_adapterhub_setup",
+    "import_adapterhub",
+    "import_adapterhub_setup",
+]

@@ -1,0 +1,52 @@
+"""What an import did: which foreign tensor became which of ours, which settings, and what was ignored and why."""
+
+import re
+from dataclasses import dataclass
+
+_LAYER = re.compile(r"(?<=\blayer\.)\d+")
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """name: of the module made; folder: read from; source: what the files say they are; settings: of each part;
+    mapped: (their tensor, ours); ignored: (what, why)."""
+
+    name: str
+    folder: str
+    source: str
+    settings: tuple[str, ...]
+    mapped: tuple[tuple[str, str], ...]
+    ignored: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        lines = [f"Imported {self.source} from {self.folder} as the module {self.name!r}."]
+        lines += ["  settings", *(f"    {line}" for line in self.settings)]
+        lines += [f"  tensors ({len(self.mapped)})", *(f"    {a} -> {b}" for a, b in collapse(self.mapped))]
+        if self.ignored:
+            lines += ["  ignored", *(f"    {what}: {why}" for what, why in collapse(self.ignored))]
+        return "\n".join(lines)
+
+
+def collapse(pairs: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
+    """Pairs of names with those that differ only in the layer number joined.
+
+    >>> collapse((("layer.0.up", "layer.0.u"), ("layer.1.up", "layer.1.u"), ("layer.3.up", "layer.3.u"), ("F", "f")))
+    [('layer.{0-1,3}.up', 'layer.{0-1,3}.u'), ('F', 'f')]
+    """
+    layers: dict[tuple[str, str], list[int]] = {}
+    for theirs, ours in pairs:
+        found = _LAYER.search(theirs)
+        key = (_LAYER.sub("\0", theirs, count=1), _LAYER.sub("\0", ours, count=1))
+        layers.setdefault(key, []).extend([int(found.group())] if found else [])
+    return [tuple(name.replace("\0", "{" + ranges(n) + "}") for name in key) for key, n in layers.items()]
+
+
+def ranges(numbers: list[int]) -> str:
+    """Whole numbers as ranges: `[0, 1, 2, 4]` gives `0-2,4`; none gives `none`."""
+    runs: list[list[int]] = []
+    for n in sorted(set(numbers)):
+        if runs and n == runs[-1][1] + 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs) or "none"

@@ -1,0 +1,181 @@
+"""Makes the base of the miniature world, `madx/data/world/base`: tokenizer, initial vectors, masked LM on four languages.
+
+    python pipelines/make_world_base.py --out madx/data/world/base
+
+The tokenizer (SentencePiece unigram, in the id order of XLM-R) sees a little text of all seven languages, as XLM-R's sees
+text of many; the masked LM sees only `PRETRAINED`. Three things let so small a base learn in minutes: word vectors from
+co-occurrence (PPMI, then SVD: Levy & Goldberg 2014) as initial embeddings, log frequencies as the decoder's initial bias,
+and no dropout. Text: `write_corpus` of the world, training names and frames only.
+"""
+
+import argparse
+import io
+import json
+import math
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.linalg import svds
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaForMaskedLM
+
+from madx.data.world import PRETRAINED, languages, sentences
+
+SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]  # ids 0-3 in XLM-R; <mask> comes last
+
+
+def text_of(code: str, count: int, seed: int) -> list[str]:
+    """Sentences of a language; every second one with blanks around its punctuation, as labelled data has it."""
+    made = sentences(code, split="train", count=count, seed=seed)
+    return [s.text if i % 2 else " ".join(s.tokens) for i, s in enumerate(made)]
+
+
+def make_tokenizer(folder: Path, text: list[str], *, pieces: int) -> PreTrainedTokenizerFast:
+    """Trains the SentencePiece model and writes it twice: as `sentencepiece.bpe.model` and as `tokenizer.json`."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text), model_writer=model, vocab_size=pieces, model_type="unigram",
+        normalization_rule_name="nfkc", character_coverage=1.0, num_threads=2, minloglevel=2,
+    )  # fmt: skip
+    (folder / "sentencepiece.bpe.model").write_bytes(model.getvalue())
+    spm = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    vocabulary = [(token, 0.0) for token in SPECIAL]
+    vocabulary += [(spm.id_to_piece(i), spm.get_score(i)) for i in range(3, spm.get_piece_size())] + [("<mask>", 0.0)]
+    fast = Tokenizer(models.Unigram(vocabulary, unk_id=3))
+    fast.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
+    fast.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    fast.decoder = decoders.Metaspace()
+    fast.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=fast, bos_token="<s>", eos_token="</s>", sep_token="</s>", cls_token="<s>", unk_token="<unk>",
+        pad_token="<pad>", mask_token="<mask>", model_max_length=128,
+    )  # fmt: skip
+    wrapped.save_pretrained(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("backend", None)
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # a name that transformers 4 and 5 both know
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n")
+    return wrapped
+
+
+def word_vectors(rows: list[list[int]], *, size: int, width: int, window: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """(size, width) vectors U sqrt(S) of the positive PMI matrix of pieces within `window`, and (size,) counts."""
+    flat = np.concatenate([np.array(row + [-1] * window) for row in rows])
+    left, right = [], []
+    for distance in range(1, window + 1):
+        a, b = flat[:-distance], flat[distance:]
+        both = (a >= 0) & (b >= 0)
+        left += [a[both], b[both]]
+        right += [b[both], a[both]]
+    left, right = np.concatenate(left), np.concatenate(right)
+    counts = coo_matrix((np.ones(len(left)), (left, right)), shape=(size, size)).tocsr().tocoo()
+    share = np.asarray(counts.sum(axis=1)).ravel()
+    context = share**0.75 / (share**0.75).sum()  # smoothed, so that rare contexts do not win
+    pmi = np.log(counts.data / (share[counts.row] * context[counts.col] + 1e-12))
+    kept = pmi > 0
+    positive = coo_matrix((pmi[kept], (counts.row[kept], counts.col[kept])), shape=(size, size)).tocsr()
+    left_vectors, values, _ = svds(positive, k=width, random_state=0)
+    return left_vectors * np.sqrt(values), np.bincount(flat[flat >= 0], minlength=size)
+
+
+def make_model(tokenizer, rows: list[list[int]], args) -> XLMRobertaForMaskedLM:
+    """A small XLM-R with the word vectors as embeddings and the log frequencies as the decoder's bias."""
+    config = XLMRobertaConfig(
+        vocab_size=len(tokenizer), hidden_size=args.width, num_hidden_layers=args.layers, num_attention_heads=4,
+        intermediate_size=args.inner, max_position_embeddings=130, type_vocab_size=1, layer_norm_eps=1e-5,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, pad_token_id=1, bos_token_id=0, eos_token_id=2,
+    )  # fmt: skip
+    model = XLMRobertaForMaskedLM(config)
+    vectors, counts = word_vectors(rows, size=len(tokenizer), width=args.width)
+    seen = counts > 0
+    scale = args.scale / vectors[seen].std()
+    with torch.no_grad():
+        words = model.roberta.embeddings.word_embeddings.weight
+        words[torch.from_numpy(seen)] = torch.from_numpy(vectors[seen] * scale).float()
+        model.lm_head.bias.copy_(torch.from_numpy(np.log((counts + 0.5) / (counts + 0.5).sum())).float())
+    return model
+
+
+def batches(rows: list[list[int]], *, tokens: int, steps: int, rng: random.Random):
+    """`steps` batches of ids: by turns single sentences, padded, and blocks of sentences that follow each other."""
+    place = 0
+    for step in range(steps):
+        wanted = 2 if step % 2 else rng.choice((32, 64))
+        made, budget = [], tokens
+        while budget > 0:
+            line = [0]
+            while len(line) < wanted:
+                line += [*rows[place % len(rows)], 2]
+                place += 1
+            made.append(line[: max(wanted, 128 if wanted == 2 else 0)])
+            budget -= len(made[-1])
+        longest = max(map(len, made))
+        yield torch.tensor([line + [1] * (longest - len(line)) for line in made])
+
+
+def mask(ids: torch.Tensor, vocabulary: int, *, rate: float = 0.15) -> tuple[torch.Tensor, torch.Tensor]:
+    """Dynamic masking 80/10/10 -> (input ids, bool places), both (batch, tokens)."""
+    chance, kind = torch.rand(ids.shape), torch.rand(ids.shape)
+    places = (chance < rate) & (ids > 3)
+    noisy = torch.where(places & (kind < 0.8), vocabulary - 1, ids)
+    return torch.where(places & (kind >= 0.9), torch.randint(4, vocabulary - 1, ids.shape), noisy), places
+
+
+def train(model, rows: list[list[int]], args) -> None:
+    """Adam on the masked-LM loss, at masked places only; linear warm-up, cosine decay."""
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    rest = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
+    optimizer, started, mean = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98)), time.time(), None
+    model.lm_head.bias.requires_grad_(False)  # else it learns that the words of unseen languages never occur
+    model.train()
+    for step, ids in enumerate(batches(rows, tokens=args.tokens, steps=args.steps, rng=random.Random(args.seed))):
+        rate = min(1.0, (step + 1) / 200) * (0.05 + 0.475 * (1 + math.cos(math.pi * step / args.steps)))
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * rate
+        noisy, places = mask(ids, model.config.vocab_size)
+        states = model.roberta(noisy, attention_mask=(ids != 1).long()).last_hidden_state[places]
+        loss = torch.nn.functional.cross_entropy(model.lm_head(states), ids[places])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        mean = loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
+        if step % 200 == 0 or step == args.steps - 1:
+            print(f"step {step:6d}  loss {mean:.3f}  {time.time() - started:6.0f} s", flush=True)
+    model.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the base")
+    for name, default in {"pieces": 5000, "width": 128, "inner": 256, "layers": 3, "steps": 6000, "tokens": 1536, "lines": 60000,
+                          "unseen-lines": 5000, "seed": 0}.items():  # fmt: skip
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--scale", type=float, default=0.05, help="standard deviation of the initial embeddings")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(args.seed)
+    mixed = [t for c in languages() for t in text_of(c, 10000 if c in PRETRAINED else args.unseen_lines, seed=1)]
+    tokenizer = make_tokenizer(args.out, mixed, pieces=args.pieces)
+    text = [line for code in PRETRAINED for line in text_of(code, args.lines, seed=2)]
+    random.Random(args.seed).shuffle(text)
+    rows = tokenizer(text, add_special_tokens=False)["input_ids"]
+    model = make_model(tokenizer, tokenizer(mixed, add_special_tokens=False)["input_ids"], args)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} pieces, {len(rows):,} sentences")
+    train(model, rows, args)
+    model.half().save_pretrained(args.out)
+    made = {"languages": PRETRAINED, "data": "synthetic: the miniature world of madx", **vars(args), "out": args.out.name}
+    (args.out / "made.json").write_text(json.dumps(made, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""The quick start, small: all three jobs on the miniature world, and everything used again the second time."""
+
+import json
+import shutil
+
+import pytest
+
+from madx.errors import ConfigError
+from madx.jobs.quickstart import Quickstart, quickstart
+from madx.store import Store
+
+SMALL = dict(targets=["swa"], seeds=[1, 2], corpus_sentences=400, train_sentences=120, test_sentences=60, language_steps=4, epochs=1,
+             progress=False)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    settings = Quickstart(out=str(tmp_path_factory.mktemp("quickstart")), **SMALL)
+    return settings, quickstart(settings)
+
+
+def test_the_matrix_has_the_four_controls_and_every_module_acts(first):
+    settings, result = first
+    cells = {(c.target, c.control, c.seed): c for c in result.matrix.cells}
+    assert {k[:2] for k in cells} == {("swa", c) for c in ("none", "source", "target", "mean")} | {
+        ("eng", c) for c in ("none", "source", "mean")}  # fmt: skip
+    assert cells["swa", "target", 2].composition == "swa + ner@2" and cells["swa", "mean", 1].composition == "eng + ner@1"
+    assert all(c.silent == () and c.explanation["measured"] for c in result.matrix.cells)
+    assert result.reused == [] and result.matrix.warnings() == []
+    assert "synthetic" in result.matrix.meta.note
+    for name in ("matrix.json", "matrix.csv", "matrix.md", "heatmap.png"):
+        assert (result.folder / "results" / name).stat().st_size > 0
+    predicted = (result.folder / "results" / "predictions" / "swa.target.seed1.conll").read_text()
+    assert len(predicted.splitlines()[0].split("\t")) == 3  # word, gold, predicted
+
+
+def test_a_second_run_uses_what_is_stored_and_gives_the_same_scores(first):
+    settings, result = first
+    again = quickstart(settings)
+    assert again.reused == ["eng", "swa", "ner@1", "ner@2"]
+    assert [c.scores for c in again.matrix.cells] == [c.scores for c in result.matrix.cells]
+
+
+def test_other_settings_or_another_source_module_train_anew(first, tmp_path):
+    settings, result = first
+    shutil.copytree(result.folder, tmp_path / "copy")
+    changed = quickstart(settings.model_copy(update={"out": str(tmp_path / "copy"), "language_steps": 5}))
+    assert changed.reused == []  # the task modules were trained over the old English module
+    store = Store(tmp_path / "copy" / "modules")
+    info = json.loads((store.root / "ner@1" / "module.json").read_text())
+    assert info["training"]["language_module"] == store.show("eng").weights.sha256
+
+
+def test_unknown_target():
+    with pytest.raises(ConfigError, match="No target language 'swh'"):
+        quickstart(Quickstart(targets=["swh"]))

@@ -1,0 +1,249 @@
+"""Live round trips with AdapterHub's `adapters`, both ways; run where that package is installed beside madx.
+
+    python tests/peers/round_trip.py [--configs 60] [--seed 0]
+
+1. in:   adapters of random configs, made and randomised in the peer, saved, imported: equal hidden states and logits;
+2. out:  modules of ours with random settings, exported, loaded by the peer: equal hidden states and logits;
+3. head: the same both ways for an adapter with a tagging head;
+4. setup: the same both ways for a stack saved as a whole.
+
+Differences are given as shares of the largest number compared. The exit status is 1 when one exceeds 1e-5.
+"""
+
+import argparse
+import copy
+import logging
+import random
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+warnings.filterwarnings("ignore")
+logging.disable(logging.WARNING)
+
+import adapters  # noqa: E402
+import tiny  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from adapters.composition import Stack  # noqa: E402
+
+from madx.engine import Engine  # noqa: E402
+from madx.interop import (  # noqa: E402
+    export_adapterhub,
+    export_adapterhub_setup,
+    import_adapterhub,
+    import_adapterhub_setup,
+)
+from madx.interop.adapterhub_config import ACTIVATIONS  # noqa: E402
+from madx.interop.adapterhub_keys import LAYOUTS  # noqa: E402
+from madx.module import new_module  # noqa: E402
+
+TOLERANCE = 1e-5
+LABELS = ("O", "B-PER", "I-PER")
+PEER_ONLY_GELUS = ("gelu_fast", "gelu_accurate")  # the same function, rounded otherwise
+PRESETS = ("madx", "madx2", "pfeiffer", "pfeiffer2", "houlsby", "bapna", "parallel", "scaled_parallel")
+
+
+def peer_config(rng: random.Random) -> adapters.BnConfig:
+    """A random bottleneck config that the peer can run."""
+    parallel, before = rng.random() < 0.25, rng.random() < 0.6
+    inverse = rng.random() < 0.4
+    return adapters.BnConfig(
+        mh_adapter=rng.random() < 0.5, output_adapter=True, is_parallel=parallel, original_ln_before=before,
+        reduction_factor=rng.choice([0.5, 2, 8, {"0": 4, "default": 16}]), original_ln_after=rng.random() < 0.8,
+        non_linearity=rng.choice([a for a in ACTIVATIONS if a not in PEER_ONLY_GELUS]),
+        residual_before_ln=rng.choice([True, False, "post_add"] if before and not parallel else [True, False]),
+        ln_before=rng.random() < 0.3, ln_after=rng.random() < 0.3, adapter_residual_before_ln=rng.random() < 0.5,
+        scaling=rng.choice([1.0, 4.0, "learned", "channel"]), use_gating=rng.random() < 0.3,
+        init_weights=rng.choice(["bert", "mam_adapter", "houlsby"]), leave_out=rng.choice([[], [], [2], [0, 1]]),
+        inv_adapter="nice" if inverse else None, inv_adapter_reduction_factor=rng.choice([1, 2, 4]) if inverse else None,
+    )  # fmt: skip
+
+
+def our_parts(rng: random.Random) -> dict | str:
+    """A preset, or random settings that the format can say."""
+    if rng.random() < 0.3:
+        return rng.choice(PRESETS)
+    reads, residual = rng.choice(
+        [("sum_norm", "output"), ("sum_norm", "sum"), ("sum_norm", "read"), ("output", "output"), ("input", "output")]
+    )
+    after, activation = rng.random() < 0.3, rng.choice(sorted(set(ACTIVATIONS.values())))
+    parts = {"bottleneck": {
+        "reads": reads, "residual": residual, "places": rng.choice([["ffn"], ["attention"], ["attention", "ffn"]]),
+        "reduction_factor": rng.choice([0.5, 2.0, 16.0]), "activation": activation, "norm_before": rng.random() < 0.3,
+        "norm_after": after, "norm_after_residual": after and reads != "input" and rng.random() < 0.5,
+        "final_norm": rng.random() < 0.8, "gate": rng.random() < 0.3, "scaling": rng.choice([1.0, 4.0, "learned", "channel"]),
+        "leave_out": rng.choice([[], [-1], [0]]),
+    }}  # fmt: skip
+    if rng.random() < 0.2:
+        del parts["bottleneck"]
+    if not parts or rng.random() < 0.4:
+        parts["invertible"] = {"activation": activation, "reduction_factor": rng.choice([1.0, 2.0])}
+    return parts
+
+
+def randomise(model, name: str, seed: int) -> None:
+    """Random weights for all that belongs to one adapter of the peer, and its head."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for key, parameter in sorted(model.named_parameters()):
+            if f".{name}." in key:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+
+
+#: the dense layer, the norm and the decoder of each masked-LM head
+HEADS = {
+    "bert": ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.decoder"),
+    "roberta": ("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder"),
+    "electra": ("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head"),
+    "distilbert": ("vocab_transform", "vocab_layer_norm", "vocab_projector"),
+}
+HEADS |= {"xlm-roberta": HEADS["roberta"], "deberta-v2": HEADS["bert"]}
+
+
+class Twins:
+    """One tiny base twice: with our engine, and as the peer's model class with the same masked-LM head.
+
+    The peer's other way, hooks on a plain ...ForMaskedLM, never runs the inverse of an invertible part.
+    """
+
+    def __init__(self, model_type: str):
+        self.base = tiny.base(model_type)
+        with torch.no_grad():
+            for name, parameter in self.base.model.named_parameters():
+                if name.endswith("bias"):  # zero in a fresh model: a bias left out would not be seen
+                    parameter.normal_(std=0.2)
+        self.peer = adapters.AutoAdapterModel.from_config(copy.deepcopy(self.base.config)).eval()
+        own = {k: v for k, v in self.base.encoder.state_dict().items() if "pooler" not in k}
+        missing, unexpected = self.peer.base_model.load_state_dict(own, strict=False)
+        assert not unexpected and all("pooler" in k or "prompt" in k for k in missing), (missing, unexpected)
+        self.peer.add_masked_lm_head("mlm")
+        head = self.peer.heads["mlm"].eval()
+        for place, path in zip((0, 2, 3), HEADS[model_type]):
+            head[place].load_state_dict(self.base.model.get_submodule(path).state_dict())
+        self.engine = Engine(self.base)
+        self.ids, self.mask = tiny.inputs()
+
+    @torch.no_grad()
+    def ours(self, composition: str, *, labels: bool = False):
+        self.engine.activate(composition)
+        hidden = self.engine(self.ids, self.mask)
+        return hidden, self.engine.label_logits(hidden) if labels else self.base.mlm_logits(hidden)
+
+    @torch.no_grad()
+    def theirs(self, setup, *, labels: bool = False):
+        self.peer.set_active_adapters(setup)
+        self.peer.active_head = setup if labels else "mlm"
+        out = self.peer(input_ids=self.ids, attention_mask=self.mask, output_hidden_states=True)
+        return out.hidden_states[-1], out.logits
+
+    def forget(self, *names: str) -> None:
+        self.engine.activate(None)
+        for name in names:
+            self.engine.detach(name)
+            self.peer.delete_adapter(name)
+
+
+def setups(twins: Twins, rng: random.Random, folder: Path) -> dict[str, float]:
+    """A stack of two modules as a setup, out and in."""
+    modules = {name: tiny.wake(new_module(name, twins.base, parts=parts), seed=rng.randrange(1 << 30))
+               for name, parts in (("lang", "madx"), ("job", "houlsby"))}  # fmt: skip
+    for module in modules.values():
+        twins.engine.attach(module)
+    export_adapterhub_setup("lang + job", modules, folder / "out", base=twins.base)
+    setup, _ = twins.peer.load_adapter_setup(str(folder / "out"))
+    found = {"out, setup": difference(twins.ours("lang + job"), twins.theirs(setup))}
+    twins.peer.save_adapter_setup(str(folder / "in"), setup)
+    roles = {"lang": "language", "job": "language"}
+    composition, again, _ = import_adapterhub_setup(folder / "in", twins.base, roles=roles, allow_base_mismatch=True)
+    for module in again.values():
+        twins.engine.activate(None)
+        twins.engine.attach(module)
+    found["in, setup"] = difference(twins.ours(str(composition)), twins.theirs(setup))
+    twins.forget("lang", "job")
+    return found
+
+
+def difference(ours, theirs) -> float:
+    return max(((a - b).abs().max() / b.abs().max().clamp(min=1)).item() for a, b in zip(ours, theirs))
+
+
+def into_madx(twins: Twins, rng: random.Random, folder: Path) -> dict[str, float]:
+    """Two random adapters of the peer, alone and stacked."""
+    for k, name in enumerate(("one", "two")):
+        twins.peer.add_adapter(name, config=peer_config(rng))
+        randomise(twins.peer, name, rng.randrange(1 << 30))
+        safe = k == 0 and not twins.peer.adapters_config.get(name).ln_before  # it cannot save a tensor of two names so
+        twins.peer.save_adapter(str(folder / name), name, use_safetensors=safe)
+        module, _ = import_adapterhub(folder / name, twins.base, name=name, role="language", allow_base_mismatch=True)
+        twins.engine.attach(module)
+    found = {"in, one": max(difference(twins.ours(n), twins.theirs(n)) for n in ("one", "two"))}
+    one, two = (twins.peer.adapters_config.get(n) for n in ("one", "two"))
+    # beside a parallel bottleneck the peer drops what the other made; of two invertible parts it uses the first alone
+    if not one.is_parallel and not two.is_parallel and two.inv_adapter is None:
+        found["in, stack"] = difference(twins.ours("one + two"), twins.theirs(Stack("one", "two")))
+    twins.forget("one", "two")
+    return found
+
+
+def out_of_madx(twins: Twins, rng: random.Random, folder: Path) -> dict[str, float]:
+    module = tiny.wake(new_module("mine", twins.base, parts=our_parts(rng)), seed=rng.randrange(1 << 30))
+    twins.engine.attach(module)
+    safetensors = rng.random() < 0.5
+    export_adapterhub(module, folder / "mine", base=twins.base, safetensors=safetensors)
+    twins.peer.load_adapter(str(folder / "mine"), use_safetensors=safetensors)
+    found = {"out, one": difference(twins.ours("mine"), twins.theirs("mine"))}
+    twins.forget("mine")
+    return found
+
+
+def heads(twins: Twins, rng: random.Random, folder: Path) -> dict[str, float]:
+    """An adapter with a tagging head, in and out."""
+    module = new_module("mine", twins.base, role="task", task="ner", parts="pfeiffer", labels=LABELS)
+    twins.engine.attach(tiny.wake(module, seed=rng.randrange(1 << 30)))
+    export_adapterhub(module, folder / "head_out", base=twins.base)
+    twins.peer.load_adapter(str(folder / "head_out"))
+    assert twins.peer.get_labels("mine") == list(LABELS)
+    found = {"out, head": difference(twins.ours("mine", labels=True), twins.theirs("mine", labels=True))}
+    twins.peer.delete_head("mine")
+    twins.forget("mine")
+    twins.peer.add_adapter("tag", config="seq_bn")
+    twins.peer.add_tagging_head("tag", num_labels=3, id2label=dict(enumerate(LABELS)))
+    randomise(twins.peer, "tag", rng.randrange(1 << 30))
+    twins.peer.save_adapter(str(folder / "head_in"), "tag")
+    module, _ = import_adapterhub(
+        folder / "head_in", twins.base, name="tag", role="task", task="ner", allow_base_mismatch=True
+    )
+    assert module.info.labels == LABELS
+    twins.engine.attach(module)
+    found["in, head"] = difference(twins.ours("tag", labels=True), twins.theirs("tag", labels=True))
+    twins.forget("tag")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--configs", type=int, default=60, help="random configs each way")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"adapters {adapters.__version__}, transformers {transformers.__version__}, torch {torch.__version__}")
+    rng, worst = random.Random(options.seed), {}
+    all_twins = {model_type: Twins(model_type) for model_type in sorted(LAYOUTS)}
+    for k in range(options.configs):
+        model_type = sorted(LAYOUTS)[k % len(LAYOUTS)]
+        for check in (into_madx, out_of_madx, heads, setups) if k < len(LAYOUTS) else (into_madx, out_of_madx):
+            with tempfile.TemporaryDirectory() as folder:
+                for what, value in check(all_twins[model_type], rng, Path(folder)).items():
+                    count, largest = worst.get((what, model_type), (0, 0.0))
+                    worst[what, model_type] = count + 1, max(largest, value)
+    for (what, model_type), (count, largest) in sorted(worst.items()):
+        print(f"{what:10} {model_type:12} {count:3} compared, largest difference {largest:.1e}")
+    return int(not all(largest < TOLERANCE for _, largest in worst.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

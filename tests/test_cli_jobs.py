@@ -1,0 +1,245 @@
+"""The three jobs and the use of their modules by command, end to end on a tiny base; and the faults a user can meet."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from cli_tools import ROOT, failed, process, run
+from tiny_files import fill
+
+from madx.store import Store
+
+SMALL = [
+    "--set",
+    "block_size=16",
+    "--set",
+    "batch_size=4",
+    "--set",
+    "held_out_blocks=4",
+    "--set",
+    "train.learning_rate=0.01",
+]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """A folder in which all three jobs ran by command: base, data, modules, results; with the commands' outputs."""
+    folder = fill(tmp_path_factory.mktemp("cli"))
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        common = ["--base", "base", "--steps", "8", "--set", "cache=cache", *SMALL]
+        outputs = {}
+        for language in ("eng", "swa"):
+            outputs[language] = run("train-language", "--language", language, "--corpus", f"{language}.txt", *common)
+        task = ["--base", "base", "--language", "eng", "--data", "train.conll", "--dev", "dev.conll", "--seeds", "1,2"]
+        outputs["ner"] = run("train-task", *task, "--epochs", "4", "--set", "train.learning_rate=0.01")
+        for result in outputs.values():
+            assert result.exit_code == 0, (result.output, result.exception)
+        (folder / "outputs.json").write_text(json.dumps({k: [r.stdout, r.stderr] for k, r in outputs.items()}))
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def here(trained, monkeypatch) -> Path:
+    """The folder of `trained` as the current one."""
+    monkeypatch.chdir(trained)
+    return trained
+
+
+# ---- the jobs --------------------------------------------------------------------------------------------------------
+
+
+def test_training_ends_with_figures_and_the_next_command(trained):
+    outputs = json.loads((trained / "outputs.json").read_text())
+    text, messages = outputs["swa"]
+    info = Store(trained / "modules").show("swa").info
+    scores = info.training["scores"]
+    assert f"{scores['held_out_before']['perplexity']:,.2f} without it" in text
+    assert f"{scores['held_out_after']['perplexity']:,.2f} with it" in text
+    assert str(trained / "modules" / "swa") in text
+    assert "madx train-task --base base --language swa --store modules" in text
+    assert "training" in messages and "Loading weights" not in messages
+    assert info.training["settings"]["batch_size"] == 4 and info.training["steps"] == 8
+    text, _ = outputs["ner"]
+    assert "ner@1, ner@2" in text and "eng + ner@1" in text and "over 2 seeds" in text
+    assert "madx evaluate --store modules --task-module ner" in text
+
+
+def test_evaluate_prints_the_matrix_and_writes_it(here):
+    done = run(
+        "evaluate",
+        "--task-module",
+        "ner",
+        "--target",
+        "eng=eng-test.conll",
+        "--target",
+        "swa=swa-test.conll",
+        "--out",
+        "results",
+    )
+    assert done.exit_code == 0, (done.output, done.exception)
+    for word in ("swa", "none", "source", "target", "mean"):
+        assert word in done.stdout
+    for file in ("matrix.json", "matrix.csv", "matrix.md", "heatmap.png"):
+        assert (here / "results" / file).stat().st_size > 0 and file in done.stdout
+    assert len(list((here / "results" / "predictions").glob("swa.target.seed*.conll"))) == 2
+
+
+# ---- using modules ---------------------------------------------------------------------------------------------------
+
+
+def test_predict_finds_the_names_in_every_format(here):
+    text = "the Juma lives in city ."
+    shown = run("predict", "--stack", "swa + ner@1", text)
+    assert shown.exit_code == 0, (shown.output, shown.exception)
+    record = json.loads(run("predict", "--stack", "swa + ner@1", "--format", "json", text).stdout)
+    assert record["text"] == text and record["tokens"] == text.split() and len(record["tags"]) == 6
+    assert {e["type"] for e in record["entities"]} <= {"PER", "LOC"} and record["entities"], "trained on four names"
+    assert shown.stdout.splitlines()[0] == text
+    assert [line.split() for line in shown.stdout.splitlines()[1:]] == [
+        [e["type"], *e["text"].split()] for e in record["entities"]
+    ]
+    conll = run("predict", "--stack", "swa + ner@1", "--format", "conll", text).stdout
+    assert conll == "".join(f"{word}\t{tag}\n" for word, tag in zip(record["tokens"], record["tags"])) + "\n"
+
+
+def test_predict_reads_stdin_line_by_line(here):
+    done = process(
+        "predict", "--stack", "swa + ner@2", "--format", "json", cwd=here, input="Anna is in city .\n\nthe market\n"
+    )
+    assert done.returncode == 0 and done.stderr == ""
+    assert [json.loads(line)["tokens"] for line in done.stdout.splitlines()] == [
+        ["Anna", "is", "in", "city", "."],
+        [],
+        ["the", "market"],
+    ]
+
+
+def test_explain_names_what_acts_and_measures_it(here):
+    plan = run("explain", "--stack", "swa + ner@1").stdout
+    assert plan.startswith("swa + ner@1   on base") and "swa: bottleneck" in plan and "then  ner@1: bottleneck" in plan
+    assert "measured" not in plan and "every module named acts" in plan
+    measured = run("explain", "--stack", "swa + ner@1", "--text", "Anna lives in city").stdout
+    assert "changes" in measured and "measured on one forward pass" in measured
+    assert "add --base" in failed(run("explain", "--stack", "base"))
+    assert run("explain", "--stack", "base", "--base", "base").exit_code == 0
+
+
+def test_modules_list_show_verify_remove(here, tmp_path):
+    copy = tmp_path / "store"
+    subprocess.run(["cp", "-r", str(here / "modules"), str(copy)], check=True)
+    listed = run("modules", "list", "--store", copy).stdout
+    assert all(word in listed for word in ("eng", "swa", "ner@1", "task (ner)", "bottleneck, invertible", "perplexity"))
+    shown = yaml.safe_load(run("modules", "show", "swa", "--store", copy).stdout)
+    assert (
+        shown["name"] == "swa"
+        and shown["parts"]["bottleneck"]["reduction_factor"] == 2.0
+        and shown["training"]["steps"] == 8
+    )
+    assert "4 modules whole" in run("modules", "verify", "--store", copy).stdout
+    assert run("modules", "remove", "swa", "--store", copy, input="n\n").exit_code == 1 and (copy / "swa").is_dir()
+    assert run("modules", "remove", "swa", "--store", copy, "--yes").exit_code == 0 and not (copy / "swa").exists()
+    weights = copy / "eng" / "weights.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1
+    weights.write_bytes(data)
+    assert "eng: " in failed(run("modules", "verify", "eng", "--store", copy))
+    assert "3 modules" not in failed(run("modules", "verify", "--store", copy))
+    weights.write_bytes(data[:-9])
+    assert "damaged" in run("modules", "list", "--store", copy).stdout
+    assert "No modules in" in run("modules", "list", "--store", tmp_path / "none").stdout
+
+
+# ---- faults ----------------------------------------------------------------------------------------------------------
+
+LANGUAGE = ["train-language", "--base", "base", "--language", "swa", "--corpus", "swa.txt", "--store", "fresh"]
+FAULTS = {
+    "missing settings, all at once": (["train-language"], ["base", "language", "corpus"]),
+    "unknown key": ([*LANGUAGE, "--set", "batchsize=3"], ["batchsize", "batch_size"]),
+    "several faults": (
+        [*LANGUAGE, "--set", "batch_size=0", "--set", "train.clip=1"],
+        ["batch_size", "train.clip", "clip_norm"],
+    ),
+    "no config file": (["train-task", "none.yaml"], ["none.yaml"]),
+    "no corpus file": ([*LANGUAGE, "--corpus", "none.txt"], ["none.txt"]),
+    "no base": ([*LANGUAGE, "--base", "./none"], ["./none", "config.json"]),
+    "unknown preset": ([*LANGUAGE, "--parts", "mdax"], ["mdax", "did you mean 'madx'"]),
+    "module is there already": ([*LANGUAGE, "--store", "modules"], ["swa", "already"]),
+    "unknown module": (["predict", "--stack", "swaa + ner@1", "x"], ["swaa", "did you mean 'swa'"]),
+    "unreadable stack": (["explain", "--stack", "swa + + ner@1"], ["swa + + ner@1"]),
+    "no task module": (["predict", "--stack", "swa", "x"], ["no task module"]),
+    "wrong base": (["predict", "--stack", "swa + ner@1", "--base", "other", "x"], ["was made for the base", "other"]),
+    "target without path": (["evaluate", "--target", "swa"], ["--target 'swa'", "LANGUAGE=PATH"]),
+    "no target": (["evaluate"], ["targets"]),
+    "wrong seeds": (["train-task", "--seeds", "1;2"], ["--seeds '1;2'", "1,2,3"]),
+    "unknown module to show": (["modules", "show", "sw"], ["sw", "swa"]),
+    "unknown module to remove": (["modules", "remove", "sw", "--yes"], ["sw", "swa"]),
+    "unknown module type": (["modules", "types", "bottelneck"], ["did you mean 'bottleneck'"]),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_a_fault_is_one_message_and_code_1(case, here):
+    words, wanted = FAULTS[case]
+    said = failed(run(*words))
+    assert said.startswith("Error: ")
+    for text in wanted:
+        assert text in said, said
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(here):
+    words = [
+        "train-language",
+        "--base",
+        "base",
+        "--language",
+        "swa",
+        "--corpus",
+        "swa.txt",
+        "--store",
+        "stopped",
+        "--steps",
+        "1000000",
+        *SMALL,
+        "--set",
+        "cache=cache",
+        "--set",
+        "run=stopped-run",
+        "--set",
+        "train.evaluate_every=100000",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(
+        [sys.executable, "-m", "madx", *words, "--set", "train.checkpoint_every=1"],
+        cwd=here,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    checkpoint = here / "stopped-run" / "checkpoint.safetensors"
+    try:
+        for _ in range(3000):
+            if checkpoint.exists() or running.poll() is not None:
+                break
+            time.sleep(0.1)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=300)
+    finally:
+        running.kill()
+    assert running.returncode == 130, said
+    assert (
+        re.search(r"Stopped at step \d+ of 1000000; the same command goes on from there", said)
+        and "Traceback" not in said
+    )
+    assert checkpoint.exists() and not (here / "stopped").exists()
