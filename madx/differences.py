@@ -226,41 +226,7 @@ def changes(applied: Applied) -> dict[tuple[str, str], float]:
     return result
 
 
-# ---- elections -------------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def elect(branches: list[list[Term]]) -> tuple[list[Difference], list[list[float]]]:
-    """TIES (Yadav et al. 2023, arXiv:2306.01708) over the branches, each the sum of its terms: at every place the sign of
-    the sum of the branches' values is elected; the result is the mean over the branches whose value has that sign.
-
-    Returns the differences, and for each term of each branch the length |values| of what of it lies at places where its
-    branch won.
-
-    >>> one, two = (Term((), s, lambda: [Difference("w", torch.tensor([0, 1]), torch.tensor([3.0, 1.0]))]) for s in (1, -0.5))
-    >>> elect([[one], [two]])[0][0].values.tolist()
-    [3.0, 1.0]
-    """
-    by_name: dict[str, list[tuple[int, int, Difference, float]]] = {}
-    for b, terms in enumerate(branches):
-        for t, term in enumerate(terms):
-            for difference in term.differences():
-                by_name.setdefault(difference.parameter, []).append((b, t, difference, term.scale))
-    result, kept = [], [[0.0] * len(terms) for terms in branches]
-    for name, found in by_name.items():
-        places, inverse = torch.cat([d.places.long() for _, _, d, _ in found]).unique(return_inverse=True)
-        parts = inverse.split([len(d.places) for _, _, d, _ in found])
-        votes: dict[int, Tensor] = {}
-        for (b, _, d, scale), where in zip(found, parts):
-            votes.setdefault(b, d.values.new_zeros(len(places))).index_add_(0, where, scale * d.values)
-        sign = sum(votes.values()).sign()
-        won = {b: (v.sign() == sign) & (sign != 0) for b, v in votes.items()}
-        count = sum(w.to(torch.float32) for w in won.values())
-        mean = sum(v * won[b] for b, v in votes.items()) / count.clamp_min(1.0)
-        for (b, t, d, scale), where in zip(found, parts):
-            kept[b][t] += (scale * d.values * won[b][where]).square().sum().item()
-        result.append(Difference(name, places, mean))
-    return result, [[k**0.5 for k in ks] for ks in kept]
+# ---- the decoder ------------------------------------------------------------------------------------------------------
 
 
 def untied(base: Base, differences: AppliedDifferences) -> Iterator[tuple[nn.Module, Callable]]:
@@ -309,3 +275,23 @@ def _given(names: dict[int, str], differences: AppliedDifferences) -> Callable:
         return forward
 
     return wrap
+
+
+def untie(base: Base, differences: AppliedDifferences) -> None:
+    """Give the masked-LM decoder a weight of its own, theta_0, where it shared one that carries a difference.
+
+    Raises CompositionError for a base whose head reads the embeddings themselves.
+    """
+    names = {id(p): name for name, p in base.encoder.named_parameters()}
+    for module, _ in list(untied(base, differences)):
+        if module is given_decoder(base):
+            if differences.moved(base.model.get_input_embeddings().weight):
+                raise CompositionError(
+                    "The masked-LM head of this base reads the embeddings themselves, so a difference in them cannot be "
+                    "merged. Train with groups [layers], or keep it as a module."
+                )
+            continue
+        weight = differences.original(names[id(module.weight)])
+        if weight is not module.weight:
+            module.weight = nn.Parameter(weight, requires_grad=False)
+            base.config.tie_word_embeddings = False

@@ -14,17 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from madx.base import Base
-from madx.composition import Average, Composition, Item, Scaled, Ties, as_composition
-from madx.differences import AppliedDifferences, Share, Term, elect, given_decoder, same_state, untied
+from madx.composition import Composition, Item, as_composition
+from madx.differences import AppliedDifferences, untie, untied
 from madx.errors import CompositionError, MadxError, did_you_mean
 from madx.explain import Explanation, explain
 from madx.fingerprints import base_fingerprint
 from madx.module import Module, require_base, require_parameters, require_task_head
 from madx.modules.base import ModuleType, Sublayer
-from madx.steps import WeightedChange, WeightedMap
+from madx.plan import Terms, Watch, steps_at
 
-#: a step changes what it is given: at a sublayer `Sublayer -> change`, at the embeddings `Tensor -> Tensor`
-Watch = Callable[[str, str, ModuleType], Callable]
 
 
 class Engine:
@@ -48,7 +46,7 @@ class Engine:
         self._captured: dict[str, dict[str, Tensor]] = {}
         self._replaced: list[nn.Module] = []
         self.differences = AppliedDifferences(base)
-        self._elected: dict[Ties, tuple] = {}  # election -> (state of its children, differences, lengths kept)
+        self._terms = Terms()
         base._engine = self
         try:
             self._reach_sites()
@@ -85,7 +83,7 @@ class Engine:
             raise CompositionError(f"The module {name!r} acts in '{self.composition}': activate another one first.")
         del self.modules[name]
         self._plans = {c: plan for c, plan in self._plans.items() if name not in c.names()}
-        self._elected.clear()
+        self._terms.forget()
         return module
 
     def module(self, name: str) -> Module:
@@ -107,7 +105,7 @@ class Engine:
         plan = self._plans.get(composition)
         if plan is None:
             plan = self._plans[composition] = self.compile(composition)
-        self.differences.activate(self._terms(composition))
+        self.differences.activate(self._terms.of(composition, self.modules))
         self._plan, self.composition = plan, composition
         return composition
 
@@ -130,7 +128,7 @@ class Engine:
                 + " Activate a composition of weight differences alone."
             )
         heads = [self.modules[n].head for n in names if self.modules[n].head is not None]
-        self._untie()
+        untie(self.base, self.differences)
         self.differences.keep()
         self.base.name = f"{self.base.name} + {self.composition}"
         self.base.fingerprint, self.base.revision = base_fingerprint(self.base.encoder), None
@@ -138,22 +136,6 @@ class Engine:
         for name in names:
             self.detach(name)
         return heads[-1] if heads else None
-
-    def _untie(self) -> None:
-        """Give the masked-LM decoder a weight of its own, theta_0, where it shared one that carries a difference."""
-        for module, _ in list(untied(self.base, self.differences)):
-            if module is given_decoder(self.base):
-                if self.differences.moved(self.base.model.get_input_embeddings().weight):
-                    raise CompositionError(
-                        "The masked-LM head of this base reads the embeddings themselves, so a difference in them cannot "
-                        "be merged. Train with groups [layers], or keep it as a module."
-                    )
-                continue
-            name = next(n for n, p in self.base.encoder.named_parameters() if p is module.weight)
-            weight = self.differences.original(name)
-            if weight is not module.weight:
-                module.weight = nn.Parameter(weight, requires_grad=False)
-                self.base.config.tie_word_embeddings = False
 
     @contextmanager
     def using(self, composition: Composition | Item | None) -> Iterator["Engine"]:
@@ -170,59 +152,11 @@ class Engine:
         for name in composition.names():
             self.module(name)
         plan = {}
-        for site in self.base.sites:
-            steps = self._steps(composition, site, watch) if site != "parameters" else []
+        for site in self.base.sites.values():
+            steps = steps_at(site, composition, self.modules, watch) if site.kind != "parameters" else []
             if steps:
-                plan[site] = steps
+                plan[site.name] = steps
         return plan
-
-    def _steps(self, composition: Composition, site: str, watch: Watch | None) -> list[Callable]:
-        steps: list[Callable] = []
-        for item in composition.items:
-            if isinstance(item, str):
-                units = self.modules[item].units.get(site, {}).values()
-                steps += [unit if watch is None else watch(site, item, unit) for unit in units]
-                continue
-            if isinstance(item, Ties):
-                _require_no_steps(item, [n for n in item.names() if self.modules[n].units.get(site)])
-                continue
-            children, weights = ((item.child,), (item.factor,)) if isinstance(item, Scaled) else (item.children, item.weights)
-            branches = [self._steps(child, site, watch) for child in children]
-            if any(branches):
-                step = WeightedChange if self.base.sites[site].kind == "sublayer" else WeightedMap
-                steps.append(step(branches, weights))
-        return steps
-
-    def _terms(self, composition: Composition, scale: float = 1.0) -> list[Term]:
-        """The differences of a composition, one after the other: a mean is a sum of terms with the weights as factors."""
-        terms: list[Term] = []
-        for item in composition.items:
-            if isinstance(item, str):
-                for part, unit in self.modules[item].units.get("parameters", {}).items():
-                    terms.append(Term((Share(item, part, unit, 1.0),), scale, unit.differences))
-            elif isinstance(item, Scaled):
-                terms += self._terms(item.child, scale * item.factor)
-            elif isinstance(item, Average):
-                for child, weight in zip(item.children, item.weights):
-                    terms += self._terms(child, scale * weight)
-            else:
-                terms += self._election(item, scale)
-        return terms
-
-    def _election(self, item: Ties, scale: float) -> list[Term]:
-        """The one term of an election; it is held again only after a child has changed."""
-        branches = [self._terms(child) for child in item.children]
-        state = [s for terms in branches for term in terms for s in term.state()]
-        known = self._elected.get(item)
-        if known is None or not same_state(known[0], state):
-            differences, kept = elect(branches)
-            known = self._elected[item] = (state, differences, kept)
-        _, differences, kept = known
-        shares = tuple(
-            Share(s.module, s.part, s.unit, term.scale, abs(scale) * k)
-            for terms, ks in zip(branches, kept) for term, k in zip(terms, ks) for s in term.shares
-        )  # fmt: skip
-        return [Term(shares, scale, lambda: differences)] if shares else []
 
     # ---- forward -------------------------------------------------------------------------------------------------
 
@@ -406,14 +340,6 @@ class Engine:
         self._replaced, self._captures, self._captured = [], {}, {}
         self.modules, self._plans, self._plan, self.composition = {}, {}, {}, Composition()
         self.base._engine = None
-
-
-def _require_no_steps(item: Ties, computing: list[str]) -> None:
-    if computing:
-        raise CompositionError(
-            f"'{item}' elects signs of weight differences, but {', '.join(computing)} computes something during the forward "
-            "pass and has none. Join such modules by average(...)."
-        )
 
 
 def _identity(x: Tensor) -> Tensor:

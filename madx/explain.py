@@ -14,6 +14,7 @@ from torch import Tensor
 
 from madx.composition import Average, Composition, Scaled
 from madx.differences import changes
+from madx.plan import WeightedMap
 
 
 @dataclass
@@ -138,7 +139,8 @@ def explain(engine, input_ids: Tensor | None = None, attention_mask: Tensor | No
     elif not engine.base.family.tied:
         decoder = "the base's own, not tied to the embeddings: nothing is undone before it"
     elif any(not isinstance(step, _Watched) for step in plan["embeddings"]):
-        decoder = "none: a mean of, or a factor times, invertible parts has no inverse"
+        scaled = any(isinstance(step, WeightedMap) and step.rest for step in plan["embeddings"])
+        decoder = f"none: a {'scaled invertible part' if scaled else 'mean of invertible parts'} has no inverse"
     else:
         decoder = "after undoing " + ", then ".join(inverted)
     heads = [n for n in names if engine.modules[n].head is not None]
