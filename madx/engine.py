@@ -311,6 +311,11 @@ class Engine:
                 at.add(step(at))
             h = at.output
             captured.clear()
+            if not at.final_norm:
+                raise CompositionError(
+                    f"A bottleneck with final_norm=False stands at {site}, but this base is pre-norm: it has no norm after the "
+                    "residual to leave out. Set final_norm to true."
+                )
             return (h, *result[1:]) if isinstance(result, tuple) else h
 
         return forward
