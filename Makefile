@@ -4,13 +4,26 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test lint install clean
+.PHONY: quickstart test test-peers test-transformers4 lint install clean
 
 quickstart: $(STAMP)  ## train, swap and evaluate on the embedded miniature world, offline
 	$(BIN)/madx quickstart
 
 test: $(STAMP)  ## all tests
 	$(BIN)/python -m pytest
+
+# The incumbent pins transformers 4.57, so it gets an environment of its own.
+PEERS ?= .venv-peers
+$(PEERS)/.installed: setup.cfg
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet -e '.[test]' 'transformers>=4.57,<5' 'adapters==1.3.0'
+	touch $@
+
+test-peers: $(PEERS)/.installed  ## live round trips with AdapterHub's adapters
+	$(PEERS)/bin/python tests/peers/round_trip.py
+
+test-transformers4: $(PEERS)/.installed  ## all tests on transformers 4.57
+	$(PEERS)/bin/python -m pytest
 
 lint: $(STAMP)
 	$(BIN)/ruff check madx pipelines tests

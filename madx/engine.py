@@ -20,9 +20,8 @@ from madx.errors import CompositionError, MadxError, did_you_mean
 from madx.explain import Explanation, explain
 from madx.fingerprints import base_fingerprint
 from madx.module import Module, require_base, require_parameters, require_task_head
-from madx.modules.base import ModuleType, Sublayer
+from madx.modules.base import Sublayer
 from madx.plan import Terms, Watch, steps_at
-
 
 
 class Engine:
@@ -293,6 +292,11 @@ class Engine:
                 at.add(step(at))
             h = at.output
             captured.clear()
+            if not at.final_norm:
+                raise CompositionError(
+                    f"A bottleneck with final_norm=False stands at {site}, but this base is pre-norm: it has no norm after the "
+                    "residual to leave out. Set final_norm to true."
+                )
             return (h, *result[1:]) if isinstance(result, tuple) else h
 
         return forward

@@ -319,3 +319,24 @@ def test_explain_says_mean_where_a_mean_is_taken():
     engine.activate("average(swa, hau) + ner")
     assert "mean of (swa: bottleneck 32->2->32 relu, reads sum_norm,  hau: bottleneck" in str(engine.explain())
     assert "reads sum_norm)  then  ner: bottleneck" in str(engine.explain())
+
+
+@torch.no_grad()
+def test_final_norm_false_gives_the_blocks_output_or_is_refused(base, ids):
+    engine = Engine(base)
+    engine.attach(module(base, "m", {"bottleneck": {"final_norm": False}}))
+    engine.activate("m")
+    if base.family.ffn.norm is None:
+        with pytest.raises(CompositionError, match="this base is pre-norm"):
+            engine(*ids)
+        return
+    seen = {}
+    last = base.encoder.get_submodule(base.family.layers)[-1]
+    output = last.get_submodule(base.family.ffn.output)
+    output.register_forward_hook(lambda m, a, h: seen.update(h=h[0] if isinstance(h, tuple) else h))
+    last.get_submodule(base.family.ffn.norm).register_forward_pre_hook(lambda m, a: seen.update(s=a[0]))
+    result = engine(*ids)
+    unit = engine.modules["m"].units[f"layer.{base.depth - 1}.ffn"]["bottleneck"]
+    norm = last.get_submodule(base.family.ffn.norm)
+    expected = seen["h"] + unit.branch(type(norm).forward(norm, seen["s"]))
+    assert torch.allclose(result, expected, atol=1e-5)

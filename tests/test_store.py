@@ -21,14 +21,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import madx
-from madx.store import folders
-from madx.store.card import HUB_CODES, model_card
 from madx.engine import Engine
 from madx.errors import BaseError, ConfigError, MadxError, StoreError
-from madx.store.manifest import FORMAT, LAYOUT, WeightsRecord, check_language, from_text, manifest_of, to_text
 from madx.module import ModuleInfo, new_module
 from madx.presets import PRESETS, make_parts
-from madx.store import Store, check_target, load_module, read_info, save_module
+from madx.store import Store, check_target, folders, load_module, read_info, save_module
+from madx.store.card import HUB_CODES, model_card
+from madx.store.manifest import FORMAT, LAYOUT, WeightsRecord, check_language, from_text, manifest_of, to_text
 
 LABELS = ("O", "B-PER", "I-PER")
 TRAINING = {

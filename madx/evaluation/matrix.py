@@ -12,8 +12,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from madx.errors import DataError, did_you_mean
-from madx.scores import EntityScores
 from madx.evaluation.significance import Difference, paired_bootstrap, seed_difference
+from madx.scores import EntityScores
 
 CONTROLS = {
     "none": "no language module",

@@ -4,13 +4,13 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from madx.base import load_base
 from madx.composition import as_composition
 from madx.data.conll import Sentence
 from madx.data.labels import LabelSet, spans
 from madx.engine import Engine
 from madx.errors import CompositionError
 from madx.jobs.common import pick_device
-from madx.base import load_base
 from madx.store import Store
 from madx.tasks import TASKS
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from madx.composition import check_name
 from madx.data.blocks import Blocks, pack_corpus
-from madx.data.corpora import corpus_files
+from madx.data.corpora import corpus_files, find_files
 from madx.engine import Engine
 from madx.jobs.common import JobSettings, check_language, check_parts, is_main, open_base, run_folder, versions
 from madx.module import Module, new_module
@@ -75,6 +75,7 @@ def train_language(settings: TrainLanguage) -> LanguageResult:
     check_parts(settings.parts)
     store, folder = Store(settings.store), run_folder(settings.run, f"train-language-{name}")
     check_target(store.root / name, overwrite=settings.overwrite)
+    find_files(settings.corpus)  # a missing corpus is told before a large base is loaded
     base = open_base(settings)
     base.require_mlm_head()
     blocks = pack_corpus(

@@ -8,9 +8,10 @@ milliseconds and runs on every base whose sites are described in `madx.sites`.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Callable, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field

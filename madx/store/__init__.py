@@ -15,13 +15,13 @@ from types import SimpleNamespace
 import torch
 from torch.overrides import TorchFunctionMode
 
-from madx.store import folders
 from madx.base import Base
-from madx.store.card import model_card
 from madx.composition import check_name
 from madx.errors import MadxError, StoreError, did_you_mean
-from madx.store.manifest import FORMAT, LAYOUT, Manifest, WeightsRecord, check_language, from_text, to_text
 from madx.module import Module, ModuleInfo, require_base
+from madx.store import folders
+from madx.store.card import model_card
+from madx.store.manifest import FORMAT, LAYOUT, Manifest, WeightsRecord, check_language, from_text, to_text
 from madx.store.weights import DTYPES, decode, encode, own_faults, to_state
 
 __all__ = [

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from madx.errors import StoreError, did_you_mean
-from madx.store.manifest import LAYOUT, Manifest, WeightsRecord, manifest_of
 from madx.module import Module
 from madx.modules import MODULE_TYPES
+from madx.store.manifest import LAYOUT, Manifest, WeightsRecord, manifest_of
 
 #: what weights can be stored as; they are always loaded as float32
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

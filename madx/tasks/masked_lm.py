@@ -66,7 +66,7 @@ class MaskedLM(Task):
 
     def _cut(self, ids: Tensor, labels: Tensor) -> list[Batch]:
         pairs = zip(ids.split(self.micro_batch), labels.split(self.micro_batch))
-        return [{"input_ids": i, "labels": l} for i, l in pairs]
+        return [{"input_ids": ids, "labels": labels} for ids, labels in pairs]
 
     def count(self, batch: Batch) -> int:
         return int((batch["labels"] != IGNORED).sum())

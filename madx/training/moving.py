@@ -38,9 +38,11 @@ class Moving(ABC):
     def load(self, state: dict[str, Tensor]) -> None:
         """Take up a state."""
 
+    @abstractmethod
     def penalise(self) -> None:
         """Add the gradient of a penalty to the gradients of a step, once all processes have summed theirs."""
 
+    @abstractmethod
     def moved(self) -> None:
         """The parameters have changed."""
 
@@ -53,3 +55,9 @@ class ModuleMoves(Moving):
 
     def load(self, state: dict[str, Tensor]) -> None:
         self.module.load_state_dict(state)
+
+    def penalise(self) -> None:
+        """Adapters have no penalty."""
+
+    def moved(self) -> None:
+        """They are read where they are."""

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from madx.data import packing
 from madx.data.blocks import BlockArray, Blocks, pack_corpus
-from madx.fingerprints import tokenizer_fingerprint
 from madx.data.packing import BUCKETS, CorpusStats, Flat, held_out_lines
 from madx.data.tokenizing import frame_of, text_ids
 from madx.errors import BaseError, ConfigError, DataError
+from madx.fingerprints import tokenizer_fingerprint
 
 
 def corpus(folder, lines=400, seed=0):

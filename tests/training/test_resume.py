@@ -170,3 +170,14 @@ def test_a_disk_that_refuses(tmp_path, monkeypatch):
         write_checkpoint(tmp_path / "checkpoint.safetensors", {"x": torch.zeros(3)}, {})
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
     assert {p.name for p in tmp_path.iterdir()} == {"checkpoint.safetensors", "file"}
+
+
+def test_a_new_checkpoint_takes_the_place_of_the_old_one_whole(tmp_path):
+    """Never written over: who holds the old file open still reads all of it, so no moment shows half a file."""
+    path = tmp_path / "checkpoint.safetensors"
+    write_checkpoint(path, {"x": torch.zeros(3)}, {"step": 1})
+    before = path.read_bytes()
+    with path.open("rb") as old:
+        write_checkpoint(path, {"x": torch.ones(5)}, {"step": 2})
+        assert old.read() == before
+    assert step_of(tmp_path) == 2
