@@ -119,6 +119,25 @@ class AppliedDifferences:
         touched = {piece.parameter for applied in self.applied for piece in applied.pieces}
         return any(self.base.encoder.get_parameter(name) is parameter for name in touched)
 
+    def decoder_weights(self) -> dict[str, Tensor]:
+        """Name in the masked-LM model -> theta_0, for the decoders whose embeddings carry a difference now.
+
+        Raises CompositionError for a base whose head reads the embeddings themselves.
+        """
+        names = {id(p): name for name, p in self.base.encoder.named_parameters()}
+        paths = {module: path for path, module in self.base.model.named_modules()}
+        found = {}
+        for module, _ in list(untied(self.base, self)):
+            if module is given_decoder(self.base):
+                if self.moved(self.base.model.get_input_embeddings().weight):
+                    raise CompositionError(
+                        "The masked-LM head of this base reads the embeddings themselves, so it cannot keep theta_0 beside a "
+                        "difference in them. Train with groups [layers], or keep it as a module."
+                    )
+            elif (weight := self.original(names[id(module.weight)])) is not module.weight:
+                found[f"{paths[module]}.weight"] = weight
+        return found
+
     def keep(self) -> None:
         """Make what is on the base now its own: it can no longer be taken off."""
         self.applied, self._copies = [], {}
@@ -275,23 +294,3 @@ def _given(names: dict[int, str], differences: AppliedDifferences) -> Callable:
         return forward
 
     return wrap
-
-
-def untie(base: Base, differences: AppliedDifferences) -> None:
-    """Give the masked-LM decoder a weight of its own, theta_0, where it shared one that carries a difference.
-
-    Raises CompositionError for a base whose head reads the embeddings themselves.
-    """
-    names = {id(p): name for name, p in base.encoder.named_parameters()}
-    for module, _ in list(untied(base, differences)):
-        if module is given_decoder(base):
-            if differences.moved(base.model.get_input_embeddings().weight):
-                raise CompositionError(
-                    "The masked-LM head of this base reads the embeddings themselves, so a difference in them cannot be "
-                    "merged. Train with groups [layers], or keep it as a module."
-                )
-            continue
-        weight = differences.original(names[id(module.weight)])
-        if weight is not module.weight:
-            module.weight = nn.Parameter(weight, requires_grad=False)
-            base.config.tie_word_embeddings = False

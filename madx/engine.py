@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from madx.base import Base
 from madx.composition import Composition, Item, as_composition
-from madx.differences import AppliedDifferences, untie, untied
+from madx.differences import AppliedDifferences, untied
 from madx.errors import CompositionError, MadxError, did_you_mean
 from madx.explain import Explanation, explain
 from madx.fingerprints import base_fingerprint
@@ -112,6 +112,17 @@ class Engine:
         """Put the active composition on again, after the entries of one of its differences were changed."""
         self.activate(self.composition)
 
+    def require_weights_alone(self, what: str) -> None:
+        """Raises CompositionError unless the active composition is made of differences of weights (and heads) alone."""
+        names = self.composition.names()
+        computing = [n for n in names if any(site != "parameters" for site in self.modules[n].units)]
+        if not names or computing:
+            raise CompositionError(
+                f"'{self.composition}' cannot be {what}: "
+                + (f"{', '.join(computing)} computes something during the forward pass." if names else "nothing is active.")
+                + " Activate a composition of weight differences alone."
+            )
+
     def merge(self) -> nn.Linear | None:
         """Make the active composition the base's own weights, for good; gives the head of its task module, if any.
 
@@ -119,15 +130,11 @@ class Engine:
         Raises CompositionError for a composition that computes something beside its differences, or has none.
         """
         names = self.composition.names()
-        computing = [n for n in names if any(site != "parameters" for site in self.modules[n].units)]
-        if not names or computing:
-            raise CompositionError(
-                f"'{self.composition}' cannot be merged into the base: "
-                + (f"{', '.join(computing)} computes something during the forward pass." if names else "nothing is active.")
-                + " Activate a composition of weight differences alone."
-            )
+        self.require_weights_alone("merged into the base")
         heads = [self.modules[n].head for n in names if self.modules[n].head is not None]
-        untie(self.base, self.differences)
+        for path, weight in self.differences.decoder_weights().items():
+            self.base.model.get_submodule(path.rpartition(".")[0]).weight = nn.Parameter(weight, requires_grad=False)
+            self.base.config.tie_word_embeddings = False
         self.differences.keep()
         self.base.name = f"{self.base.name} + {self.composition}"
         self.base.fingerprint, self.base.revision = base_fingerprint(self.base.encoder), None
