@@ -17,7 +17,7 @@ from madx.base import Base
 from madx.errors import CompositionError
 from madx.modules.base import Difference, WeightsType
 
-RUN = 16_384  # places worked on at once; below torch's 32,768 from which it would start threads for such a small piece
+RUN = 32_768  # places worked on at once; with more of them torch would start threads for such a small piece
 PIECE = 500_000  # places that one thread takes at a time
 
 
@@ -53,10 +53,15 @@ class _Piece:
     """Places of one parameter: what was found there (as far as `done`), and what is added."""
 
     parameter: str
-    places: Tensor
+    indices: Tensor
     values: Tensor
+    offset: int
     found: Tensor
     done: int = 0
+
+    def places(self, first: int = 0, last: int | None = None) -> Tensor:
+        """Indices into the flattened parameter, in int64, from the first to before the last of the piece."""
+        return self.indices[first:last].long().sub_(self.offset)
 
 
 @dataclass
@@ -166,9 +171,10 @@ class AppliedDifferences:
                 parameter = self.base.encoder.get_parameter(difference.parameter)
                 if not parameter.is_contiguous():
                     parameter.data = parameter.data.contiguous()
-                found = torch.empty(len(difference.places), dtype=parameter.dtype, device=parameter.device)
-                for piece in zip(difference.places.split(PIECE), difference.values.split(PIECE), found.split(PIECE)):
-                    applied.pieces.append(_Piece(difference.parameter, *piece))
+                found = torch.empty(len(difference.indices), dtype=parameter.dtype, device=parameter.device)
+                parts = (t.split(PIECE) for t in (difference.indices, difference.values, found))
+                for indices, values, place in zip(*parts):
+                    applied.pieces.append(_Piece(difference.parameter, indices, values, difference.offset, place))
             fits = _each(lambda piece: self._run(piece, term.scale, fresh=True), applied.pieces)
             if not all(fits):
                 worst = next(p.parameter for p, fit in zip(applied.pieces, fits) if not fit)
@@ -185,17 +191,17 @@ class AppliedDifferences:
         """found <- theta (if fresh), theta <- found + scale * values, run by run; whether all of it is finite."""
         flat = self.base.encoder.get_parameter(piece.parameter).detach().view(-1)
         run = RUN if flat.device.type == "cpu" else PIECE
-        total = torch.zeros((), device=flat.device)
-        for a in range(0, len(piece.places), run):
-            b = min(a + run, len(piece.places))
-            places = piece.places[a:b].long()
+        sums = [torch.zeros((), device=flat.device)]
+        for a in range(0, len(piece.indices), run):
+            b = min(a + run, len(piece.indices))
+            places = piece.places(a, b)
             if fresh:
                 torch.index_select(flat, 0, places, out=piece.found[a:b])
                 piece.done = b
             new = torch.add(piece.found[a:b], piece.values[a:b], alpha=scale).to(flat.dtype)
             flat.scatter_(0, places, new)
-            total += new.sum(dtype=torch.float32)  # one number that is not finite shows in it
-        return bool(total.isfinite())
+            sums.append(new.sum(dtype=torch.float32))  # one number that is not finite shows in it
+        return bool(torch.stack(sums).isfinite().all())
 
     @torch.no_grad()
     def _take_off(self, keep: int) -> None:
@@ -215,15 +221,16 @@ def same_state(one: list[tuple], other: list[tuple]) -> bool:
 def _write(flat: Tensor, piece: _Piece) -> None:
     """The values that were found, back into a flattened parameter."""
     found = piece.found.to(flat.device, flat.dtype)
-    for a in range(0, piece.done, RUN if flat.device.type == "cpu" else PIECE):
-        b = min(a + RUN if flat.device.type == "cpu" else a + PIECE, piece.done)
-        flat.scatter_(0, piece.places[a:b].to(flat.device, torch.int64), found[a:b])
+    run = RUN if flat.device.type == "cpu" else PIECE
+    for a in range(0, piece.done, run):
+        b = min(a + run, piece.done)
+        flat.scatter_(0, piece.places(a, b).to(flat.device), found[a:b])
 
 
 def _each(work: Callable, pieces: list[_Piece]) -> list:
     """The results of `work` for each piece; in threads where the machine has them and there is enough to do."""
     threads = min(torch.get_num_threads(), len(pieces))
-    if threads < 2 or sum(len(p.places) for p in pieces) < PIECE:
+    if threads < 2 or sum(len(p.indices) for p in pieces) < PIECE:
         return [work(piece) for piece in pieces]
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(torch.no_grad()(work), pieces))

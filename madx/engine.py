@@ -20,7 +20,7 @@ from madx.errors import CompositionError, MadxError, did_you_mean
 from madx.explain import Explanation, explain
 from madx.fingerprints import base_fingerprint
 from madx.module import Module, require_base, require_parameters, require_task_head
-from madx.modules.base import Sublayer
+from madx.modules.base import Sublayer, WeightsType
 from madx.plan import Terms, Watch, steps_at
 
 
@@ -46,6 +46,7 @@ class Engine:
         self._replaced: list[nn.Module] = []
         self.differences = AppliedDifferences(base)
         self._terms = Terms()
+        self._moving: WeightsType | None = None  # a difference in training: it lies above all others
         base._engine = self
         try:
             self._reach_sites()
@@ -104,13 +105,25 @@ class Engine:
         plan = self._plans.get(composition)
         if plan is None:
             plan = self._plans[composition] = self.compile(composition)
-        self.differences.activate(self._terms.of(composition, self.modules))
+        # the last module of a stack lies lowest: a task's difference stays where it is when the language's is swapped
+        terms = self._terms.of(composition, self.modules)[::-1]
+        self.differences.activate(sorted(terms, key=lambda term: term.shares[0].unit is self._moving))
         self._plan, self.composition = plan, composition
         return composition
 
     def refresh(self) -> None:
         """Put the active composition on again, after the entries of one of its differences were changed."""
         self.activate(self.composition)
+
+    @contextmanager
+    def on_top(self, unit: WeightsType) -> Iterator["Engine"]:
+        """Keep one difference above all others, where it can be written again after its values have moved."""
+        self._moving = unit
+        try:
+            self.refresh()
+            yield self
+        finally:
+            self._moving = None
 
     def require_weights_alone(self, what: str) -> None:
         """Raises CompositionError unless the active composition is made of differences of weights (and heads) alone."""

@@ -117,7 +117,7 @@ def explain(engine, input_ids: Tensor | None = None, attention_mask: Tensor | No
         action = actions.setdefault((site, module, part), action)
         return _Watched(unit, action)
 
-    for applied in engine.differences.applied:
+    for applied in sorted(engine.differences.applied, key=lambda a: names.index(a.term.shares[0].module)):
         for share in applied.term.shares:
             factor = applied.term.scale * share.scale
             what = share.unit.describe() + (f", times {factor:g}" if factor != 1.0 else "")

@@ -9,6 +9,7 @@ For the indices i_1 < i_2 < ... the gap is g_k = i_k - i_(k-1) - 1, with i_0 = -
 [0, 1, 4, 300]
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,15 +34,26 @@ def encode(indices: Tensor) -> Tensor:
 
 
 def decode(coded: Tensor) -> Tensor:
-    """Indices `(entries,)` in int64. Raises ValueError for bytes that end within an entry."""
+    """Indices `(entries,)`, in int32 where they fit and else in int64. Raises ValueError for bytes that end within an entry."""
     if coded.dtype != torch.uint8 or coded.dim() != 1:
         raise ValueError(f"gaps are one row of bytes, not {tuple(coded.shape)} of {coded.dtype}")
-    if coded.numel() == 0:
-        return torch.empty(0, dtype=torch.int64)
-    if int(coded[-1]) == ESCAPE:
+    if ends_within_an_entry(coded):
         raise ValueError("the gaps end within an entry: the file was cut")
-    reached = coded.cumsum(0, dtype=torch.int64)
-    ends = coded != ESCAPE
-    if not bool(ends.all()):
-        reached = reached[ends]
-    return reached.add_(torch.arange(len(reached), device=coded.device))
+    found = coded.cpu().numpy()  # numpy counts and cuts bytes several times as fast
+    fits = int(found.sum(dtype=np.int64)) + len(found) < 2**31
+    reached = found.cumsum(dtype=np.int32 if fits else np.int64)
+    escapes = np.flatnonzero(found == ESCAPE)
+    if len(escapes):
+        reached = np.delete(reached, escapes)
+    reached += np.arange(len(reached), dtype=reached.dtype)
+    return torch.from_numpy(reached)
+
+
+def entries(coded: Tensor) -> int:
+    """How many indices the bytes spell."""
+    return len(coded) - int(np.count_nonzero(coded.cpu().numpy() == ESCAPE))
+
+
+def ends_within_an_entry(coded: Tensor) -> bool:
+    """Whether an escape stands last."""
+    return bool(coded.numel()) and int(coded[-1]) == ESCAPE

@@ -145,8 +145,8 @@ def elect(branches: list[list[Term]]) -> tuple[list[Difference], list[list[float
                 by_name.setdefault(difference.parameter, []).append((b, t, difference, term.scale))
     result, kept = [], [[0.0] * len(terms) for terms in branches]
     for name, found in by_name.items():
-        places, inverse = torch.cat([d.places.long() for _, _, d, _ in found]).unique(return_inverse=True)
-        parts = inverse.split([len(d.places) for _, _, d, _ in found])
+        places, inverse = torch.cat([d.places() for _, _, d, _ in found]).unique(return_inverse=True)
+        parts = inverse.split([len(d.indices) for _, _, d, _ in found])
         votes: dict[int, Tensor] = {}
         for (b, _, d, scale), where in zip(found, parts):
             votes.setdefault(b, d.values.new_zeros(len(places))).index_add_(0, where, scale * d.values)

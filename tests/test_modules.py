@@ -107,8 +107,9 @@ def keeps_the_contract_of_weights(unit, site):
     found = unit.differences()
     assert found and len({d.parameter for d in found}) == len(found)
     for d in found:
-        assert d.places.shape == d.values.shape == (len(d.places),) and not d.values.requires_grad and d.values.count_nonzero()
-        assert 0 <= int(d.places[0]) and int(d.places[-1]) < shapes[d.parameter] and (d.places.diff() > 0).all()
+        places = d.places()
+        assert places.shape == d.values.shape == (len(places),) and not d.values.requires_grad and d.values.count_nonzero()
+        assert 0 <= int(places[0]) and int(places[-1]) < shapes[d.parameter] and (places.diff() > 0).all()
     before = [(t, t._version) for t in unit.state()]
     with torch.no_grad():
         next(unit.parameters()).add_(1.0)

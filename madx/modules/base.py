@@ -170,12 +170,17 @@ class ModuleType(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class Difference:
-    """What is added to one parameter of the encoder: values `(entries,)` at places `(entries,)`, which are indices into
-    the flattened (row-major) parameter, ascending and each once."""
+    """What is added to one parameter of the encoder: values `(entries,)` at `indices - offset` `(entries,)`, which count
+    through the flattened (row-major) parameter, ascending and each once. The offset spares a copy of global indices."""
 
     parameter: str
-    places: Tensor
+    indices: Tensor
     values: Tensor
+    offset: int = 0
+
+    def places(self) -> Tensor:
+        """Indices into the flattened parameter, `(entries,)` in int64."""
+        return self.indices.long() - self.offset
 
 
 class WeightsType(ModuleType):

@@ -144,6 +144,10 @@ class SparseDiff(WeightsType):
             return f"{tuple(indices.shape)} indices and {tuple(values.shape)} values: as many of one as of the other"
         if indices.numel() and not bool((indices[1:] > indices[:-1]).all()):
             return "the indices are unsorted, or one is there twice"
+        return self._range_fault(indices, values)
+
+    def _range_fault(self, indices: Tensor, values: Tensor) -> str | None:
+        """The rest, of indices that are known to be ascending."""
         if indices.numel() and (int(indices[0]) < 0 or int(indices[-1]) >= self.space.size):
             bad = int(indices[-1]) if int(indices[-1]) >= self.space.size else int(indices[0])
             return f"the index {bad} is out of range: the selectable parameters have {self.space.size} entries"
@@ -154,8 +158,9 @@ class SparseDiff(WeightsType):
     def differences(self) -> list[Difference]:
         values = self.values.detach()
         return [
-            Difference(name, self.indices[a:b] - offset, values[a:b]) for name, a, b, offset in self.space.split(self.indices)
-        ]
+            Difference(name, self.indices[a:b], values[a:b], offset)
+            for name, a, b, offset in self.space.split(self.indices)
+        ]  # fmt: skip
 
     def state(self) -> list[Tensor]:
         return [self.indices, self.values]
@@ -192,7 +197,7 @@ class SparseDiff(WeightsType):
         if not torch.equal(stored["parameters"], self.space.digest()):
             raise StoreError("its entries lie in parameters of other names or shapes than this base's selectable ones")
         indices, values = gaps.decode(stored["gaps"]), _from_half(stored["values"], int(stored["exponent"]))
-        if fault := self._fault(indices, values):
+        if fault := self._range_fault(indices, values):
             raise StoreError(fault)
         if len(indices) != len(self.indices):
             raise StoreError(f"it holds {len(indices):,} entries, its settings ask for {len(self.indices):,}")
@@ -209,9 +214,9 @@ class SparseDiff(WeightsType):
         if faults:
             return faults
         gap = stored["gaps"]
-        if gap.dim() != 1 or gap.numel() and int(gap[-1]) == gaps.ESCAPE:
+        if gap.dim() != 1 or gaps.ends_within_an_entry(gap):
             return ["the gaps end within an entry: the file was cut"]
-        entries = int((gap != gaps.ESCAPE).sum())
+        entries = gaps.entries(gap)
         return [f"{entries} indices, {len(stored['values'])} values"] if entries != len(stored["values"]) else []
 
 
@@ -223,9 +228,9 @@ def _exponent(values: Tensor) -> int:
 
 
 def _to_half(values: Tensor, exponent: int) -> Tensor:
-    return torch.ldexp(values, torch.tensor(-exponent)).to(torch.float16)
+    return (values * 2.0**-exponent).to(torch.float16)
 
 
 def _from_half(stored: Tensor, exponent: int) -> Tensor:
-    values = stored.to(torch.float32)
-    return torch.ldexp(values, torch.tensor(exponent)) if exponent else values
+    values = stored.to(torch.float32, copy=True)
+    return values.mul_(2.0**exponent) if exponent else values

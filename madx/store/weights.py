@@ -94,7 +94,7 @@ def to_state(tensors: dict[str, Tensor], module: Module, manifest: Manifest) -> 
     for start, unit in packed.items():
         own = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
         try:
-            state |= {start + k: restored(v) for k, v in unit.unpack(own).items()}
+            state |= {start + k: v for k, v in unit.unpack(own).items()}
         except StoreError as error:
             faults.append(f"{start[:-1]}: {error}")
     faults += own_faults({k: v for k, v in tensors.items() if not k.startswith(tuple(packed))}, manifest, whole=tensors)

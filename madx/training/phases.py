@@ -81,6 +81,9 @@ class FullPhase(_Phase):
             parameter.copy_(state[f"base.{name}"])
         self.module.load_state_dict({k: v for k, v in state.items() if not k.startswith("base.")}, strict=False)
 
+    def moved(self) -> None:
+        """They are the base's own weights."""
+
     @torch.no_grad()
     def penalise(self) -> None:
         """+ lambda/n sign(theta - theta_0); at entries of the rounds before, theta_0 is without them."""
@@ -95,7 +98,7 @@ class FullPhase(_Phase):
                 grad[a : a + PIECE].add_((flat[a : a + PIECE] - start[a : a + PIECE]).sign_(), alpha=self.l1)
             for piece in applied.pieces if applied is not None else ():
                 if piece.parameter == name:
-                    places = piece.places.long()
+                    places = piece.places()
                     now = flat[places]
                     grad.index_add_(0, places, (now - piece.found).sign_() - (now - start[places]).sign_(), alpha=self.l1)
         self._penalise_others()

@@ -41,10 +41,23 @@ def fit_sparse(
     Every phase has a folder of its own, so that a killed run goes on in the phase where it was. Raises as `fit` does.
     """
     unit = _require_trainable(engine, name, settings)
-    module, wanted = engine.module(name), len(unit.indices)
-    selection = SELECTIONS.get(settings.sparse.selection)(settings.sparse)
+    SELECTIONS.get(settings.sparse.selection)
+    wanted = len(unit.indices)
     unit.set_entries(unit.indices[:0], unit.values.detach()[:0])
+    with engine.on_top(unit):
+        total = _rounds(engine, name, unit, task, settings, wanted, steps=steps, seed=seed, folder=folder, resume=resume,
+                        identity=identity, title=title)  # fmt: skip
+        with torch.no_grad():
+            unit.round_values()
     engine.refresh()
+    return total
+
+
+def _rounds(
+    engine: Engine, name: str, unit: SparseDiff, task: Task, settings: TrainSettings, wanted: int, *, steps: int, seed: int,
+    folder: Path | None, resume: bool, identity: dict, title: str,
+) -> TrainResult:  # fmt: skip
+    module, selection = engine.module(name), SELECTIONS.get(settings.sparse.selection)(settings.sparse)
     total, rounds = TrainResult(steps=steps), settings.sparse.iterations
     for number in range(rounds):
         before = {k: v.detach().clone() for k, v in module.state_dict().items()}
@@ -65,9 +78,6 @@ def fit_sparse(
         _add(total, full, f"full {number + 1}")
         _add(total, last, f"sparse {number + 1}")
         total.best, total.best_step = last.best, last.best_step
-    with torch.no_grad():
-        unit.round_values()
-    engine.refresh()
     return total
 
 
@@ -85,11 +95,11 @@ def _require_trainable(engine: Engine, name: str, settings: TrainSettings) -> Sp
             f"The base is in {str(engine.base.model.dtype)[6:]}: small differences of weights are rounded away there. Load it "
             "in float32; train.precision bf16 still computes products in half precision."
         )
-    last = engine.differences.applied[-1] if engine.differences.applied else None
-    if last is None or last.term.shares[0].unit is not units[0] or len(last.term.shares) > 1 or last.term.scale != 1.0:
+    terms = [applied.term for applied in engine.differences.applied if applied.term.shares[0].unit is units[0]]
+    if len(terms) != 1 or len(terms[0].shares) > 1 or terms[0].scale != 1.0:
         raise TrainingError(
-            f"The difference of {name!r} must be the last one of the composition '{engine.composition}' and stand in it "
-            "unscaled, for it is trained over the sum of those before it. Write it last."
+            f"The difference of {name!r} must stand unscaled in the composition '{engine.composition}', in no average and no "
+            f"election, for it is trained over the sum of the others. Activate e.g. 'eng + {name}'."
         )
     return units[0]
 
@@ -158,5 +168,5 @@ def _top(unit: SparseDiff, selection: Selection, count: int, evidence) -> Tensor
     if count in (0, unit.space.size):
         return torch.arange(count)
     return top(
-        unit.space, count, lambda number, a, b: selection.scores(evidence(parameters[number]), a, b), taken=unit.indices,
-    ).cpu()  # fmt: skip
+        unit.space, count, lambda number, a, b: selection.scores(evidence(parameters[number]), a, b), taken=unit.indices.cpu(),
+    )  # fmt: skip

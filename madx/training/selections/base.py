@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,7 +60,7 @@ def top(space: Space, count: int, scores: Callable[[int, int, int], Tensor], *, 
     """
     histogram = torch.zeros(BINS + 1, dtype=torch.int64)
     for _, bits in _bits(space, scores, taken):
-        histogram += torch.bincount((bits >> 16).clamp_(max=BINS).cpu(), minlength=BINS + 1)
+        histogram += torch.bincount((bits >> 16).clamp_(max=BINS), minlength=BINS + 1)
     if int(histogram[INFINITE:BINS].sum()):
         raise TrainingError("A score for the selection of entries is infinite or not a number; lower train.learning_rate.")
     if int(histogram[:BINS].sum()) < count:
@@ -69,30 +70,31 @@ def top(space: Space, count: int, scores: Callable[[int, int, int], Tensor], *, 
     sure = int(above[border + 1]) if border + 1 < BINS else 0
     chosen, undecided, their_bits = [], [], []
     for offset, bits in _bits(space, scores, taken):
-        bins = bits >> 16
-        chosen.append(((bins > border) & (bins < BINS)).nonzero().flatten() + offset)
-        inside = (bins == border).nonzero().flatten()
+        found = bits.numpy()  # numpy finds places several times as fast
+        chosen.append(np.flatnonzero((found >= (border + 1) << 16) & (found < BINS << 16)) + offset)
+        inside = np.flatnonzero((found >= border << 16) & (found < (border + 1) << 16))
         undecided.append(inside + offset)
-        their_bits.append(bits[inside])
-    candidates, bits = torch.cat(undecided), torch.cat(their_bits)
+        their_bits.append(found[inside])
     # stable: of equal scores the first ones come first
-    best = bits.sort(descending=True, stable=True).indices[: count - sure]
-    return torch.cat([*chosen, candidates[best]]).sort().values
+    best = np.argsort(-np.concatenate(their_bits).astype(np.int64), kind="stable")[: count - sure]
+    won = np.sort(np.concatenate(undecided)[best])
+    return torch.from_numpy(np.sort(np.concatenate([*chosen, won]), kind="stable"))  # two ascending runs: one merge
 
 
 def _bits(space: Space, scores: Callable, taken: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """(global index of the first, bits as int32) of the scores, run by run; those of taken entries lie above all bins."""
+    """(global index of the first, bits as whole numbers) of the scores, run by run; those of taken entries lie above all
+    bins."""
     for number, parameter in enumerate(space.parameters):
         for first in range(0, parameter.numel, RUN):
             last = min(first + RUN, parameter.numel)
             offset = space.offsets[number] + first
-            bits = scores(number, first, last).to(torch.float32).contiguous().view(torch.int32)
-            if bool((bits < 0).any()):
+            bits = scores(number, first, last).to("cpu", torch.float32).contiguous().view(torch.int32)
+            if int(bits.min()) < 0:
                 bits = torch.where(bits == -(2**31), 0, bits)  # -0.0
-                if bool((bits < 0).any()):
+                if int(bits.min()) < 0:
                     raise TrainingError("A score for the selection of entries is negative or not a number.")
             if taken.numel():
-                a, b = torch.searchsorted(taken, torch.tensor([offset, offset + last - first], dtype=taken.dtype, device=taken.device)).tolist()
+                a, b = torch.searchsorted(taken, torch.tensor([offset, offset + last - first], dtype=taken.dtype)).tolist()
                 bits = bits.to(torch.int64)
                 bits[taken[a:b].long() - offset] = BINS << 16
             yield offset, bits
