@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from madx.errors import BaseError
 from madx.fingerprints import base_fingerprint, tokenizer_fingerprint
 from madx.modules.base import Site
-from madx.sites import Family, family_of, layout
+from madx.sites import Family, family_of, layout, parameter_site
 
 log = logging.getLogger("madx")
 
@@ -29,7 +29,10 @@ class Base:
         self.config = model.config
         self.family: Family = family_of(self.config)
         self.encoder: nn.Module = model.base_model
-        self.sites: dict[str, Site] = layout(self.family, self.config)
+        self.sites: dict[str, Site] = {
+            "parameters": parameter_site(self.family, self.encoder, depth=self.depth, width=self.width),
+            **layout(self.family, self.config),
+        }
         self.has_mlm_head = has_mlm_head
         self.revision: str | None = getattr(self.config, "_commit_hash", None)
         self.fingerprint = base_fingerprint(self.encoder)

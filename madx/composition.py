@@ -5,22 +5,25 @@
     swa + ner                       a stack: ner acts on what swa gives
     average(swa, hau) + ner         the mean of the changes that swa and hau would make, then ner
     average(0.7*swa, 0.3*hau)       a weighted mean (weights are scaled to sum to one)
+    0.5*swa + ner                   half of the change that swa would make, then ner
+    ties(swa, hau) + ner            differences of weights, joined by an election of signs (Yadav et al. 2023, arXiv:2306.01708)
 
 Normal form: stacks inside stacks are joined, equal children of an average are merged, children of weight zero are left
-out, and an average of one child is that child; so Average(c, c) = c exactly. Along any path through a composition a
+out, and an average or election of one child is that child; so Average(c, c) = c exactly. A factor of a factor is their
+product, a factor of one is left out, and what has the factor zero is left out. Along any path through a composition a
 module may stand once.
 """
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Union
 
 from madx.errors import CompositionError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]*")
-RESERVED = ("base", "average")
+RESERVED = ("base", "average", "ties")
 MAX_NAME = 100
 MAX_DEPTH = 50  # brackets inside brackets
 LEAST_SUM = 1e-12  # a sum of weights below this counts as zero,
@@ -65,8 +68,61 @@ class Average:
     def __str__(self) -> str:
         """The text that `parse` reads as this average."""
         if len(set(self.weights)) == 1:
-            return f"average({', '.join(map(str, self.children))})"
+            return f"average({', '.join(map(_unweighted, self.children))})"
         return f"average({', '.join(f'{w!r}*{_grouped(c)}' for w, c in zip(self.weights, self.children))})"
+
+
+@dataclass(frozen=True, init=False)
+class Scaled:
+    """A factor times what its child would change: lambda * (f(h) - h), lambda * difference.
+
+    >>> str(Scaled("swa", 0.5)), str(Scaled(Scaled("swa", 0.5), 0.5))
+    ('0.5*swa', '0.25*swa')
+    """
+
+    child: "Stack"
+    factor: float
+
+    def __init__(self, child: Union[str, "Item", "Stack"], factor: float):
+        stack, factor = child if isinstance(child, Stack) else Stack(child), float(factor)
+        if len(stack.items) == 1 and isinstance(stack.items[0], Scaled):
+            stack, factor = stack.items[0].child, factor * stack.items[0].factor
+        if not math.isfinite(factor):
+            raise CompositionError(f"A module cannot be scaled by {factor}: the factor must be finite.")
+        object.__setattr__(self, "child", stack)
+        object.__setattr__(self, "factor", factor)
+
+    def __str__(self) -> str:
+        return f"{self.factor!r}*{_grouped(self.child)}"
+
+
+@dataclass(frozen=True, init=False)
+class Ties:
+    """Differences of weights joined place by place: the sign of their sum is elected, and those that have it are averaged.
+
+    A child that does not touch a place has no vote there, so the bare base is left out. A child given twice has two votes.
+
+    >>> str(Ties("swa", "hau"))
+    'ties(swa, hau)'
+    """
+
+    children: tuple["Stack", ...]
+
+    def __init__(self, *children: Union[str, "Item", "Stack"]):
+        if not children:
+            raise CompositionError("ties() of nothing: name at least one module, e.g. ties(swa, hau).")
+        stacks = [child if isinstance(child, Stack) else Stack(child) for child in children]
+        object.__setattr__(self, "children", tuple(stack for stack in stacks if stack.items))
+
+    def names(self) -> tuple[str, ...]:
+        """Every module named, each once."""
+        return tuple(dict.fromkeys(_names(self)))
+
+    def __str__(self) -> str:
+        return f"ties({', '.join(map(str, self.children))})"
+
+
+Item = Union[str, Average, Scaled, Ties]
 
 
 @dataclass(frozen=True, init=False)
@@ -77,10 +133,10 @@ class Stack:
     'swa + ner'
     """
 
-    items: tuple[Union[str, Average], ...]
+    items: tuple[Item, ...]
 
-    def __init__(self, *items: Union[str, Average, "Stack"]):
-        flat: list[str | Average] = []
+    def __init__(self, *items: Union[Item, "Stack"]):
+        flat: list[Item] = []
         for item in items:
             if isinstance(item, str):
                 flat.append(check_name(item))
@@ -88,8 +144,16 @@ class Stack:
                 flat.extend(item.items)
             elif isinstance(item, Average):
                 flat.extend(item.children[0].items if len(item.children) == 1 else [item])
+            elif isinstance(item, Scaled):
+                if item.factor != 0.0 and item.child.items:
+                    flat.extend(item.child.items if item.factor == 1.0 else [item])
+            elif isinstance(item, Ties):
+                if item.children:
+                    flat.extend(item.children[0].items if len(set(item.children)) == 1 else [item])
             else:
-                raise CompositionError(f"A stack holds module names, Average and Stack, not {type(item).__name__}.")
+                raise CompositionError(
+                    f"A stack holds module names, Average, Scaled, Ties and Stack, not {type(item).__name__}."
+                )
         object.__setattr__(self, "items", tuple(flat))
         met: set[str] = set()
         for item in flat:  # paths choose freely in each item, so two items may not share a name
@@ -117,13 +181,21 @@ def _shortened(text: str) -> str:
 
 
 def _grouped(stack: Stack) -> str:
-    return f"({stack})" if len(stack.items) > 1 else str(stack)
+    """After a factor or a weight: one thing, in brackets if it would read as several."""
+    return f"({stack})" if len(stack.items) > 1 else _unweighted(stack)
 
 
-def _names(item: Union[str, Average]) -> Iterator[str]:
+def _unweighted(stack: Stack) -> str:
+    """In brackets if its text begins with a number, which would read as a weight."""
+    return f"({stack})" if stack.items and isinstance(stack.items[0], Scaled) else str(stack)
+
+
+def _names(item: Item) -> Iterator[str]:
     """The names in an item of a stack, as written; a name may come more than once."""
     if isinstance(item, str):
         yield item
+    elif isinstance(item, Scaled):
+        yield from item.child.names()
     else:
         for child in item.children:
             yield from child.names()
@@ -143,8 +215,8 @@ def _scaled(weights: tuple[float, ...], *, given: tuple[float, ...]) -> tuple[fl
     return weights if abs(total - 1.0) < 1e-9 else tuple(w / total for w in weights)
 
 
-def as_composition(value: Union[str, Average, Stack, None]) -> Stack:
-    """A composition from text, an Average, a Stack or None (the bare base)."""
+def as_composition(value: Union[Item, Stack, None]) -> Stack:
+    """A composition from text, an Average, Scaled, Ties, a Stack or None (the bare base)."""
     if value is None:
         return Stack()
     return parse(value) if isinstance(value, str) else Stack(value)
@@ -160,7 +232,8 @@ def parse(text: str) -> Stack:
 
 
 class _Parser:
-    """Recursive descent over: stack = item {'+' item}; item = name | 'average(' term {',' term} ')' | '(' stack ')'."""
+    """Recursive descent over: stack = item {'+' item}; item = {number '*'} (name | average | ties | '(' stack ')');
+    average = 'average(' term {',' term} ')'; term = number '*' item | stack; ties = 'ties(' stack {',' stack} ')'."""
 
     token = re.compile(r"\s*(?:([0-9.]+(?:e[+-]?[0-9]+)?|-[0-9.]+(?:e[+-]?[0-9]+)?)\s*\*|([A-Za-z0-9][A-Za-z0-9._@-]*)|(.))")
 
@@ -210,7 +283,25 @@ class _Parser:
         self.depth -= 1
         return Stack(*items)
 
-    def item(self) -> str | Average | Stack:
+    def number(self) -> float | None:
+        """The number before a '*', if one stands here."""
+        number, at = self.peek()[0], self.start()
+        if number is None:
+            return None
+        self.take()
+        try:
+            return float(number)
+        except ValueError:
+            raise self.fail("a number", at) from None
+
+    def item(self) -> Item | Stack:
+        factor = None
+        while (number := self.number()) is not None:
+            factor = number if factor is None else factor * number
+        thing = self.thing()
+        return thing if factor is None else Scaled(thing, factor)
+
+    def thing(self) -> Item | Stack:
         if self.symbol("("):
             inner = self.stack()
             if not self.symbol(")"):
@@ -223,26 +314,32 @@ class _Parser:
         self.take()
         if name == "base":
             return Stack()
-        if name == "average":
+        if name in ("average", "ties"):
             if not self.symbol("("):
-                raise self.fail("'(' after average")
-            return self.average()
+                raise self.fail(f"'(' after {name}")
+            return self.average() if name == "average" else Ties(*self.listed(self.stack))
         if len(name) > MAX_NAME:
             raise self.fail(f"a name of at most {MAX_NAME} characters", at)
         return name
 
     def average(self) -> Average:
-        children, weights = [], []
-        while True:
-            number, at = self.peek()[0], self.start()
-            if number is not None:
-                self.take()
-            try:
-                weights.append(1.0 if number is None else float(number))
-            except ValueError:
-                raise self.fail("a number", at) from None
-            children.append(self.stack())
-            if self.symbol(")"):
-                return Average(*children, weights=tuple(weights))
+        terms = self.listed(self.term)
+        return Average(*(child for _, child in terms), weights=tuple(weight for weight, _ in terms))
+
+    def term(self) -> tuple[float, Item | Stack]:
+        weight = self.number()
+        if weight is None:
+            return 1.0, self.stack()
+        child = self.item()
+        if self.peek()[2] == "+":
+            raise self.fail("',' or ')' (0.5*(a + b) weighs the stack, (0.5*a + b) scales a)")
+        return weight, child
+
+    def listed(self, one: Callable) -> list:
+        """What stands between the brackets of average() and ties(), up to the closing one."""
+        found = [one()]
+        while not self.symbol(")"):
             if not self.symbol(","):
                 raise self.fail("',' or ')'")
+            found.append(one())
+        return found

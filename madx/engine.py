@@ -1,9 +1,10 @@
 """The engine: puts a composition onto a base, swaps it, takes it off.
 
 A composition is compiled once into a plan: for each site, the steps to take there. Swapping is pointing at another
-plan; no weight is copied and no tree is walked in the forward pass. The engine reaches the sites by replacing the
-`forward` of a few of the base's own modules on the instance; parameters and their names are never touched, a base with
-nothing active runs its own code, and `close()` takes every trace away.
+plan; no tree is walked in the forward pass. The engine reaches the sites by replacing the `forward` of a few of the base's
+own modules on the instance; names of parameters are never touched, a base with nothing active runs its own code, and
+`close()` takes every trace away. Differences of weights (the site `parameters`) are put on when a composition is
+activated, in place and in O(entries), and taken off bit for bit (`madx.differences`).
 """
 
 from collections.abc import Callable, Iterator
@@ -13,57 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from madx.base import Base
-from madx.composition import Average, Composition, as_composition
+from madx.composition import Composition, Item, as_composition
+from madx.differences import AppliedDifferences, untied
 from madx.errors import CompositionError, MadxError, did_you_mean
 from madx.explain import Explanation, explain
-from madx.module import Module, require_base, require_task_head
-from madx.modules.base import ModuleType, Sublayer
-
-#: a step changes what it is given: at a sublayer `Sublayer -> change`, at the embeddings `Tensor -> Tensor`
-Watch = Callable[[str, str, ModuleType], Callable]
-
-
-class _Mean:
-    """One step for an `Average` at a sublayer: the weighted mean of the changes that its branches would make."""
-
-    def __init__(self, branches: list[list[Callable]], weights: tuple[float, ...]):
-        self.branches, self.weights = branches, weights
-
-    def __call__(self, at: Sublayer) -> Tensor:
-        total = None
-        for steps, weight in zip(self.branches, self.weights):
-            if not steps:  # a branch without a part here changes nothing
-                continue
-            branch, change = at.fork(), None
-            for step in steps:
-                delta = step(branch)
-                branch.add(delta)
-                change = delta if change is None else change + delta
-            total = weight * change if total is None else total + weight * change
-            at.final_norm = branch.final_norm
-        return total
-
-
-class _MeanMap:
-    """One step for an `Average` at the embeddings: the weighted mean of the branches' maps."""
-
-    def __init__(self, branches: list[list[Callable]], weights: tuple[float, ...]):
-        self.branches, self.weights = branches, weights
-
-    def __call__(self, x: Tensor) -> Tensor:
-        total = None
-        for steps, weight in zip(self.branches, self.weights):
-            y = x
-            for step in steps:
-                y = step(y)
-            total = weight * y if total is None else total + weight * y
-        return total
-
-    def inverse(self, y: Tensor) -> Tensor:
-        raise CompositionError(
-            "This composition averages several invertible parts; the mean of invertible maps has no inverse in closed "
-            "form, so it cannot feed the masked-LM decoder. Use one language module for masked language modelling."
-        )
+from madx.fingerprints import base_fingerprint
+from madx.module import Module, require_base, require_parameters, require_task_head
+from madx.modules.base import Sublayer
+from madx.plan import Terms, Watch, steps_at
 
 
 class Engine:
@@ -86,6 +44,8 @@ class Engine:
         self._captures: dict[tuple[str, str], object] = {}
         self._captured: dict[str, dict[str, Tensor]] = {}
         self._replaced: list[nn.Module] = []
+        self.differences = AppliedDifferences(base)
+        self._terms = Terms()
         base._engine = self
         try:
             self._reach_sites()
@@ -104,6 +64,7 @@ class Engine:
         Raises BaseError when the module was made for another base.
         """
         require_base(module, self.base, allow_base_mismatch=allow_base_mismatch)
+        require_parameters(module, self.base)
         module.to(self.base.device).requires_grad_(False).eval()
         if module.name in self.modules:
             self.detach(module.name)
@@ -121,6 +82,7 @@ class Engine:
             raise CompositionError(f"The module {name!r} acts in '{self.composition}': activate another one first.")
         del self.modules[name]
         self._plans = {c: plan for c, plan in self._plans.items() if name not in c.names()}
+        self._terms.forget()
         return module
 
     def module(self, name: str) -> Module:
@@ -131,21 +93,58 @@ class Engine:
 
     # ---- compositions --------------------------------------------------------------------------------------------
 
-    def activate(self, composition: Composition | str | Average | None) -> Composition:
+    def activate(self, composition: Composition | Item | None) -> Composition:
         """Make a composition act from the next forward pass on; None or 'base' is the bare base.
 
-        Raises CompositionError for a name that is not attached; the composition before stays active then.
+        Raises CompositionError for a name that is not attached, and for a difference that leaves the base's number format;
+        the composition before stays active then.
         """
         if not isinstance(composition, Composition):
             composition = as_composition(composition)
         plan = self._plans.get(composition)
         if plan is None:
             plan = self._plans[composition] = self.compile(composition)
+        self.differences.activate(self._terms.of(composition, self.modules))
         self._plan, self.composition = plan, composition
         return composition
 
+    def refresh(self) -> None:
+        """Put the active composition on again, after the entries of one of its differences were changed."""
+        self.activate(self.composition)
+
+    def require_weights_alone(self, what: str) -> None:
+        """Raises CompositionError unless the active composition is made of differences of weights (and heads) alone."""
+        names = self.composition.names()
+        computing = [n for n in names if any(site != "parameters" for site in self.modules[n].units)]
+        if not names or computing:
+            raise CompositionError(
+                f"'{self.composition}' cannot be {what}: "
+                + (f"{', '.join(computing)} computes something during the forward pass." if names else "nothing is active.")
+                + " Activate a composition of weight differences alone."
+            )
+
+    def merge(self) -> nn.Linear | None:
+        """Make the active composition the base's own weights, for good; gives the head of its task module, if any.
+
+        The base gets another name and fingerprint, its modules are detached, and the masked-LM decoder keeps theta_0.
+        Raises CompositionError for a composition that computes something beside its differences, or has none.
+        """
+        names = self.composition.names()
+        self.require_weights_alone("merged into the base")
+        heads = [self.modules[n].head for n in names if self.modules[n].head is not None]
+        for path, weight in self.differences.decoder_weights().items():
+            self.base.model.get_submodule(path.rpartition(".")[0]).weight = nn.Parameter(weight, requires_grad=False)
+            self.base.config.tie_word_embeddings = False
+        self.differences.keep()
+        self.base.name = f"{self.base.name} + {self.composition}"
+        self.base.fingerprint, self.base.revision = base_fingerprint(self.base.encoder), None
+        self.activate(None)
+        for name in names:
+            self.detach(name)
+        return heads[-1] if heads else None
+
     @contextmanager
-    def using(self, composition: Composition | str | Average | None) -> Iterator["Engine"]:
+    def using(self, composition: Composition | Item | None) -> Iterator["Engine"]:
         """A composition for the length of a `with` block; what was active before is active again afterwards."""
         before = self.composition
         self.activate(composition)
@@ -159,24 +158,11 @@ class Engine:
         for name in composition.names():
             self.module(name)
         plan = {}
-        for site in self.base.sites:
-            steps = self._steps(composition, site, watch)
+        for site in self.base.sites.values():
+            steps = steps_at(site, composition, self.modules, watch) if site.kind != "parameters" else []
             if steps:
-                plan[site] = steps
+                plan[site.name] = steps
         return plan
-
-    def _steps(self, composition: Composition, site: str, watch: Watch | None) -> list[Callable]:
-        steps: list[Callable] = []
-        for item in composition.items:
-            if isinstance(item, str):
-                units = self.modules[item].units.get(site, {}).values()
-                steps += [unit if watch is None else watch(site, item, unit) for unit in units]
-            else:
-                branches = [self._steps(child, site, watch) for child in item.children]
-                if any(branches):
-                    mean = _Mean if self.base.sites[site].kind == "sublayer" else _MeanMap
-                    steps.append(mean(branches, item.weights))
-        return steps
 
     # ---- forward -------------------------------------------------------------------------------------------------
 
@@ -259,6 +245,8 @@ class Engine:
             else:
                 self._replace(layer.get_submodule(place.output), self._at_output, site.name, captured)
                 self._capture(site.name, "residual")
+        for module, wrapper in list(untied(self.base, self.differences)):
+            self._replace(module, wrapper)
         for path in family.before_decoder if family.tied else ():
             try:
                 target = self.base.model.get_submodule(path)
@@ -355,6 +343,7 @@ class Engine:
 
     def close(self) -> None:
         """Give the base back as it came: own code everywhere, no hook, nothing attached."""
+        self.differences.activate([])
         for target in self._replaced:
             target.__dict__.pop("forward", None)
         for handle in self._captures.values():

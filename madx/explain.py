@@ -2,7 +2,8 @@
 
 It must be impossible to believe that a module acts when it does not. `explain` reads the plan that the forward pass
 runs (not the intention behind it); with an input it also runs it once and counts. `silent` names every module of the
-composition that acts nowhere, never ran, or changed nothing.
+composition that acts nowhere, never ran, or changed nothing. At the site `parameters` it reads what is written into the base:
+the change there is |written - found| / |found| over the touched places.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -10,6 +11,10 @@ from itertools import groupby
 
 import torch
 from torch import Tensor
+
+from madx.composition import Average, Composition, Scaled
+from madx.differences import changes
+from madx.plan import WeightedMap
 
 
 @dataclass
@@ -103,19 +108,29 @@ def explain(engine, input_ids: Tensor | None = None, attention_mask: Tensor | No
     """The explanation of an engine's active composition; with an input, measured in one forward pass without dropout."""
     composition, names = engine.composition, engine.composition.names()
     actions: dict[tuple[str, str, str], Action] = {}
-    averages = [item for item in composition.items if not isinstance(item, str)]
-    averaged = {name: i for i, item in enumerate(averages) for child in item.children for name in child.names()}
+    averaged, factors = _roles(composition)
 
     def watch(site: str, module: str, unit):
         part = next(p for p, u in engine.modules[module].units[site].items() if u is unit)
-        action = Action(site, module, part, unit.describe(), averaged=averaged.get(module))
+        what = unit.describe() + (f", times {factors[module]:g}" if factors[module] != 1.0 else "")
+        action = Action(site, module, part, what, averaged=averaged.get(module))
         action = actions.setdefault((site, module, part), action)
         return _Watched(unit, action)
 
+    for applied in engine.differences.applied:
+        for share in applied.term.shares:
+            factor = applied.term.scale * share.scale
+            what = share.unit.describe() + (f", times {factor:g}" if factor != 1.0 else "")
+            what += ", by election" if share.kept is not None else ""
+            actions["parameters", share.module, share.part] = Action("parameters", share.module, share.part, what)
     plan = engine.compile(composition, watch)
     if input_ids is not None:
         for action in actions.values():
             action.change, action.calls = 0.0, 0
+        for applied in engine.differences.applied:
+            for (module, part), change in changes(applied).items():
+                action = actions["parameters", module, part]
+                action.change, action.calls = change, 1
         _run(engine, plan, input_ids, attention_mask)
     acting = {a.module for a in actions.values() if input_ids is None or (a.calls and a.change)}
     inverted = [a.module for a in actions.values() if a.site == "embeddings"][::-1]
@@ -124,7 +139,8 @@ def explain(engine, input_ids: Tensor | None = None, attention_mask: Tensor | No
     elif not engine.base.family.tied:
         decoder = "the base's own, not tied to the embeddings: nothing is undone before it"
     elif any(not isinstance(step, _Watched) for step in plan["embeddings"]):
-        decoder = "none: a mean of invertible parts has no inverse"
+        scaled = any(isinstance(step, WeightedMap) and step.rest for step in plan["embeddings"])
+        decoder = f"none: a {'scaled invertible part' if scaled else 'mean of invertible parts'} has no inverse"
     else:
         decoder = "after undoing " + ", then ".join(inverted)
     heads = [n for n in names if engine.modules[n].head is not None]
@@ -133,6 +149,29 @@ def explain(engine, input_ids: Tensor | None = None, attention_mask: Tensor | No
         str(composition), f"{engine.base.name} ({engine.base.config.model_type}, {engine.base.depth} layers)",
         list(actions.values()), decoder, head, [n for n in names if n not in acting], input_ids is not None,
     )  # fmt: skip
+
+
+def _roles(composition: Composition) -> tuple[dict[str, int], dict[str, float]]:
+    """For the modules of a composition: the number of the outermost average each stands in, and the product of the
+    factors that it is scaled by."""
+    averaged: dict[str, int] = {}
+    factors: dict[str, float] = {}
+
+    def walk(stack: Composition, factor: float, number: int | None) -> None:
+        for position, item in enumerate(stack.items):
+            if isinstance(item, str):
+                factors[item] = factor
+                if number is not None:
+                    averaged[item] = number
+            elif isinstance(item, Scaled):
+                walk(item.child, factor * item.factor, number)
+            else:
+                inside = len(factors) + position if number is None and isinstance(item, Average) else number
+                for child in item.children:
+                    walk(child, factor, inside)
+
+    walk(composition, 1.0, None)
+    return averaged, factors
 
 
 class _Watched:

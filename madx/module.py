@@ -70,7 +70,7 @@ class Module(nn.Module):
             child = parent._modules.get(step)
             if child is None:
                 child = nn.Module()
-                parent.add_module(step, child)
+                parent._modules[step] = child  # not add_module: the site `parameters` is named as a method is
             parent = child
         parent.add_module(part, unit)
         self.units.setdefault(site, {})[part] = unit
@@ -82,6 +82,12 @@ class Module(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """All weights by name, in a fixed order."""
         return dict(sorted(self.state_dict().items()))
+
+    def packed_units(self) -> dict[str, ModuleType]:
+        """The instances that are stored in a form of their own, by the beginning of their tensors' names."""
+        return {
+            f"{site}.{part}.": unit for site, units in self.units.items() for part, unit in units.items() if unit.packed
+        }  # fmt: skip
 
     def parameter_count(self) -> int:
         """Trainable numbers, the head's included."""
@@ -131,6 +137,18 @@ def require_base(module: Module, base, *, allow_base_mismatch: bool = False) -> 
             f"The module {module.name!r} was made for the base {recorded['name']!r}, not for {base.name!r}:\n  "
             + "\n  ".join(shape + faults) + f"\n{hint}"
         )  # fmt: skip
+
+
+def require_parameters(module: Module, base) -> None:
+    """Raises BaseError when a module's differences were made for parameters of other names or shapes than the base's."""
+    here = base.sites["parameters"].parameters
+    for unit in module.units.get("parameters", {}).values():
+        if unit.site.parameters != here:
+            other = sorted({(p.name, p.shape) for p in unit.site.parameters} ^ {(p.name, p.shape) for p in here})
+            raise BaseError(
+                f"The module {module.name!r} holds differences of other parameters than those of {base.name!r}; the first "
+                f"that differs: {other[0][0]} {other[0][1]}. It can act only on a base of the same shape."
+            )
 
 
 def require_task_head(module: Module) -> nn.Linear:

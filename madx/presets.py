@@ -40,6 +40,15 @@ PRESETS: dict[str, tuple[dict[str, dict], str]] = {
         {"bottleneck": {"reads": "input", "reduction_factor": 2.0, "scaling": "learned", "init": "zero_up"}},
         "parallel with one learned scale a layer",
     ),
+    "lt_sft": (
+        {"sparse_diff": {"entries": "language"}},
+        "LT-SFT language module: a sparse difference of the weights, as large as a MAD-X one (Ansell et al. 2022)",
+    ),
+    "lt_sft_task": ({"sparse_diff": {"entries": "task"}}, "LT-SFT task module (Ansell et al. 2022)"),
+    "bitfit": (
+        {"sparse_diff": {"entries": "all", "kinds": ["bias"]}},
+        "all biases of the base but those of layer norms (Ben Zaken et al. 2022)",
+    ),
 }
 
 

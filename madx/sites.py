@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from madx.errors import BaseError
-from madx.modules.base import Site
+from madx.modules.base import BaseParameter, Site
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Family:
     embedding_width: config attribute, or the attribute to fall back to; before_decoder: paths inside the masked-LM
     model, the first that exists is the last module before the decoder (an invertible part is undone on its output);
     mlm_logits: hidden states `(n, width)` -> logits `(n, vocabulary)` by the model's own head; tied: whether the
-    decoder shares its weights with the embeddings (else nothing is undone before it).
+    decoder shares its weights with the embeddings (else nothing is undone before it); decoder_is_given: path inside the
+    masked-LM model of a head that is handed the embedding module as its second argument.
     """
 
     title: str
@@ -45,6 +46,7 @@ class Family:
     mlm_logits: Callable[[nn.Module, Tensor], Tensor]
     embedding_width: tuple[str, ...] = ("hidden_size",)
     tied: bool = True
+    decoder_is_given: str | None = None
 
 
 def _distilbert_logits(model: nn.Module, hidden: Tensor) -> Tensor:
@@ -91,6 +93,7 @@ FAMILIES: tuple[Family, ...] = (
     _bert_like(
         "DeBERTa-v2, v3, mDeBERTa", ("deberta-v2",),
         before_decoder=("cls.predictions.transform", "lm_predictions.lm_head.LayerNorm"), mlm_logits=_deberta_logits,
+        decoder_is_given="lm_predictions.lm_head",
     ),
     _bert_like(
         "RemBERT", ("rembert",), embedding_width=("input_embedding_size",),
@@ -137,3 +140,22 @@ def layout(family: Family, config) -> dict[str, Site]:
         for place in ("attention", "ffn"):
             sites.append(Site(f"layer.{layer}.{place}", "sublayer", width, depth, layer, place))
     return {site.name: site for site in sites}
+
+
+def parameter_site(family: Family, encoder: nn.Module, *, depth: int, width: int) -> Site:
+    """The site `parameters`: names and shapes of the encoder's parameters, sorted by name, the pooler's left out
+    (masked-LM models have none)."""
+    found = []
+    for name, parameter in sorted(encoder.named_parameters()):
+        if name.startswith("pooler."):
+            continue
+        group, layer = "other", None
+        if name.startswith(family.embeddings + "."):
+            group = "embeddings"
+        elif name.startswith(family.layers + "."):
+            group, layer = "layers", int(name.removeprefix(family.layers + ".").split(".")[0])
+        owner = encoder.get_submodule(name.rpartition(".")[0])
+        norm = "norm" in type(owner).__name__.lower()
+        kind = "norm" if norm else "bias" if name.rpartition(".")[2].endswith("bias") else "weight"
+        found.append(BaseParameter(name, tuple(parameter.shape), group, layer, kind))
+    return Site("parameters", "parameters", width, depth, parameters=tuple(found))

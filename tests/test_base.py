@@ -45,7 +45,7 @@ def test_a_saved_base_of_every_family_loads(tmp_path, family):
     assert base.architecture == original.architecture == {
         "model_type": family, "layers": 3, "width": 32, "vocabulary": tiny.VOCABULARY,
     }  # fmt: skip
-    assert len(base.sites) == 7 and all(not p.requires_grad for p in base.model.parameters()) and not base.model.training
+    assert len(base.sites) == 8 and all(not p.requires_grad for p in base.model.parameters()) and not base.model.training
     ids, mask = tiny.inputs()
     with torch.no_grad():
         logits = model(input_ids=ids, attention_mask=mask).logits

@@ -12,7 +12,9 @@ from madx.composition import (
     MAX_NAME,
     RESERVED,
     Average,
+    Scaled,
     Stack,
+    Ties,
     as_composition,
     check_name,
     parse,
@@ -38,6 +40,13 @@ def stacks(draw, names=None, depth=2):
         take = draw(st.integers(1, len(pool)))
         own, pool = pool[:take], pool[take:]
         children = draw(st.lists(stacks(own, depth - 1), min_size=1, max_size=3))
+        kind = draw(st.sampled_from(["average", "average", "scaled", "ties"]))
+        if kind == "scaled":
+            items.append(Scaled(children[0], draw(weight.filter(lambda w: abs(w) < 1e6))))
+            continue
+        if kind == "ties":
+            items.append(Ties(*children))
+            continue
         weights = tuple(draw(st.lists(weight, min_size=len(children), max_size=len(children))))
         try:
             items.append(Average(*children, weights=draw(st.sampled_from([weights, None]))))
@@ -46,9 +55,13 @@ def stacks(draw, names=None, depth=2):
     return Stack(*items)
 
 
+def branches(item):
+    return (item.child,) if isinstance(item, Scaled) else item.children
+
+
 def all_paths(stack):
     """Every way through a composition, spelt out."""
-    choices = [[(i,)] if isinstance(i, str) else [p for c in i.children for p in all_paths(c)] for i in stack.items]
+    choices = [[(i,)] if isinstance(i, str) else [p for c in branches(i) for p in all_paths(c)] for i in stack.items]
     return [sum(choice, ()) for choice in product(*choices)]
 
 
@@ -65,7 +78,11 @@ def test_text_and_back(c):
 def test_normal_form(c):
     assert Stack(c) == c == Stack(Stack(), c, Stack()) == Stack(Average(c)) == Stack(Average(c, c))
     assert Stack(Average(c, c, weights=(0.3, 0.4))) == c
-    assert all(isinstance(i, str) or isinstance(i, Average) and len(i.children) > 1 for i in c.items)
+    assert all(isinstance(i, str | Scaled) or len(set(i.children)) > 1 and (isinstance(i, Ties) or len(set(i.children)) == len(i.children)) for i in c.items)
+    assert all(i.factor not in (0.0, 1.0) and i.child.items for i in c.items if isinstance(i, Scaled))
+    assert Stack(Scaled(c, 1.0)) == c == Stack(Ties(c)) == Stack(Ties(c, c, Stack()))
+    assert Stack(Scaled(c, 0.0)) == Stack() == Stack(Ties(Stack()))
+    assert Stack(Scaled(Scaled(c, 0.5), 2.0)) == c
     half = Average(c, "zz-other", weights=(0.25, 0.75)) if "zz-other" not in c.names() else Average(c)
     assert Average(*half.children, weights=half.weights) == half
 
@@ -77,7 +94,7 @@ def test_names_in_the_order_written_and_once_on_every_path(c):
     assert all(len(set(p)) == len(p) for p in paths)
     assert set(c.names()) == {name for p in paths for name in p} and len(set(c.names())) == len(c.names())
     text = str(c)
-    for token in ("average(", ")", ","):
+    for token in ("average(", "ties(", ")", ","):
         text = text.replace(token, " ")
     written = [t.rpartition("*")[2].strip("()") for t in text.split() if t not in ("+", "base")]
     assert list(c.names()) == list(dict.fromkeys(filter(None, written)))
@@ -131,6 +148,22 @@ def test_a_module_twice_along_a_path_is_refused(text):
         parse(text)
 
 
+def test_factors_and_weights_are_told_apart():
+    """In an average the first number is the weight; brackets make it a factor of the first module."""
+    assert parse("0.5*swa + ner") == Stack(Scaled("swa", 0.5), "ner") and parse("2*3*(a + b)") == Stack(Scaled(Stack("a", "b"), 6))
+    assert parse("average(0.5*a, b)") == Stack(Average("a", "b", weights=(0.5, 1)))
+    assert parse("average((0.5*a), b)") == Stack(Average(Scaled("a", 0.5), "b")) != parse("average(0.5*a, b)")
+    assert parse("average((0.5*a + b), c)") == Stack(Average(Stack(Scaled("a", 0.5), "b"), "c"))
+    assert parse("average(2*0.5*a, b)") == Stack(Average(Scaled("a", 0.5), "b", weights=(2, 1)))
+    assert str(parse("average((0.5*a), b)")) == "average((0.5*a), b)" and str(parse("-1.0*a")) == "-1.0*a"
+    assert parse("1*a") == parse("a") and parse("0*a + b") == parse("b") and parse("ties(a, base)") == parse("a")
+    for factor in (math.inf, math.nan):
+        with pytest.raises(CompositionError, match="the factor must be finite"):
+            Scaled("a", factor)
+    with pytest.raises(CompositionError, match="finite"):
+        parse("1e200*1e200*a")
+
+
 def test_a_module_in_two_branches_is_allowed():
     assert parse("average(a + b, a + c)").names() == ("a", "b", "c")
 
@@ -147,7 +180,7 @@ def test_many_averages_are_read_at_once():
         ("", 1), ("  ", 1), ("swa +", 6), ("swa ner", 5), ("swa   ?", 7), ("+ swa", 1), ("(swa", 5), ("swa)", 4),
         ("average", 8), ("average swa", 9), ("swa + average + ner", 15), ("average(", 9), ("average()", 9),
         ("average(swa", 12), ("average(swa,)", 13), ("average(swa hau)", 13), ("average(1.2.3*swa, hau)", 9),
-        ("average(..*swa)", 9), ("2*swa", 1), ("swa + " + "n" * (MAX_NAME + 1), 7), ("_swa", 1), ("swa\n+\n?", 7),
+        ("average(..*swa)", 9), ("2*", 3), ("2*+", 3), ("1.2.3*swa", 1), ("ties", 5), ("ties(", 6), ("ties()", 6), ("ties(a b)", 8), ("average(0.5*a + b, c)", 15), ("swa + " + "n" * (MAX_NAME + 1), 7), ("_swa", 1), ("swa\n+\n?", 7),
         ("(" * 3000 + "a" + ")" * 3000, 51), ("average(" * 3000, 401),
     ],
 )  # fmt: skip
@@ -160,7 +193,7 @@ def test_malformed_text_names_the_character(text, at):
     st.one_of(
         st.text(max_size=30),
         st.text(alphabet="ab+*(), .1-e\n\t", max_size=30),
-        st.lists(st.sampled_from(["average", "(", ")", ",", "+", "a", "b", "base", "0.5*", "1e999*", "-", " ", "é", "1e5"]), max_size=20).map("".join),
+        st.lists(st.sampled_from(["average", "ties", "(", ")", ",", "+", "a", "b", "base", "0.5*", "1e999*", "-", " ", "é", "1e5"]), max_size=20).map("".join),
     )
 )
 @settings(derandomize=True, max_examples=600, deadline=None)
@@ -168,7 +201,7 @@ def test_any_text_is_read_or_refused_in_words(text):
     try:
         c = parse(text)
     except CompositionError as error:
-        assert any(w in str(error) for w in ("at character", "twice in one stack", "must be finite and not cancel"))
+        assert any(w in str(error) for w in ("at character", "twice in one stack", "must be finite and not cancel", "the factor must be finite"))
     else:
         assert parse(str(c)) == c
 
@@ -200,4 +233,4 @@ def test_the_bare_base():
 
 
 def test_printed_text_is_in_the_alphabet():
-    assert set(str(parse("average(0.1*a, 0.00001*b, c)"))) <= set(string.ascii_letters + string.digits + "+*(),.- ")
+    assert set(str(parse("average(0.1*a, 0.00001*b, c) + -0.5*d + ties(e, f)"))) <= set(string.ascii_letters + string.digits + "+*(),.- ")

@@ -182,6 +182,9 @@ def quickstart(
         Optional[str], typer.Option("--out", help="Folder of data, modules and results (default: runs/quickstart).")
     ] = None,
     seeds: Annotated[Optional[int], typer.Option(min=1, help="How many seeds of the task module (default: 3).")] = None,
+    module_type: Annotated[
+        Optional[str], typer.Option(help="bottleneck (MAD-X, the default) or sparse_diff (LT-SFT).")
+    ] = None,
     fast: Annotated[
         bool,
         typer.Option(
@@ -198,7 +201,7 @@ def quickstart(
     from madx.jobs.quickstart import quickstart as run
 
     quiet_transformers()
-    flags = {"out": output, "seeds": list(range(1, seeds + 1)) if seeds else None}
+    flags = {"out": output, "seeds": list(range(1, seeds + 1)) if seeds else None, "module_type": module_type}
     chosen = settings(Quickstart, None, [*(FAST if fast else []), *(sets or [])], flags)
     result = run(chosen)
     _matrix(result.matrix)

@@ -1,4 +1,4 @@
-"""The commands that use stored modules: predict, explain."""
+"""The commands that use stored modules: predict, explain, export."""
 
 import json
 import sys
@@ -100,6 +100,33 @@ def explain(
 
     Example: madx explain --stack "swa + ner@1" --text "Juma anaishi Nairobi."
     """
+    engine = _engine(stack, store, base)
+    inputs = (
+        engine.base.tokenizer(text, return_tensors="pt", truncation=True, max_length=engine.base.max_tokens)
+        if text
+        else {}
+    )
+    out.print(Text(str(engine.explain(inputs.get("input_ids"), inputs.get("attention_mask")))))
+
+
+def export(
+    stack: StackText,
+    folder: Annotated[str, typer.Argument(help="Folder to write; it must not exist yet or be empty.")],
+    store: Store = "modules",
+    base: SavedBase = None,
+):
+    """Write a stack of weight differences as a plain transformers checkpoint, which loads without madx.
+
+    Example: madx export --stack "swa + ner@1" swahili-ner
+    """
+    from madx.interop import export_plain
+
+    written = export_plain(_engine(stack, store, base), folder)
+    out.print(f"{written}: a plain transformers checkpoint of '{stack}'")
+
+
+def _engine(stack: str, store: str, base: str | None):
+    """An engine with a stack of stored modules active."""
     from madx.base import load_base
     from madx.composition import as_composition
     from madx.engine import Engine
@@ -116,9 +143,4 @@ def explain(
     for name in composition.names():
         engine.attach(modules.load(name, engine.base))
     engine.activate(composition)
-    inputs = (
-        engine.base.tokenizer(text, return_tensors="pt", truncation=True, max_length=engine.base.max_tokens)
-        if text
-        else {}
-    )
-    out.print(Text(str(engine.explain(inputs.get("input_ids"), inputs.get("attention_mask")))))
+    return engine

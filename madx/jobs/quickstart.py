@@ -7,6 +7,7 @@ not how good a real system is. Everything stored is used again by the next run w
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -28,10 +29,19 @@ NOTE = "synthetic: sentences of the miniature world, a tiny base; no measure of 
 NOT_LEARNT = ("store", "run", "cache", "device", "resume", "overwrite", "base", "corpus", "data", "dev", "licence")
 
 
+#: module type -> (parts of a language module, its learning rate, that of the task module)
+KINDS: dict[str, tuple[dict[str, Any], float, float]] = {
+    "bottleneck": ({}, 2e-3, 1e-3), "sparse_diff": ({"parts": "lt_sft"}, 5e-4, 5e-4),
+}  # fmt: skip
+
+
 class Quickstart(Settings):
     """Settings of `madx quickstart`; the defaults end within four minutes on two cores."""
 
     out: str = Field(default="runs/quickstart", description="Folder of data, modules and results.")
+    module_type: Literal["bottleneck", "sparse_diff"] = Field(
+        default="bottleneck", description="bottleneck: MAD-X modules; sparse_diff: LT-SFT's differences, in OUT/sparse_diff."
+    )
     targets: list[str] = Field(default=["swa", "fin", "ind"], min_length=1, description="Target languages, unseen by the base.")
     seeds: list[int] = Field(default=[1, 2, 3], min_length=1, description="Seeds of the task module.")
     corpus_sentences: int = Field(default=6000, ge=200, description="Sentences of raw text for a language.")
@@ -57,7 +67,7 @@ def quickstart(settings: Quickstart) -> QuickstartResult:
         if language not in world.languages() or language == SOURCE:
             raise ConfigError(f"No target language {language!r} in the miniature world; "
                               f"{did_you_mean(language, [c for c in world.languages() if c != SOURCE])}")  # fmt: skip
-    out, reused = Path(settings.out), []
+    out, reused = out_folder(settings), []
     store = Store(out / "modules")
     for language in (SOURCE, *settings.targets):
         job = language_job(settings, language)
@@ -84,31 +94,39 @@ def quickstart(settings: Quickstart) -> QuickstartResult:
     return QuickstartResult(result.matrix, out, reused)
 
 
+def out_folder(settings: Quickstart) -> Path:
+    """Where everything of the quick start lies; another module type has a folder of its own."""
+    return Path(settings.out) / settings.module_type if settings.module_type != "bottleneck" else Path(settings.out)
+
+
 def language_job(settings: Quickstart, language: str) -> TrainLanguage:
     """Settings of one language module of the quick start."""
-    out = Path(settings.out)
+    parts, rate, _ = KINDS[settings.module_type]
+    out = out_folder(settings)
     return TrainLanguage(
         base=str(world.BASE), store=str(out / "modules"), language=language, corpus=str(out / "data" / f"{language}.txt"),
         run=str(out / "runs" / language), cache=str(out / "runs" / "cache"), block_size=64, batch_size=32,
-        steps=settings.language_steps, overwrite=True, licence="Apache-2.0",
-        train=TrainSettings(learning_rate=2e-3, progress=settings.progress, checkpoint_every=1000),
+        steps=settings.language_steps, overwrite=True, licence="Apache-2.0", **parts,
+        train=TrainSettings(learning_rate=rate, progress=settings.progress, checkpoint_every=1000),
     )  # fmt: skip
 
 
 def task_job(settings: Quickstart) -> TrainTask:
     """Settings of the English NER module of the quick start."""
-    out = Path(settings.out)
+    _, _, rate = KINDS[settings.module_type]
+    parts: dict[str, Any] = {"parts": "lt_sft_task"} if settings.module_type == "sparse_diff" else {}
+    out = out_folder(settings)
     return TrainTask(
         base=str(world.BASE), store=str(out / "modules"), language=SOURCE, data=str(out / "data" / "ner-train.conll"),
         dev=str(out / "data" / "ner-dev.conll"), run=str(out / "runs" / "ner"), seeds=settings.seeds, epochs=settings.epochs,
-        batch_size=32, overwrite=True, licence="Apache-2.0",
-        train=TrainSettings(learning_rate=1e-3, progress=settings.progress, checkpoint_every=1000),
+        batch_size=32, overwrite=True, licence="Apache-2.0", **parts,
+        train=TrainSettings(learning_rate=rate, progress=settings.progress, checkpoint_every=1000),
     )  # fmt: skip
 
 
 def evaluate_job(settings: Quickstart) -> Evaluate:
     """Settings of the zero-shot evaluation of the quick start."""
-    out = Path(settings.out)
+    out = out_folder(settings)
     return Evaluate(
         base=str(world.BASE), store=str(out / "modules"), task_module="ner", source=SOURCE, progress=settings.progress,
         targets={c: str(out / "data" / f"ner-test-{c}.conll") for c in (SOURCE, *settings.targets)},

@@ -1,5 +1,8 @@
 """The contract of module types: where a module acts (`Site`), what it sees there (`Sublayer`), and what it is (`ModuleType`).
 
+Two families: "activations" compute something at a site during the forward pass; "weights" add a difference to the base's
+parameters once, and nothing is left to compute.
+
 A module type computes in torch alone. It never meets transformers or a model's name, so that it is tested in
 milliseconds and runs on every base whose sites are described in `madx.sites`.
 """
@@ -7,8 +10,10 @@ milliseconds and runs on every base whose sites are described in `madx.sites`.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -18,15 +23,33 @@ from madx.registry import Registry
 
 MODULE_TYPES = Registry("module type")
 
-SiteKind = Literal["embeddings", "sublayer"]
+SiteKind = Literal["parameters", "embeddings", "sublayer"]
+
+
+@dataclass(frozen=True)
+class BaseParameter:
+    """A parameter of the encoder: its name and shape there, the group it lies in, its layer counted from 0 (None outside
+    the layers), and whether it is a weight matrix, a bias or belongs to a layer norm."""
+
+    name: str
+    shape: tuple[int, ...]
+    group: Literal["embeddings", "layers", "other"]
+    layer: int | None
+    kind: Literal["weight", "bias", "norm"]
+
+    @property
+    def numel(self) -> int:
+        """Numbers in it."""
+        return prod(self.shape)
 
 
 @dataclass(frozen=True)
 class Site:
     """A named place in the base where a module can act.
 
-    name: `embeddings`, `layer.3.ffn`, `layer.3.attention`; width: numbers per token there; layer: counted from 0
-    (None outside the layers); place: `ffn` or `attention` (None outside the layers); depth: layers of the base.
+    name: `parameters`, `embeddings`, `layer.3.ffn`, `layer.3.attention`; width: numbers per token there (at `parameters`
+    the width of the layers); layer: counted from 0 (None outside the layers); place: `ffn` or `attention` (None outside
+    the layers); depth: layers of the base; parameters: all of the encoder's, sorted by name (at `parameters` alone).
     """
 
     name: str
@@ -35,6 +58,7 @@ class Site:
     depth: int
     layer: int | None = None
     place: str | None = None
+    parameters: tuple[BaseParameter, ...] = ()
 
 
 class Sublayer:
@@ -110,10 +134,12 @@ class ModuleType(nn.Module, ABC):
     """
 
     Config: ClassVar[type[PartConfig]]
-    #: "activations": computes something at a site during the forward pass.
-    family: ClassVar[Literal["activations"]] = "activations"
+    #: "activations": computes something at a site during the forward pass; "weights": see `WeightsType`
+    family: ClassVar[Literal["activations", "weights"]] = "activations"
     #: which tensors of `Sublayer` beyond `sum` it reads; the engine captures only what is read
     reads: frozenset[str] = frozenset()
+    #: whether it is stored in a form of its own (`pack`, `unpack`, `stored_faults`); else tensor by tensor
+    packed: ClassVar[bool] = False
 
     def __init__(self, config: PartConfig, site: Site):
         super().__init__()
@@ -127,3 +153,44 @@ class ModuleType(nn.Module, ABC):
     @abstractmethod
     def describe(self) -> str:
         """A few words for `engine.explain()`: the sizes and the switches that differ from the default."""
+
+    def pack(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The stored form: tensors by name, floating-point numbers in `dtype` or in fewer bits where that loses nothing."""
+        return {name: t.to(dtype) if t.is_floating_point() else t for name, t in self.state_dict().items()}
+
+    def unpack(self, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of `state_dict()` from the stored form; raises StoreError for anything but what `pack` writes."""
+        return stored
+
+    @classmethod
+    def stored_faults(cls, stored: dict[str, Tensor]) -> list[str]:
+        """What is wrong with a stored form as far as can be told without a base."""
+        return []
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What is added to one parameter of the encoder: values `(entries,)` at places `(entries,)`, which are indices into
+    the flattened (row-major) parameter, ascending and each once."""
+
+    parameter: str
+    places: Tensor
+    values: Tensor
+
+
+class WeightsType(ModuleType):
+    """A module type that acts through the base's parameters: theta = theta_0 + delta. Its site is `parameters`."""
+
+    family = "weights"
+
+    @classmethod
+    def acts_at(cls, config: PartConfig, site: Site) -> bool:
+        return site.kind == "parameters"
+
+    @abstractmethod
+    def differences(self) -> list[Difference]:
+        """The differences it holds, at most one for a parameter."""
+
+    @abstractmethod
+    def state(self) -> list[Tensor]:
+        """The tensors that the differences are made of: as long as these are the same and unchanged, so are those."""

@@ -22,7 +22,7 @@ from madx.module import Module, ModuleInfo, require_base
 from madx.store import folders
 from madx.store.card import model_card
 from madx.store.manifest import FORMAT, LAYOUT, Manifest, WeightsRecord, check_language, from_text, to_text
-from madx.store.weights import DTYPES, decode, encode, mismatches, own_faults, restored
+from madx.store.weights import DTYPES, decode, encode, own_faults, to_state
 
 __all__ = [
     "DTYPES", "FORMAT", "LAYOUT", "Store", "StoredModule", "check_language", "check_target", "load_module", "read_info",
@@ -88,8 +88,9 @@ def load_module(folder: str | Path, base: Base, *, allow_base_mismatch: bool = F
         log.info("The folder %s holds the module %r; it keeps that name.", folder, info.name)
     tensors = decode(data, manifest, folder)
     module = _skeleton(info, base, folder)
-    _require(mismatches(tensors, module.state_dict(), manifest), folder)
-    module.load_state_dict({name: restored(t) for name, t in tensors.items()}, assign=True)
+    state, faults = to_state(tensors, module, manifest)
+    _require(faults, folder)
+    module.load_state_dict(state, assign=True)
     if any(t.is_meta for t in chain(module.parameters(), module.buffers())):
         raise StoreError(f"A part of {info.name!r} keeps a buffer that is not stored; its module type must store it.")
     return module.to(base.device)
@@ -291,7 +292,7 @@ def _verified(folder: Path, allowed: Callable[[], Path], base: Base | None) -> I
             return
         info = manifest.info()
         require_base(SimpleNamespace(name=info.name, info=info), base)
-        yield from mismatches(tensors, _skeleton(info, base, folder).state_dict(), manifest)
+        yield from to_state(tensors, _skeleton(info, base, folder), manifest)[1]
     except MadxError as error:
         yield str(error)
 

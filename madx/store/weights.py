@@ -8,6 +8,7 @@ from torch import Tensor
 
 from madx.errors import StoreError, did_you_mean
 from madx.module import Module
+from madx.modules import MODULE_TYPES
 from madx.store.manifest import LAYOUT, Manifest, WeightsRecord, manifest_of
 
 #: what weights can be stored as; they are always loaded as float32
@@ -27,8 +28,13 @@ def encode(module: Module, dtype: str) -> tuple[Manifest, bytes]:
             "Labels are set when the module is made; make it anew with the right ones."
         )
     own = module.tensors()
+    packed = {start: unit.pack(DTYPES[dtype]) for start, unit in module.packed_units().items()}
     # copied, so that tensors that share memory are stored each
-    tensors = {name: t.detach().to("cpu", _stored_as(t, dtype), copy=True).contiguous() for name, t in own.items()}
+    tensors = {
+        name: t.detach().to("cpu", _stored_as(t, dtype), copy=True).contiguous()
+        for name, t in own.items() if not name.startswith(tuple(packed))
+    }  # fmt: skip
+    tensors |= {start + name: t.contiguous() for start, ts in packed.items() for name, t in ts.items()}
     faults = []
     for name, tensor in tensors.items():
         if (count := _not_finite(tensor)) and (wrong := _not_finite(own[name])):
@@ -39,8 +45,7 @@ def encode(module: Module, dtype: str) -> tuple[Manifest, bytes]:
         raise StoreError(f"The module {module.name!r} cannot be stored:\n  " + "\n  ".join(faults))
     data = save(tensors, metadata={"format": "pt"})
     weights = WeightsRecord(
-        sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), dtype=dtype,
-        parameters=sum(t.numel() for t in tensors.values()),
+        sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), dtype=dtype, parameters=_numbers(tensors),
     )  # fmt: skip
     return manifest_of(module.info, weights), data
 
@@ -67,10 +72,15 @@ def decode(data: bytes, manifest: Manifest, folder: Path) -> dict[str, Tensor]:
         raise StoreError(f"{path} is no safetensors file of weights: {error}. Fetch the module again.") from None
 
 
-def mismatches(tensors: dict[str, Tensor], expected: dict[str, Tensor], manifest: Manifest) -> list[str]:
-    """Every difference of name, shape and type between the stored tensors and those that the settings ask for."""
+def to_state(tensors: dict[str, Tensor], module: Module, manifest: Manifest) -> tuple[dict[str, Tensor], list[str]]:
+    """(the module's state in float32, every difference of name, shape and type between the stored tensors and those that
+    its settings ask for). The state is to be used only when there is no fault."""
+    packed, state = module.packed_units(), {}
+    expected = {k: v for k, v in module.state_dict().items() if not k.startswith(tuple(packed))}
     faults = [f"{name}: missing in the file" for name in expected if name not in tensors]
     for name, tensor in tensors.items():
+        if name.startswith(tuple(packed)):
+            continue
         if name not in expected:
             faults.append(f"{name}: not a tensor of this module")
             continue
@@ -80,28 +90,53 @@ def mismatches(tensors: dict[str, Tensor], expected: dict[str, Tensor], manifest
             faults.append(f"{name}: shape {tuple(tensor.shape)}, expected {shape}{hint}")
         if tensor.dtype != dtype:
             faults.append(f"{name}: {_name(tensor.dtype)}, expected {_name(dtype)}")
-    return faults + own_faults(tensors, manifest)
+        state[name] = restored(tensor)
+    for start, unit in packed.items():
+        own = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+        try:
+            state |= {start + k: restored(v) for k, v in unit.unpack(own).items()}
+        except StoreError as error:
+            faults.append(f"{start[:-1]}: {error}")
+    faults += own_faults({k: v for k, v in tensors.items() if not k.startswith(tuple(packed))}, manifest, whole=tensors)
+    return state, list(dict.fromkeys(faults))
 
 
-def own_faults(tensors: dict[str, Tensor], manifest: Manifest) -> list[str]:
-    """What the weights and `module.json` say against each other, or against sense, without any base at hand."""
-    faults, labels = [], len(manifest.labels)
+def own_faults(
+    tensors: dict[str, Tensor], manifest: Manifest, *, whole: dict[str, Tensor] | None = None
+) -> list[str]:  # fmt: skip
+    """What the weights and `module.json` say against each other, or against sense, without any base at hand.
+
+    whole: all tensors, where `tensors` leaves out those that are looked at elsewhere.
+    """
+    faults, labels, whole = [], len(manifest.labels), whole if whole is not None else tensors
+    types = {part.type for part in manifest.parts}
+    packed = {kind for kind in types if MODULE_TYPES.get(kind).packed}
+    for kind in sorted(packed):
+        starts = {name[: name.index(f"{kind}.") + len(kind) + 1] for name in tensors if f".{kind}." in name}
+        for start in sorted(starts):
+            stored = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+            faults += [f"{start[:-1]}: {fault}" for fault in MODULE_TYPES.get(kind).stored_faults(stored)]
     if bool(labels) != any(name.startswith("head.") for name in tensors):
         faults.append(f"head: {LAYOUT.manifest} names {labels} labels, the weights have {'no' if labels else 'a'} head")
     elif "head.bias" in tensors and tuple(tensors["head.bias"].shape) != (labels,):
         rows = tensors["head.bias"].numel()
         faults.append(f"head: {LAYOUT.manifest} names {labels} labels, the weights have {rows} rows")
-    types = {part.type for part in manifest.parts}
-    for name, tensor in tensors.items():
+    for name, tensor in whole.items():
         if not name.startswith("head.") and not types & set(name.split(".")[:-1]):
             faults.append(f"{name}: belongs to none of the parts {', '.join(sorted(types))}")
-        if tensor.is_floating_point() and tensor.dtype != DTYPES[manifest.weights.dtype]:
+        own_form = packed & set(name.split("."))
+        if tensor.is_floating_point() and tensor.dtype != DTYPES[manifest.weights.dtype] and not own_form:
             faults.append(f"{name}: stored as {_name(tensor.dtype)}, recorded as {manifest.weights.dtype}")
         if count := _not_finite(tensor):
             faults.append(f"{name}: {count} of {tensor.numel()} numbers are infinite or not a number")
-    if (numbers := sum(t.numel() for t in tensors.values())) != manifest.weights.parameters:
+    if (numbers := _numbers(whole)) != manifest.weights.parameters:
         faults.append(f"weights: {numbers} numbers, {LAYOUT.manifest} records {manifest.weights.parameters}")
     return list(dict.fromkeys(faults))
+
+
+def _numbers(tensors: dict[str, Tensor]) -> int:
+    """Weights, without the bytes that say where they belong."""
+    return sum(t.numel() for t in tensors.values() if t.is_floating_point())
 
 
 def _stored_as(tensor: Tensor, dtype: str) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""The training loop: one module moves, everything else stands still.
+"""The training loop: what moves is given (`madx.training.moving`), everything else stands still.
 
 Processes (started by `accelerate launch` or torchrun) share each global batch; gradients are summed and divided by the
 global count of predictions, so n processes take the same steps as one, to rounding. Data, masks, dropout and learning
@@ -22,10 +22,12 @@ from madx.engine import Engine
 from madx.errors import ConfigError, TrainingError
 from madx.tasks.base import Task
 from madx.training.checkpoint import read_checkpoint, require_same_run, write_checkpoint
+from madx.training.moving import Moving
 from madx.training.progress import ProgressView
 from madx.training.settings import TrainSettings
 
 EVALUATIONS = 10  # in a run, when `evaluate_every` is not set
+CHECKPOINT = "checkpoint.safetensors"
 LOSS_WINDOW = 50  # steps in the running loss
 
 
@@ -44,39 +46,42 @@ class TrainResult:
     resumed_from: int | None = None
 
 
-def fit(
-    engine: Engine, name: str, task: Task, settings: TrainSettings, *, steps: int, seed: int, folder: Path | None = None,
-    resume: bool = True, run: dict | None = None, title: str | None = None,
+def run(
+    engine: Engine, moving: Moving, task: Task, settings: TrainSettings, *, steps: int, seed: int, folder: Path | None = None,
+    resume: bool = True, identity: dict | None = None, title: str = "",
 ) -> TrainResult:  # fmt: skip
-    """Train the module `name` of the active composition on a task for a number of optimiser steps.
+    """Move something on a task for a number of optimiser steps; `moving` is open (`with moving.opened()`).
 
-    folder: keeps the checkpoint (None: none is written); run: settings that identify the run, compared on resume.
-    Ends with the best weights (by the task's metric on its held-out data) in the module. Raises TrainingError when the
-    loss is no number any more, the disk refuses, or a checkpoint belongs to another run; KeyboardInterrupt after
-    Ctrl-C or SIGTERM, with a checkpoint written first.
+    folder: keeps the checkpoint (None: none is written); identity: settings that identify the run, compared on resume.
+    Ends with the best weights (by the task's metric on its held-out data). Raises as `madx.training.fit` does.
     """
     if steps < 1:
         raise ConfigError(f"training for {steps} steps: at least 1 is needed.")
-    loop = _Loop(engine, name, task, settings, steps=steps, seed=seed, folder=folder, run=run or {})
+    loop = _Loop(engine, moving, task, settings, steps=steps, seed=seed, folder=folder, identity=identity or {})
     if resume:
         loop.resume()
-    return loop.go(title or name)
+    return loop.go(title)
+
+
+def run_identity(settings: TrainSettings, *, steps: int, seed: int, **more) -> dict:
+    """What must agree for a checkpoint to be taken up: everything that decides which weights a run ends with."""
+    unimportant = {"progress", "tensorboard", "checkpoint_every"}
+    return {**more, "steps": steps, "seed": seed, **settings.model_dump(exclude=unimportant)}
 
 
 class _Loop:
-    def __init__(self, engine, name, task, settings, *, steps, seed, folder, run):
-        self.engine, self.task, self.settings, self.steps = engine, task, settings, steps
-        self.module = engine.module(name)
+    def __init__(self, engine, moving: Moving, task, settings, *, steps, seed, folder, identity):
+        self.engine, self.moving, self.task, self.settings, self.steps = engine, moving, task, settings, steps
         self.processes = PartialState()
-        self.parameters = engine.train_only(name)
-        head = {id(p) for p in self.module.head.parameters()} if self.module.head is not None else set()
+        self.parameters = moving.parameters
+        head = {id(p) for p in moving.head_parameters()}
         groups = [
             {"params": [p for p in self.parameters if id(p) not in head], "peak": settings.learning_rate},
             {"params": [p for p in self.parameters if id(p) in head], "peak": settings.head_learning_rate or settings.learning_rate},
         ]
         self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, weight_decay=settings.weight_decay)
-        self.checkpoint = Path(folder) / "checkpoint.safetensors" if folder is not None else None
-        self.run = {**run, "steps": steps, "seed": seed, **settings.model_dump(exclude={"progress", "tensorboard", "checkpoint_every"})}
+        self.checkpoint = Path(folder) / CHECKPOINT if folder is not None else None
+        self.run = run_identity(settings, steps=steps, seed=seed, **identity)
         self.seed, self.step, self.losses = seed, 0, []
         self.result = TrainResult(steps=steps)
         self.best_weights: dict[str, Tensor] | None = None
@@ -111,7 +116,7 @@ class _Loop:
                     kept = "the same command goes on from there" if self.checkpoint else "nothing was kept: no run folder"
                     raise KeyboardInterrupt(f"stopped at step {self.step} of {self.steps}; {kept}")
         if self.settings.keep_best and self.best_weights is not None:
-            self.module.load_state_dict(self.best_weights)
+            self.moving.load(self.best_weights)
         return self.result
 
     def _step(self, stop: bool) -> tuple[float, int, bool]:
@@ -135,6 +140,7 @@ class _Loop:
             summed += loss.detach().float()
         mean = (self._sum(summed) / total).item()
         self._share_gradients()
+        self.moving.penalise()
         self._move(mean)
         return mean, sum(int(b["input_ids"].numel()) for b in batches), bool(stop)
 
@@ -151,6 +157,7 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         self.optimizer.step()
+        self.moving.moved()
 
     def _share_gradients(self) -> None:
         """Sum the gradients of all processes, in one message."""
@@ -167,6 +174,7 @@ class _Loop:
             with torch.no_grad():
                 for parameter in self.parameters:
                     parameter.copy_(broadcast(parameter.detach().clone()))
+            self.moving.moved()
 
     def _sum(self, tensor: Tensor) -> Tensor:
         return reduce(tensor, reduction="sum") if self.processes.num_processes > 1 else tensor
@@ -177,7 +185,7 @@ class _Loop:
         return torch.autocast(self.engine.base.device.type, dtype=torch.bfloat16)
 
     def _mode(self, *, training: bool) -> None:
-        self.module.train(training)
+        self.moving.module.train(training)
         self.engine.base.model.train(training and self.settings.base_dropout)
 
     # ---- looking and saving --------------------------------------------------------------------------------------
@@ -190,7 +198,7 @@ class _Loop:
         self.result.history.append({"step": self.step, "loss": loss, **scores})
         if self.task.better(scores[self.task.metric], self.result.best.get(self.task.metric)):
             self.result.best, self.result.best_step = scores, self.step
-            self.best_weights = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
+            self.best_weights = {k: v.detach().clone() for k, v in self.moving.state().items()}
         if board is not None:
             for key, value in {"loss": loss, **scores}.items():
                 board.add_scalar(key, value, self.step)
@@ -215,7 +223,7 @@ class _Loop:
     def _save(self) -> None:
         if self.checkpoint is None or not self.processes.is_main_process:
             return
-        tensors = {f"module.{k}": v for k, v in self.module.state_dict().items()}
+        tensors = {f"module.{k}": v for k, v in self.moving.state().items()}
         tensors |= {f"best.{k}": v for k, v in (self.best_weights or {}).items()}
         for i, parameter in enumerate(self._ordered()):
             moments = self.optimizer.state.get(parameter, {})
@@ -233,9 +241,9 @@ class _Loop:
         def group(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-        here, stored = ({k: list(v.shape) for k, v in ts.items()} for ts in (self.module.state_dict(), group("module.")))
+        here, stored = ({k: list(v.shape) for k, v in ts.items()} for ts in (self.moving.state(), group("module.")))
         require_same_run(stored, here, self.checkpoint)  # a module of other parts, where `run` does not tell
-        self.module.load_state_dict(group("module."))
+        self.moving.load(group("module."))
         self.best_weights = group("best.") or None
         for i, parameter in enumerate(self._ordered()):
             moments = group(f"adam.{i}.")

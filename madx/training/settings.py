@@ -7,6 +7,24 @@ from pydantic import Field
 from madx.config import Settings
 
 
+class SparseSettings(Settings):
+    """How the entries of a sparse difference are selected and trained; the defaults are LT-SFT's (Ansell et al. 2022)."""
+
+    selection: str = Field(
+        default="magnitude", description="Which entries: magnitude, fisher, svd, random, everything; see madx.training.selections."
+    )
+    iterations: int = Field(default=1, ge=1, description="Rounds of selecting and training; each adds its share of the entries.")
+    full_share: float = Field(
+        default=1.0, gt=0, description="Steps of the full phase, in which all weights move before the selection / steps after it."
+    )
+    full_l1: float | None = Field(
+        default=None, ge=0, description="L1 penalty of the full phase on the mean |theta - theta_0|; null: 0.1, of a task 0."
+    )
+    sparse_l1: float | None = Field(default=None, ge=0, description="The same after the selection.")
+    samples: int = Field(default=1024, ge=1, description="Rows that fisher takes gradients of, one by one.")
+    kept_rank: float = Field(default=0.5, gt=0, le=1, description="Share of the singular values that svd keeps of each matrix.")
+
+
 class TrainSettings(Settings):
     """How weights are moved: AdamW, linear warm-up and decay, clipping, precision, and how often to look and to save."""
 
@@ -24,6 +42,7 @@ class TrainSettings(Settings):
     checkpoint_every: int = Field(default=500, ge=1, description="Steps between checkpoints.")
     keep_best: bool = Field(default=True, description="End with the weights of the best evaluation, not the last.")
     tensorboard: bool = Field(default=False, description="Write TensorBoard events into the run's folder.")
+    sparse: SparseSettings = Field(default=SparseSettings(), description="Sparse differences alone: their phases.")
     progress: bool = Field(default=True, description="Show a progress bar, or lines when the output is no terminal.")
 
     def rate(self, step: int, steps: int) -> float:

@@ -1,0 +1,296 @@
+"""Differences of weights on a base: put on in place, taken off bit for bit.
+
+theta <- theta + lambda * delta at the touched places alone, one term of a composition after the other. Each term keeps the
+values that it found; taking off writes those back, the last term first. So theta_0 returns exactly, in any precision, and
+nothing is ever as large as the base. Places are ascending, and are worked on in runs that fit a processor's cache: what is
+read is still there when it is written.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from madx.base import Base
+from madx.errors import CompositionError
+from madx.modules.base import Difference, WeightsType
+
+RUN = 16_384  # places worked on at once; below torch's 32,768 from which it would start threads for such a small piece
+PIECE = 500_000  # places that one thread takes at a time
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one module gives to a term: for `explain()`. kept: |its values that count| (None: all of them do)."""
+
+    module: str
+    part: str
+    unit: WeightsType
+    scale: float
+    kept: float | None = None
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of a composition's difference: `scale * differences`."""
+
+    shares: tuple[Share, ...]
+    scale: float
+    differences: Callable[[], list[Difference]]
+
+    def state(self) -> list[tuple]:
+        """What the written values depend on: factors, and tensors with the number of their last change."""
+        found: list[tuple] = [(self.scale, len(self.shares))]
+        for share in self.shares:
+            found += [(share.scale, None), *((t, t._version) for t in share.unit.state())]
+        return found
+
+
+@dataclass
+class _Piece:
+    """Places of one parameter: what was found there (as far as `done`), and what is added."""
+
+    parameter: str
+    places: Tensor
+    values: Tensor
+    found: Tensor
+    done: int = 0
+
+
+@dataclass
+class Applied:
+    """A term that is on the base."""
+
+    term: Term
+    state: list[tuple]
+    pieces: list[_Piece] = field(default_factory=list)
+
+
+class AppliedDifferences:
+    """The differences that are on a base now, in the order in which they were put on."""
+
+    def __init__(self, base: Base):
+        self.base = base
+        self.applied: list[Applied] = []
+        #: dense copies, kept by a training that moves whole parameters, of what those were when it began
+        self.dense: dict[str, Tensor] = {}
+        self._copies: dict[str, Tensor] = {}
+
+    def activate(self, terms: list[Term]) -> None:
+        """Make exactly these terms act. Raises CompositionError when a sum leaves the base's number format; whatever goes
+        wrong, the base is then as it was before the call."""
+        states = [term.state() for term in terms]
+        same = 0
+        while same < min(len(states), len(self.applied)) and same_state(self.applied[same].state, states[same]):
+            same += 1
+        before = [applied.term for applied in self.applied[same:]]
+        try:
+            self._take_off(same)
+            for term in terms[same:]:
+                self._put_on(term)
+        except BaseException:
+            self._take_off(same)
+            for term in before:
+                self._put_on(term)
+            raise
+        touched = {piece.parameter for applied in self.applied for piece in applied.pieces}
+        self._copies = {name: copy for name, copy in self._copies.items() if name in touched}
+
+    @torch.no_grad()
+    def original(self, name: str) -> Tensor:
+        """theta_0 of a parameter of the encoder, whatever is on the base now: the parameter itself if it is untouched, else
+        a copy that is made at the first call and kept for as long as something touches the parameter."""
+        parameter = self.base.encoder.get_parameter(name)
+        start = self.dense.get(name, parameter)
+        pieces = [p for applied in reversed(self.applied) for p in applied.pieces if p.parameter == name]
+        if not pieces:
+            return start
+        copy = self._copies.get(name)
+        if copy is None or copy.dtype != parameter.dtype or copy.device != parameter.device:
+            copy = self._copies[name] = start.detach().clone()
+            for piece in pieces:
+                _write(copy.view(-1), piece)
+        return copy
+
+    def moved(self, parameter: nn.Parameter) -> bool:
+        """Whether some difference on the base touches this parameter."""
+        touched = {piece.parameter for applied in self.applied for piece in applied.pieces}
+        return any(self.base.encoder.get_parameter(name) is parameter for name in touched)
+
+    def decoder_weights(self) -> dict[str, Tensor]:
+        """Name in the masked-LM model -> theta_0, for the decoders whose embeddings carry a difference now.
+
+        Raises CompositionError for a base whose head reads the embeddings themselves.
+        """
+        names = {id(p): name for name, p in self.base.encoder.named_parameters()}
+        paths = {module: path for path, module in self.base.model.named_modules()}
+        found = {}
+        for module, _ in list(untied(self.base, self)):
+            if module is given_decoder(self.base):
+                if self.moved(self.base.model.get_input_embeddings().weight):
+                    raise CompositionError(
+                        "The masked-LM head of this base reads the embeddings themselves, so it cannot keep theta_0 beside a "
+                        "difference in them. Train with groups [layers], or keep it as a module."
+                    )
+            elif (weight := self.original(names[id(module.weight)])) is not module.weight:
+                found[f"{paths[module]}.weight"] = weight
+        return found
+
+    def keep(self) -> None:
+        """Make what is on the base now its own: it can no longer be taken off."""
+        self.applied, self._copies = [], {}
+
+    # ---- a difference in training ----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def rewrite(self, applied: Applied) -> None:
+        """Write the last term again, after its values have moved: found + scale * values."""
+        for piece, values in zip(applied.pieces, self._values(applied)):
+            piece.values = values
+            self._run(piece, applied.term.scale, fresh=False)
+
+    def _values(self, applied: Applied) -> Iterator[Tensor]:
+        for difference in applied.term.differences():
+            yield from difference.values.split(PIECE)
+
+    # ---- on and off --------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _put_on(self, term: Term) -> None:
+        applied = Applied(term, term.state())
+        self.applied.append(applied)
+        try:
+            for difference in term.differences():
+                parameter = self.base.encoder.get_parameter(difference.parameter)
+                if not parameter.is_contiguous():
+                    parameter.data = parameter.data.contiguous()
+                found = torch.empty(len(difference.places), dtype=parameter.dtype, device=parameter.device)
+                for piece in zip(difference.places.split(PIECE), difference.values.split(PIECE), found.split(PIECE)):
+                    applied.pieces.append(_Piece(difference.parameter, *piece))
+            fits = _each(lambda piece: self._run(piece, term.scale, fresh=True), applied.pieces)
+            if not all(fits):
+                worst = next(p.parameter for p, fit in zip(applied.pieces, fits) if not fit)
+                names = ", ".join(dict.fromkeys(s.module for s in term.shares))
+                raise CompositionError(
+                    f"With the difference of {names}, {worst} leaves the range of {str(self.base.model.dtype)[6:]}: "
+                    "the base is as before. Use a smaller factor, or a base in float32."
+                )
+        except BaseException:
+            self._take_off(len(self.applied) - 1)
+            raise
+
+    def _run(self, piece: _Piece, scale: float, *, fresh: bool) -> bool:
+        """found <- theta (if fresh), theta <- found + scale * values, run by run; whether all of it is finite."""
+        flat = self.base.encoder.get_parameter(piece.parameter).detach().view(-1)
+        run = RUN if flat.device.type == "cpu" else PIECE
+        total = torch.zeros((), device=flat.device)
+        for a in range(0, len(piece.places), run):
+            b = min(a + run, len(piece.places))
+            places = piece.places[a:b].long()
+            if fresh:
+                torch.index_select(flat, 0, places, out=piece.found[a:b])
+                piece.done = b
+            new = torch.add(piece.found[a:b], piece.values[a:b], alpha=scale).to(flat.dtype)
+            flat.scatter_(0, places, new)
+            total += new.sum(dtype=torch.float32)  # one number that is not finite shows in it
+        return bool(total.isfinite())
+
+    @torch.no_grad()
+    def _take_off(self, keep: int) -> None:
+        while len(self.applied) > keep:
+            pieces = self.applied[-1].pieces  # of one term: no place is there twice, so their order does not matter
+            _each(lambda p: _write(self.base.encoder.get_parameter(p.parameter).detach().view(-1), p), pieces)
+            self.applied.pop()
+
+
+def same_state(one: list[tuple], other: list[tuple]) -> bool:
+    """Equal numbers, and the very same tensors at the same version."""
+    return len(one) == len(other) and all(
+        (a is c or not isinstance(a, Tensor) and a == c) and b == d for (a, b), (c, d) in zip(one, other)
+    )
+
+
+def _write(flat: Tensor, piece: _Piece) -> None:
+    """The values that were found, back into a flattened parameter."""
+    found = piece.found.to(flat.device, flat.dtype)
+    for a in range(0, piece.done, RUN if flat.device.type == "cpu" else PIECE):
+        b = min(a + RUN if flat.device.type == "cpu" else a + PIECE, piece.done)
+        flat.scatter_(0, piece.places[a:b].to(flat.device, torch.int64), found[a:b])
+
+
+def _each(work: Callable, pieces: list[_Piece]) -> list:
+    """The results of `work` for each piece; in threads where the machine has them and there is enough to do."""
+    threads = min(torch.get_num_threads(), len(pieces))
+    if threads < 2 or sum(len(p.places) for p in pieces) < PIECE:
+        return [work(piece) for piece in pieces]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(torch.no_grad()(work), pieces))
+
+
+def changes(applied: Applied) -> dict[tuple[str, str], float]:
+    """(module, part) -> |its change| / |what was there at its places|, as far as the base's number format shows it."""
+    result = {}
+    for share in applied.term.shares:
+        before = change = 0.0
+        if share.kept is None:
+            for piece in applied.pieces:
+                new = torch.add(piece.found, piece.values, alpha=applied.term.scale).to(piece.found.dtype)
+                change += (new.float() - piece.found.float()).square().sum(dtype=torch.float64).item()
+        else:
+            change = share.kept**2
+        before = sum(p.found.float().square().sum(dtype=torch.float64).item() for p in applied.pieces)
+        result[share.module, share.part] = (change / max(before, 1e-60)) ** 0.5
+    return result
+
+
+# ---- the decoder ------------------------------------------------------------------------------------------------------
+
+
+def untied(base: Base, differences: AppliedDifferences) -> Iterator[tuple[nn.Module, Callable]]:
+    """(module, wrapper of its forward) for all modules outside the encoder that share a weight with it: the masked-LM
+    decoder goes on with theta_0 while the embeddings carry a difference (Ansell et al. untie and freeze it)."""
+    names = {id(p): name for name, p in base.encoder.named_parameters()}
+    inside = set(base.encoder.modules())
+    for module in base.model.modules():
+        shared = names.get(id(module._parameters.get("weight")))
+        if module not in inside and shared is not None:
+            yield module, _decoding(module, shared, differences)
+    if (head := given_decoder(base)) is not None:
+        yield head, _given(names, differences)
+
+
+def given_decoder(base: Base) -> nn.Module | None:
+    """The masked-LM head that is handed the embedding module instead of sharing its weight, if this base has one."""
+    path = base.family.decoder_is_given
+    return base.model.get_submodule(path) if path is not None and hasattr(base.model, path.split(".")[0]) else None
+
+
+def _decoding(module: nn.Linear, name: str, differences: AppliedDifferences) -> Callable:
+    def wrap(original: Callable) -> Callable:
+        def forward(x: Tensor) -> Tensor:
+            shared = differences.base.encoder.get_parameter(name)
+            weight = differences.original(name) if module.weight is shared else module.weight  # after a merge: its own
+            return original(x) if weight is module.weight else nn.functional.linear(x, weight, module.bias)
+
+        return forward
+
+    return wrap
+
+
+class _Weight:
+    """Stands in for an embedding module whose weight alone is read."""
+
+    def __init__(self, weight: Tensor):
+        self.weight = weight
+
+
+def _given(names: dict[int, str], differences: AppliedDifferences) -> Callable:
+    def wrap(original: Callable) -> Callable:
+        def forward(hidden: Tensor, embeddings: nn.Module) -> Tensor:
+            return original(hidden, _Weight(differences.original(names[id(embeddings.weight)])))
+
+        return forward
+
+    return wrap

@@ -1,0 +1,63 @@
+"""What moves in a training run: the loop asks it for parameters, for its state, and tells it when a step was made."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from madx.engine import Engine
+
+
+class Moving(ABC):
+    """Parameters that an optimiser moves, and the state that a checkpoint keeps of them.
+
+    module: the module in training; parameters: all that the optimiser holds, the head's among them.
+    """
+
+    parameters: list[nn.Parameter]
+
+    def __init__(self, engine: Engine, name: str):
+        self.engine, self.module = engine, engine.module(name)
+        self.parameters = engine.train_only(name)
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Those of the task's head, which may have a learning rate of their own."""
+        return list(self.module.head.parameters()) if self.module.head is not None else []
+
+    @contextmanager
+    def opened(self) -> Iterator["Moving"]:
+        """For the length of a run: gradients reach it. Afterwards nothing else of the base has changed."""
+        yield self
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """All that has moved, by name; the tensors themselves, not copies."""
+
+    @abstractmethod
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take up a state."""
+
+    @abstractmethod
+    def penalise(self) -> None:
+        """Add the gradient of a penalty to the gradients of a step, once all processes have summed theirs."""
+
+    @abstractmethod
+    def moved(self) -> None:
+        """The parameters have changed."""
+
+
+class ModuleMoves(Moving):
+    """A module whose parts compute something: its own parameters move, the base's stand still."""
+
+    def state(self) -> dict[str, Tensor]:
+        return self.module.state_dict()
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        self.module.load_state_dict(state)
+
+    def penalise(self) -> None:
+        """Adapters have no penalty."""
+
+    def moved(self) -> None:
+        """They are read where they are."""

@@ -1,0 +1,35 @@
+"""DeFT-X (Simon & Jyothi 2025): magnitude after the noise is taken out of what full fine-tuning moved.
+
+The difference D = theta - theta_0 of a weight matrix is replaced by the leading part of its singular value decomposition,
+sum over the first `kept_rank` of the singular values of s_i u_i v_i^T; the score is its magnitude. Biases and embeddings,
+whose rows are words and no features, keep their own magnitude.
+"""
+
+import torch
+from torch import Tensor
+
+from madx.training.selections.base import SELECTIONS, Evidence, Selection
+
+
+@SELECTIONS.register("svd")
+class Svd(Selection):
+    """How far a weight moved, by the leading components of its matrix."""
+
+    needs = "full"
+
+    def __init__(self, settings):
+        super().__init__(settings)
+        self._last: tuple[str, Tensor] | None = None  # the matrix asked for last: its runs follow one another
+
+    def scores(self, evidence: Evidence, first: int, last: int) -> Tensor:
+        matrix = evidence.parameter.group != "embeddings" and len(evidence.parameter.shape) == 2
+        if not matrix:
+            return (evidence.moved.reshape(-1)[first:last] - evidence.start.reshape(-1)[first:last]).abs_()
+        if self._last is None or self._last[0] != evidence.parameter.name:
+            self._last = evidence.parameter.name, self._denoised(evidence.moved - evidence.start)
+        return self._last[1].reshape(-1)[first:last].abs()
+
+    def _denoised(self, difference: Tensor) -> Tensor:
+        u, s, v = torch.linalg.svd(difference, full_matrices=False)
+        rank = max(1, round(self.settings.kept_rank * len(s)))
+        return (u[:, :rank] * s[:rank]) @ v[:rank]

@@ -1,0 +1,162 @@
+"""Training a sparse difference in phases: LT-SFT (Ansell et al. 2022, arXiv:2110.07560) and its relatives.
+
+    for each round:  1. full phase: all selectable weights and the head move, theta
+                     2. selection: the K / rounds largest scores, one threshold over all parameters; |theta - theta_0|
+                     3. reset: weights and head are again what they were before the full phase
+                     4. sparse phase: the selected entries and the head move, with a fresh optimiser and schedule
+
+theta_0 includes the differences that act under the trained one (a task's is trained over base + source language). The
+masked-LM decoder keeps the bare base's embeddings, and the rest of the masked-LM head is never moved. L1: lambda times
+sum |theta - theta_0| / (number of all parameters), over all that moves, once a step.
+"""
+
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from torch import Tensor
+
+from madx.engine import Engine
+from madx.errors import ConfigError, TrainingError
+from madx.modules.sparse_diff import SparseDiff
+from madx.tasks.base import Task
+from madx.training.checkpoint import read_checkpoint, require_same_run, write_checkpoint
+from madx.training.gradients import mean_squares
+from madx.training.loop import CHECKPOINT, TrainResult, run, run_identity
+from madx.training.phases import FullPhase, SparsePhase, share_of_l1
+from madx.training.selections import SELECTIONS, Evidence, Selection
+from madx.training.selections.base import top
+from madx.training.settings import TrainSettings
+
+SELECTED = "selected.safetensors"
+
+
+def fit_sparse(
+    engine: Engine, name: str, task: Task, settings: TrainSettings, *, steps: int, seed: int, folder: Path | None,
+    resume: bool, identity: dict, title: str,
+) -> TrainResult:  # fmt: skip
+    """Train the sparse difference (and head, and other parts) of a module; `steps` is the length of a sparse phase.
+
+    Every phase has a folder of its own, so that a killed run goes on in the phase where it was. Raises as `fit` does.
+    """
+    unit = _require_trainable(engine, name, settings)
+    module, wanted = engine.module(name), len(unit.indices)
+    selection = SELECTIONS.get(settings.sparse.selection)(settings.sparse)
+    unit.set_entries(unit.indices[:0], unit.values.detach()[:0])
+    engine.refresh()
+    total, rounds = TrainResult(steps=steps), settings.sparse.iterations
+    for number in range(rounds):
+        before = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        count = wanted // rounds if number + 1 < rounds else wanted - len(unit.indices)
+        where = Path(folder) / f"round-{number + 1}" if folder is not None else None
+        phase = {"seed": seed, "resume": resume, "title": title}
+        indices, full = _select(
+            engine, name, unit, task, settings, selection, count=count, folder=where, steps=steps,
+            identity=identity | {"round": number + 1}, **phase,
+        )  # fmt: skip
+        _reset(engine, name, unit, before, indices)
+        moving = SparsePhase(engine, name, unit, l1=share_of_l1(engine, module, settings.sparse.sparse_l1))
+        with moving.opened():
+            last = run(
+                engine, moving, task, settings, steps=steps, folder=where / "sparse" if where is not None else None,
+                identity=identity | {"round": number + 1, "phase": "sparse"}, **phase,
+            )  # fmt: skip
+        _add(total, full, f"full {number + 1}")
+        _add(total, last, f"sparse {number + 1}")
+        total.best, total.best_step = last.best, last.best_step
+    with torch.no_grad():
+        unit.round_values()
+    engine.refresh()
+    return total
+
+
+def _require_trainable(engine: Engine, name: str, settings: TrainSettings) -> SparseDiff:
+    """The module's sparse difference; raises ConfigError or TrainingError when it cannot be trained."""
+    units = [u for u in engine.module(name).units["parameters"].values() if isinstance(u, SparseDiff)]
+    if settings.weight_decay:
+        raise ConfigError(
+            f"train.weight_decay is {settings.weight_decay}, but a sparse difference needs 0: decay pulls every weight towards "
+            "zero, so it would move those that were not selected and would decide the selection. train.sparse.full_l1 and "
+            "sparse_l1 pull towards the base instead."
+        )
+    if engine.base.model.dtype != torch.float32:
+        raise TrainingError(
+            f"The base is in {str(engine.base.model.dtype)[6:]}: small differences of weights are rounded away there. Load it "
+            "in float32; train.precision bf16 still computes products in half precision."
+        )
+    last = engine.differences.applied[-1] if engine.differences.applied else None
+    if last is None or last.term.shares[0].unit is not units[0] or len(last.term.shares) > 1 or last.term.scale != 1.0:
+        raise TrainingError(
+            f"The difference of {name!r} must be the last one of the composition '{engine.composition}' and stand in it "
+            "unscaled, for it is trained over the sum of those before it. Write it last."
+        )
+    return units[0]
+
+
+def _reset(engine: Engine, name: str, unit: SparseDiff, before: dict[str, Tensor], indices: Tensor) -> None:
+    """Head and other parts as they were; the entries of the rounds before keep their values, new ones begin at zero."""
+    module = engine.module(name)
+    own = next(start for start, each in module.packed_units().items() if each is unit)
+    old, values = before[own + "indices"].long(), before[own + "values"]
+    merged = torch.cat([old, indices.to(old.device)]).sort().values
+    fresh = values.new_zeros(len(merged))
+    fresh[torch.searchsorted(merged, old)] = values
+    unit.set_entries(merged, fresh)
+    module.load_state_dict({k: v for k, v in before.items() if not k.startswith(own)}, strict=False)
+    engine.refresh()
+
+
+def _add(total: TrainResult, phase: TrainResult | None, name: str) -> None:
+    if phase is not None:
+        total.history += [{"phase": name, **row} for row in phase.history]
+        total.seconds, total.tokens = total.seconds + phase.seconds, total.tokens + phase.tokens
+        total.resumed_from = phase.resumed_from if phase.resumed_from is not None else total.resumed_from
+
+
+# ---- the selection -----------------------------------------------------------------------------------------------------
+
+
+def _select(
+    engine: Engine, name: str, unit: SparseDiff, task: Task, settings: TrainSettings, selection: Selection, *, count: int,
+    folder: Path | None, steps: int, seed: int, identity: dict, resume: bool, title: str,
+) -> tuple[Tensor, TrainResult | None]:  # fmt: skip
+    """(`count` new global indices, what the full phase left), from the file of a run before if it got so far."""
+    run_of = run_identity(settings, steps=steps, seed=seed, **identity, count=count)
+    known = read_checkpoint(folder / SELECTED) if folder is not None and resume else None
+    if known is not None:
+        tensors, state = known
+        require_same_run(state["run"], run_of, folder / SELECTED)
+        return tensors["indices"].long(), TrainResult(**state["result"]) if state["result"] else None
+    result, own = None, unit.space
+    encoder = engine.base.encoder
+    weights = {p.name: encoder.get_parameter(p.name) for p in own.parameters}
+    if selection.needs == "full":
+        moving = FullPhase(engine, name, unit, l1=share_of_l1(engine, engine.module(name), settings.sparse.full_l1))
+        with moving.opened():
+            result = run(
+                engine, moving, task, settings, steps=max(1, round(settings.sparse.full_share * steps)), seed=seed, resume=resume,
+                folder=folder / "full" if folder is not None else None, identity=identity | {"phase": "full"}, title=f"{title}, full",
+            )  # fmt: skip
+            indices = _top(unit, selection, count, lambda p: Evidence(p, moving.start[p.name], weights[p.name].detach()))
+    elif selection.needs == "gradients":
+        squares = mean_squares(engine, name, unit, task, samples=settings.sparse.samples)
+        indices = _top(unit, selection, count, lambda p: Evidence(p, weights[p.name].detach(), squares=squares[p.name]))
+    else:
+        indices = _top(unit, selection, count, lambda p: Evidence(p, weights[p.name].detach(), seed=seed))
+    if folder is not None and PartialState().is_main_process:
+        state = {"run": run_of, "result": vars(result) if result is not None else None}
+        write_checkpoint(folder / SELECTED, {"indices": indices.to(own.dtype)}, state)
+        with suppress(OSError):  # as large as the base three times over, and no longer needed
+            (folder / "full" / CHECKPOINT).unlink()
+    return indices, result
+
+
+@torch.no_grad()
+def _top(unit: SparseDiff, selection: Selection, count: int, evidence) -> Tensor:
+    parameters = unit.space.parameters
+    if count in (0, unit.space.size):
+        return torch.arange(count)
+    return top(
+        unit.space, count, lambda number, a, b: selection.scores(evidence(parameters[number]), a, b), taken=unit.indices,
+    ).cpu()  # fmt: skip

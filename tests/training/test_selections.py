@@ -1,0 +1,162 @@
+"""Selections: exactly the K largest scores over all parameters, and each rule's own formula."""
+
+from pathlib import Path
+
+import pytest
+import tiny
+import tiny_runs as runs
+import torch
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from test_sparse import as_dense, language, ner, settings
+
+import madx.training.selections
+from madx.errors import TrainingError
+from madx.modules.base import BaseParameter
+from madx.modules.sparse_diff import Space
+from madx.training import fit
+from madx.training.gradients import mean_squares
+from madx.training.selections import SELECTIONS, Evidence, base
+
+
+def test_the_registry_is_the_folder():
+    files = {p.stem for p in Path(madx.training.selections.__file__).parent.glob("*.py")} - {"__init__", "base"}
+    assert {cls.__module__.rpartition(".")[2] for cls in map(SELECTIONS.get, SELECTIONS.names())} == files
+
+
+def space(*sizes):
+    return Space(tuple(BaseParameter(f"p{k}", (n,), "layers", 0, "weight") for k, n in enumerate(sizes)))
+
+
+def top(sizes, scores, count, taken=()):
+    where = space(*sizes)
+    parts = torch.tensor(scores, dtype=torch.float32).split(list(sizes))
+    return base.top(where, count, lambda k, a, b: parts[k][a:b], taken=torch.tensor(sorted(taken), dtype=torch.int32)).tolist()
+
+
+@given(st.data())
+@examples(derandomize=True, max_examples=150, deadline=None)
+def test_top_is_the_sorted_order_with_the_first_of_equals(data):
+    sizes = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=5))
+    number = st.one_of(st.sampled_from([0.0, -0.0, 1.0, 1.0, 1e-45, 3e38, 1.0000001]), st.floats(0, 10, width=32))
+    scores = data.draw(st.lists(number, min_size=sum(sizes), max_size=sum(sizes)))
+    taken = data.draw(st.sets(st.integers(0, sum(sizes) - 1), max_size=sum(sizes) - 1))
+    count = data.draw(st.integers(1, sum(sizes) - len(taken)))
+    free = [i for i in range(sum(sizes)) if i not in taken]
+    expected = sorted(sorted(free, key=lambda i: (-float(torch.tensor(scores[i], dtype=torch.float32)), i))[:count])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "RUN", data.draw(st.sampled_from([1, 3, 100])))
+        assert top(sizes, scores, count, taken) == expected
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0])
+def test_scores_that_are_no_scores_stop_in_words(bad):
+    with pytest.raises(TrainingError, match="score for the selection"):
+        top([3], [1.0, bad, 2.0], 1)
+    with pytest.raises(TrainingError, match="4 entries are to be selected, but only 2 can be"):
+        top([3], [1.0, 1.0, 2.0], 4, taken=[1])
+
+
+def test_svd_scores_by_the_leading_components():
+    chosen = SELECTIONS.get("svd")(settings(kept_rank=0.25).sparse)
+    start, moved = torch.zeros(8, 12), torch.randn(8, 12)
+    evidence = Evidence(BaseParameter("w", (8, 12), "layers", 0, "weight"), start, moved)
+    u, s, v = torch.linalg.svd(moved)
+    expected = sum(s[k] * torch.outer(u[:, k], v[k]) for k in range(2)).abs().flatten()
+    assert torch.allclose(torch.cat([chosen.scores(evidence, 0, 50), chosen.scores(evidence, 50, 96)]), expected, atol=1e-5)
+    words = Evidence(BaseParameter("e", (8, 12), "embeddings", None, "weight"), start, moved)
+    assert torch.equal(chosen.scores(words, 0, 96), moved.abs().flatten())
+    other = Evidence(BaseParameter("w2", (8, 12), "layers", 0, "weight"), start, 2 * moved)
+    assert torch.allclose(chosen.scores(other, 0, 96), 2 * expected, atol=1e-5)
+
+
+def test_fisher_is_the_mean_squared_gradient_of_single_samples():
+    engine, task, unit = ner(100)
+    state = {k: v.clone() for k, v in engine.base.model.state_dict().items()}
+    squares = mean_squares(engine, "ner", unit, task, samples=11)
+    assert all(torch.equal(v, state[k]) for k, v in engine.base.model.state_dict().items())
+    assert all(p.grad is None and not p.requires_grad for p in engine.base.model.parameters())
+    expected = {p.name: torch.zeros(p.shape) for p in unit.space.parameters}
+    weights = [engine.base.encoder.get_parameter(n).requires_grad_(True) for n in expected]
+    rows = [{k: v[i : i + 1] for k, v in b.items()} for step in range(2) for b in task.batches(step) for i in range(len(b["input_ids"]))]
+    for row in rows[:11]:
+        loss = task.loss(engine, row) / task.count(row)
+        for name, gradient in zip(expected, torch.autograd.grad(loss, weights, allow_unused=True)):
+            if gradient is not None:
+                expected[name] += gradient**2 / 11
+    for p in weights:
+        p.requires_grad_(False)
+    assert all(torch.allclose(squares[n], e, rtol=1e-4, atol=1e-12) for n, e in expected.items())
+    assert sum(e.sum() for e in expected.values()) > 0
+
+
+@pytest.mark.parametrize("name", SELECTIONS.names())
+def test_every_selection_trains(name):
+    engine, task, unit = language(400)
+    engine.activate(None)
+    before = task.evaluate(engine)["perplexity"]
+    engine.activate("swa")
+    result = fit(engine, "swa", task, settings(selection=name, samples=8, sparse_l1=0.0), steps=12, seed=0)
+    assert len(unit.indices) == 400 and result.best["perplexity"] < before
+    full = SELECTIONS.get(name).needs == "full"
+    assert {row["phase"] for row in result.history} == ({"full 1", "sparse 1"} if full else {"sparse 1"})
+
+
+def test_selections_differ_and_chance_follows_its_seed():
+    found = {}
+    for name, seed in (("magnitude", 0), ("random", 0), ("random", 1), ("fisher", 0), ("svd", 0)):
+        for again in (False, True):
+            engine, task, unit = language(200)
+            fit(engine, "swa", task, settings(selection=name, samples=8), steps=3, seed=seed)
+            if again:
+                assert torch.equal(found[name, seed], unit.indices)
+            found[name, seed] = unit.indices
+    assert len({tuple(v.tolist()) for v in found.values()}) == 5
+
+
+def test_bitfit_moves_all_biases_and_nothing_else():
+    engine, task, unit = language("all", kinds=["bias"])
+    fit(engine, "swa", task, settings(selection="everything"), steps=5, seed=0)
+    moved = {name for name, d in as_dense(unit).items() if d.any()}
+    assert moved and all(name.endswith("bias") for name in moved) and unit.values.count_nonzero() > 0.9 * len(unit.values)
+
+
+def test_top_layers_and_full_fine_tuning_are_baselines_of_the_same_kind():
+    """Everything selected = plain fine-tuning: the sparse phase takes the steps of AdamW on the weights themselves."""
+    for config in ({"top_layers": 1}, {"freeze_norms": False}):
+        engine, task, unit = language("all", **config)
+        chosen = settings(selection="everything", sparse_l1=0.0, keep_best=False)
+        fit(engine, "swa", task, chosen, steps=4, seed=0)
+        model = tiny.model().eval().requires_grad_(False)
+        model.lm_head.decoder.weight = torch.nn.Parameter(model.lm_head.decoder.weight.detach().clone(), requires_grad=False)
+        start = {n: p.detach().clone() for n, p in model.roberta.named_parameters()}
+        opened = [model.roberta.get_parameter(p.name).requires_grad_(True) for p in unit.space.parameters]
+        optimizer = torch.optim.AdamW(opened, weight_decay=0.0)
+        for step in range(4):
+            (batch,) = task.batches(step)
+            optimizer.zero_grad()
+            logits = model(input_ids=batch["input_ids"]).logits
+            torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=-100).backward()
+            torch.nn.utils.clip_grad_norm_(opened, 1.0)
+            optimizer.param_groups[0]["lr"] = 1e-2 * chosen.rate(step, 4)
+            optimizer.step()
+        for name, difference in as_dense(unit).items():
+            if name.endswith("key.bias"):  # softmax does not see it: its gradient is rounding, which Adam blows up
+                continue
+            assert torch.allclose(model.roberta.get_parameter(name) - start[name], difference, atol=2e-6), (config, name)
+
+
+def test_an_adapter_and_a_difference_in_one_module_train_together():
+    from madx.engine import Engine
+    from madx.module import new_module
+
+    engine = Engine(tiny.base())
+    torch.manual_seed(0)
+    parts = {"bottleneck": {}, "sparse_diff": {"entries": 200}}
+    made = engine.attach(new_module("swa", engine.base, language="swa", parts=parts))
+    before = {k: v.clone() for k, v in made.state_dict().items() if "bottleneck" in k}
+    engine.activate("swa")
+    fit(engine, "swa", runs.masked_lm(seed=1), settings(), steps=6, seed=0)
+    assert all(not torch.equal(made.state_dict()[k], v) for k, v in before.items())
+    assert engine.explain(*tiny.inputs()).silent == [] and made.units["parameters"]["sparse_diff"].values.count_nonzero() > 150
