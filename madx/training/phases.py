@@ -81,6 +81,9 @@ class FullPhase(_Phase):
             parameter.copy_(state[f"base.{name}"])
         self.module.load_state_dict({k: v for k, v in state.items() if not k.startswith("base.")}, strict=False)
 
+    def moved(self) -> None:
+        """They are the base's own weights."""
+
     @torch.no_grad()
     def penalise(self) -> None:
         """+ lambda/n sign(theta - theta_0); at entries of the rounds before, theta_0 is without them."""
