@@ -89,7 +89,7 @@ def quickstart(settings: Quickstart) -> QuickstartResult:
             continue
         world.write_ner(SOURCE, one.data, split="train", sentences=settings.train_sentences, seed=2)
         world.write_ner(SOURCE, one.dev, split="dev", sentences=settings.test_sentences, seed=3)
-        train_task(_in_own_folder(one))
+        train_task(_in_own_folder(one, under=store.show(SOURCE).weights.sha256))
     if reused:
         log.info("used again from %s: %s (remove the folder to train anew)", store.root, ", ".join(reused))
     for language, path in (job := evaluate_job(settings)).targets.items():
@@ -138,10 +138,10 @@ def evaluate_job(settings: Quickstart) -> Evaluate:
     )  # fmt: skip
 
 
-def _in_own_folder(job):
-    """The job with a run folder of its own settings: the checkpoint of a run with others is no hindrance."""
+def _in_own_folder(job, *, under: str = ""):
+    """The job with a run folder of its own settings (and source module): the checkpoint of another run is no hindrance."""
     learnt = {k: v for k, v in job.model_dump(mode="json").items() if k not in NOT_LEARNT}
-    mark = hashlib.sha256(json.dumps(learnt, sort_keys=True).encode()).hexdigest()[:8]
+    mark = hashlib.sha256((json.dumps(learnt, sort_keys=True) + under).encode()).hexdigest()[:8]
     return job.model_copy(update={"run": f"{job.run}-{mark}"})
 
 
