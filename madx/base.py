@@ -41,6 +41,11 @@ class Base:
         self.model.eval()
 
     @property
+    def label(self) -> str:
+        """A name to print: the model id, or the last two steps of a folder's path, which says nothing of the machine."""
+        return "/".join(Path(self.name).parts[-2:]) if Path(self.name).exists() else self.name
+
+    @property
     def width(self) -> int:
         """Numbers per token in the last layer's output."""
         return self.config.hidden_size

@@ -146,7 +146,7 @@ def explain(engine, input_ids: Tensor | None = None, attention_mask: Tensor | No
     heads = [n for n in names if engine.modules[n].head is not None]
     head = f"{heads[-1]}: {len(engine.modules[heads[-1]].info.labels)} labels" if heads else "none"
     return Explanation(
-        str(composition), f"{engine.base.name} ({engine.base.config.model_type}, {engine.base.depth} layers)",
+        str(composition), f"{engine.base.label} ({engine.base.config.model_type}, {engine.base.depth} layers)",
         list(actions.values()), decoder, head, [n for n in names if n not in acting], input_ids is not None,
     )  # fmt: skip
 

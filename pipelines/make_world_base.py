@@ -2,10 +2,11 @@
 
     python pipelines/make_world_base.py --out madx/data/world/base
 
-The tokenizer (SentencePiece unigram, in the id order of XLM-R) sees a little text of all seven languages, as XLM-R's sees
-text of many; the masked LM sees only `PRETRAINED`. Three things let so small a base learn in minutes: word vectors from
+The tokenizer (SentencePiece unigram, in the id order of XLM-R) and the initial word vectors come from a little text of all
+seven languages, 10,000 sentences each; the masked LM sees only `PRETRAINED`, half of it single sentences, a quarter blocks, a quarter pairs of
+translations (TLM: Conneau & Lample 2019, arXiv:1901.07291). Three things let so small a base learn in minutes: word vectors from
 co-occurrence (PPMI, then SVD: Levy & Goldberg 2014) as initial embeddings, log frequencies as the decoder's initial bias,
-and no dropout. Text: `write_corpus` of the world, training names and frames only.
+and no dropout. The text has all frames, as a language has, and names of the training split only.
 """
 
 import argparse
@@ -24,15 +25,31 @@ from scipy.sparse.linalg import svds
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaForMaskedLM
 
-from madx.data.world import PRETRAINED, languages, sentences
+from madx.data.world import PRETRAINED, languages, parallel, sentences
+from madx.data.world.grammar import NAME_LISTS, stock
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]  # ids 0-3 in XLM-R; <mask> comes last
 
 
 def text_of(code: str, count: int, seed: int) -> list[str]:
     """Sentences of a language; every second one with blanks around its punctuation, as labelled data has it."""
-    made = sentences(code, split="train", count=count, seed=seed)
+    made = sentences(code, split="text", count=count, seed=seed)
     return [s.text if i % 2 else " ".join(s.tokens) for i, s in enumerate(made)]
+
+
+def nameless(code: str, count: int, rng: random.Random) -> list[str]:
+    """Sentences whose names give way to one-off coinages: a tokenizer for many names has no piece for a whole one."""
+    halves, lines = [half for key in NAME_LISTS for half in stock(key)], []
+    for sentence in sentences(code, split="text", count=count, seed=1):
+        words = list(sentence.tokens)
+        for i, tag in enumerate(sentence.tags):
+            if tag != "O" and words[i][0].isupper() and rng.random() < 0.8:
+                _, apostrophe, ending = words[i].partition("'")
+                words[i] = rng.choice(halves)[0] + rng.choice(halves)[1] + apostrophe + ending
+        # SentencePiece takes a string as a candidate only if more than one character can follow it: without this,
+        # a word that always stands before a blank ("from") could never become a piece
+        lines.append(" ".join(word + rng.choice(["", "", *",;:!?”"]) for word in words))
+    return lines
 
 
 def make_tokenizer(folder: Path, text: list[str], *, pieces: int) -> PreTrainedTokenizerFast:
@@ -65,27 +82,23 @@ def make_tokenizer(folder: Path, text: list[str], *, pieces: int) -> PreTrainedT
     return wrapped
 
 
-def word_vectors(rows: list[list[int]], *, size: int, width: int, window: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """(size, width) vectors U sqrt(S) of the positive PMI matrix of pieces within `window`, and (size,) counts."""
-    flat = np.concatenate([np.array(row + [-1] * window) for row in rows])
-    left, right = [], []
-    for distance in range(1, window + 1):
-        a, b = flat[:-distance], flat[distance:]
-        both = (a >= 0) & (b >= 0)
-        left += [a[both], b[both]]
-        right += [b[both], a[both]]
-    left, right = np.concatenate(left), np.concatenate(right)
-    counts = coo_matrix((np.ones(len(left)), (left, right)), shape=(size, size)).tocsr().tocoo()
+def word_vectors(documents: list[list[int]], *, size: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """(size, width) vectors U sqrt(S) of the positive PMI of pieces that share a document, and (size,) counts."""
+    flat = np.concatenate([np.array(row) for row in documents])
+    rows = np.repeat(np.arange(len(documents)), [len(row) for row in documents])
+    present = coo_matrix((np.ones(len(flat)), (rows, flat)), shape=(len(documents), size)).tocsr()
+    present.data[:] = 1.0
+    counts = (present.T @ present).tocoo()
     share = np.asarray(counts.sum(axis=1)).ravel()
     context = share**0.75 / (share**0.75).sum()  # smoothed, so that rare contexts do not win
     pmi = np.log(counts.data / (share[counts.row] * context[counts.col] + 1e-12))
     kept = pmi > 0
     positive = coo_matrix((pmi[kept], (counts.row[kept], counts.col[kept])), shape=(size, size)).tocsr()
     left_vectors, values, _ = svds(positive, k=width, random_state=0)
-    return left_vectors * np.sqrt(values), np.bincount(flat[flat >= 0], minlength=size)
+    return left_vectors * np.sqrt(values), np.bincount(flat, minlength=size)
 
 
-def make_model(tokenizer, rows: list[list[int]], args) -> XLMRobertaForMaskedLM:
+def make_model(tokenizer, documents: list[list[int]], args) -> XLMRobertaForMaskedLM:
     """A small XLM-R with the word vectors as embeddings and the log frequencies as the decoder's bias."""
     config = XLMRobertaConfig(
         vocab_size=len(tokenizer), hidden_size=args.width, num_hidden_layers=args.layers, num_attention_heads=4,
@@ -93,7 +106,7 @@ def make_model(tokenizer, rows: list[list[int]], args) -> XLMRobertaForMaskedLM:
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, pad_token_id=1, bos_token_id=0, eos_token_id=2,
     )  # fmt: skip
     model = XLMRobertaForMaskedLM(config)
-    vectors, counts = word_vectors(rows, size=len(tokenizer), width=args.width)
+    vectors, counts = word_vectors(documents, size=len(tokenizer), width=args.width)
     seen = counts > 0
     scale = args.scale / vectors[seen].std()
     with torch.no_grad():
@@ -103,32 +116,36 @@ def make_model(tokenizer, rows: list[list[int]], args) -> XLMRobertaForMaskedLM:
     return model
 
 
-def batches(rows: list[list[int]], *, tokens: int, steps: int, rng: random.Random):
-    """`steps` batches of ids: by turns single sentences, padded, and blocks of sentences that follow each other."""
+def batches(rows: list[list[int]], tuples: list[tuple], *, tokens: int, steps: int, rng: random.Random):
+    """`steps` batches of ids, of three kinds by turns: single sentences, pairs of translations, blocks of sentences."""
     place = 0
     for step in range(steps):
-        wanted = 2 if step % 2 else rng.choice((32, 64))
         made, budget = [], tokens
         while budget > 0:
-            line = [0]
-            while len(line) < wanted:
-                line += [*rows[place % len(rows)], 2]
-                place += 1
-            made.append(line[: max(wanted, 128 if wanted == 2 else 0)])
+            if step % 4 == 1:
+                one, other = rng.sample(tuples[rng.randrange(len(tuples))], 2)
+                line = [0, *one, 2, *other, 2]
+            else:
+                wanted, line = (2, 64)[step % 4 // 2], [0]
+                while len(line) < wanted:
+                    line += [*rows[place % len(rows)], 2]
+                    place += 1
+                line = line[:64] if wanted == 64 else line
+            made.append(line[:128])
             budget -= len(made[-1])
         longest = max(map(len, made))
         yield torch.tensor([line + [1] * (longest - len(line)) for line in made])
 
 
 def mask(ids: torch.Tensor, vocabulary: int, *, rate: float = 0.15) -> tuple[torch.Tensor, torch.Tensor]:
-    """Dynamic masking 80/10/10 -> (input ids, bool places), both (batch, tokens)."""
+    """Dynamic masking, 60 % <mask>, 20 % random, 20 % kept, so that visible pieces gather context too -> (input ids, bool places), both (batch, tokens)."""
     chance, kind = torch.rand(ids.shape), torch.rand(ids.shape)
     places = (chance < rate) & (ids > 3)
-    noisy = torch.where(places & (kind < 0.8), vocabulary - 1, ids)
-    return torch.where(places & (kind >= 0.9), torch.randint(4, vocabulary - 1, ids.shape), noisy), places
+    noisy = torch.where(places & (kind < 0.6), vocabulary - 1, ids)
+    return torch.where(places & (kind >= 0.8), torch.randint(4, vocabulary - 1, ids.shape), noisy), places
 
 
-def train(model, rows: list[list[int]], args) -> None:
+def train(model, rows: list[list[int]], tuples: list[tuple], args) -> None:
     """Adam on the masked-LM loss, at masked places only; linear warm-up, cosine decay."""
     matrices = [p for p in model.parameters() if p.dim() > 1]
     rest = [p for p in model.parameters() if p.dim() <= 1]
@@ -136,7 +153,8 @@ def train(model, rows: list[list[int]], args) -> None:
     optimizer, started, mean = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98)), time.time(), None
     model.lm_head.bias.requires_grad_(False)  # else it learns that the words of unseen languages never occur
     model.train()
-    for step, ids in enumerate(batches(rows, tokens=args.tokens, steps=args.steps, rng=random.Random(args.seed))):
+    made = batches(rows, tuples, tokens=args.tokens, steps=args.steps, rng=random.Random(args.seed))
+    for step, ids in enumerate(made):
         rate = min(1.0, (step + 1) / 200) * (0.05 + 0.475 * (1 + math.cos(math.pi * step / args.steps)))
         for group in optimizer.param_groups:
             group["lr"] = args.lr * rate
@@ -156,22 +174,30 @@ def train(model, rows: list[list[int]], args) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the base")
-    for name, default in {"pieces": 5000, "width": 128, "inner": 256, "layers": 3, "steps": 6000, "tokens": 1536, "lines": 60000,
-                          "unseen-lines": 5000, "seed": 0}.items():  # fmt: skip
+    for name, default in {"pieces": 3500, "width": 128, "inner": 512, "layers": 3, "steps": 2600, "tokens": 2048, "lines": 60000,
+                          "unseen-lines": 10000, "seed": 0, "threads": 1}.items():  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--scale", type=float, default=0.05, help="standard deviation of the initial embeddings")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
-    mixed = [t for c in languages() for t in text_of(c, 10000 if c in PRETRAINED else args.unseen_lines, seed=1)]
-    tokenizer = make_tokenizer(args.out, mixed, pieces=args.pieces)
+    torch.set_num_threads(args.threads)
+    counts, rng = {c: 10000 if c in PRETRAINED else args.unseen_lines for c in languages()}, random.Random(args.seed)
+    tokenizer = make_tokenizer(args.out, [t for c in counts for t in nameless(c, counts[c], rng)], pieces=args.pieces)
     text = [line for code in PRETRAINED for line in text_of(code, args.lines, seed=2)]
     random.Random(args.seed).shuffle(text)
-    rows = tokenizer(text, add_special_tokens=False)["input_ids"]
-    model = make_model(tokenizer, tokenizer(mixed, add_special_tokens=False)["input_ids"], args)
+
+    def ids(lines: list[str]) -> list[list[int]]:
+        return tokenizer(lines, add_special_tokens=False)["input_ids"]
+
+    said = list(parallel(list(PRETRAINED), split="text", count=args.lines, seed=3))
+    tuples = list(zip(*(ids([one[i].text for one in said]) for i in range(len(PRETRAINED)))))
+    together = [[piece for row in four for piece in row] for four in tuples[:20000]]  # translations: one document
+    mixed = [t for c in counts for t in text_of(c, counts[c], seed=1)]
+    rows, model = ids(text), make_model(tokenizer, ids(mixed) + together, args)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} pieces, {len(rows):,} sentences")
-    train(model, rows, args)
+    train(model, rows, tuples, args)
     model.half().save_pretrained(args.out)
     made = {"languages": PRETRAINED, "data": "synthetic: the miniature world of madx", **vars(args), "out": args.out.name}
     (args.out / "made.json").write_text(json.dumps(made, indent=1) + "\n")

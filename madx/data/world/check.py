@@ -35,15 +35,16 @@ def _frame_faults(spoken: Language) -> list[str]:
         found += [f"frame {frame}: cannot read {p!r}" for p in stray]
         for split in SPLITS * 10:  # fills spoken.faults with words and endings that do not exist
             if slots or frame in frames():
-                spoken.realise(frame, split, rng)
+                spoken.realise(frame, rng, bound=spoken.bind(frame, split, rng))
     return found
 
 
 def main(code: str) -> int:
+    """Print one sentence of every frame, tagged, and the faults of the file; gives 1 if there are any."""
     spoken, rng = Language(code), random.Random(1)
     for frame in spoken.realisations:
         if frame in frames():
-            sentence = spoken._tagged(spoken.realise(frame, "train", rng), frame)
+            sentence = spoken.tagged(spoken.realise(frame, rng, bound=spoken.bind(frame, "train", rng)), frame)
             tagged = " ".join(f"{t}/{g}" if g != "O" else t for t, g in zip(sentence.tokens, sentence.tags))
             print(f"{frame:22s} {sentence.text}\n{'':22s} {tagged}" if "/" in tagged else f"{frame:22s} {sentence.text}")
     found = faults(code)

@@ -20,10 +20,12 @@ from madx.data.world.words import Inflection, Word
 from madx.errors import DataError, did_you_mean
 
 HERE = Path(__file__).parent
-SPLITS = ("train", "dev", "test")
+SPLITS = ("train", "dev", "test")  # of labelled sentences: no name and no frame in two of them
+TEXT = "text"  # raw text: every frame, as a language has them all, but names of the training split only
 ENTITIES = ("PER", "ORG", "LOC")
 INTERNATIONAL = 0.25  # share of names that come from the list common to all languages
 CROSSING = 0.2  # share of names taken from the list of another type ("Lincoln" as a person, a place, a firm)
+COINED = 0.85  # share coined from two halves of international names ("Bris" + "ford"): names are an open class
 JOINED = 0.15  # share of plain sentences that are joined with a second one
 NAME_LISTS = ("male", "female", "surnames", "places", "org_stems")
 TOKEN = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
@@ -38,6 +40,21 @@ class Sentence:
     tokens: tuple[str, ...]
     tags: tuple[str, ...]
     frame: str
+
+
+def _halves(name: str) -> tuple[str, str]:
+    """A name cut before the consonant that opens its second half: Bristol -> Bris, tol."""
+    vowels = "aeiouyäöüıåáéíóúâêôõàè"
+    middle = len(name) // 2
+    cuts = [i for i in range(2, len(name) - 1) if name[i].lower() not in vowels and name[i + 1].lower() in vowels]
+    cut = min(cuts, key=lambda i: abs(i - middle), default=middle)
+    return name[:cut], name[cut:].lower()
+
+
+@cache
+def stock(key: str) -> list[tuple[str, str]]:
+    """The halves of a list of international names, from which names are coined in every language."""
+    return [_halves(name) for name in shared()["international"][key].split() if len(name) > 3]
 
 
 def split_of_name(name: str) -> str:
@@ -55,7 +72,7 @@ def shared() -> dict:
 @cache
 def frames(split: str | None = None) -> dict[str, list[str]]:
     """Frame id -> its slots, of one split or of all."""
-    wanted = [split] if split else SPLITS
+    wanted = [split] if split in SPLITS else SPLITS
     return {name: slots.split() for part in wanted for name, slots in shared()["frames"][part].items()}
 
 
@@ -114,23 +131,37 @@ class Language:
         return Word(text.strip(), tuple(classes), is_name=True)
 
     def _pick(self, key: str, split: str, rng: random.Random) -> str:
+        split = "train" if split == TEXT else split
         crossings = {"surnames": ["places"], "places": ["surnames"], "org_stems": ["surnames", "places"]}
         if key in crossings and rng.random() < CROSSING:
             key = rng.choice(crossings[key])
+        if rng.random() < COINED:
+            return self._coin(key, split, rng)
         pools = self.pools[split]
         return rng.choice(pools["world_" + key if rng.random() < INTERNATIONAL else key])
 
+    def _coin(self, key: str, split: str, rng: random.Random) -> str:
+        halves = stock(key)
+        while True:  # a coined name, too, belongs to the split that its checksum says
+            name = rng.choice(halves)[0] + rng.choice(halves)[1]
+            if split_of_name(name) == split and 4 <= len(name) <= 11:
+                return name
+
     # ---- sentences ---------------------------------------------------------------------------------------------
 
-    def realise(self, frame: str, split: str, rng: random.Random) -> list[tuple[str, str]]:
-        """One realisation as (text, entity type or "") pieces, not yet capitalised."""
-        bound: dict[str, Word] = {}
+    def bind(self, frame: str, split: str, rng: random.Random) -> dict[str, "Word | str"]:
+        """What fills the slots of a frame: names and numbers as words, concepts by id, all different."""
+        bound: dict[str, Word | str] = {}
         for slot in frames()[frame]:
-            kind = slot.rstrip("23")
-            word = self._fill(kind, split, rng)
-            while word in bound.values() and kind != "number":
-                word = self._fill(kind, split, rng)
-            bound[slot] = word
+            filler = self._fill(slot.rstrip("23"), split, rng)
+            while filler in bound.values():
+                filler = self._fill(slot.rstrip("23"), split, rng)
+            bound[slot] = filler
+        return bound
+
+    def realise(self, frame: str, rng: random.Random, *, bound: dict[str, "Word | str"]) -> list[tuple[str, str]]:
+        """One realisation of a frame as (text, entity type or "") pieces, not yet capitalised."""
+        bound = {slot: self.lexicon[filler] if isinstance(filler, str) else filler for slot, filler in bound.items()}
         pieces = []
         for part in rng.choice(self.realisations[frame]):
             if isinstance(part, str):
@@ -146,29 +177,30 @@ class Language:
             pieces.append((self.inflection.form(word, tags, other.classes if other else ()), kind if kind in ENTITIES else ""))
         return pieces
 
-    def _fill(self, kind: str, split: str, rng: random.Random) -> Word:
+    def _fill(self, kind: str, split: str, rng: random.Random) -> "Word | str":
         if kind in ENTITIES:
             return self.entity(kind, split, rng)
         if kind == "year":
             return Word(str(rng.randint(1950, 2029)), is_name=True)
         if kind == "count":
             return Word(str(rng.randint(2, 99)), is_name=True)
-        return self.lexicon[rng.choice(self.classes[kind])]
+        return rng.choice(self.classes[kind])
 
     def sentence(self, split: str, rng: random.Random) -> Sentence:
         """A random sentence of a split: one frame, or two joined by a connective."""
         frame = rng.choice(list(frames(split)))
-        pieces = self.realise(frame, split, rng)
+        pieces = self.realise(frame, rng, bound=self.bind(frame, split, rng))
         if pieces[-1][0] == "." and rng.random() < JOINED:
             second = rng.choice(list(frames(split)))
-            more = self.realise(second, split, rng)
+            more = self.realise(second, rng, bound=self.bind(second, split, rng))
             if more[-1][0] == ".":
                 connective = self.lexicon[rng.choice(self.classes["connective"])].plain
                 space = " " if connective[0].isalnum() else ""
                 pieces, frame = [*pieces[:-1], (f"{space}{connective} ", ""), *more], f"{frame}+{second}"
-        return self._tagged(pieces, frame)
+        return self.tagged(pieces, frame)
 
-    def _tagged(self, pieces: list[tuple[str, str]], frame: str) -> Sentence:
+    def tagged(self, pieces: list[tuple[str, str]], frame: str) -> Sentence:
+        """(text, entity type or "") pieces -> a sentence with its first letter raised, its tokens and IOB2 tags."""
         spans, text = [], ""
         for piece, kind in pieces:
             spans += [(len(text), len(text) + len(piece), kind)] if kind else []
@@ -215,22 +247,34 @@ def language(code: str) -> Language:
 
 def sentences(code: str, *, split: str, count: int, seed: int) -> Iterator[Sentence]:
     """`count` sentences of a language, the same ones for the same arguments; split: train, dev or test."""
-    if split not in SPLITS:
-        raise DataError(f"The miniature world has no split {split!r}; {did_you_mean(split, SPLITS)}")
+    if split not in (*SPLITS, TEXT):
+        raise DataError(f"The miniature world has no split {split!r}; {did_you_mean(split, (*SPLITS, TEXT))}")
     rng, spoken = random.Random(f"{code}/{split}/{seed}"), language(code)
     for _ in range(count):
         yield spoken.sentence(split, rng)
 
 
+def parallel(codes: list[str], *, split: str, count: int, seed: int) -> Iterator[tuple[Sentence, ...]]:
+    """`count` meanings, each said in all of `codes`, with the same names: translations of each other."""
+    rng, spoken = random.Random(f"{'+'.join(codes)}/{split}/{seed}"), [language(code) for code in codes]
+    for _ in range(count):
+        frame = rng.choice(list(frames(split)))
+        bound = rng.choice(spoken).bind(frame, split, rng)
+        yield tuple(one.tagged(one.realise(frame, rng, bound=bound), frame) for one in spoken)
+
+
+_made = sentences  # `sentences` is a number below
+
+
 def write_corpus(code: str, path, *, sentences: int, seed: int) -> Path:
-    """Raw text for a language module: one training sentence a line, with training names and frames only."""
-    lines = [sentence.text for sentence in globals()["sentences"](code, split="train", count=sentences, seed=seed)]
+    """Raw text for a language module: one sentence a line, of all frames, with names of the training split only."""
+    lines = [sentence.text for sentence in _made(code, split=TEXT, count=sentences, seed=seed)]
     return _write(path, "\n".join(lines) + "\n")
 
 
 def write_ner(code: str, path, *, split: str, sentences: int, seed: int) -> Path:
     """CoNLL for a task: token TAB tag, an empty line after each sentence."""
-    made = globals()["sentences"](code, split=split, count=sentences, seed=seed)
+    made = _made(code, split=split, count=sentences, seed=seed)
     return _write(path, "".join("".join(f"{t}\t{g}\n" for t, g in zip(s.tokens, s.tags)) + "\n" for s in made))
 
 
