@@ -63,6 +63,35 @@ def test_the_three_pipelines_end_to_end(tmp_path, monkeypatch, capsys):
     }
 
 
+def test_sparse_differences_go_through_the_same_pipelines_and_leave_for_transformers(tmp_path, monkeypatch, capsys):
+    """LT-SFT's recipes, swapped zero-shot, mixed with an adapter, exported as a plain checkpoint."""
+    from madx.cli import app
+    from madx.jobs import Predictor
+    from typer.testing import CliRunner
+
+    folder = fill(tmp_path)
+    monkeypatch.chdir(folder)
+    here = {"monkeypatch": monkeypatch, "capsys": capsys}
+    small = ("base=base", *SMALL)
+    for language in ("eng", "swa"):
+        said = in_process("train_language", "lt_sft_language.yaml", *small, f"language={language}", f"corpus={language}.txt", **here)
+        assert "held-out pseudo-perplexity" in said
+    task = ("base=base", "language=eng", "data=train.conll", "dev=dev.conll", "epochs=2", "seeds=[1]", "train.learning_rate=0.01")
+    in_process("train_task", "lt_sft_task.yaml", *task, **here)
+    in_process("train_task", "train_task.yaml", *task, "name=adapter", **here)
+    for name in ("ner", "adapter"):
+        in_process("zero_shot", "evaluate.yaml", "targets.swa=swa-test.conll", f"run=results-{name}", f"task_module={name}", **here)
+        cells = json.loads((folder / f"results-{name}" / "matrix.json").read_text())["cells"]
+        assert {c["composition"] for c in cells} == {name, f"eng + {name}", f"swa + {name}"}
+        assert all(c["explanation"]["silent"] == [] for c in cells), "every module of every composition acts"
+    info = Store(folder / "modules").show("ner").info
+    assert {row["phase"] for row in info.training["history"]} == {"full 1", "sparse 1"}
+    done = CliRunner().invoke(app, ["export", "--stack", "swa + ner", "plain"])
+    assert done.exit_code == 0, done.output
+    predicted = list(Predictor("swa + ner", store="modules")(["Juma works in the city"]))
+    assert len(predicted[0].tags) == 5 and (folder / "plain" / "model.safetensors").exists()
+
+
 @pytest.mark.parametrize("name", PIPELINES)
 def test_a_fault_is_text_and_code_1(name, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:

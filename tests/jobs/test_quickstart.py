@@ -54,3 +54,13 @@ def test_other_settings_or_another_source_module_train_anew(first, tmp_path):
 def test_unknown_target():
     with pytest.raises(ConfigError, match="No target language 'swh'"):
         quickstart(Quickstart(targets=["swh"]))
+
+
+def test_sparse_differences_have_a_folder_of_their_own(tmp_path):
+    settings = Quickstart(out=str(tmp_path), module_type="sparse_diff", **{**SMALL, "seeds": [1]})
+    result = quickstart(settings)
+    assert result.folder == tmp_path / "sparse_diff" and not (tmp_path / "modules").exists()
+    assert {c.control for c in result.matrix.cells} == {"none", "source", "target", "mean"}
+    assert all(c.silent == () for c in result.matrix.cells)
+    assert set(Store(result.folder / "modules").show("swa").info.parts) == {"sparse_diff"}
+    assert quickstart(settings).reused == ["eng", "swa", "ner@1"]
