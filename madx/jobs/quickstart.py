@@ -40,7 +40,7 @@ KINDS: dict[str, tuple[dict[str, Any], float, float]] = {
 
 
 class Quickstart(Settings):
-    """Settings of `madx quickstart`; the defaults end within four minutes on two cores."""
+    """Settings of `madx quickstart`; the defaults took 4 min 25 s on two cores."""
 
     out: str = Field(default="runs/quickstart", description="Folder of data, modules and results.")
     module_type: Literal["bottleneck", "sparse_diff"] = Field(
