@@ -26,7 +26,7 @@ test-transformers4: $(PEERS)/.installed  ## all tests on transformers 4.57
 	$(PEERS)/bin/python -m pytest
 
 lint: $(STAMP)
-	$(BIN)/ruff check madx pipelines tests
+	$(BIN)/ruff check madx pipelines benchmarks tests
 
 install: $(STAMP)  ## the environment alone
 

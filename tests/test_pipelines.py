@@ -65,9 +65,10 @@ def test_the_three_pipelines_end_to_end(tmp_path, monkeypatch, capsys):
 
 def test_sparse_differences_go_through_the_same_pipelines_and_leave_for_transformers(tmp_path, monkeypatch, capsys):
     """LT-SFT's recipes, swapped zero-shot, mixed with an adapter, exported as a plain checkpoint."""
+    from typer.testing import CliRunner
+
     from madx.cli import app
     from madx.jobs import Predictor
-    from typer.testing import CliRunner
 
     folder = fill(tmp_path)
     monkeypatch.chdir(folder)
