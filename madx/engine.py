@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from madx.base import Base
 from madx.composition import Composition, Item, as_composition
-from madx.differences import AppliedDifferences, untied
+from madx.differences import AppliedDifferences, decoder_of, untied
 from madx.errors import CompositionError, MadxError, did_you_mean
 from madx.explain import Explanation, explain
 from madx.fingerprints import base_fingerprint
+from madx.frozen import FrozenLayers
+from madx.masked_loss import LossAtDecoder
 from madx.module import Module, require_base, require_parameters, require_task_head
 from madx.modules.base import Sublayer, WeightsType
 from madx.narrowing import Narrowing, Positions
@@ -48,6 +50,8 @@ class Engine:
         self.differences = AppliedDifferences(base)
         self._terms = Terms()
         self._narrowing = Narrowing(base)
+        self.frozen: FrozenLayers | None = None  # lower layers whose states are kept, in a training run
+        self._loss = LossAtDecoder(decoder_of(base), base.config.vocab_size)
         self._moving: WeightsType | None = None  # a difference in training: it lies above all others
         base._engine = self
         try:
@@ -184,7 +188,9 @@ class Engine:
     def __call__(self, input_ids: Tensor, attention_mask: Tensor | None = None, *, at: Positions | None = None) -> Tensor:
         """The last layer's output `(batch, tokens, width)` of the base under the active composition; at: at these positions
         alone, `(n, width)`, for which the last layer then does less (`madx.narrowing`)."""
-        with self._precision(), self._narrowing.to(at, self._plan) as chosen:
+        kept = self.frozen if self.frozen is not None and self.frozen.plan is self._plan else None
+        feeding = kept.feeding(input_ids, attention_mask) if kept is not None else nullcontext()
+        with self._precision(), feeding, self._narrowing.to(at, self._plan) as chosen:
             return chosen(self.base.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state)
 
     def mlm_logits(self, hidden: Tensor) -> Tensor:
@@ -192,6 +198,12 @@ class Engine:
         of the active composition undone before the decoder."""
         with self._precision():
             return self.base.mlm_logits(hidden)
+
+    def mlm_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """The sum of -log p(target), a scalar in float32: hidden `(n, width)`, targets `(n,)`. As cross entropy of
+        `mlm_logits`, in a third of its memory (`madx.masked_loss`)."""
+        with self._loss.of(targets) as loss:
+            return loss(self.mlm_logits(hidden))
 
     def task_module(self) -> Module:
         """The last module of the active composition that has a head; raises CompositionError without one."""
@@ -265,6 +277,8 @@ class Engine:
             self._replace(last, self._narrowing.wrap)
         for module, wrapper in list(untied(self.base, self.differences)):
             self._replace(module, wrapper)
+        if self._loss.decoder is not None:
+            self._replace(self._loss.decoder, self._loss.wrap)
         for path in family.before_decoder if family.tied else ():
             try:
                 target = self.base.model.get_submodule(path)

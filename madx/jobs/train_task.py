@@ -17,7 +17,7 @@ from madx.data.corpora import is_dataset
 from madx.data.labels import LabelSet, require
 from madx.engine import Engine
 from madx.errors import ConfigError
-from madx.jobs.common import JobSettings, check_language, check_parts, is_main, open_base, run_folder, versions
+from madx.jobs.common import JobSettings, check_language, check_parts, is_main, open_training_base, run_folder, versions
 from madx.module import Module, new_module
 from madx.store import Store, check_target
 from madx.tasks import TASKS
@@ -103,7 +103,7 @@ def train_task(settings: TrainTask) -> TaskResult:
     """Train and store a task module for each seed. Raises MadxError for anything wrong with settings, data or store."""
     kind = TASKS.get(settings.task)
     check_language(settings.language)
-    check_parts(settings.parts)
+    parts = [check_parts(settings.parts)]
     base_name = check_name(settings.name or settings.task)
     names = {s: base_name if len(settings.seeds) == 1 else f"{base_name}@{s}" for s in settings.seeds}
     if len(names) != len(settings.seeds):
@@ -114,10 +114,11 @@ def train_task(settings: TrainTask) -> TaskResult:
     train, dev = (read_labelled(path, settings.columns) for path in (settings.data, settings.dev))
     labels = LabelSet.from_sentences(train, source=settings.data)
     require(labels, LabelSet.from_sentences(dev, source=settings.dev))
-    base = open_base(settings)
+    under = settings.language if settings.language_module == "auto" else settings.language_module
+    parts += [store.show(under).info.parts] if under is not None else []
+    base, options = open_training_base(settings, settings.train, *parts)
     engine, result = Engine(base), TaskResult()
     try:
-        under = settings.language if settings.language_module == "auto" else settings.language_module
         if under is not None:
             engine.attach(store.load(under, base))
         for seed, name in names.items():
@@ -136,11 +137,12 @@ def train_task(settings: TrainTask) -> TaskResult:
             steps = task.steps(settings.epochs)
             log.info("%s: %s sentences, %s labels, %s steps over %s", name, f"{len(train):,}", len(labels), f"{steps:,}", engine.composition)
             trained = fit(
-                engine, name, task, settings.train, steps=steps, seed=seed, resume=settings.resume, title=name,
+                engine, name, task, options, steps=steps, seed=seed, resume=settings.resume, title=name,
                 folder=run_folder(settings.run, f"train-task-{base_name}") / f"seed-{seed}",
                 run=_identity(settings, base, under, engine),
             )  # fmt: skip
             module.info.training = _record(settings, seed, steps, trained, engine) | {
+                "precision": options.precision,
                 "language_module": store.show(under).weights.sha256 if under else None
             }
             result.modules.append(module)

@@ -21,6 +21,7 @@ from madx.tasks.base import Batch, Task
 
 #: held-out masks are fixed: every evaluation of every run on the same blocks hides the same tokens
 HELD_OUT_SEED = 20_200_501
+SCORED = 256  # positions scored at once in evaluation: 256 MB of scores over XLM-R's vocabulary
 
 
 class MaskedLM(Task):
@@ -72,14 +73,12 @@ class MaskedLM(Task):
         return int((batch["labels"] != IGNORED).sum())
 
     def loss(self, engine: Engine, batch: Batch) -> Tensor:
-        logits, targets = self._scores(engine, batch)
-        return F.cross_entropy(logits, targets, reduction="sum")
+        return engine.mlm_loss(*self._masked(engine, batch))
 
-    def _scores(self, engine: Engine, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits `(masked, vocabulary)` in float32 and targets `(masked,)`."""
+    def _masked(self, engine: Engine, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The last layer's output `(masked, width)` and the targets `(masked,)`."""
         chosen = (batch["labels"] != IGNORED).nonzero(as_tuple=True)
-        hidden = engine(batch["input_ids"], at=chosen)
-        return engine.mlm_logits(hidden).float(), batch["labels"][chosen]
+        return engine(batch["input_ids"], at=chosen), batch["labels"][chosen]
 
     @torch.no_grad()
     def evaluate(self, engine: Engine) -> dict[str, float]:
@@ -90,9 +89,11 @@ class MaskedLM(Task):
         loss = right = count = 0.0
         for batch in self._cut(ids, labels):
             batch = {k: v.to(engine.base.device) for k, v in batch.items()}
-            logits, targets = self._scores(engine, batch)
-            loss += F.cross_entropy(logits, targets, reduction="sum").item()
-            right += (logits.argmax(-1) == targets).sum().item()
+            hidden, targets = self._masked(engine, batch)
+            for part, wanted in zip(hidden.split(SCORED), targets.split(SCORED)):
+                logits = engine.mlm_logits(part).float()
+                loss += F.cross_entropy(logits, wanted, reduction="sum").item()
+                right += (logits.argmax(-1) == wanted).sum().item()
             count += len(targets)
         mean = loss / count
         return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "accuracy": right / count}

@@ -28,7 +28,7 @@ class TokenClassification(Task):
     training data; max_length: tokens of a window at most; micro_batch: rows computed at once (None: all).
     """
 
-    higher_is_better = True
+    higher_is_better, repeats = True, True
 
     def __init__(
         self, tokenizer, labels: LabelSet, *, train: Sequence[Sentence] = (), dev: Sequence[Sentence] = (), max_length: int,

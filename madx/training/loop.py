@@ -65,7 +65,7 @@ def run(
 
 def run_identity(settings: TrainSettings, *, steps: int, seed: int, **more) -> dict:
     """What must agree for a checkpoint to be taken up: everything that decides which weights a run ends with."""
-    unimportant = {"progress", "tensorboard", "checkpoint_every"}
+    unimportant = {"progress", "tensorboard", "checkpoint_every", "cache_frozen", "cache_memory_gb", "cache_disk_gb"}
     return {**more, "steps": steps, "seed": seed, **settings.model_dump(exclude=unimportant)}
 
 
