@@ -6,6 +6,7 @@ trainer leaves one; published files have none, so they say nothing of their base
 nothing of their labels.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,11 +78,13 @@ def import_composable_sft(
         "entries": sum(len(entries.indices) for entries in filled), "precision": "float32",
         "freeze_norms": not any(entries.parameter.kind == "norm" for entries in filled),
     }  # fmt: skip
-    module = Module(ModuleInfo(
+    info = ModuleInfo(
         name=name, role=role, language=language, parts=make_parts({"sparse_diff": settings}), base=base.identity(),
         task=task if head.labels else None, labels=head.labels, tokenizer=base.tokenizer_fingerprint,
         training={"imported": {"format": "composable-sft", "sha256": sha256(file)}},
-    ), base.sites)  # fmt: skip
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        module = Module(info, base.sites)
     _fill(module, filled, head)
     return module.to(base.device), _report(module, folder, found, diffs, head, notes, bool(config))
 
@@ -98,37 +101,41 @@ def _require_folder(path: str | Path) -> Path:
 
 def _compare(diffs: dict, config: dict, base: Base, *, allow_mismatch: bool) -> list[tuple[str, str]]:
     """Raises BaseError, naming both sides, unless the files fit the base; returns what could not be compared."""
-    prefix, known = base.model.base_model_prefix + ".", {p.name: p for p in base.sites["parameters"].parameters}
     shape, other = [], []
     for key, word in SHAPE.items():
         here = getattr(base.config, key)
         if config.get(key) is not None and config[key] != here:
             shape.append(f"{word}: files {str(config[key])[:40]}, base {here}")
-    strange = [theirs for theirs in diffs if not theirs.startswith(prefix)]
-    if strange:
-        shape.append(f"parameters: files {strange[0][:80]} (and {len(strange) - 1} more), base {prefix}...")
-    rest = {theirs.removeprefix(prefix): tuple(entry["size"]) for theirs, entry in diffs.items() if theirs.startswith(prefix)}
-    stem = next(p.name for p in known.values() if p.layer == 0).partition(".0.")[0] + "."
-    layers = {
-        int(number) for name in rest if name.startswith(stem) and (number := name.removeprefix(stem).partition(".")[0]).isdecimal()
-    }  # fmt: skip
-    if layers and max(layers) >= base.depth:
-        shape.append(f"layers: files {ranges(list(layers))}, base 0-{base.depth - 1}")
-    elif layers and len(layers) < base.depth:
-        other.append(f"layers: files {ranges(list(layers))}, base 0-{base.depth - 1}")
-    for name, size in rest.items():
-        if name in known and size != known[name].shape:
-            shape.append(f"{prefix}{name}: files {size}, base {known[name].shape}")
-        elif name not in known and not name.startswith("pooler.") and not (layers and max(layers) >= base.depth):
-            shape.append(f"{prefix}{name}: files {size}, base has no such parameter")
     made_for, kind = config.get("_name_or_path"), config.get("model_type")
     if kind is not None and kind != base.config.model_type:
         other.append(f"model type: files {str(kind)[:40]}, base {base.config.model_type}")
     if isinstance(made_for, str) and made_for and not same_base_name(made_for, base.name):
         other.append(f"name: files {made_for[:120]}, base {base.name}")
-    require_same_base(shape, other, base=base, allow_mismatch=allow_mismatch)
+    wrong, missing = _other_parameters(diffs, base)
+    require_same_base(shape + wrong, other + missing, base=base, allow_mismatch=allow_mismatch)
     why = "only names and shapes of parameters were compared" if not config else "names and shapes were compared"
     return [("the base's weights", f"the files have no fingerprint of their base; {why}")]
+
+
+def _other_parameters(diffs: dict, base: Base) -> tuple[list[str], list[str]]:
+    """(parameters of the files that the base does not have so, layers of the base that the files leave out)."""
+    prefix, known = base.model.base_model_prefix + ".", {p.name: p for p in base.sites["parameters"].parameters}
+    strange = [theirs for theirs in diffs if not theirs.startswith(prefix)]
+    if strange:
+        return [f"parameters: files {strange[0][:80]} (and {len(strange) - 1} more), base {prefix}..."], []
+    inside = {theirs.removeprefix(prefix): tuple(entry["size"]) for theirs, entry in diffs.items()}
+    stem = next(p.name for p in known.values() if p.layer == 0).partition(".0.")[0]
+    numbers = (re.match(rf"{re.escape(stem)}\.([0-9]{{1,4}})\.", name) for name in inside)
+    layers = sorted({int(found[1]) for found in numbers if found})
+    if layers and layers[-1] >= base.depth:
+        return [f"layers: files {ranges(layers)}, base 0-{base.depth - 1}"], []
+    wrong = [
+        f"{prefix}{name[:100]}: files {size}, base {known[name].shape if name in known else 'has no such parameter'}"
+        for name, size in inside.items()
+        if (size != known[name].shape if name in known else not name.startswith("pooler."))
+    ]  # fmt: skip
+    missing = [f"layers: files {ranges(layers)}, base 0-{base.depth - 1}"] if 0 < len(layers) < base.depth else []
+    return wrong, missing
 
 
 def _fill(module: Module, filled: list[Entries], head: Head) -> None:

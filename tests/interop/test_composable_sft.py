@@ -30,9 +30,9 @@ OLD, NEW = b"cnumpy.core.multiarray\n", b"cnumpy._core.multiarray\n"
 
 def described(delta):
     """One entry of `diffs`: non-zero numbers column by column, the index of each as the step from the one before."""
-    steps, values, index, last = [], [], 0, 0
-    for place in product(*(range(n) for n in reversed(delta.shape))):
-        value = delta[tuple(reversed(place))].item()
+    steps, values, index, last, numbers = [], [], 0, 0, delta.numpy()
+    for place in product(*(range(n) for n in reversed(delta.shape))) if numbers.any() else ():
+        value = numbers[place[::-1]].item()
         if value:
             steps.append(index - last)
             values.append(value)
@@ -163,6 +163,12 @@ def test_entries_of_any_shape(tmp_path_factory, size, seed):
     assert torch.equal(flat.view(size), delta) and (indices.diff() > 0).all()
     if len(size) < 3:
         assert torch.equal(understood(encoded(tuple(size), indices, values)), delta)
+
+
+def test_an_import_leaves_the_random_state(base, tmp_path):
+    folder, state = write(tmp_path / "x", one(base), classifier()), torch.random.get_rng_state()
+    load(folder, base, role="task", task="ner")
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_entries_in_norms_are_kept(base, tmp_path):
@@ -314,6 +320,8 @@ def test_files_that_are_none_of_this_format(base, folder):
     refused({"diffs": {name: described(d * 0) for name, d in one(base).items()}}, "it changes nothing")
     with pytest.raises(BaseError, match="roberta.encoder.x: files .140, 32., base has no such parameter"):
         load(write(folder, one(base) | {"roberta.encoder.x": entry()}), base)
+    with pytest.raises(BaseError, match="roberta.encoder.layer.9999.*: files .140, 32., base has no such parameter"):
+        load(write(folder, one(base) | {f"roberta.encoder.layer.{'9' * 5000}.x": entry()}), base)
     (folder / "pytorch_diff.bin").unlink()
     for path, words in ((folder, "has no pytorch_diff.bin"), (folder / "y", "does not exist"), (folder / "config.json", "is a file")):
         (folder / "config.json").write_text("{}")
