@@ -17,9 +17,9 @@ from madx.errors import HubError, StoreError
 from madx.interop.hub_words import Place, explained, found_instead, listed, unreachable
 from madx.module import Module, require_base
 from madx.store import LAYOUT, Store, StoredModule, check_target, load_module, read_info, read_stored, write_stored
-from madx.store.card import model_card
+from madx.store.card import model_card, notes_of
 from madx.store.manifest import Manifest, from_text, to_text
-from madx.store.metadata import file_name, licence_keys
+from madx.store.metadata import file_name, hub_base, licence_keys
 from madx.store.weights import encode
 
 log = logging.getLogger("madx")
@@ -77,7 +77,8 @@ class Hub:
 
         revision: branch to commit to (default: main), made if need be. private: of a new repository; None leaves it to
         the owner's settings. licence: SPDX, where the module records none or another. Paths of this machine in the
-        record of its training are cut to their last name. A README.md that was edited goes along as it is.
+        record of its training are cut to their last name. The card is made anew but for what stands below its last line;
+        one that madx did not make goes along as it is.
         Raises StoreError for a module that is not whole, HubError for all that the hub may say.
         """
         place = Place.parse(repository, revision)
@@ -87,12 +88,21 @@ class Hub:
             manifest, data, card = *encode(module, "float32"), None
         else:
             manifest, data, card = _opened(store).read(module)
-        edited = card is not None and card != model_card(manifest)
         manifest = manifest.model_copy(update=_without_folders(manifest) | ({"licence": licence} if licence else {}))
-        card = _with_licence(card, licence, place) if edited else _published_card(manifest, place)
+        notes = notes_of(card) if card is not None else ""
+        if notes is None:
+            card = _with_licence(card, licence, place)
+        else:
+            card = model_card(manifest, place=f"{HUB_MARK}{place.repository}", notes=notes)
         self._require_token(place)
         with explained(f"push {manifest.name!r} to", place, self.api.endpoint):
-            return self._commit(place, manifest, data, card, private=private, message=message)
+            made = self._commit(place, manifest, data, card, private=private, message=message)
+        if hub_base(manifest) is None and manifest.base:
+            log.warning(
+                "%s was made on a base from a folder (%s), so its card names none that others can fetch",
+                manifest.name, manifest.base.name,
+            )  # fmt: skip
+        return made
 
     def _require_token(self, place: Place) -> None:
         from huggingface_hub import get_token
@@ -164,8 +174,8 @@ class Hub:
         published, data, card = read_stored(fetched.folder)
         training = published.training | {"pulled": self._origin(place, fetched, published.name)}
         manifest = published.model_copy(update={"name": name or published.name, "training": training})
-        if card in (model_card(published), _published_card(published, place)):
-            card = None  # made anew
+        if (notes := notes_of(card or "")) is not None:
+            card = model_card(manifest, notes=notes)
         write_stored(target(manifest), manifest, data, card=card, overwrite=overwrite)
         return store.show(manifest.name)
 
@@ -233,10 +243,6 @@ def load(where: str | Path, base: Base | None = None, *, allow_base_mismatch: bo
     return load_module(where, base or _recorded_base(where), allow_base_mismatch=allow_base_mismatch)
 
 
-def _published_card(manifest: Manifest, place: Place) -> str:
-    return model_card(manifest, place=f"{HUB_MARK}{place.repository}")
-
-
 def _opened(store: str | Path | Store) -> Store:
     return store if isinstance(store, Store) else Store(store)
 
@@ -292,7 +298,7 @@ def _without_folders(manifest: Manifest) -> dict:
 
 
 def _with_licence(card: str, licence: str | None, place: Place) -> str:
-    """An edited card, with the licence that was asked for; raises HubError when its front matter cannot be read."""
+    """A user's own card, with the licence that was asked for; raises HubError when its front matter cannot be read."""
     from huggingface_hub import ModelCard
 
     try:
@@ -304,6 +310,6 @@ def _with_licence(card: str, licence: str | None, place: Place) -> str:
         return str(read)
     except Exception as error:  # of yaml, of huggingface_hub
         raise HubError(
-            f"README.md of the module for {place} was edited, and its front matter cannot be read: {error}. Mend it, or "
-            "delete the file: a new one is made."
+            f"The front matter of README.md, of the module for {place}, cannot be read: {error}. Mend it, or delete the "
+            "file: a new one is made."
         ) from error

@@ -5,11 +5,21 @@ from typing import Any
 from madx.store.manifest import Manifest
 from madx.store.metadata import data_files, file_name, front_matter, hub_base
 
+#: the last line that madx writes begins with these words
+MADE = "This card was made by madx from `module.json`"
 
-def model_card(manifest: Manifest, *, place: str | None = None) -> str:
-    """README.md of a module, as markdown; place: `hf://owner/name` of one that is read on the hub."""
-    parts = [front_matter(manifest), _introduction(manifest), _usage(manifest, place), _tables(manifest)]
-    return "\n\n".join(parts) + "\n"
+
+def model_card(manifest: Manifest, *, place: str | None = None, notes: str = "") -> str:
+    """README.md of a module, as markdown; place: `hf://owner/name` of one that is read on the hub; notes: a user's own."""
+    end = f"{MADE}, which holds the same and is what madx reads. When it is made anew, only what stands below is kept."
+    parts = [front_matter(manifest), _introduction(manifest), _usage(manifest, place), _tables(manifest), end]
+    return "\n\n".join(parts) + "\n" + (f"\n{notes.strip()}\n" if notes.strip() else "")
+
+
+def notes_of(card: str) -> str | None:
+    """What a user wrote below madx's last line; None for a card that madx did not make."""
+    _, made, after = card.rpartition(f"\n{MADE}")
+    return after.partition("\n")[2].strip() if made else None
 
 
 def _base_name(manifest: Manifest) -> str:
@@ -66,7 +76,6 @@ def _tables(manifest: Manifest) -> str:
         "## Training data\n\n" + _table(("file", "sha256", "bytes"), files),
         "## Training\n\n" + _table(("setting", "value"), _flat(settings)),
         "## Scores\n\n" + _table(("score", "value"), _flat(training.get("scores", {}))),
-        "This card was made by madx from `module.json`, which holds the same and is what madx reads.",
     ])  # fmt: skip
 
 

@@ -159,16 +159,30 @@ def test_a_module_under_another_name(writer, anybody, mine, theirs, base):
     assert "# swa-juma\n" in (row.path / LAYOUT.card).read_text() and same(theirs.load("swa-juma", base), mine.load("swa", base))
 
 
-def test_an_edited_card_goes_along(local_hub, writer, anybody, mine, theirs):  # noqa: F811
+def test_notes_below_a_card_go_along_and_the_rest_is_made_anew(local_hub, writer, anybody, mine, theirs, caplog):  # noqa: F811
     card = mine.root / "swa" / LAYOUT.card
-    card.write_text(card.read_text() + "\nThanks to the people of Zanzibar.\n")
+    old = card.read_text().replace("model-index", "of-an-older-madx") + "\nThanks to the people of Zanzibar.\n"
+    card.write_text(old)
+    pushed = writer.push("swa", "juma/swa", store=mine)
+    sent = local_hub.repositories["juma/swa"].commits[pushed.revision][LAYOUT.card].decode()
+    assert sent.endswith("\n\nThanks to the people of Zanzibar.\n") and "madx.load('hf://juma/swa', base)" in sent
+    assert "older" not in sent and ModelCard(sent).data.eval_results and "base from a folder (mini)" in caplog.text
+    got = (anybody.pull("juma/swa", theirs).path / LAYOUT.card).read_text()
+    assert got.endswith("\n\nThanks to the people of Zanzibar.\n") and "madx.load_module('swa', base)" in got
+    assert got.count("Zanzibar") == 1
+
+
+def test_a_card_of_ones_own_goes_along_as_it_is(local_hub, writer, anybody, mine, theirs):  # noqa: F811
+    card = mine.root / "swa" / LAYOUT.card
+    card.write_text("---\nlicense: mit\ntags: [mine]\n---\n\n# Swahili\n")
+    writer.push("swa", "juma/swa", store=mine)
+    assert (anybody.pull("juma/swa", theirs).path / LAYOUT.card).read_text() == card.read_text()
     pushed = writer.push("swa", "juma/swa", store=mine, licence="Juma's own")
     sent = ModelCard(local_hub.repositories["juma/swa"].commits[pushed.revision][LAYOUT.card].decode())
-    assert "Zanzibar" in sent.text and (sent.data.license, sent.data.license_name) == ("other", "Juma's own")
-    row = anybody.pull("juma/swa", theirs)
-    assert "Zanzibar" in (row.path / LAYOUT.card).read_text() and row.info.licence == "Juma's own"
+    assert (sent.data.license, sent.data.license_name, sent.data.tags) == ("other", "Juma's own", ["mine"])
+    assert anybody.pull("juma/swa", theirs, overwrite=True).info.licence == "Juma's own" and "# Swahili" in sent.text
     card.write_text("---\nlicense: [\n---\n")
-    refused(lambda: writer.push("swa", "juma/swa", store=mine), mine, "front matter cannot be read")
+    refused(lambda: writer.push("swa", "juma/swa", store=mine), mine, "front matter", "cannot be read")
 
 
 def test_a_new_repository_may_be_private(local_hub, writer, anybody, mine, theirs):  # noqa: F811
