@@ -1,4 +1,4 @@
-"""`madx modules`: what a store holds, and which module types and presets there are."""
+"""`madx modules`: what a store holds, and which module types and presets there are (push and pull: madx/cli/hub.py)."""
 
 from typing import Annotated, Optional
 
@@ -14,8 +14,8 @@ from madx.errors import StoreError
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Stored modules: list, show, verify, remove. Other people's files: import, export, formats. Module types and "
-    "presets: types, presets.",
+    help="Stored modules: list, show, verify, remove; push and pull. Other people's files: import, export, formats. "
+    "Module types and presets: types, presets.",
 )
 Name = Annotated[str, typer.Argument(help="Name of a stored module.")]
 

@@ -8,6 +8,7 @@ from madx.interop.adapterhub import (
 )
 from madx.interop.base import FORMATS, Format, Imported, Wish, export_modules, import_into, import_modules
 from madx.interop.composable_sft import export_composable_sft, import_composable_sft
+from madx.interop.hub import Hub
 from madx.interop.plain import export_plain
 from madx.interop.report import ImportReport
 from madx.registry import discover
@@ -17,6 +18,7 @@ discover(__name__)
 __all__ = [
     "FORMATS",
     "Format",
+    "Hub",
     "ImportReport",
     "Imported",
     "Wish",
