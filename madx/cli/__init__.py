@@ -3,7 +3,7 @@
 import typer
 
 from madx import __version__
-from madx.cli import jobs, modules, reference, using
+from madx.cli import jobs, modules, reference, similarity, using
 from madx.cli.console import MadxGroup, ignore_warnings, out, set_up_messages
 
 app = typer.Typer(
@@ -51,6 +51,7 @@ app.command("predict", rich_help_panel=USE)(using.predict)
 app.command("explain", rich_help_panel=USE)(using.explain)
 app.command("export", rich_help_panel=USE)(using.export)
 app.add_typer(modules.app, name="modules", rich_help_panel=USE)
+app.command("similarity", rich_help_panel=KNOW)(similarity.similarity)
 app.command("config", rich_help_panel=KNOW)(reference.config)
 app.command("tasks", rich_help_panel=KNOW)(reference.tasks)
 app.command("bases", rich_help_panel=KNOW)(reference.bases)

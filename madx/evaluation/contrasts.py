@@ -141,10 +141,10 @@ def footnotes(matrix: TransferMatrix, shown: list[Contrast], *, samples: int) ->
     if noise := [c for c in shown if c.mark == NOISE]:
         lines.append(f"{NOISE} within noise (p >= {ALPHA} over seeds or over sentences, or there is one seed): {listed(noise)}")
     elif shown:
-        lines.append("no difference is within noise (p < 0.05 over seeds and over sentences)")
+        lines.append(f"no difference is within noise (p < {ALPHA} over seeds and over sentences)")
     if alone := [c for c in shown if c.mark == ALONE]:
         lines.append(f"{ALONE} beyond noise alone, but not after Holm's correction over the {len(everything)} pairs of this "
-                     f"matrix: {listed(alone)}")
+                     f"matrix{' (few seeds seldom pass it)' * (max(c.n for c in alone) < 5)}: {listed(alone)}")
     if everything:
         lines.append(f"tests: paired t over seeds, paired bootstrap of {samples:,} resamples over sentences, p is the larger one")
     table = matrix.table()

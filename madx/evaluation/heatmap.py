@@ -99,8 +99,9 @@ def _square(axes, x: int, y: int, row: Row, colours: ScalarMappable, *, mark: st
 
 
 def _leads(matrix: TransferMatrix) -> dict[str, str]:
-    """For each row the column that is compared: the target's module, else the first proxy that has a score."""
-    scored = {(r.target, r.control) for r in matrix.table() if r.mean is not None}
+    """For each row the column that is compared: the target's module, else the first proxy that has a score. The source
+    language has its module: no proxy stands in for it."""
+    scored = {(r.target, r.control) for r in matrix.table() if r.mean is not None and r.target != matrix.meta.source}
     return {name: next((c for c in ("target", *PROXIES) if (name, c) in scored), "target")
             for name in (*matrix.targets, AVERAGE)}
 
