@@ -125,7 +125,7 @@ def _differences(axes, matrix: TransferMatrix, names: list[str]) -> None:
                 axes.plot([c.low, c.high], [y, y], color=colour, linewidth=1.6)
             axes.plot([c.delta], [y], marker, markersize=6, zorder=3, **_filling(c, colour))
     axes.plot([], [], "o", markerfacecolor="white", markeredgecolor="#555555", label="hollow: within noise")
-    if any(c.mark == ALONE for c in contrasts):
+    if halves := any(c.mark == ALONE for c in contrasts):
         axes.plot([], [], "o", color="#555555", fillstyle="left", markerfacecoloralt="white",
                   label="half: not after Holm")
     if not contrasts:
@@ -141,8 +141,8 @@ def _differences(axes, matrix: TransferMatrix, names: list[str]) -> None:
     axes.tick_params(axis="x", labelsize=8)
     axes.set_xlabel("difference in F1, points; bars: 95 % t interval over seeds", fontsize=8)
     # Above the panel, so that it never covers a bar.
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2 if any(c.mark == ALONE for c in contrasts) else 3, fontsize=8, frameon=False, handletextpad=0.2,
-                columnspacing=1.2)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2 if halves else 3, fontsize=8, frameon=False,
+                handletextpad=0.2, columnspacing=1.2)
 
 
 def _filling(contrast: Contrast, colour: str) -> dict[str, str]:

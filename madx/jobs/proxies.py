@@ -31,7 +31,7 @@ FEW_NGRAMS = 3000
 class Emea(Settings):
     """Settings of the mixing at test time."""
 
-    steps: int = Field(default=1, ge=1, le=1000, description="Gradient steps for each sentence; each costs two forward passes.")
+    steps: int = Field(default=1, ge=1, le=1000, description="Gradient steps for each sentence; each costs a forward and a backward pass.")
     rate: float = Field(default=10.0, gt=0, description="Rate of the gradient steps.")
 
 
