@@ -39,6 +39,8 @@ class EntropyMixing:
         self._plan = engine.compile(self.composition)  # its own: the engine's keeps the composition's weights
         averages = (WeightedChange, WeightedMap)
         self._mixed = [s for found in self._plan.values() for s in found if isinstance(s, averages) and len(s.branches) > 1]
+        for step in self._mixed:
+            step.tokenwise = False  # its weights are those of whole rows: the last layer may not be asked about single tokens
         self.rows = 0  # scored so far, and sums over them:
         self._before = self._after = 0.0
         self._weights = torch.zeros(len(self.average.weights))
