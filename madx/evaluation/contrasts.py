@@ -12,7 +12,7 @@ difference one is expected below p = 0.05. So `p_holm` corrects over all pairs o
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -131,7 +131,7 @@ def like_best(matrix: TransferMatrix, rows: list[Row]) -> set[str]:
     return {control for control, compared in pairs.items() if any(c is not None and c.noise for c in compared)}
 
 
-def footnotes(matrix: TransferMatrix, shown: list[Contrast], *, samples: int) -> list[str]:
+def footnotes(matrix: TransferMatrix, shown: Sequence[Contrast], *, samples: int) -> list[str]:
     """What the marks mean, which differences they stand at, and how it was tested."""
     def listed(which: list[Contrast]) -> str:
         return "; ".join(f"{c.target}: {c.control} - {c.minus}" for c in which)

@@ -7,17 +7,15 @@ Pure data: no engine, no model. Scores are percent points, 0..100.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING
 
 from madx.errors import DataError, did_you_mean
+from madx.evaluation.contrasts import Contrast, contrasts, footnotes
 from madx.evaluation.significance import SAMPLES
 from madx.scores import EntityScores
-
-if TYPE_CHECKING:
-    from madx.evaluation.contrasts import Contrast
 
 CONTROLS = {
     "none": "no language module",
@@ -213,17 +211,16 @@ class TransferMatrix:
         silent = tuple(dict.fromkeys(name for g in groups for s in seeds for name in g[s].silent))
         return {s: fmean(getattr(g[s].scores, metric) for g in groups) for s in seeds}, silent
 
-    def pairs(self, *, samples: int = SAMPLES, seed: int = 0) -> "list[Contrast]":
+    def pairs(self, *, samples: int = SAMPLES, seed: int = 0) -> list[Contrast]:
         """Every difference of two columns, per language and for the average, with both tests; see `contrasts.py`.
 
         `samples` resamples of the sentences; 0 leaves that test out. Worked out once for each (samples, seed).
         """
         if (samples, seed) not in self._pairs:
-            from madx.evaluation.contrasts import contrasts
             self._pairs[samples, seed] = contrasts(self, samples=samples, seed=seed)
         return list(self._pairs[samples, seed])
 
-    def differences(self, *, samples: int = SAMPLES, seed: int = 0) -> "list[Contrast]":
+    def differences(self, *, samples: int = SAMPLES, seed: int = 0) -> list[Contrast]:
         """Those of `pairs` that compare the target module with the other controls, in `BASELINES` order."""
         found = [c for c in self.pairs(samples=samples, seed=seed) if c.control == "target" and c.minus in BASELINES]
         return sorted(found, key=lambda c: (self.order(c.target), BASELINES.index(c.minus)))
@@ -245,10 +242,10 @@ class TransferMatrix:
                                  "these scores do not show what the module does")
         return lines
 
-    def notes(self) -> list[str]:
-        """Footnotes: what is within noise, what is missing and why, what the average is over, what has no record."""
-        from madx.evaluation.contrasts import footnotes
-        lines = footnotes(self, self.differences(), samples=SAMPLES)
+    def notes(self, shown: Sequence[Contrast] | None = None) -> list[str]:
+        """Footnotes: which of the differences `shown` (None: all of `differences`) are within noise, what is missing and
+        why, what the average is over, what has no record."""
+        lines = footnotes(self, self.differences() if shown is None else shown, samples=SAMPLES)
         rows = self.table()
         lines += [f"- {r.target}, {r.control}: {r.reason}" for r in rows if r.mean is None]
         others = [t for t in self.targets if t != self.meta.source]

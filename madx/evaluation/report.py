@@ -188,7 +188,8 @@ def to_rich(matrix: TransferMatrix) -> Table:
                   show_edge=False, title_justify="left", caption_justify="left")
     table.add_column("", no_wrap=True)
     for control in matrix.columns:
-        table.add_column(control, justify="right", overflow="fold", min_width=len(control))  # a narrow terminal folds a number, never crops it
+        # a narrow terminal folds a number, never crops it
+        table.add_column(control, justify="right", overflow="fold", min_width=len(control))
     for minus in BASELINES:
         table.add_column(f"target\n-{minus}", justify="right", overflow="fold")
     if not same:
