@@ -15,7 +15,7 @@ from madx.errors import ConfigError
 from madx.evaluation import CONTROLS, Cell, Meta, Missing, TransferMatrix
 from madx.jobs.common import JobSettings, module_names, open_base, run_folder, versions
 from madx.jobs.train_task import Columns, file_sha256, read_labelled
-from madx.module import Module
+from madx.module import Module, ModuleInfo
 from madx.store import Store
 from madx.tasks import TASKS
 from madx.training.progress import ProgressView
@@ -31,7 +31,9 @@ class Evaluate(JobSettings):
 
     base: str | None = Field(default=None, description="The frozen base; null: the one that the task module records.")
     task_module: str = Field(default="ner", description="Task module, or the name before @SEED of several.")
-    source: str | None = Field(default=None, description="Source language; null: the one that the task module records.")
+    source: str | list[str] | None = Field(
+        default=None, description="Source language, or a list; null: what the task module records."
+    )
     targets: dict[str, str] = Field(min_length=1, description="Language -> labelled test data; the source may be among them.")
     modules: dict[str, str] = Field(default={}, description="Language -> its module, where the name is not the language.")
     controls: list[Literal["none", "source", "target", "mean"]] = Field(
@@ -64,7 +66,7 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     first = store.show(next(iter(tasks.values()))).info
     if first.task not in TASKS.names():
         raise ConfigError(f"The module {first.name!r} (role {first.role}) is no task module; evaluate one that train-task made.")
-    source = settings.source or first.language
+    sources = source_languages(first, settings.source)
     data = {language: read_labelled(path, settings.columns) for language, path in settings.targets.items()}
     labels = LabelSet(first.labels)
     for language, sentences in data.items():
@@ -73,23 +75,30 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     folder = run_folder(settings.run, f"evaluate-{settings.task_module}")
     engine = Engine(base)
     try:
-        languages = _attach(engine, store, settings, source)
-        cells, missing = _cells(engine, store, settings, tasks=tasks, source=source, data=data, languages=languages, folder=folder)
+        languages = _attach(engine, store, settings, sources)
+        cells, missing = _cells(engine, store, settings, tasks=tasks, sources=sources, data=data, languages=languages, folder=folder)
     finally:
         engine.close()
     meta = Meta(
-        task_module=settings.task_module, source=source, base=base.label, versions=versions(), note=settings.note,
+        task_module=settings.task_module, source=", ".join(sources), base=base.label, versions=versions(), note=settings.note,
         data={path: file_sha256(path) or "" for path in settings.targets.values()},
     )  # fmt: skip
     matrix = TransferMatrix(meta, tuple(cells), tuple(missing), tuple(settings.targets))
     return EvaluateResult(matrix, folder, matrix.save(folder))
 
 
-def _attach(engine: Engine, store: Store, settings: Evaluate, source: str) -> dict[str, str]:
+def source_languages(info: ModuleInfo, given: str | list[str] | None = None) -> list[str]:
+    """The languages whose labelled data a task module was trained on: those given, else those it records."""
+    if given:
+        return [given] if isinstance(given, str) else list(given)
+    return [info.language] if info.language is not None else list(info.training.get("sources", {}))
+
+
+def _attach(engine: Engine, store: Store, settings: Evaluate, sources: list[str]) -> dict[str, str]:
     """Attach the language modules at hand; language -> module name, for the languages that have one."""
     stored = store.names()
     found = {}
-    for language in dict.fromkeys([source, *settings.targets]):
+    for language in dict.fromkeys([*sources, *settings.targets]):
         name = settings.modules.get(language, language)
         if name in stored:
             found[language] = name
@@ -101,27 +110,32 @@ def _attach(engine: Engine, store: Store, settings: Evaluate, source: str) -> di
 
 
 def control_compositions(
-    task: str, *, language: str, source: str, modules: dict[str, str], mean_of: list[str] | None = None
+    task: str, *, language: str, source: str | list[str], modules: dict[str, str], mean_of: list[str] | None = None
 ) -> dict[str, Composition | str]:
     """The composition of each control, or the reason (text) why there is none.
 
     modules: language -> module name; mean_of: modules of the mean (None: all of `modules`), the target's own left out.
+    With several source languages "source's kept" is the mean of their modules; for a target that is one of them, its own
+    module, with which it was trained.
     """
     lacking = "no module for {!r} in the store; train it with: madx train-language"
     own = modules.get(language)
     others = [m for m in (mean_of if mean_of is not None else dict.fromkeys(modules.values())) if m != own]
+    sources = [source] if isinstance(source, str) else source
+    kept = [language] if language in sources else sources
+    without = [code for code in kept if code not in modules]
     result: dict[str, Composition | str] = {
         "none": Stack(task),
-        "source": Stack(modules[source], task) if source in modules else lacking.format(source),
+        "source": lacking.format(without[0]) if without else Stack(Average(*(modules[code] for code in kept)), task),
         "target": Stack(own, task) if own else lacking.format(language),
         "mean": Stack(Average(*others), task) if others else "no other language module to average",
     }
-    if language == source:
+    if language in sources:
         result["target"] = "the source itself: see source"
     return result
 
 
-def _cells(engine, store, settings, *, tasks, source, data, languages, folder) -> tuple[list[Cell], list[Missing]]:
+def _cells(engine, store, settings, *, tasks, sources, data, languages, folder) -> tuple[list[Cell], list[Missing]]:
     cells: list[Cell] = []
     missing: dict[tuple[str, str], Missing] = {}
     total = len(tasks) * len(data) * len(settings.controls)
@@ -129,7 +143,7 @@ def _cells(engine, store, settings, *, tasks, source, data, languages, folder) -
         for seed, name in tasks.items():
             module = engine.attach(store.load(name, engine.base))
             for language, sentences in data.items():
-                compositions = control_compositions(name, language=language, source=source, modules=languages, mean_of=settings.mean_of)
+                compositions = control_compositions(name, language=language, source=sources, modules=languages, mean_of=settings.mean_of)
                 for control in settings.controls:
                     composition = compositions[control]
                     if isinstance(composition, str):
