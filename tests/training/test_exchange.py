@@ -229,8 +229,6 @@ def test_a_high_price_shuts_gates_and_fewer_entries_differ(groups):
         state = {k: v.clone() for k, v in engine.base.model.state_dict().items()}
         chosen = settings(gate_penalty=price, gate_groups=groups, gate_start=1.0, gate_learning_rate=0.3, keep_best=False)
         phase = OverlayPhase(engine, "swa", unit, gates=chosen.sparse)
-        from madx.training.loop import run
-
         with engine.on_top(unit), phase.opened():
             run(engine, phase, task, chosen, steps=20, seed=0)
             moved = phase.values()

@@ -50,6 +50,7 @@ class Growth(Exchange):
         self.step, self.place = step, step % self.settings.reselect_every  # place in the period
 
     def change(self, indices: Tensor, values: Tensor) -> Change | None:
+        """Other entries at the end of a period's window, else None."""
         if self.place != self.settings.accumulate:
             return None
         left = 1.0 if self.step == self.settings.accumulate else self.settings.replaced * (1 - (self.step + 1) / self.steps)
@@ -114,6 +115,7 @@ class ByGradients(Growth):
         self._sizes, self._places = found[best], where[best]
 
     def gathers(self, indices: Tensor, gradient: Tensor) -> None:
+        """The candidates of the first process are everybody's; their gradients are summed over all."""
         if self.place == 0:
             self.candidates.fill_(-1)
             self.candidates[len(self.candidates) - len(self._places) :] = self._places.sort().values
