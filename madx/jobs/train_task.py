@@ -97,6 +97,10 @@ class TrainTask(JobSettings):
             return {self.language: (self.data, self.dev)}
         return {code: (self.data[code], self.dev[code]) for code in self.language}
 
+    def single(self) -> str | None:
+        """The source language, if it is one."""
+        return next(iter(self.sources())) if len(self.sources()) == 1 else None
+
     def module_of(self, language: str) -> str | None:
         """The language module of a source language."""
         given = self.language_module.get(language, "auto") if isinstance(self.language_module, dict) else self.language_module
@@ -161,8 +165,8 @@ def train_task(settings: TrainTask) -> TaskResult:
         for seed, name in names.items():
             torch.manual_seed(seed)
             module = new_module(
-                name, base, role="task", language=settings.language if isinstance(settings.language, str) else None,
-                parts=settings.parts, task=settings.task, labels=labels.tags, licence=settings.licence,
+                name, base, role="task", language=settings.single(), parts=settings.parts, task=settings.task,
+                labels=labels.tags, licence=settings.licence,
             )  # fmt: skip
             engine.attach(module)
             compositions = _compositions(settings, name)
@@ -236,9 +240,8 @@ def _task(
 def _modules_used(settings: TrainTask, store: Store) -> dict:
     """Fingerprints of the language modules; `language_module` is that of a single source."""
     used = {name: store.show(name).weights.sha256 for name in settings.language_modules()}
-    if isinstance(settings.language, list):
-        return {"language_modules": used}
-    return {"language_modules": used, "language_module": used.get(settings.module_of(settings.language))}
+    code = settings.single()
+    return {"language_modules": used} | ({"language_module": used.get(settings.module_of(code))} if code else {})
 
 
 def _record(

@@ -121,10 +121,10 @@ class _Loop:
         """One optimiser step; returns the mean loss of the global batch, the tokens this process read, and whether any
         process was asked to stop: all must stop after the same step, or those left would wait for ever."""
         process = self.processes
-        # for dropout; data and masks have seeds of their own
-        torch.manual_seed((self.seed * 1_000_003 + self.step * 1009 + process.process_index) % 2**63)
-        batches = self.task.batches(self.step, process_index=process.process_index, process_count=process.num_processes)
         device = self.engine.base.device
+        # for dropout; data and masks have seeds of their own
+        _seed((self.seed * 1_000_003 + self.step * 1009 + process.process_index) % 2**63, device)
+        batches = self.task.batches(self.step, process_index=process.process_index, process_count=process.num_processes)
         self.task.activate(self.engine, self.step)
         self.moving.begins(self.step, self.seed)
         batches = [{k: v.to(device, non_blocking=True) for k, v in batch.items()} for batch in batches]
@@ -268,12 +268,21 @@ class _Loop:
         for i, parameter in enumerate(self._ordered()):
             moments = group(f"adam.{i}.")
             if moments:
-                self.optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in moments.items()}
+                stays = () if self.optimizer.defaults.get("fused") else ("step",)  # a fused one counts its steps beside the weights
+                self.optimizer.state[parameter] = {k: v if k in stays else v.to(parameter.device) for k, v in moments.items()}
         self.step, self.losses = state["step"], state["losses"]
         self.result = TrainResult(**state["result"] | {"resumed_from": state["step"]})
 
     def _ordered(self) -> list[nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed the random numbers of a step. `torch.manual_seed` would, without a GPU, keep a stack trace of every call."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 @contextmanager

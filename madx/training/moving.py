@@ -29,7 +29,8 @@ class Moving(ABC):
 
     def optimizer(self, settings: TrainSettings) -> torch.optim.Optimizer:
         """AdamW over all of them; the loop sets the learning rate of each group to its `peak` times the schedule's factor."""
-        return torch.optim.AdamW(self.groups(settings), lr=0.0, weight_decay=settings.weight_decay)
+        fused = self.engine.base.device.type in ("cpu", "cuda")
+        return torch.optim.AdamW(self.groups(settings), lr=0.0, weight_decay=settings.weight_decay, fused=fused)
 
     def groups(self, settings: TrainSettings) -> list[dict]:
         """The parameters by peak learning rate."""

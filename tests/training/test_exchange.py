@@ -132,7 +132,7 @@ def test_an_exchanging_run_keeps_its_budget_and_gives_the_base_back(growth, monk
 
 
 @pytest.mark.parametrize("growth", ["gradients", "momentum"])
-@pytest.mark.parametrize("stop", [2, 4, 8])
+@pytest.mark.parametrize("stop", [1, 4])
 def test_killed_between_exchanges_it_ends_the_same(growth, stop, tmp_path):
     chosen = settings(growth=growth, checkpoint_every=1, **QUICK)
     whole, task, unit = language(80)
@@ -227,10 +227,10 @@ def test_a_high_price_shuts_gates_and_fewer_entries_differ(groups):
     for price in (0.0, 3e-2):
         engine, task, unit = language(200)
         state = {k: v.clone() for k, v in engine.base.model.state_dict().items()}
-        chosen = settings(gate_penalty=price, gate_groups=groups, gate_start=1.0, gate_learning_rate=0.3, keep_best=False)
+        chosen = settings(gate_penalty=price, gate_groups=groups, gate_start=1.0, gate_learning_rate=0.5, keep_best=False)
         phase = OverlayPhase(engine, "swa", unit, gates=chosen.sparse)
         with engine.on_top(unit), phase.opened():
-            run(engine, phase, task, chosen, steps=20, seed=0)
+            run(engine, phase, task, chosen, steps=14, seed=0)
             moved = phase.values()
         shares[price] = float((moved != 0).float().mean())
         engine.activate(None)

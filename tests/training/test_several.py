@@ -84,10 +84,11 @@ def test_full_fine_tuning_over_several_languages_is_plain_torch(cycle):
     assert all(torch.equal(v, state[k]) for k, v in engine.base.model.state_dict().items())
 
 
-@pytest.mark.parametrize("adapter", [False, True])
 @pytest.mark.parametrize("parts", PARTS)
 @pytest.mark.parametrize("cycle", [False, True])
-def test_killed_anywhere_it_ends_the_same(parts, adapter, cycle, tmp_path, monkeypatch):
+def test_killed_anywhere_it_ends_the_same(parts, cycle, tmp_path, monkeypatch):
+    """Killed in either phase; several sources over a difference and an adapter, cycling over two differences."""
+    adapter = not cycle
     chosen = settings(checkpoint_every=1, evaluate_every=2, average_last=2)
     engine, task = several(parts, adapter=adapter, cycle=cycle)
     state = tiny.model(FAMILY).state_dict()
@@ -96,7 +97,7 @@ def test_killed_anywhere_it_ends_the_same(parts, adapter, cycle, tmp_path, monke
     engine.activate(None)
     assert all(torch.equal(v, state[k]) for k, v in engine.base.model.state_dict().items())
     loss = TokenClassification.loss
-    for stop in (3, 5, 10) if parts == "lt-sft" else (3, 5):
+    for stop in (4, 9) if parts == "lt-sft" else (4,):
         calls, folder = [], tmp_path / f"killed-{stop}"
 
         def failing(self, engine, batch, calls=calls, stop=stop):
@@ -107,7 +108,7 @@ def test_killed_anywhere_it_ends_the_same(parts, adapter, cycle, tmp_path, monke
 
         monkeypatch.setattr(TokenClassification, "loss", failing)
         with pytest.raises(RuntimeError, match="killed"):
-            fit(*(several(parts, adapter=adapter, cycle=cycle))[:1], "ner", task, chosen, steps=6, seed=0, folder=folder)
+            fit(several(parts, adapter=adapter, cycle=cycle)[0], "ner", task, chosen, steps=6, seed=0, folder=folder)
         monkeypatch.setattr(TokenClassification, "loss", loss)
         again, _ = several(parts, adapter=adapter, cycle=cycle)
         result = fit(again, "ner", task, chosen, steps=6, seed=0, folder=folder)
