@@ -10,8 +10,11 @@ them the first time, then a share that falls linearly from `replaced` to 0. Wher
                 v_ij = min(r_i, c_j) + g_ij^2, r_i = max over j of v_ij, c_j = max over i of v_ij; the largest r_i c_j win.
 
 Entries of all parameters compete. Memory beyond the sparse phase: 3 numbers an entry, or one a row and a column. Here the
-momentum variant trains by Adam as well; in the paper SM3 does that too.
+momentum variant trains by Adam as well; in the paper SM3 does that too. With several processes the first one's share of a
+batch proposes the candidates; all judge them.
 """
+
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
@@ -66,9 +69,9 @@ class Growth(Exchange):
         place = torch.searchsorted(indices, new).clamp_max(len(indices) - 1)
         return Change(new, torch.where(indices[place] == new, place, -1), self.moments(new))
 
+    @abstractmethod
     def grown(self, indices: Tensor, kept: Tensor, count: int) -> Tensor:
         """At most `count` global indices that are not among those kept."""
-        raise NotImplementedError
 
     def moments(self, new: Tensor) -> dict[str, Tensor]:
         """What the optimiser starts new entries from."""
