@@ -41,7 +41,7 @@ def _against(engine: Engine, name: str, task: Task, settings: TrainSettings, bel
     if below == 0:
         return f"the module {name!r} acts in layer 0 or before it, so no layer stands still (its setting leave_out moves it up)."
     if not task.repeats:
-        return f"the task {type(task).__name__} reads every sentence anew (masked words differ in every epoch)."
+        return f"{type(task).__name__} does not read the same ids under the same composition in every epoch."
     if settings.base_dropout:
         return "with train.base_dropout the lower layers give something else each time."
     if sites := looks_around(engine._plan, below):

@@ -151,7 +151,7 @@ def test_masked_words_are_read_anew():
     made = Engine(tiny.base())
     made.attach(new_module("mlm", made.base, parts=UPPER))
     made.activate("mlm")
-    with pytest.raises(ConfigError, match="reads every sentence anew"):
+    with pytest.raises(ConfigError, match="does not read the same ids"):
         fit(made, "mlm", runs.masked_lm(), TrainSettings(progress=False, cache_frozen="on"), steps=1, seed=0)
 
 
