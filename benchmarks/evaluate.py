@@ -4,7 +4,8 @@
 
 For each language and control the sentences are predicted once. Ours: rows sorted by length in batches by a token budget,
 the last layer for the words' first pieces alone. The peer: batches of 16 sentences in the order of the file, padded to
-their longest. `same labels`: share of words that get the same label on both sides.
+their longest. `same_labels`: share of words that get the same label on both sides, in stacks and under a mean of language
+modules (the peer uses the first one's invertible part there, madx the mean of them).
 """
 
 from common import (
@@ -84,8 +85,9 @@ def measure(chosen) -> list[dict]:
     with torch.inference_mode():
         same = None
         if "peer" in ways:
-            pairs = [(a, b) for x, y in zip(ours(), theirs()) for s, t in zip(x, y) for a, b in zip(s, t)]
-            same = round(sum(a == b for a, b in pairs) / len(pairs), 4)
+            joined = ["average" in str(composition) for _, composition in cells]
+            found = list(zip(joined, ours(), theirs()))
+            same = {name: agreement([f[1:] for f in found if f[0] == which]) for name, which in (("stacks", False), ("means", True))}
         times = turn_about(ways, chosen.rounds)
     amount = chosen.sentences * len(cells)
     config = base.config
@@ -101,6 +103,12 @@ def measure(chosen) -> list[dict]:
     if "peer" in ways:
         row |= {"peer": round(amount / seconds(times["peer"]), 2), "ratio": ratio(times["ours"], times["peer"]), "same_labels": same}
     return [row]
+
+
+def agreement(cells: list) -> float:
+    """Share of words with the same label in two predictions of each cell."""
+    pairs = [(a, b) for x, y in cells for s, t in zip(x, y) for a, b in zip(s, t)]
+    return round(sum(a == b for a, b in pairs) / max(1, len(pairs)), 4)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
     python benchmarks/growth.py --out growth.json --plot docs/growth.png
 
 modules: stored in one folder and attached to one engine, on the small shape (1000 modules of XLM-R base's shape would take
-28 GB): listing, loading one, swapping, memory. length and batch: tokens per second of a stack on the chosen shape.
+28 GB), each number in a process of its own: listing, loading one, swapping, memory. length and batch: tokens per second of a stack on the chosen shape.
 """
 
+import json
 import tempfile
 
-from common import LABELS, Memory, arguments, make_base, make_module, seconds, turn_about, write
+from common import LABELS, Memory, arguments, in_own_process, make_base, make_module, seconds, turn_about, write
 
 LENGTHS, BATCHES, SWAPS = (32, 64, 128, 256, 512), (1, 4, 16, 64), 200
 
@@ -96,8 +97,12 @@ def plot(rows: list[dict], path: str) -> None:
 
 
 if __name__ == "__main__":
-    options = arguments(__doc__, plot="", modules="1,10,100,1000")
-    measured = [modules(options, int(n)) for n in options.modules.split(",")] + sizes(options)
-    if options.plot:
-        plot(measured, options.plot)
-    write(options, measured)
+    options = arguments(__doc__, plot="", modules="1,10,100,1000", child=0)
+    if options.child:
+        print(json.dumps(modules(options, options.child)))
+    else:
+        common = ("--threads", str(options.threads), "--rounds", str(options.rounds))
+        measured = [in_own_process("growth.py", "--child", n, *common) for n in options.modules.split(",")] + sizes(options)
+        if options.plot:
+            plot(measured, options.plot)
+        write(options, measured)
