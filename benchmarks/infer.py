@@ -80,7 +80,8 @@ def measure(chosen) -> list[dict]:
         ways = {"ours": lambda: load_module(stored, base)}
         if peer is not None:
             peer.model.save_adapter(str(Path(folder) / "peer"), "l0", with_head=False)
-            ways["peer"] = lambda: peer.model.load_adapter(str(Path(folder) / "peer"), load_as="again", with_head=False)
+            names_left = (f"again{i}" for i in range(chosen.rounds + 1))  # a fresh module each time, as on our side
+            ways["peer"] = lambda: peer.model.load_adapter(str(Path(folder) / "peer"), load_as=next(names_left), with_head=False)
         loading = turn_about(ways, chosen.rounds)
     config = base.config
     per_token = config.num_hidden_layers * (4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size)
