@@ -34,7 +34,7 @@ def predict(
     form: Annotated[
         Format,
         typer.Option(
-            "--format", help="text: entities in colour and as a list; conll: WORD<tab>TAG; json: an object a line."
+            "--format", help="text: entities in colour and as a list (or WORD/TAG); conll: WORD<tab>TAG; json: an object a line."
         ),
     ] = Format.text,
 ):
@@ -62,15 +62,20 @@ def predict(
         elif FIRST and form is Format.conll:
             typer.echo("".join(f"{token}\t{tag}\n" for token, tag in zip(prediction.tokens, prediction.tags)))
         elif FIRST:
-            entities = [vars(entity) for entity in prediction.entities]
-            record = {"text": line, "tokens": prediction.tokens, "tags": prediction.tags, "entities": entities}
+            record = {"text": line, "tokens": prediction.tokens, "tags": prediction.tags}
+            if prediction.spans:
+                record["entities"] = [vars(entity) for entity in prediction.entities]
             typer.echo(json.dumps(record, ensure_ascii=False))
 
 
 def _print_text(line: str, prediction) -> None:
-    """The line with its entities in colour, and below it each entity with its type."""
+    """The line with its entities in colour, and below it each entity with its type; of plain tags word and tag in pairs."""
     from madx.jobs.predict import WORD
 
+    if not prediction.spans:
+        pairs = [part for token, tag in zip(prediction.tokens, prediction.tags) for part in (token, (f"/{tag} ", "cyan"))]
+        out.print(Text.assemble(*pairs))
+        return
     places = [match.span() for match in WORD.finditer(line)]
     shown, entities = Text(line), prediction.entities
     for entity in entities:

@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 
 from madx.errors import DataError, did_you_mean
 from madx.evaluation.significance import Difference, paired_bootstrap, seed_difference
-from madx.scores import EntityScores
+from madx.scores import EntityScores, Scores
 
 CONTROLS = {
     "none": "no language module",
@@ -23,7 +23,6 @@ CONTROLS = {
 }
 BASELINES = ("none", "source", "mean")  # what the target module is compared with
 AVERAGE = "average"
-METRICS = ("precision", "recall", "f1", "token_accuracy")
 
 
 def _plain(what: str, value):
@@ -46,7 +45,7 @@ class Cell:
     control: str
     composition: str
     seed: int
-    scores: EntityScores
+    scores: Scores
     explanation: dict | None = None
 
     def __post_init__(self):
@@ -119,7 +118,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Contrast:
-    """F1 with the target module minus F1 with the control `minus`: over seeds, and over sentences by bootstrap.
+    """The score with the target module minus that with the control `minus`: over seeds, and over sentences by bootstrap.
 
     `noise` speaks of seeds: the 95 % t interval contains 0, or there is one seed. `sentences` resamples the test
     sentences with the counts of all seeds added; None for the average row or when not asked for.
@@ -141,8 +140,8 @@ class Contrast:
 class TransferMatrix:
     """All cells of one task module. `targets` orders the rows; the source language always comes first.
 
-    Raises DataError on no language, on a cell given twice, and when cells of one language were scored on different
-    gold sentences.
+    Raises DataError on no language, on a cell given twice, on scores of two kinds, and when cells of one language were
+    scored on different gold sentences.
     """
 
     meta: Meta
@@ -162,6 +161,8 @@ class TransferMatrix:
         order = ((source,) if source in order else ()) + tuple(t for t in order if t != source)
         for name, value in (("cells", tuple(self.cells)), ("missing", tuple(self.missing)), ("targets", order)):
             object.__setattr__(self, name, value)
+        if kinds := sorted({c.scores.kind for c in self.cells} - {self.scored.kind}):
+            raise DataError(f"cells with scores of {self.scored.kind} and of {', '.join(kinds)}; one matrix holds one task")
         seen, gold = set(), {}
         for cell in self.cells:
             key = (cell.target, cell.control, cell.seed)
@@ -173,6 +174,11 @@ class TransferMatrix:
                 raise DataError(f"{cell.target}: control {cell.control}, seed {cell.seed} was scored on other "
                                 f"sentences ({cell.sentences}) than the first cell ({len(first)}); "
                                 "use one test set per language")
+
+    @property
+    def scored(self) -> type[Scores]:
+        """The class of the scores: it says which figure decides (`metrics[0]`) and what it is called."""
+        return type(self.cells[0].scores) if self.cells else EntityScores
 
     def group(self, target: str, control: str) -> list[Cell]:
         """The cells of one place, by seed."""
@@ -187,10 +193,14 @@ class TransferMatrix:
         used = {c.control for c in self.cells if c.target in others}
         return [t for t in others if used and all(self.group(t, control) for control in used)]
 
-    def table(self, metric: str = "f1") -> list[Row]:
-        """Target x control rows, then the average over target languages (macro, per seed), in `CONTROLS` order."""
-        if metric not in METRICS:
-            raise DataError(f"unknown metric {metric!r}: {did_you_mean(metric, METRICS)}")
+    def table(self, metric: str | None = None) -> list[Row]:
+        """Target x control rows, then the average over target languages (macro, per seed), in `CONTROLS` order.
+
+        metric: one of `scored.metrics`, the deciding one when not given.
+        """
+        metric = self.scored.metrics[0] if metric is None else metric
+        if metric not in self.scored.metrics:
+            raise DataError(f"unknown metric {metric!r}: {did_you_mean(metric, self.scored.metrics)}")
         rows = [self._row(t, [t], control, metric) for t in self.targets for control in CONTROLS]
         return rows + [self._row(AVERAGE, self.averaged(), control, metric) for control in CONTROLS]
 
@@ -204,15 +214,16 @@ class TransferMatrix:
         sd = stdev(values) if len(values) > 1 else None
         return Row(name, control, fmean(values), sd, len(values), silent=silent, languages=len(languages))
 
-    def _macro(self, languages: list[str], control: str, metric: str = "f1") -> tuple[dict[int, float], tuple]:
+    def _macro(self, languages: list[str], control: str, metric: str | None = None) -> tuple[dict[int, float], tuple]:
         """seed -> mean over the languages, for the seeds that all of them have; and the modules silent in them."""
+        metric = metric or self.scored.metrics[0]
         groups = [{c.seed: c for c in self.group(t, control)} for t in languages]
         seeds = sorted(set.intersection(*map(set, groups))) if groups else []
         silent = tuple(dict.fromkeys(name for g in groups for s in seeds for name in g[s].silent))
         return {s: fmean(getattr(g[s].scores, metric) for g in groups) for s in seeds}, silent
 
     def differences(self, *, samples: int = 1000, seed: int = 0) -> list[Contrast]:
-        """F1 of target minus none, source and mean: per language and for the average, paired over the shared seeds.
+        """The score of target minus none, source and mean: per language and for the average, paired over the shared seeds.
 
         `samples` resamples for the interval over sentences; 0 leaves it out. Pairs without cells are left out.
         """

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from madx.evaluation.matrix import AVERAGE, BASELINES, CONTROLS, METRICS, Contrast, Row, TransferMatrix
+from madx.evaluation.matrix import AVERAGE, BASELINES, CONTROLS, Contrast, Row, TransferMatrix
 
 _PER_TYPE = ("precision", "recall", "f1", "support")
 
@@ -23,6 +23,11 @@ def score_text(mean: float | None, sd: float | None) -> str:
 def signed(value: float) -> str:
     """`+3.2`, `-0.4`, and never `-0.0`."""
     return f"{round(value, 1) + 0.0:+.1f}"
+
+
+def upper_first(text: str) -> str:
+    """`entity F1` -> `Entity F1`."""
+    return text[:1].upper() + text[1:]
 
 
 def _contrast_text(contrast: Contrast | None) -> str:
@@ -56,7 +61,8 @@ def to_csv(matrix: TransferMatrix) -> str:
     """Tidy: one line a cell; a missing place has a line with its reason and no scores."""
     types = sorted({t for c in matrix.cells for t in c.scores.per_type})
     counts = ("gold", "predicted", "correct", "sentences")
-    head = ["task_module", "base", "source", "target", "control", "composition", "seed", *METRICS, *counts,
+    metrics = matrix.scored.metrics
+    head = ["task_module", "base", "source", "target", "control", "composition", "seed", *metrics, *counts,
             *(f"{t}_{m}" for t in types for m in _PER_TYPE), "silent", "missing_because"]
     out = io.StringIO()
     writer = csv.DictWriter(out, head, lineterminator="\n")
@@ -65,7 +71,7 @@ def to_csv(matrix: TransferMatrix) -> str:
     for target in matrix.targets:
         for control in CONTROLS:
             for c in matrix.group(target, control):
-                line = {name: getattr(c.scores, name) for name in (*METRICS, *counts)}
+                line = {name: getattr(c.scores, name) for name in (*metrics, *counts)}
                 line |= {f"{t}_{m}": v for t, figures in c.scores.per_type.items() for m, v in figures.items()}
                 line["silent"] = f"SILENT MODULE: {' '.join(c.silent)}" if c.silent else ""
                 writer.writerow(fixed | line | {"target": target, "control": control, "composition": c.composition,
@@ -92,7 +98,7 @@ def to_markdown(matrix: TransferMatrix) -> str:
     """The table, the differences and the scores per type, aligned so that the source reads well too."""
     meta, contrasts = matrix.meta, matrix.differences()
     head = f"# Transfer matrix: `{meta.task_module}`\n\nBase `{meta.base}`, source language `{meta.source}`. " \
-           "Entity F1 in percent points, mean ± standard deviation over n seeds."
+           f"{upper_first(matrix.scored.measure)} in percent points, mean ± standard deviation over n seeds."
     parts = [head + (f" {meta.note}" if meta.note else "")]
     # Markdown knows no colour of its own; the red circle and the place at the top do its work.
     parts += [f"> 🔴 **{line}**" for line in matrix.warnings()]
@@ -104,12 +110,18 @@ def to_markdown(matrix: TransferMatrix) -> str:
         lines.append([target, *cells, _seeds(rows)])
     parts.append(_markdown_table(["language", *CONTROLS, "n"], lines))
     parts.append("\n".join(f"- `{name}`: {meaning}" for name, meaning in CONTROLS.items()))
-    parts.append("## Differences\n\nF1 under the target module minus F1 under the control. Over seeds: 95 % t "
+    if other := [m for m in matrix.scored.metrics[1:] if m == "macro_f1"]:
+        lines = [[t, *(score_text(r.mean, r.sd) for r in matrix.table(other[0]) if r.target == t)] for t in _by_target(matrix)]
+        parts += ["## Macro F1\n\nThe mean over types: rare ones weigh as much as frequent ones.",
+                  _markdown_table(["language", *CONTROLS], lines)]
+    short = upper_first(matrix.scored.short)
+    parts.append(f"## Differences\n\n{short} under the target module minus that under the control. Over seeds: 95 % t "
                  "interval. Over sentences: 95 % interval and p of a paired bootstrap, counts of all seeds added.")
     parts.append(_markdown_table(["language", "minus", "difference", "over seeds", "n", "over sentences", "p"],
                                  [_contrast_line(c) for c in contrasts if c.target != AVERAGE or c.languages > 1], 2))
     parts.append("\n".join("- " + line.removeprefix("- ") for line in matrix.notes(contrasts)))
-    parts.append("## Per type\n\nMean over seeds; F1 with its deviation. `all`: micro average. Support: gold entities.")
+    parts.append("## Per type\n\nMean over seeds; F1 with its deviation. `all`: micro average. "
+                 f"Support: gold {matrix.scored.kind}.")
     parts.append(_markdown_table(["language", "control", "type", "precision", "recall", "F1", "support"],
                                  _per_type_lines(matrix), 3))
     sources = [f"- data `{file}`: sha256 `{digest}`" for file, digest in meta.data.items()]
@@ -131,7 +143,7 @@ def _per_type_lines(matrix: TransferMatrix) -> list[list[str]]:
     for target in matrix.targets:
         for control in CONTROLS:
             scores = [c.scores for c in matrix.group(target, control)]
-            everything = [{"precision": s.precision, "recall": s.recall, "f1": s.f1, "support": s.gold} for s in scores]
+            everything = [s.overall() for s in scores]
             types = sorted({t for s in scores for t in s.per_type})
             for name, figures in [("all", everything)] * bool(scores) + [(t, [s.per_type.get(t) for s in scores])
                                                                          for t in types]:
@@ -147,7 +159,7 @@ def _per_type_lines(matrix: TransferMatrix) -> list[list[str]]:
 def to_rich(matrix: TransferMatrix) -> Table:
     """For the terminal: best control per row bold, `≈` before a difference within noise, silent modules in red."""
     meta, warnings, contrasts = matrix.meta, matrix.warnings(), matrix.differences(samples=0)
-    title = Text(f"{meta.task_module}: entity F1 per language and control", style="bold")
+    title = Text(f"{meta.task_module}: {matrix.scored.measure} per language and control", style="bold")
     if meta.note:
         title.append(f"\n{meta.note}", style="not bold italic")
     for line in warnings:

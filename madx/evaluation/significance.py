@@ -44,7 +44,7 @@ def paired_bootstrap(stats_a: Statistics, stats_b: Statistics, *, samples: int =
     """Compare two predictions of the same sentences by resampling the sentences, the same ones for both.
 
     A resample draws as many sentences as there are, with replacement; its F1 = 2 Σtp / (Σgold + Σpred) for a and b
-    gives one delta. The interval is the 2.5 % and 97.5 % quantile of the deltas, and
+    gives one delta (with a tag for each word F1 is the accuracy). The interval is the 2.5 % and 97.5 % quantile of the deltas, and
     p = 2 min(#(delta <= 0) + 1, #(delta >= 0) + 1) / (samples + 1), at most 1 (Koehn 2004; Efron & Tibshirani 1993).
 
     Raises DataError when a and b do not describe the same gold sentences; MadxError on fewer than 100 samples.

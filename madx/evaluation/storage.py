@@ -3,12 +3,12 @@
 import json
 import os
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from madx.errors import DataError, MadxError
 from madx.evaluation.matrix import Cell, Meta, Missing, TransferMatrix
-from madx.scores import EntityScores, Statistics
+from madx.scores import KINDS, EntityScores, Statistics
 
 FORMAT = "madx transfer matrix"
 VERSION = 1
@@ -41,7 +41,7 @@ def to_json(matrix: TransferMatrix) -> str:
 
 def _cell(cell: Cell) -> dict:
     scores, statistics = cell.scores, cell.scores.statistics
-    plain = {name: getattr(scores, name) for name in EntityScores.__dataclass_fields__ if name != "statistics"}
+    plain = {"kind": scores.kind} | {f.name: getattr(scores, f.name) for f in fields(scores) if f.name != "statistics"}
     plain["statistics"] = {name: getattr(statistics, name).tolist() for name in ("tp", "n_gold", "n_pred")}
     return {"target": cell.target, "control": cell.control, "composition": cell.composition, "seed": cell.seed,
             "silent": list(cell.silent), "explanation": cell.explanation, "scores": plain}
@@ -63,7 +63,8 @@ def from_json(text: str) -> TransferMatrix:
             scores = dict(entry["scores"])
             scores["statistics"] = Statistics(**scores["statistics"])
             rest = {key: value for key, value in entry.items() if key not in ("scores", "silent")}  # silent is derived
-            cells.append(Cell(scores=EntityScores(**scores), **rest))
+            kind = KINDS[scores.pop("kind", EntityScores.kind)]  # a matrix of an older madx holds entities
+            cells.append(Cell(scores=kind(**scores), **rest))
         return TransferMatrix(meta=Meta(**content["meta"]), cells=tuple(cells), targets=tuple(content["targets"]),
                               missing=tuple(Missing(**m) for m in content["missing"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -65,7 +65,8 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     if first.task not in TASKS.names():
         raise ConfigError(f"The module {first.name!r} (role {first.role}) is no task module; evaluate one that train-task made.")
     source = settings.source or first.language
-    data = {language: read_labelled(path, settings.columns) for language, path in settings.targets.items()}
+    kind = TASKS.get(first.task)
+    data = {language: read_labelled(path, settings.columns, kind) for language, path in settings.targets.items()}
     labels = LabelSet(first.labels)
     for language, sentences in data.items():
         require(labels, LabelSet.from_sentences(sentences, source=settings.targets[language]))

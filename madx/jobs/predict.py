@@ -1,4 +1,4 @@
-"""Entities in plain text, by a stack of stored modules."""
+"""Tags of plain text, and the entities they spell, by a stack of stored modules."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -30,14 +30,15 @@ class Entity:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One line of text: its words, a tag for each, and the entities that the tags spell."""
+    """One line of text: its words, a tag for each, and the entities that the tags spell (none if the tags are no spans)."""
 
     tokens: tuple[str, ...]
     tags: tuple[str, ...]
+    spans: bool = True
 
     @property
     def entities(self) -> list[Entity]:
-        return [Entity(kind, " ".join(self.tokens[a:b]), a, b) for kind, a, b in spans(self.tags)]
+        return [Entity(kind, " ".join(self.tokens[a:b]), a, b) for kind, a, b in (spans(self.tags) if self.spans else ())]
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -86,4 +87,4 @@ class Predictor:
         full = [s for s in sentences if s.tokens]
         tags = iter(self.task.predict(self.engine, full)) if full else iter(())
         for sentence in sentences:
-            yield Prediction(sentence.tokens, tuple(next(tags)) if sentence.tokens else ())
+            yield Prediction(sentence.tokens, tuple(next(tags)) if sentence.tokens else (), self.task.inventory is None)

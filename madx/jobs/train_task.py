@@ -21,6 +21,7 @@ from madx.jobs.common import JobSettings, check_language, check_parts, is_main, 
 from madx.module import Module, new_module
 from madx.store import Store, check_target
 from madx.tasks import TASKS
+from madx.tasks.token_classification import TokenClassification
 from madx.training import TrainResult, TrainSettings, fit
 
 log = logging.getLogger("madx")
@@ -33,9 +34,11 @@ class Columns(Settings):
     tag: int | None = Field(default=None, description="Column of the tag; null: the last.")
     separator: str | None = Field(default=None, description="tab or whitespace; null: found out.")
     scheme: Literal["auto", "iob1", "iob2", "bioes"] | None = Field(
-        default="auto", description="How spans are tagged in the file; read into IOB2. null: tags are no spans."
+        default="auto", description="How spans are tagged in the file; read into IOB2. null, or a task without spans: as they are."
     )
-    style: Literal["conll", "conllu"] = Field(default="conll", description="Plain columns, or CoNLL-U.")
+    style: Literal["auto", "conll", "conllu"] = Field(
+        default="auto", description="Plain columns, or CoNLL-U (form and UPOS); auto: CoNLL-U if the name ends in .conllu."
+    )
     repair: bool = Field(default=False, description="Mend invalid IOB2 (an I- that follows nothing) instead of refusing it.")
     ignore: tuple[str, ...] = Field(
         default=(), strict=False, description="Entity types to read as O, e.g. [DATE] for MasakhaNER."
@@ -83,15 +86,23 @@ class TaskResult:
         return f"{metric} {fmean(values):.1f}{spread} over {len(values)} seed{'s' if len(values) > 1 else ''}"
 
 
-def read_labelled(source: str, columns: Columns) -> list[Sentence]:
-    """Sentences of a CoNLL file or a `datasets` name. Raises DataError with file and line."""
+def read_labelled(source: str, columns: Columns, task: type[TokenClassification]) -> list[Sentence]:
+    """Sentences of a CoNLL file or a `datasets` name, tagged as the task wants. Raises DataError with file and line."""
+    scheme, inventory = columns.scheme or "none", task.inventory
+    if inventory is not None:
+        if scheme not in ("auto", "none") or columns.ignore or columns.repair:
+            raise ConfigError(
+                f"columns of the task {task.name!r}: its tags are {inventory.name}, one for each word, and no spans; "
+                "leave scheme, repair and ignore out."
+            )
+        scheme = "none"
+    common = {"scheme": scheme, "repair": columns.repair, "inventory": inventory}
     if is_dataset(source):
-        sentences = read_dataset(source, scheme=columns.scheme, repair=columns.repair)
+        sentences = read_dataset(source, tag_column=task.dataset_column, **common)
     else:
         sentences = read_conll(
-            source, token_column=columns.token, tag_column=columns.tag, separator=columns.separator, scheme=columns.scheme,
-            style=columns.style, repair=columns.repair,
-        )  # fmt: skip
+            source, token_column=columns.token, tag_column=columns.tag, separator=columns.separator, style=columns.style, **common
+        )
     if not columns.ignore:
         return sentences
     return [
@@ -111,8 +122,8 @@ def train_task(settings: TrainTask) -> TaskResult:
     store = Store(settings.store)
     for name in names.values():
         check_target(store.root / name, overwrite=settings.overwrite)
-    train, dev = (read_labelled(path, settings.columns) for path in (settings.data, settings.dev))
-    labels = LabelSet.from_sentences(train, source=settings.data)
+    train, dev = (read_labelled(path, settings.columns, kind) for path in (settings.data, settings.dev))
+    labels = kind.label_set(train, source=settings.data)
     require(labels, LabelSet.from_sentences(dev, source=settings.dev))
     base = open_base(settings)
     engine, result = Engine(base), TaskResult()

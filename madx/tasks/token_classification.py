@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from madx.data.batches import batches, collate, merge_predictions
 from madx.data.conll import Sentence
 from madx.data.labels import LabelSet
 from madx.data.masking import IGNORED
+from madx.data.tags import Inventory
 from madx.data.windows import Row, encode_words
 from madx.engine import Engine
 from madx.errors import DataError
@@ -29,6 +31,15 @@ class TokenClassification(Task):
     """
 
     higher_is_better = True
+    #: the tags that may occur, for plain labels; None: spans in IOB2, of any types
+    inventory: ClassVar[Inventory | None] = None
+    #: the column of the tags in data sets of the `datasets` library
+    dataset_column: ClassVar[str] = "ner_tags"
+
+    @classmethod
+    def label_set(cls, sentences: Sequence[Sentence], *, source: str) -> LabelSet:
+        """The labels of a module that is trained on these sentences; `source` names them in errors."""
+        return LabelSet.from_sentences(sentences, source=source)
 
     def __init__(
         self, tokenizer, labels: LabelSet, *, train: Sequence[Sentence] = (), dev: Sequence[Sentence] = (), max_length: int,
