@@ -3,6 +3,7 @@
 import typer
 
 from madx import __version__
+from madx.cli import inspect as inspecting
 from madx.cli import jobs, modules, reference, using
 from madx.cli.console import MadxGroup, ignore_warnings, out, set_up_messages
 
@@ -47,6 +48,7 @@ app.command("quickstart", rich_help_panel=TRAIN)(jobs.quickstart)
 app.command("train-language", rich_help_panel=TRAIN)(jobs.train_language)
 app.command("train-task", rich_help_panel=TRAIN)(jobs.train_task)
 app.command("evaluate", rich_help_panel=TRAIN)(jobs.evaluate)
+app.command("inspect", rich_help_panel=KNOW)(inspecting.inspect)
 app.command("predict", rich_help_panel=USE)(using.predict)
 app.command("explain", rich_help_panel=USE)(using.explain)
 app.command("export", rich_help_panel=USE)(using.export)

@@ -63,10 +63,10 @@ def numbers(text: str | None, flag: str) -> list[int] | None:
         ) from None
 
 
-def pairs(items: list[str] | None, flag: str) -> dict[str, str]:
-    """`["swa=a.conll"]` -> {"swa": "a.conll"}; raises ConfigError naming every item that is no LANGUAGE=PATH."""
+def pairs(items: list[str] | None, flag: str, form: str = "LANGUAGE=PATH") -> dict[str, str]:
+    """`["swa=a.conll"]` -> {"swa": "a.conll"}; raises ConfigError naming every item that is not of the form."""
     split = [item.partition("=") for item in items or []]
     wrong = [f"{flag} {''.join(s)!r}" for s in split if not all(s)]
     if wrong:
-        raise ConfigError(f"{', '.join(wrong)}: LANGUAGE=PATH is needed, e.g. {flag} swa=data/swa/test.conll.")
+        raise ConfigError(f"{', '.join(wrong)}: {form} is needed, e.g. {flag} swa=data/swa/test.conll.")
     return {language: path for language, _, path in split}

@@ -86,9 +86,12 @@ class TaskResult:
         return f"{metric} {fmean(values):.1f}{spread} over {len(values)} seed{'s' if len(values) > 1 else ''}"
 
 
-def read_labelled(source: str, columns: Columns, task: type[TokenClassification]) -> list[Sentence]:
-    """Sentences of a CoNLL file or a `datasets` name, tagged as the task wants. Raises DataError with file and line."""
-    scheme, inventory = columns.scheme or "none", task.inventory
+def read_labelled(source: str, columns: Columns, task: type[TokenClassification], *, checked: bool = True) -> list[Sentence]:
+    """Sentences of a CoNLL file or a `datasets` name, tagged as the task wants. Raises DataError with file and line.
+
+    checked: tags that the task does not know are refused and spans brought to IOB2; otherwise tags are as in the file.
+    """
+    scheme, inventory = columns.scheme if checked and columns.scheme else "none", task.inventory if checked else None
     if inventory is not None:
         if scheme not in ("auto", "none") or columns.ignore or columns.repair:
             raise ConfigError(
