@@ -47,9 +47,14 @@ class Explanation:
         """Plain data for JSON."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, plain: dict) -> "Explanation":
+        """What `as_dict` gave."""
+        return cls(**{**plain, "actions": [Action(**action) for action in plain["actions"]]})
+
     def __str__(self) -> str:
         rows = [("site", "acts, in this order")]
-        rows += [(site, "  then  ".join(texts)) for site, texts in self._grouped()]
+        rows += [(site, "  then  ".join(texts)) for site, texts in self.by_site()]
         rows += [("decoder", self.decoder), ("head", self.head)]
         width = max(len(site) for site, _ in rows)
         silent = f"SILENT: {', '.join(self.silent)} does not act" if self.silent else "every module named acts"
@@ -57,7 +62,7 @@ class Explanation:
         lines = [f"{self.composition}   on {self.base}"] + [f"  {s:<{width}}  {t}" for s, t in rows]
         return "\n".join(lines + [f"  {silent}{note}"])
 
-    def _grouped(self) -> list[tuple[str, list[str]]]:
+    def by_site(self) -> list[tuple[str, list[str]]]:
         """Sites with their actions as text; runs of layers that read the same are joined: `layer.0-3.ffn`."""
         groups: list[tuple[list[str], list[str]]] = []
         last_of_place: dict[str, int] = {}

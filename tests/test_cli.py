@@ -76,6 +76,8 @@ def test_every_command_and_option_is_explained():
         "tasks",
         "bases",
         "quickstart",
+        "inspect",
+        "report",
         "modules list",
         "modules show",
         "modules verify",

@@ -90,9 +90,12 @@ def test_evaluate_prints_the_matrix_and_writes_it(here):
     assert done.exit_code == 0, (done.output, done.exception)
     for word in ("swa", "none", "source", "target", "mean"):
         assert word in done.stdout
-    for file in ("matrix.json", "matrix.csv", "matrix.md", "heatmap.png"):
+    for file in ("matrix.json", "matrix.csv", "matrix.md", "heatmap.png", "report.html", "report.md"):
         assert (here / "results" / file).stat().st_size > 0 and file in done.stdout
     assert len(list((here / "results" / "predictions").glob("swa.target.seed*.conll"))) == 2
+    report = (here / "results" / "report.html").read_text(encoding="utf-8")
+    for word in ("Language modules: held-out pseudo-perplexity", "Task modules: f1 on development data", "eng + ner@1", "tokens of its corpus"):
+        assert word in report
 
 
 # ---- using modules ---------------------------------------------------------------------------------------------------

@@ -114,6 +114,18 @@ def explain(
     out.print(Text(str(engine.explain(inputs.get("input_ids"), inputs.get("attention_mask")))))
 
 
+def report(
+    run: Annotated[str, typer.Argument(help="Folder of a run of madx evaluate, with its matrix.json.")],
+):
+    """Write the REPORT of an evaluation again, report.html and report.md, from what lies in its folder.
+
+    Example: madx report runs/evaluate-ner
+    """
+    from madx.evaluation.page import write_report
+
+    out.print("files: " + "  ".join(map(str, write_report(run))))
+
+
 def export(
     stack: StackText,
     folder: Annotated[str, typer.Argument(help="Folder to write; it must not exist yet or be empty.")],

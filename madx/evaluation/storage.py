@@ -81,14 +81,15 @@ def save(matrix: TransferMatrix, folder: str | Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
-            _write(folder / name, content)
+            write_whole(folder / name, content)
     except OSError as error:
         raise MadxError(f"cannot write the matrix to {folder}: {error}; files that were there are unchanged or whole. "
                         "Free space or choose another folder") from error
     return [folder / name for name in contents]
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that whoever looks sees the old one or the new one, whole."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -13,6 +13,8 @@ from madx.data.labels import LabelSet, require
 from madx.engine import Engine
 from madx.errors import ConfigError
 from madx.evaluation import CONTROLS, Cell, Meta, Missing, TransferMatrix
+from madx.evaluation.page import write_report
+from madx.evaluation.page.record import save_modules
 from madx.jobs.common import JobSettings, module_names, open_base, run_folder, versions
 from madx.jobs.train_task import Columns, file_sha256, read_labelled
 from madx.module import Module
@@ -83,7 +85,10 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
         data={path: file_sha256(path) or "" for path in settings.targets.values()},
     )  # fmt: skip
     matrix = TransferMatrix(meta, tuple(cells), tuple(missing), tuple(settings.targets))
-    return EvaluateResult(matrix, folder, matrix.save(folder))
+    files = matrix.save(folder)
+    used = dict.fromkeys([*languages.values(), *(settings.mean_of or []), *tasks.values()])
+    save_modules(folder, [store.show(name).info for name in used])
+    return EvaluateResult(matrix, folder, files + write_report(folder))
 
 
 def _attach(engine: Engine, store: Store, settings: Evaluate, source: str) -> dict[str, str]:
