@@ -148,7 +148,7 @@ def scatter(title: str, points: Sequence[tuple[str, float, float]], *, x_name: s
         y = bottom - (value - y0) / (y1 - y0) * (bottom - top)
         svg.line(left, y, right, y, css="grid")
         svg.text(left - 6, y + 4, f"{value:g}", css="quiet", anchor="end")
-    for value in log_ticks(10**x0, 10**x1) if logarithmic else ticks(x0, x1, 3):
+    for value in log_ticks(10**x0, 10**x1) if logarithmic else ticks(x0, x1):
         x = left + (change(value) - x0) / (x1 - x0) * (right - left)
         svg.line(x, bottom, x, bottom + 4, css="axis")
         svg.text(x, bottom + 17, _short(value), css="quiet", anchor="middle")
