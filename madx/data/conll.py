@@ -47,7 +47,7 @@ def read_conll(
     `-DOCSTART-` and comments `#` without a tag are passed over. `inventory`: the tags that may occur (of plain labels).
     Raises DataError with file and line for whatever is broken.
     """
-    style = ("conllu" if Path(path).name.endswith(".conllu") else "conll") if style == "auto" else style
+    style = style_of(path, style)
     for name, value, allowed in (
         ("scheme", scheme, SCHEMES),
         ("style", style, ("auto", *STYLES)),
@@ -78,6 +78,11 @@ def read_conll(
         return f"{path}:{numbers[sentence][word]}"
 
     return _checked(sentences, scheme=scheme, repair=repair, inventory=inventory, where=where)
+
+
+def style_of(path, style: str = "auto") -> str:
+    """The style that a file is read in: auto is conllu for a name that ends in `.conllu`, else conll."""
+    return style if style != "auto" else "conllu" if str(path).endswith(".conllu") else "conll"
 
 
 def read_dataset(

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from madx.composition import Stack, check_name
 from madx.config import Settings
-from madx.data.conll import Sentence, read_conll, read_dataset
+from madx.data.conll import Sentence, read_conll, read_dataset, style_of
 from madx.data.corpora import is_dataset
 from madx.data.labels import LabelSet, require
 from madx.engine import Engine
@@ -182,7 +182,8 @@ def file_sha256(path: str) -> str | None:
 def _identity(settings: TrainTask, base, under: str | None, engine: Engine) -> dict:
     """What makes two runs the same run, beside the loop's own settings."""
     keep = ("language", "task", "parts", "epochs", "batch_size", "tokens_per_batch", "max_length")
-    chosen = {key: getattr(settings, key) for key in keep} | {"columns": settings.columns.model_dump()}
+    chosen = {key: getattr(settings, key) for key in keep}
+    chosen["columns"] = settings.columns.model_dump() | {"style": style_of(settings.data, settings.columns.style)}
     weights = engine.module(under).state_dict() if under else {}
     language_module = sha256(b"".join(v.cpu().numpy().tobytes() for v in weights.values())).hexdigest() if under else None
     data = {"data": file_sha256(settings.data) or settings.data, "dev": file_sha256(settings.dev) or settings.dev}

@@ -8,6 +8,8 @@ from madx.data.conll import Sentence
 from madx.data.labels import spans
 
 MISSED, INVENTED = "(missed)", "(nothing)"
+#: between gold and predicted tag of a wrong word
+ARROW = " → "
 
 
 class Piece(NamedTuple):
@@ -65,7 +67,7 @@ def _differs(gold: Sequence[str], predicted: Sequence[str], kind: str) -> bool:
 def _example(sentence: Sentence, predicted: Sequence[str], kind: str) -> Example:
     if kind == "words":
         pieces = [
-            Piece(word) if gold == found else Piece(word, f"{gold} → {found}", False)
+            Piece(word) if gold == found else Piece(word, f"{gold}{ARROW}{found}", False)
             for word, gold, found in zip(sentence.tokens, sentence.tags, predicted)
         ]
         return Example(sentence.line, [], _joined(pieces))

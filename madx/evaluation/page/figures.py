@@ -63,26 +63,28 @@ def intervals(title: str, names: Sequence[str], contrasts: Sequence[Contrast], b
     def at(value: float) -> float:
         return left + (min(max(value, low), high) - low) / (high - low) * (right - left)
 
-    svg = Svg(WIDTH, 22 + row * len(names) + 38, title)
+    top = 6 + 17 * math.ceil(len(baselines) / 3)
+    bottom = top + row * len(names)
+    svg = Svg(WIDTH, bottom + 38, title)
     for number, minus in enumerate(baselines):
-        svg.mark(left + 8 + 88 * number, 10, shape=number, css=f"s{number} full")
-        svg.text(left + 17 + 88 * number, 14, f"− {minus}", css="label")
-    bottom = 22 + row * len(names)
+        x, y = left + 8 + (right - left) / 3 * (number % 3), 10 + 17 * (number // 3)
+        svg.mark(x, y, shape=number, css=f"s{number % 6} full")
+        svg.text(x + 9, y + 4, f"− {minus}", css="label")
     for value in ticks(low, high, 5):
-        svg.line(at(value), 22, at(value), bottom, css="axis" if value == 0 else "grid")
+        svg.line(at(value), top, at(value), bottom, css="axis" if value == 0 else "grid")
         svg.text(at(value), bottom + 15, f"{value:+g}" if value else "0", css="quiet", anchor="middle")
     svg.text((left + right) / 2, bottom + 32, "difference in points", css="quiet", anchor="middle")
     for y, name in enumerate(names):
-        svg.text(left - 8, 22 + row * (y + 0.5) + 4, name, css="label", anchor="end")
+        svg.text(left - 8, top + row * (y + 0.5) + 4, name, css="label", anchor="end")
         for number, minus in enumerate(baselines):
             found = next((c for c in contrasts if (c.target, c.minus) == (name, minus)), None)
             if found is None:
                 continue
-            place = 22 + row * y + 13 + 18 * number
+            place = top + row * y + 13 + 18 * number
             if found.low is not None:
-                svg.line(at(found.low), place, at(found.high), place, css=f"s{number} bar")
+                svg.line(at(found.low), place, at(found.high), place, css=f"s{number % 6} bar")
             noise = "within noise" if found.noise else "beyond noise"
-            svg.mark(at(found.delta), place, shape=number, css=f"s{number} {'hollow' if found.noise else 'full'}",
+            svg.mark(at(found.delta), place, shape=number, css=f"s{number % 6} {'hollow' if found.noise else 'full'}",
                      hint=f"{name}: target − {minus} {found.delta:+.1f}, {noise}")  # fmt: skip
     return svg
 

@@ -6,7 +6,7 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from madx.evaluation.page.errors import Piece
+from madx.evaluation.page.errors import ARROW, Piece
 from madx.evaluation.page.record import RunRecord
 from madx.evaluation.page.sections import Table, context
 from madx.evaluation.report import markdown_table
@@ -27,8 +27,14 @@ def _template():
 def to_html(record: RunRecord) -> str:
     """The report as one HTML file: no script, no font, no picture from elsewhere."""
     content = context(record)
-    labels = sorted({p.label for w in content["errors"] for e in w.examples for p in (*e.gold, *e.predicted) if p.label})
-    return _template().render(**content, colour_of={label: i % COLOURS for i, label in enumerate(labels)})
+    labels = {p.label for w in content["errors"] for e in w.examples for p in (*e.gold, *e.predicted) if p.label}
+    types = sorted({_type(label) for label in labels})
+    return _template().render(**content, colour_of={label: types.index(_type(label)) % COLOURS for label in labels})
+
+
+def _type(label: str) -> str:
+    """The gold type of a label: that of `ADJ → NOUN` is ADJ."""
+    return label.split(ARROW)[0]
 
 
 def to_markdown(record: RunRecord) -> str:
@@ -64,7 +70,7 @@ def _table(table: Table) -> str:
 def _marked(pieces: list[Piece]) -> str:
     """`[Anna PER] lives in [Nairobi PER ✗]`."""
     return " ".join(
-        _plain(p.text) if p.label is None else f"**[{_plain(p.text)} · {_plain(p.label)}{'' if p.right else ' ✗'}]**" for p in pieces
+        _plain(p.text) if p.label is None else f"**[{_plain(p.text)} · {_plain(p.label)}{'' if p.right or ARROW in p.label else ' ✗'}]**" for p in pieces
     )
 
 

@@ -15,7 +15,7 @@ from madx.explain import Explanation
 
 #: sentences with an error shown of a language
 EXAMPLES = 6
-#: squares of a table of confusion that are wide enough for a count
+#: width of a square of confusion at least: room for a count
 NARROW = 44
 
 
@@ -219,7 +219,7 @@ def _confusion(target: str, counts: Counter, seeds: int) -> tuple[Figure, Table]
     totals = {gold: sum(counts[gold, p] for p in columns) for gold in rows}
     squares = [[_confused(gold, p, counts[gold, p], totals[gold]) for p in columns] for gold in rows]
     svg = heatmap(f"Confusion in {target}: gold rows, predicted columns", rows, columns, squares, low=0.0, high=1.0,
-                  cell=max(NARROW, 10 + 7 * max(map(len, columns))) if len(columns) < 8 else NARROW, row=28)  # fmt: skip
+                  cell=max(NARROW, 12 + 7 * max(map(len, columns))), row=28)  # fmt: skip
     table = Table(["gold \\ predicted", *columns], [[gold, *(f"{counts[gold, p]:,}" for p in columns)] for gold in rows])
     return Figure(target, svg, "" if seeds == 1 else f"counts of {seeds} seeds together"), table
 
