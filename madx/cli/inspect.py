@@ -59,12 +59,12 @@ def inspect(
     if not found.warnings:
         out.print(Text("nothing to warn of", style="green"))
     if json:
-        out.print(f"written: {write_json(found, json)}")
+        out.print(f"written: {write_json(found, json)}", markup=False)
 
 
 def _corpus(found) -> None:
     c, recipe = found.corpus, found.recipe
-    table = Table("corpus", "", box=SIMPLE, title=f"tokenizer of {found.base}: {found.pieces:,} pieces", title_justify="left")
+    table = Table("corpus", "", box=SIMPLE, title=Text(f"tokenizer of {found.base}: {found.pieces:,} pieces"), title_justify="left")
     scripts = ", ".join(f"{name} {share:.1%}" for name, share in c.scripts.items() if share >= 0.0005) or "no letters"
     unknown = ", ".join(f"{char!r} U+{ord(char):04X} ({n:,})" for char, n in list(c.unknown_characters.items())[:5])
     rows = {
@@ -78,13 +78,13 @@ def _corpus(found) -> None:
         "MAD-X recipe": f"{recipe.steps:,} steps of {recipe.batch_size} blocks of {recipe.block_size} tokens: {recipe.blocks:,} blocks, "
         f"{recipe.passes:,.1f} passes",
     }
-    for row in rows.items():
-        table.add_row(*row)
+    for name, value in rows.items():
+        table.add_row(name, Text(value))  # Text: a bracket among the characters is no markup
     show_table(table)
 
 
 def _labels(found) -> None:
-    table = Table("labelled", *found.data, box=SIMPLE)
+    table = Table("labelled", *map(Text, found.data), box=SIMPLE)
     reports = list(found.data.values())
     spans = any(r.scheme in ("iob1", "iob2", "bioes") for r in reports)
     lines = {
@@ -104,9 +104,9 @@ def _labels(found) -> None:
         if cells:
             table.add_row(name, *cells)
     table.add_section()
+    total = [sum(r.labels.values()) for r in reports]
     for label in dict.fromkeys(label for r in reports for label in r.labels):
-        total = [sum(r.labels.values()) for r in reports]
-        table.add_row(label, *(f"{r.labels.get(label, 0):,} ({r.labels.get(label, 0) / max(t, 1):.0%})" for r, t in zip(reports, total)))
+        table.add_row(Text(label), *(f"{r.labels.get(label, 0):,} ({r.labels.get(label, 0) / max(t, 1):.0%})" for r, t in zip(reports, total)))
     show_table(table)
 
 
@@ -114,5 +114,5 @@ def _overlaps(found) -> None:
     table = Table("sentences of", "found in", "number", "share", "one of them", box=SIMPLE)
     for o in found.overlaps:
         example = o.example if len(o.example) <= 60 else o.example[:57] + "..."
-        table.add_row(o.data, o.source, f"{o.found:,} of {o.of:,}", f"{o.share:.1%}", Text(example), style="bold" if o.found else "dim")
+        table.add_row(Text(o.data), Text(o.source), f"{o.found:,} of {o.of:,}", f"{o.share:.1%}", Text(example), style="bold" if o.found else "dim")
     show_table(table)

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from madx.base import load_tokenizer
 from madx.config import Settings
-from madx.data.conll import Sentence
 from madx.data.corpora import corpus_files, read_corpus
 from madx.data.inspect_labels import LabelReport, inspect_labels
 from madx.data.inspect_overlap import Overlap, SentenceIndex
@@ -101,7 +100,7 @@ def inspect(settings: Inspect) -> Inspection:
     warnings = [f"corpus: {w}" for w in corpus.warnings] if corpus else []
     warnings += _recipe_warnings(recipe) if recipe else []
     warnings += [f"{name}: {w}" for name, report in data.items() for w in report.warnings]
-    warnings += _label_warnings(data, sets) + _overlap_warnings(overlaps)
+    warnings += _label_warnings(data) + _overlap_warnings(overlaps)
     return Inspection(
         base=settings.base, tokenizer=tokenizer_fingerprint(tokenizer), pieces=len(tokenizer), corpus=corpus, recipe=recipe,
         data=data, overlaps=overlaps, warnings=warnings, files=files | {p: file_sha256(p) for p in settings.data.values()},
@@ -136,7 +135,7 @@ def _recipe_warnings(recipe: Recipe) -> list[str]:
     return []
 
 
-def _label_warnings(data: dict[str, LabelReport], sets: dict[str, list[Sentence]]) -> list[str]:
+def _label_warnings(data: dict[str, LabelReport]) -> list[str]:
     """Labels that the training set lacks: a module trained on it cannot give them."""
     if TRAIN not in data:
         return []

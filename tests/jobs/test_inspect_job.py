@@ -60,6 +60,15 @@ def test_the_command_prints_tables_or_json(folder, monkeypatch):
     assert alone.exit_code == 0 and "MAD-X recipe" not in alone.stdout and "found in" not in alone.stdout
 
 
+def test_brackets_in_texts_are_no_markup(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "odd.txt").write_text("the [/red] city [bold] of ]\n" * 3)
+    (folder / "odd.conll").write_text("[/red]\tB-[/x]\n")
+    done = run("inspect", "--base", "base", "--corpus", "odd.txt", "--data", "[/a]=odd.conll", "--json", "[/o].json")
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert all(text in done.stdout for text in ("[/x]", "[/a]", "'['", "written: [/o].json"))
+
+
 FAULTS = {
     "nothing": (["--base", "base"], ["nothing to inspect"]),
     "no base": (["--corpus", "swa.txt"], ["base: missing"]),

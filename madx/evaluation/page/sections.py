@@ -240,10 +240,17 @@ def compositions(matrix: TransferMatrix) -> list[dict]:
     for (target, control), cell in first.items():
         entry = shown.setdefault(cell.composition, {"composition": cell.composition, "used": [], "rows": [], "silent": list(cell.silent)})
         entry["used"].append(f"{target} {control}")
-        if cell.explanation and cell.explanation.get("actions") is not None and not entry["rows"]:
-            e = Explanation.from_dict(cell.explanation)
+        if not entry["rows"] and (e := _explanation(cell.explanation)):
             entry["rows"] = [*((site, " then ".join(texts)) for site, texts in e.by_site()), ("decoder", e.decoder), ("head", e.head)]
     return list(shown.values())
+
+
+def _explanation(plain: dict | None) -> Explanation | None:
+    """The engine's record; None where there is none, or one of another madx."""
+    try:
+        return Explanation.from_dict(plain) if plain else None
+    except (TypeError, KeyError):
+        return None
 
 
 def module_table(record: RunRecord) -> Table | None:
