@@ -3,8 +3,8 @@
 import typer
 
 from madx import __version__
+from madx.cli import hub, jobs, modules, reference, using
 from madx.cli import inspect as inspecting
-from madx.cli import jobs, modules, reference, using
 from madx.cli.console import MadxGroup, ignore_warnings, out, set_up_messages
 
 app = typer.Typer(
@@ -53,6 +53,8 @@ app.command("predict", rich_help_panel=USE)(using.predict)
 app.command("explain", rich_help_panel=USE)(using.explain)
 app.command("report", rich_help_panel=USE)(using.report)
 app.command("export", rich_help_panel=USE)(using.export)
+modules.app.command("push")(hub.push)
+modules.app.command("pull")(hub.pull)
 app.add_typer(modules.app, name="modules", rich_help_panel=USE)
 app.command("config", rich_help_panel=KNOW)(reference.config)
 app.command("tasks", rich_help_panel=KNOW)(reference.tasks)

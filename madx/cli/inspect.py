@@ -84,7 +84,9 @@ def _corpus(found) -> None:
 
 
 def _labels(found) -> None:
-    table = Table("labelled", *map(Text, found.data), box=SIMPLE)
+    table = Table("labelled", box=SIMPLE)
+    for name in found.data:
+        table.add_column(Text(name))
     reports = list(found.data.values())
     spans = any(r.scheme in ("iob1", "iob2", "bioes") for r in reports)
     lines = {
