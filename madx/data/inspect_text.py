@@ -187,7 +187,7 @@ def _warnings(r: TextReport) -> list[str]:
         found.append(f"{r.controls:,} control characters: strip them, for example with: tr -d '\\000-\\010\\013\\014\\016-\\037'.")
     if r.tokens < TINY:
         found.append(
-            f"the corpus is tiny: {r.tokens:,} tokens. Below {TINY:,} a language module mostly memorises: add text, train for fewer "
+            f"tiny: {r.tokens:,} tokens. Below {TINY:,} a language module mostly memorises: add text, train for fewer "
             "steps, and trust the held-out score, not the training loss."
         )
     return found
