@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from madx.evaluation.matrix import Contrast
+from madx.evaluation.contrasts import Contrast
 from madx.evaluation.page.svg import Svg, log_ticks, shade, ticks
 
 #: panels are as wide as a telephone, so that none has to be made smaller there

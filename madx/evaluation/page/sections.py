@@ -5,7 +5,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 
-from madx.evaluation.matrix import AVERAGE, BASELINES, CONTROLS, Contrast, Row, TransferMatrix
+from madx.evaluation.contrasts import ALONE, NOISE, Contrast
+from madx.evaluation.matrix import AVERAGE, BASELINES, COLUMNS, Row, TransferMatrix
 from madx.evaluation.page.errors import INVENTED, MISSED, Example, confusion, examples
 from madx.evaluation.page.figures import Curve, Square, curves, heatmap, intervals, scatter
 from madx.evaluation.page.record import RunRecord
@@ -17,6 +18,10 @@ from madx.explain import Explanation
 EXAMPLES = 6
 #: width of a square of confusion at least: room for a count
 NARROW = 44
+
+
+#: marks of a contrast in words
+VERDICTS = {NOISE: "within noise", ALONE: "beyond noise alone, not after correction", "": "beyond noise"}
 
 
 @dataclass
@@ -64,16 +69,15 @@ def headline(matrix: TransferMatrix, contrasts: list[Contrast]) -> list[str]:
     found = []
     for c in (c for c in contrasts if c.target == name):
         over = f"95 % interval {signed(c.low)} to {signed(c.high)} over {c.n} seeds" if c.low is not None else "one seed, so no interval"
-        verdict = "within noise" if c.noise else "beyond noise"
         of = f"on the average of {c.languages} languages" if name == AVERAGE else f"in {name}"
-        found.append(f"target − {c.minus}: {signed(c.delta)} points {of} ({over}): {verdict}.")
+        found.append(f"target − {c.minus}: {signed(c.delta)} points {of} ({over}): {VERDICTS[c.mark]}.")
     return found
 
 
 def scores(matrix: TransferMatrix, metric: str, heading: str) -> Figure:
     """The transfer matrix as a heatmap."""
     table, names = matrix.table(metric), languages(matrix)
-    shown = [c for c in CONTROLS if any(r.control == c and r.mean is not None for r in table)] or list(CONTROLS)
+    shown = list(matrix.columns)
     squares = [[_square(next(r for r in table if (r.target, r.control) == (t, c))) for c in shown] for t in names]
     rows = [t + " (source)" * (t == matrix.meta.source) for t in names]
     last = len(names) - 1 if names[-1] == AVERAGE else None
@@ -92,32 +96,36 @@ def _square(row: Row) -> Square:
 def score_table(matrix: TransferMatrix, metric: str) -> Table:
     """The same as numbers."""
     rows = {t: [r for r in matrix.table(metric) if r.target == t] for t in languages(matrix)}
-    return Table(["language", *CONTROLS, "seeds"], [
+    return Table(["language", *matrix.columns, "seeds"], [
         [t, *(score_text(r.mean, r.sd) + " SILENT" * bool(r.silent) for r in found), str(max(r.n for r in found))] for t, found in rows.items()
     ])  # fmt: skip
 
 
-def differences(matrix: TransferMatrix, contrasts: list[Contrast]) -> tuple[Figure | None, Table]:
-    """Target minus each control, as a picture and as a table with both intervals."""
+def differences(matrix: TransferMatrix, contrasts: list[Contrast]) -> Figure | None:
+    """Target minus each control; None where there is nothing to compare."""
     names = [t for t in languages(matrix) if any(c.target == t for c in contrasts)]
     title = f"Difference in {matrix.scored.short}: target minus each control"
-    figure = Figure(title, intervals(title, names, [c for c in contrasts if c.target in names], BASELINES)) if names else None
+    return Figure(title, intervals(title, names, contrasts, BASELINES)) if names else None
+
+
+def pair_table(contrasts: list[Contrast]) -> Table:
+    """Differences with both intervals, p and verdict."""
     rows = []
-    for c in (c for c in contrasts if c.target in names):
+    for c in contrasts:
         seeds = "–" if c.low is None else f"{signed(c.low)} to {signed(c.high)}"
         s = c.sentences
-        pair = ("–", "–") if s is None else (f"{signed(s.low)} to {signed(s.high)}", f"{s.p:.3f}")
-        verdict = "within noise" if c.noise else "beyond noise"
-        rows.append([c.target, f"target − {c.minus}", signed(c.delta), seeds, str(c.n), *pair, verdict + ", SILENT module" * bool(c.silent)])
-    header = ["language", "difference", "points", "95 % over seeds", "seeds", "95 % over sentences", "p over sentences", "verdict over seeds"]
-    return figure, Table(header, rows, 2, [i for i, row in enumerate(rows) if row[-1].startswith("beyond")])
+        pair = "–" if s is None else f"{signed(s.low)} to {signed(s.high)}"
+        rows.append([c.target, f"{c.control} − {c.minus}", signed(c.delta), seeds, str(c.n), pair, f"{c.p:.3f}", f"{c.p_holm:.3f}",
+                     VERDICTS[c.mark] + ", SILENT module" * bool(c.silent)])  # fmt: skip
+    header = ["language", "difference", "points", "95 % over seeds", "seeds", "95 % over sentences", "p", "Holm", "verdict"]
+    return Table(header, rows, 2, [i for i, row in enumerate(rows) if row[-1].startswith("beyond")])
 
 
 def per_type(matrix: TransferMatrix) -> list[Figure]:
     """F1 of each type under each control, a heatmap for each language, all on one scale."""
     found, values = [], []
     for target in matrix.targets:
-        groups = {c: [cell.scores.per_type for cell in matrix.group(target, c)] for c in CONTROLS}
+        groups = {c: [cell.scores.per_type for cell in matrix.group(target, c)] for c in matrix.columns}
         shown = [c for c, cells in groups.items() if cells]
         types = sorted({t for cells in groups.values() for types in cells for t in types})
         support = {t: next((int(f[t]["support"]) for cells in groups.values() for f in cells if t in f), 0) for t in types}
@@ -200,7 +208,7 @@ def errors(record: RunRecord) -> list[Wrong]:
     matrix, found = record.matrix, []
     kind = matrix.scored.kind
     for target in matrix.targets:
-        control = next((c for c in ("target", "source", "none", *CONTROLS) if matrix.group(target, c)), None)
+        control = next((c for c in ("target", "source", "none", *matrix.columns) if matrix.group(target, c)), None)
         cells = matrix.group(target, control) if control else []
         read = [(c, p) for c in cells if (p := record.prediction(target, control, c.seed)) is not None]
         if not read:
@@ -276,18 +284,18 @@ def data_table(record: RunRecord) -> Table:
 def context(record: RunRecord) -> dict:
     """Everything that the template shows."""
     matrix = record.matrix
-    contrasts = [c for c in matrix.differences() if c.target != AVERAGE or c.languages > 1]
+    contrasts = matrix.differences()
     metric = matrix.scored.metrics[0]
     extra = [m for m in matrix.scored.metrics[1:] if m == "macro_f1"]
-    figure, table = differences(matrix, contrasts)
     fits, fit_table = against_language(record)
     versions = Table(["what", "version"], [list(item) for item in matrix.meta.versions.items()], 9)
     return {
-        "meta": asdict(matrix.meta), "measure": matrix.scored.measure, "kind": matrix.scored.kind, "controls": CONTROLS,
+        "meta": asdict(matrix.meta), "measure": matrix.scored.measure, "kind": matrix.scored.kind, "columns": {c: COLUMNS[c] for c in matrix.columns},
         "warnings": matrix.warnings(), "notes": [n.removeprefix("- ") for n in matrix.notes(contrasts)],
         "headline": headline(matrix, contrasts),
         "scores": [scores(matrix, metric, upper_first(matrix.scored.measure)), *(scores(matrix, m, "Macro F1") for m in extra)],
-        "score_tables": [score_table(matrix, m) for m in (metric, *extra)], "difference": figure, "difference_table": table,
+        "score_tables": [score_table(matrix, m) for m in (metric, *extra)], "difference": differences(matrix, contrasts),
+        "difference_table": pair_table(contrasts), "pairs": pair_table(matrix.pairs()),
         "per_type": per_type(matrix), "learning": learning(record), "fits": fits, "fit_table": fit_table,
         "errors": errors(record), "compositions": compositions(matrix), "modules": module_table(record),
         "data": data_table(record), "versions": versions,
