@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 
-from madx.evaluation.contrasts import ALONE, NOISE, Contrast
+from madx.evaluation.contrasts import ALONE, NOISE, Contrast, like_best
 from madx.evaluation.matrix import AVERAGE, BASELINES, COLUMNS, Row, TransferMatrix
 from madx.evaluation.page.errors import INVENTED, MISSED, Example, confusion, examples
 from madx.evaluation.page.figures import Curve, Square, curves, heatmap, intervals, scatter
@@ -21,7 +21,7 @@ NARROW = 44
 
 
 #: marks of a contrast in words
-VERDICTS = {NOISE: "within noise", ALONE: "beyond noise alone, not after correction", "": "beyond noise"}
+VERDICTS = {NOISE: "within noise", ALONE: "beyond noise before correction only", "": "beyond noise"}
 
 
 @dataclass
@@ -78,19 +78,21 @@ def scores(matrix: TransferMatrix, metric: str, heading: str) -> Figure:
     """The transfer matrix as a heatmap."""
     table, names = matrix.table(metric), languages(matrix)
     shown = list(matrix.columns)
-    squares = [[_square(next(r for r in table if (r.target, r.control) == (t, c))) for c in shown] for t in names]
+    of = {t: [r for r in table if r.target == t] for t in names}
+    alike = {t: like_best(matrix, of[t]) if metric == matrix.scored.metrics[0] else () for t in names}
+    squares = [[_square(r, noise=r.control in alike[t]) for r in of[t]] for t in names]
     rows = [t + " (source)" * (t == matrix.meta.source) for t in names]
     last = len(names) - 1 if names[-1] == AVERAGE else None
     return Figure(heading, heatmap(f"{heading} by language and control", rows, shown, squares, separate=last))
 
 
-def _square(row: Row) -> Square:
+def _square(row: Row, *, noise: bool) -> Square:
     if row.mean is None:
         return Square(None, "–", hint=f"{row.target}, {row.control}: {row.reason}")
     below = "" if row.sd is None else f"± {row.sd:.1f}"
     silent = f"; SILENT: {', '.join(row.silent)}" if row.silent else ""
     hint = f"{row.target}, {row.control}: {score_text(row.mean, row.sd)}, n = {row.n}{silent}"
-    return Square(row.mean, f"{row.mean:.1f}" + "!" * bool(row.silent), below, hint, bool(row.silent))
+    return Square(row.mean, f"{row.mean:.1f}" + f" {NOISE}" * noise + "!" * bool(row.silent), below, hint, bool(row.silent))
 
 
 def score_table(matrix: TransferMatrix, metric: str) -> Table:
@@ -115,10 +117,10 @@ def pair_table(contrasts: list[Contrast]) -> Table:
         seeds = "–" if c.low is None else f"{signed(c.low)} to {signed(c.high)}"
         s = c.sentences
         pair = "–" if s is None else f"{signed(s.low)} to {signed(s.high)}"
-        rows.append([c.target, f"{c.control} − {c.minus}", signed(c.delta), seeds, str(c.n), pair, f"{c.p:.3f}", f"{c.p_holm:.3f}",
-                     VERDICTS[c.mark] + ", SILENT module" * bool(c.silent)])  # fmt: skip
+        rows.append([c.target, f"{c.control} − {c.minus}", c.mark + signed(c.delta), seeds, str(c.n), pair, f"{c.p:.3f}", f"{c.p_holm:.3f}",
+                     {NOISE: "noise", ALONE: "before Holm", "": "beyond"}[c.mark] + ", SILENT" * bool(c.silent)])  # fmt: skip
     header = ["language", "difference", "points", "95 % over seeds", "seeds", "95 % over sentences", "p", "Holm", "verdict"]
-    return Table(header, rows, 2, [i for i, row in enumerate(rows) if row[-1].startswith("beyond")])
+    return Table(header, rows, 2, [i for i, c in enumerate(contrasts) if not c.mark])
 
 
 def per_type(matrix: TransferMatrix) -> list[Figure]:
