@@ -1,0 +1,256 @@
+"""Routes: one batch whose rows take different stacks.
+
+The rows of a batch are sorted by branch once; at each site the steps then run on neighbouring rows:
+
+    branch of the rows   swa swa yor yor yor hau
+    at a site            |swa  | |yor      | |hau|     each language's part on its own rows,
+                         |ner                    |     what these branches share at once on all of them
+
+What runs at a site is merged once for each set of branches that a batch brings; after that a batch sets a few offsets.
+A batch of one branch runs that stack's own plan. Branches with different differences of weights cannot share a forward
+pass: such rows go through the base one after the other (`RoutePlan.passes`).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate, groupby
+
+import torch
+from torch import Tensor
+
+from madx.composition import Average, Item, Route, Scaled, Stack, Ties, parse
+from madx.errors import CompositionError, did_you_mean
+from madx.module import Module
+from madx.modules.base import Site
+from madx.plan import Watch, item_steps
+from madx.splits import SplitChange, SplitMap, merged
+
+#: for each row of a batch: the number of its branch, or the branch as text
+Branches = Sequence[int | str] | Tensor
+Plan = dict[str, list[Callable]]
+
+
+class Rows:
+    """How the rows of one batch are sorted by branch.
+
+    ranks `(rows,)`: the place of each row's stack in `RoutePlan.stacks`; present: the ranks that have rows, ascending;
+    counts: rows of each of these; offsets: present[k] has the sorted rows offsets[k] to offsets[k + 1].
+    """
+
+    def __init__(self, ranks: Tensor, count: int, device: torch.device):
+        counts = torch.bincount(ranks, minlength=count)
+        self.present: tuple[int, ...] = tuple(counts.nonzero().flatten().tolist())
+        self.counts: list[int] = counts[counts > 0].tolist()
+        self.offsets = [0, *accumulate(self.counts)]
+        self.order = self.back = None  # None: they lie sorted
+        if bool((ranks[1:] < ranks[:-1]).any()):
+            order = ranks.argsort(stable=True)
+            self.order, self.back = order.to(device), order.argsort().to(device)
+
+    def sorted(self, tensor: Tensor) -> Tensor:
+        """The rows of a tensor, sorted by branch."""
+        return tensor if self.order is None else tensor.index_select(0, self.order)
+
+    def unsorted(self, tensor: Tensor) -> Tensor:
+        """Sorted rows, back in the order of the batch."""
+        return tensor if self.back is None else tensor.index_select(0, self.back)
+
+
+class RoutePlan:
+    """What a route compiles to.
+
+    stacks: the different branches, each once, in the order in which rows are sorted: those with the same differences of
+    weights side by side, then those that end alike. `watch` may wrap each instance: (site, module, instance) -> step.
+    """
+
+    def __init__(self, route: Route, sites: dict[str, Site], modules: dict[str, Module], watch: Watch | None = None):
+        self.route, self.sites = route, [site for site in sites.values() if site.kind != "parameters"]
+        weights = {name for name in route.names() if "parameters" in modules[name].units}
+        held = {stack: _only(stack, weights) for stack in dict.fromkeys(route.branches)}
+        classes = list(dict.fromkeys(held.values()))
+        self.stacks = sorted(held, key=lambda s: (classes.index(held[s]), [str(item) for item in s.items[::-1]]))
+        #: number of the differences of weights of each of `stacks`, ascending
+        self.classes = [classes.index(held[stack]) for stack in self.stacks]
+        self.several_weights = len(classes) > 1
+        self.ranks = torch.tensor([self.stacks.index(branch) for branch in route.branches])
+        self._numbers: dict[str, int] = {}  # a branch as text: the first of that text
+        for number, branch in enumerate(route.branches):
+            self._numbers.setdefault(str(branch), number)
+        items = {item: None for stack in self.stacks for item in stack.items}
+        known = {s.name: {item: item_steps(s, item, modules, watch) for item in items} for s in self.sites}
+        self._steps = {  # at each site the steps of each stack; an item that is in several gives all of them the same
+            name: [[step for item in stack.items for step in at[item]] for stack in self.stacks] for name, at in known.items()
+        }
+        self._plans: dict[tuple[int, ...], tuple[Plan, list[int]]] = {}
+        #: in force while no batch is under way: whoever calls the base past the engine is told, not given something wrong
+        self.unbound: Plan = {"embeddings": [_Unbound(route)]}
+
+    def numbers(self, branches: Branches | None, rows: int) -> Tensor:
+        """The branch of each row as int64 `(rows,)` on the CPU; raises CompositionError for anything that is none."""
+        count, names = len(self.route.branches), f"the {len(self.route.branches)} branches of '{self.route}'"
+        example = f"branches=[{', '.join(str(k % count) for k in range(min(max(rows, 1), 3)))}{', ...' if rows > 3 else ''}]"
+        if branches is None:
+            raise CompositionError(
+                f"Which of {names} does each of the {rows} rows take? Say it by number or by text, e.g. {example}."
+            )
+        if not isinstance(branches, Tensor):
+            if isinstance(branches, (str, int)):
+                raise CompositionError(f"branches is {branches!r}: give a list with one entry for each row, e.g. {example}.")
+            branches = [self._number(b) if isinstance(b, (str, Stack)) else b for b in branches]
+            wrong = [b for b in branches if isinstance(b, bool) or not hasattr(b, "__index__")]
+            if wrong:
+                raise CompositionError(f"branches holds {wrong[0]!r}: whole numbers or texts are needed, e.g. {example}.")
+            branches = torch.tensor([int(b) for b in branches], dtype=torch.int64)
+        numbers = branches.detach().cpu()
+        if numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool or numbers.dim() != 1:
+            raise CompositionError(
+                f"branches is a tensor of shape {tuple(numbers.shape)} in {numbers.dtype}: one whole number a row is needed, "
+                f"e.g. {example}."
+            )
+        if len(numbers) != rows:
+            raise CompositionError(f"branches has {len(numbers)} entries for {rows} rows: give one for each row.")
+        outside = numbers[(numbers < 0) | (numbers >= count)]
+        if len(outside):
+            raise CompositionError(f"branches names {int(outside[0])}, but {names} are counted from 0 to {count - 1}.")
+        return numbers.long()
+
+    def _number(self, branch: str | Stack) -> int:
+        """The first branch that is written so, or reads the same."""
+        found = self._numbers.get(branch) if isinstance(branch, str) else None
+        if found is None:
+            found = self._numbers.get(str(parse(branch) if isinstance(branch, str) else branch))
+        if found is None:
+            raise CompositionError(f"'{branch}' is no branch of '{self.route}'; {did_you_mean(branch, self._numbers)}")
+        return found
+
+    def rows(self, branches: Branches | None, rows: int, device: torch.device) -> Rows:
+        """How a batch of `rows` rows is sorted."""
+        return Rows(self.ranks[self.numbers(branches, rows)], len(self.stacks), device)
+
+    def stacks_of(self, rows: Rows) -> list[Stack]:
+        """The stacks that have rows, in the order in which these are sorted."""
+        return [self.stacks[rank] for rank in rows.present]
+
+    def of_stack(self, stack: Stack) -> Plan:
+        """What runs at each site for one of `stacks`: the lists that the plans of batches are merged from."""
+        rank = self.stacks.index(stack)
+        return {site: steps[rank] for site, steps in self._steps.items() if steps[rank]}
+
+    def groups(self, branches: Branches) -> list[list[int]]:
+        """Places of the rows that can share a forward pass: one group, but for different differences of weights."""
+        numbers = self.numbers(branches, len(branches))
+        classes = torch.tensor(self.classes)[self.ranks[numbers]]
+        return [(classes == c).nonzero().flatten().tolist() for c in classes.unique().tolist()]
+
+    def passes(self, rows: Rows) -> Iterator[tuple[Stack, slice, Plan]]:
+        """The forward passes of a batch: a stack with the differences of weights to put on, sorted rows, what runs."""
+        if not rows.present:
+            yield self.stacks[0], slice(0, 0), {}
+        for _, members in groupby(range(len(rows.present)), key=lambda k: self.classes[rows.present[k]]):
+            members = list(members)
+            a, b = members[0], members[-1] + 1
+            first, offsets = rows.offsets[a], rows.offsets[a : b + 1]
+            plan = self.plan(rows.present[a:b], [offset - first for offset in offsets])
+            yield self.stacks[rows.present[a]], slice(first, offsets[-1]), plan
+
+    def plan(self, present: tuple[int, ...], offsets: list[int]) -> Plan:
+        """What runs at each site on rows of these ranks, lying at these offsets."""
+        if present not in self._plans:
+            here: list[int] = []  # the offsets of the batch at hand; all steps of this plan look here
+            plan = {}
+            for site in self.sites:
+                kind = SplitChange if site.kind == "sublayer" else SplitMap
+                lists = [self._steps[site.name][rank] for rank in present]
+                steps = merged(lists, 0, lambda groups, kind=kind: kind(groups, here)) if lists else []
+                if steps:
+                    plan[site.name] = steps
+            self._plans[present] = plan, here
+        plan, here = self._plans[present]
+        here[:] = offsets
+        return plan
+
+
+def _only(stack: Stack, names: set[str]) -> Stack:
+    """What is left of a stack when all modules but these are taken out."""
+
+    def kept(item: Item) -> Item | Stack:
+        if isinstance(item, str):
+            return item if item in names else Stack()
+        if isinstance(item, Scaled):
+            return Scaled(_only(item.child, names), item.factor)
+        children = [_only(child, names) for child in item.children]
+        return Average(*children, weights=item.weights) if isinstance(item, Average) else Ties(*children)
+
+    return Stack(*map(kept, stack.items))
+
+
+class _Unbound:
+    """Stands at the embeddings while a route is active and no batch with its branches is under way."""
+
+    def __init__(self, route: Route):
+        self.route = route
+
+    def __call__(self, x: Tensor) -> Tensor:
+        raise CompositionError(
+            f"'{self.route}' is active, and the base was called past the engine, where nobody says which branch each row takes. "
+            "Call engine(input_ids, attention_mask, branches=[...]), or activate one of the branches."
+        )
+
+    inverse = __call__
+
+
+# ---- under the engine --------------------------------------------------------------------------------------------------
+
+
+def sort(route: RoutePlan | None, branches: Branches | None, tensor: Tensor) -> Rows | None:
+    """How the rows of a tensor, its first dimension, are sorted by branch; None when no route is active and none is meant.
+    Raises CompositionError for branches that fit neither route nor rows."""
+    if route is None and branches is None:
+        return None
+    if route is None:
+        raise CompositionError("branches were given, but the active composition is no route, so it has none: leave them out.")
+    return route.rows(branches, len(tensor), tensor.device)
+
+
+@contextmanager
+def running(engine, rows: Rows | None, plan: Plan | None = None) -> Iterator[None]:
+    """For the length of one call: these rows' own plan is in force."""
+    engine._rows = rows
+    engine._plan = engine._route.plan(rows.present, rows.offsets) if plan is None else plan
+    try:
+        yield
+    finally:
+        engine._plan, engine._rows = engine._route.unbound, None
+
+
+def hidden(engine, input_ids: Tensor, attention_mask: Tensor | None, rows: Rows) -> Tensor:
+    """The last layer's output of a batch: one forward pass, or one for each of several differences of weights."""
+    ids, mask = rows.sorted(input_ids), None if attention_mask is None else rows.sorted(attention_mask)
+    found: list[Tensor] = []
+    for stack, part, plan in engine._route.passes(rows):
+        if engine._route.several_weights:
+            if found and found[-1].requires_grad:
+                raise CompositionError(
+                    f"The branches of '{engine.composition}' have different differences of weights, and gradients cannot flow "
+                    "back through weights that have changed since. Train on rows of one such branch at a time, or use no_grad."
+                )
+            engine._put_on(stack)
+        with running(engine, None, plan):
+            inputs = {"input_ids": ids[part], "attention_mask": None if mask is None else mask[part]}
+            found.append(engine.base.encoder(**inputs).last_hidden_state)
+    return rows.unsorted(found[0] if len(found) == 1 else torch.cat(found))
+
+
+def label_logits(engine, hidden: Tensor, rows: Rows) -> Tensor:
+    """Scores of the heads of the rows' task modules, which must have the same labels."""
+    any_head = [n for n in engine.composition.names() if engine.modules[n].head is not None][-1:]  # for no rows at all
+    modules = [engine.task_module(stack) for stack in engine._route.stacks_of(rows) or [Stack(*any_head)]]
+    if len({m.info.labels for m in modules}) > 1:
+        raise CompositionError(
+            f"These rows end in task modules with different labels, {', '.join(dict.fromkeys(m.name for m in modules))}, which "
+            "cannot stand in one tensor. Call label_logits for the rows of each task by themselves."
+        )
+    if len(set(modules)) == 1:
+        return modules[0].head(hidden)
+    parts = rows.sorted(hidden).split(rows.counts)
+    return rows.unsorted(torch.cat([m.head(part) for m, part in zip(modules, parts)]))
