@@ -20,7 +20,7 @@ from madx.composition import Composition, Item, Route, Stack, as_composition, re
 from madx.differences import AppliedDifferences, untied
 from madx.errors import CompositionError, MadxError, did_you_mean
 from madx.explain import Explanation, RouteExplanation, explain
-from madx.fingerprints import base_fingerprint
+from madx.merging import merge
 from madx.module import Module, require_base, require_parameters, require_task_head
 from madx.modules.base import Sublayer, WeightsType
 from madx.plan import Terms, Watch, steps_at
@@ -137,36 +137,9 @@ class Engine:
         finally:
             self._moving = None
 
-    def require_weights_alone(self, what: str) -> None:
-        """Raises CompositionError unless the active composition is made of differences of weights (and heads) alone."""
-        names = require_stack(self.composition, what).names()
-        computing = [n for n in names if any(site != "parameters" for site in self.modules[n].units)]
-        if not names or computing:
-            raise CompositionError(
-                f"'{self.composition}' cannot be {what}: "
-                + (f"{', '.join(computing)} computes something during the forward pass." if names else "nothing is active.")
-                + " Activate a composition of weight differences alone."
-            )
-
     def merge(self) -> nn.Linear | None:
-        """Make the active composition the base's own weights, for good; gives the head of its task module, if any.
-
-        The base gets another name and fingerprint, its modules are detached, and the masked-LM decoder keeps theta_0.
-        Raises CompositionError for a composition that computes something beside its differences, or has none.
-        """
-        names = self.composition.names()
-        self.require_weights_alone("merged into the base")
-        heads = [self.modules[n].head for n in names if self.modules[n].head is not None]
-        for path, weight in self.differences.decoder_weights().items():
-            self.base.model.get_submodule(path.rpartition(".")[0]).weight = nn.Parameter(weight, requires_grad=False)
-            self.base.config.tie_word_embeddings = False
-        self.differences.keep()
-        self.base.name = f"{self.base.name} + {self.composition}"
-        self.base.fingerprint, self.base.revision = base_fingerprint(self.base.encoder), None
-        self.activate(None)
-        for name in names:
-            self.detach(name)
-        return heads[-1] if heads else None
+        """Make the active composition of weight differences the base's own, for good; see `madx.merging`."""
+        return merge(self)
 
     @contextmanager
     def using(self, composition: Composition | Item | None) -> Iterator["Engine"]:
@@ -224,6 +197,11 @@ class Engine:
         rows = routing.sort(self._route, branches, hidden)
         with self._precision():
             return self.task_module().head(hidden) if rows is None else routing.label_logits(self, hidden, rows)
+
+    def groups(self, branches: Branches) -> tuple[Tensor, list[list[int]]]:
+        """Under a route: the branches as numbers `(rows,)`, and the places of the rows that can share a forward pass; one
+        group, but for branches with different differences of weights."""
+        return routing.groups(self._route, branches)
 
     def _precision(self):
         """Modules are kept in float32; on a base in half precision their products run in the base's precision."""

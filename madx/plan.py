@@ -124,7 +124,7 @@ class Terms:
             Share(s.module, s.part, s.unit, term.scale, abs(scale) * k)
             for terms, ks in zip(branches, kept) for term, k in zip(terms, ks) for s in term.shares
         )  # fmt: skip
-        return [Term(shares, scale, lambda: differences)] if shares else []
+        return [Term(shares, scale, lambda: differences, str(item))] if shares else []
 
 
 @torch.no_grad()

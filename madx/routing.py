@@ -136,12 +136,6 @@ class RoutePlan:
         rank = self.stacks.index(stack)
         return {site: steps[rank] for site, steps in self._steps.items() if steps[rank]}
 
-    def groups(self, branches: Branches) -> list[list[int]]:
-        """Places of the rows that can share a forward pass: one group, but for different differences of weights."""
-        numbers = self.numbers(branches, len(branches))
-        classes = torch.tensor(self.classes)[self.ranks[numbers]]
-        return [(classes == c).nonzero().flatten().tolist() for c in classes.unique().tolist()]
-
     def passes(self, rows: Rows) -> Iterator[tuple[Stack, slice, Plan]]:
         """The forward passes of a batch: a stack with the differences of weights to put on, sorted rows, what runs."""
         if not rows.present:
@@ -207,9 +201,20 @@ def sort(route: RoutePlan | None, branches: Branches | None, tensor: Tensor) -> 
     Raises CompositionError for branches that fit neither route nor rows."""
     if route is None and branches is None:
         return None
+    return _required(route).rows(branches, len(tensor), tensor.device)
+
+
+def groups(route: RoutePlan | None, branches: Branches) -> tuple[Tensor, list[list[int]]]:
+    """Branches as numbers, and the places of those that can share a forward pass; see `Engine.groups`."""
+    numbers = _required(route).numbers(branches, len(branches))
+    classes = torch.tensor(route.classes)[route.ranks[numbers]]
+    return numbers, [(classes == c).nonzero().flatten().tolist() for c in classes.unique().tolist()]
+
+
+def _required(route: RoutePlan | None) -> RoutePlan:
     if route is None:
         raise CompositionError("branches were given, but the active composition is no route, so it has none: leave them out.")
-    return route.rows(branches, len(tensor), tensor.device)
+    return route
 
 
 @contextmanager

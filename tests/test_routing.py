@@ -279,7 +279,8 @@ def test_branches_with_different_weights_go_through_one_after_the_other():
     route = Route("swa + ner", "yor + ner", "hau + ner", "ner", "ties(swa, yor) + ner", "0.5*swa + hau + ner")
     require_equal(made, route, [4, 0, 3, 5, 1, 2, 0, 1])
     made.activate(route)
-    assert made._route.groups([2, 0, 3, 1, 0]) == [[1, 4], [3], [0, 2]]
+    numbers, groups = made.groups([2, 0, "ner", "yor + ner", 0])
+    assert numbers.tolist() == [2, 0, 3, 1, 0] and groups == [[1, 4], [3], [0, 2]]
     made.activate(None)
     assert all(torch.equal(p, theta[n]) for n, p in made.base.encoder.named_parameters())
 
@@ -340,7 +341,7 @@ def test_requests_that_make_no_sense():
     ids, mask = tiny.inputs(3)
     made.activate("swa + ner")
     for ask in (lambda: made(ids, mask, branches=[0, 0, 0]), lambda: made.label_logits(torch.randn(3, 32), branches=[0, 0, 0]),
-                lambda: made.explain(ids, mask, branches=[0, 0, 0])):  # fmt: skip
+                lambda: made.explain(ids, mask, branches=[0, 0, 0]), lambda: made.groups([0])):  # fmt: skip
         with pytest.raises(CompositionError, match="is no route"):
             ask()
     with pytest.raises(CompositionError, match="No module 'swaa' is attached; did you mean 'swa'"):
