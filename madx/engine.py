@@ -198,9 +198,9 @@ class Engine:
         with self._precision():
             return self.task_module().head(hidden) if rows is None else routing.label_logits(self, hidden, rows)
 
-    def groups(self, branches: Branches) -> tuple[Tensor, list[list[int]]]:
-        """Under a route: the branches as numbers `(rows,)`, and the places of the rows that can share a forward pass; one
-        group, but for branches with different differences of weights."""
+    def groups(self, branches: Branches) -> list[list[int]]:
+        """Under a route: the places of the rows that can share a forward pass; one group, but for branches with different
+        differences of weights."""
         return routing.groups(self._route, branches)
 
     def _precision(self):
@@ -237,7 +237,9 @@ class Engine:
 
     # ---- looking inside ------------------------------------------------------------------------------------------
 
-    def explain(self, input_ids=None, attention_mask=None, *, branches: Branches | None = None) -> Explanation | RouteExplanation:
+    def explain(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, *, branches: Branches | None = None
+    ) -> Explanation | RouteExplanation:
         """Which modules act at which site, in which order. With an input, also measured: how often each instance ran in
         one forward pass and how much it changed, as |change| / |what it changed|. See `madx.explain`."""
         return explain(self, input_ids, attention_mask, branches)

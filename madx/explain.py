@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -190,7 +191,7 @@ def _of_stack(engine, stack: Stack, plan: Plan, measured: bool) -> Explanation:
     )  # fmt: skip
 
 
-def _of_route(engine, plan: RoutePlan, numbers: Tensor | None) -> RouteExplanation:
+def _of_route(engine, plan: RoutePlan, numbers: np.ndarray | None) -> RouteExplanation:
     """What the watched plan of a route says. numbers: the branches of the rows that were measured (None: none were)."""
     met = set(numbers.tolist()) if numbers is not None else set()
     found = []

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, groupby
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +27,7 @@ from madx.plan import Watch, item_steps
 from madx.splits import SplitChange, SplitMap, merged
 
 #: for each row of a batch: the number of its branch, or the branch as text
-Branches = Sequence[int | str] | Tensor
+Branches = Sequence[int | str] | Tensor | np.ndarray
 Plan = dict[str, list[Callable]]
 
 
@@ -37,15 +38,15 @@ class Rows:
     counts: rows of each of these; offsets: present[k] has the sorted rows offsets[k] to offsets[k + 1].
     """
 
-    def __init__(self, ranks: Tensor, count: int, device: torch.device):
-        counts = torch.bincount(ranks, minlength=count)
-        self.present: tuple[int, ...] = tuple(counts.nonzero().flatten().tolist())
-        self.counts: list[int] = counts[counts > 0].tolist()
+    def __init__(self, ranks: np.ndarray, device: torch.device):
+        counts = np.bincount(ranks).tolist()
+        self.present = tuple(rank for rank, count in enumerate(counts) if count)
+        self.counts = [count for count in counts if count]
         self.offsets = [0, *accumulate(self.counts)]
         self.order = self.back = None  # None: they lie sorted
-        if bool((ranks[1:] < ranks[:-1]).any()):
-            order = ranks.argsort(stable=True)
-            self.order, self.back = order.to(device), order.argsort().to(device)
+        if (ranks[1:] < ranks[:-1]).any():
+            order = ranks.argsort(kind="stable")
+            self.order, self.back = (torch.from_numpy(places).to(device) for places in (order, order.argsort()))
 
     def sorted(self, tensor: Tensor) -> Tensor:
         """The rows of a tensor, sorted by branch."""
@@ -72,7 +73,7 @@ class RoutePlan:
         #: number of the differences of weights of each of `stacks`, ascending
         self.classes = [classes.index(held[stack]) for stack in self.stacks]
         self.several_weights = len(classes) > 1
-        self.ranks = torch.tensor([self.stacks.index(branch) for branch in route.branches])
+        self.ranks = np.array([self.stacks.index(branch) for branch in route.branches])
         self._numbers: dict[str, int] = {}  # a branch as text: the first of that text
         for number, branch in enumerate(route.branches):
             self._numbers.setdefault(str(branch), number)
@@ -85,34 +86,33 @@ class RoutePlan:
         #: in force while no batch is under way: whoever calls the base past the engine is told, not given something wrong
         self.unbound: Plan = {"embeddings": [_Unbound(route)]}
 
-    def numbers(self, branches: Branches | None, rows: int) -> Tensor:
-        """The branch of each row as int64 `(rows,)` on the CPU; raises CompositionError for anything that is none."""
-        count, names = len(self.route.branches), f"the {len(self.route.branches)} branches of '{self.route}'"
-        example = f"branches=[{', '.join(str(k % count) for k in range(min(max(rows, 1), 3)))}{', ...' if rows > 3 else ''}]"
+    def numbers(self, branches: Branches | None, rows: int) -> np.ndarray:
+        """The branch of each row as int64 `(rows,)`; raises CompositionError for anything that is none."""
+        count = len(self.route.branches)
         if branches is None:
-            raise CompositionError(
-                f"Which of {names} does each of the {rows} rows take? Say it by number or by text, e.g. {example}."
-            )
-        if not isinstance(branches, Tensor):
+            raise self._refused(f"'{self.route}' has {count} branches: which one does each of the {rows} rows take?", rows)
+        if isinstance(branches, Tensor):
+            branches = (branches.float() if branches.is_floating_point() else branches).detach().cpu().numpy()
+        if not isinstance(branches, np.ndarray):
             if isinstance(branches, (str, int)):
-                raise CompositionError(f"branches is {branches!r}: give a list with one entry for each row, e.g. {example}.")
+                raise self._refused(f"branches is {branches!r}: a list with one entry for each row is needed.", rows)
             branches = [self._number(b) if isinstance(b, (str, Stack)) else b for b in branches]
             wrong = [b for b in branches if isinstance(b, bool) or not hasattr(b, "__index__")]
             if wrong:
-                raise CompositionError(f"branches holds {wrong[0]!r}: whole numbers or texts are needed, e.g. {example}.")
-            branches = torch.tensor([int(b) for b in branches], dtype=torch.int64)
-        numbers = branches.detach().cpu()
-        if numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool or numbers.dim() != 1:
-            raise CompositionError(
-                f"branches is a tensor of shape {tuple(numbers.shape)} in {numbers.dtype}: one whole number a row is needed, "
-                f"e.g. {example}."
-            )
-        if len(numbers) != rows:
-            raise CompositionError(f"branches has {len(numbers)} entries for {rows} rows: give one for each row.")
-        outside = numbers[(numbers < 0) | (numbers >= count)]
-        if len(outside):
-            raise CompositionError(f"branches names {int(outside[0])}, but {names} are counted from 0 to {count - 1}.")
-        return numbers.long()
+                raise self._refused(f"branches holds {wrong[0]!r}: whole numbers or texts are needed.", rows)
+            branches = np.array([int(b) for b in branches], dtype=np.int64)
+        if branches.dtype.kind not in "iu" or branches.ndim != 1:
+            raise self._refused(f"branches has the shape {branches.shape} and holds {branches.dtype}: one whole number a row.", rows)
+        if len(branches) != rows:
+            raise self._refused(f"branches has {len(branches)} entries for {rows} rows: one for each row is needed.", rows)
+        if rows and (branches.min() < 0 or branches.max() >= count):
+            outside = branches[(branches < 0) | (branches >= count)][0]
+            raise self._refused(f"branches names {outside}, but the branches of '{self.route}' are 0 to {count - 1}.", rows)
+        return branches.astype(np.int64)
+
+    def _refused(self, what: str, rows: int) -> CompositionError:
+        shown = [str(k % len(self.route.branches)) for k in range(min(max(rows, 1), 3))]
+        return CompositionError(f"{what} Say it by number or by text, e.g. branches=[{', '.join(shown + ['...'] * (rows > 3))}].")
 
     def _number(self, branch: str | Stack) -> int:
         """The first branch that is written so, or reads the same."""
@@ -125,7 +125,7 @@ class RoutePlan:
 
     def rows(self, branches: Branches | None, rows: int, device: torch.device) -> Rows:
         """How a batch of `rows` rows is sorted."""
-        return Rows(self.ranks[self.numbers(branches, rows)], len(self.stacks), device)
+        return Rows(self.ranks[self.numbers(branches, rows)], device)
 
     def stacks_of(self, rows: Rows) -> list[Stack]:
         """The stacks that have rows, in the order in which these are sorted."""
@@ -204,11 +204,10 @@ def sort(route: RoutePlan | None, branches: Branches | None, tensor: Tensor) -> 
     return _required(route).rows(branches, len(tensor), tensor.device)
 
 
-def groups(route: RoutePlan | None, branches: Branches) -> tuple[Tensor, list[list[int]]]:
-    """Branches as numbers, and the places of those that can share a forward pass; see `Engine.groups`."""
-    numbers = _required(route).numbers(branches, len(branches))
-    classes = torch.tensor(route.classes)[route.ranks[numbers]]
-    return numbers, [(classes == c).nonzero().flatten().tolist() for c in classes.unique().tolist()]
+def groups(route: RoutePlan | None, branches: Branches) -> list[list[int]]:
+    """Places of the rows that can share a forward pass; see `Engine.groups`."""
+    classes = np.array(_required(route).classes)[route.ranks[route.numbers(branches, len(branches))]]
+    return [np.flatnonzero(classes == c).tolist() for c in np.unique(classes)]
 
 
 def _required(route: RoutePlan | None) -> RoutePlan:

@@ -93,7 +93,7 @@ class TokenClassification(Task):
         self, engine: Engine, rows: list[Row], sentences: Sequence, branches: Sequence[int] | None
     ) -> list[list[str]]:
         tags: list[list[str]] = [[] for _ in rows]
-        groups = [range(len(rows))] if branches is None else engine.groups([branches[row.sentence] for row in rows])[1]
+        groups = [range(len(rows))] if branches is None else engine.groups([branches[row.sentence] for row in rows])
         for group in groups:
             for places in batches([rows[i] for i in group], tokens_per_batch=PREDICTION_TOKENS, shuffle=False):
                 chosen = [group[place] for place in places]

@@ -183,7 +183,7 @@ def test_each_sentence_is_predicted_by_its_own_branch():
     assert t.explain(engine, LONG, branches=branches).silent == []
     with pytest.raises(DataError, match="2 branches for 3 sentences: give one for each"):
         t.predict(engine, LONG, branches=[0, 1])
-    with pytest.raises(CompositionError, match="Which of the 2 branches"):
+    with pytest.raises(CompositionError, match="has 2 branches: which one"):
         t.predict(engine, LONG)
 
 
