@@ -23,6 +23,7 @@ from madx.explain import Explanation, RouteExplanation, explain
 from madx.merging import merge
 from madx.module import Module, require_base, require_parameters, require_task_head
 from madx.modules.base import Sublayer, WeightsType
+from madx.narrowing import Narrowing, Positions
 from madx.plan import Terms, Watch, steps_at
 from madx.routing import Branches, Plan, RoutePlan, Rows
 
@@ -51,6 +52,7 @@ class Engine:
         self._replaced: list[nn.Module] = []
         self.differences = AppliedDifferences(base)
         self._terms = Terms()
+        self._narrowing = Narrowing(base)
         self._moving: WeightsType | None = None  # a difference in training: it lies above all others
         base._engine = self
         try:
@@ -166,13 +168,17 @@ class Engine:
 
     # ---- forward -------------------------------------------------------------------------------------------------
 
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor | None = None, *, branches: Branches | None = None) -> Tensor:
-        """The last layer's output `(batch, tokens, width)` of the base under the active composition. branches `(batch,)`:
-        under a route, the number or the text of each row's branch."""
-        with self._precision():
-            if (rows := routing.sort(self._route, branches, input_ids)) is not None:
-                return routing.hidden(self, input_ids, attention_mask, rows)
-            return self.base.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    def __call__(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, *, at: Positions | None = None, branches: Branches | None = None
+    ) -> Tensor:
+        """The last layer's output `(batch, tokens, width)` of the base under the active composition; at: at these positions
+        alone, `(n, width)`, for which the last layer then does less (`madx.narrowing`); branches `(batch,)`: under a route,
+        the number or the text of each row's branch."""
+        if (rows := routing.sort(self._route, branches, input_ids)) is not None:
+            with self._precision():
+                return routing.hidden(self, input_ids, attention_mask, rows=rows, at=at)
+        with self._precision(), self._narrowing.to(at, self._plan) as chosen:
+            return chosen(self.base.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state)
 
     def mlm_logits(self, hidden: Tensor, *, branches: Branches | None = None) -> Tensor:
         """Scores over the vocabulary: `(n, width)` -> `(n, vocabulary)`, by the base's head, with the invertible part
@@ -260,6 +266,8 @@ class Engine:
             else:
                 self._replace(layer.get_submodule(place.output), self._at_output, site.name, captured)
                 self._capture(site.name, "residual")
+        if (last := self._narrowing.place(self.base)) is not None:
+            self._replace(last, self._narrowing.wrap)
         for module, wrapper in list(untied(self.base, self.differences)):
             self._replace(module, wrapper)
         for path in family.before_decoder if family.tied else ():

@@ -23,6 +23,7 @@ from madx.composition import Average, Item, Route, Scaled, Stack, Ties, parse
 from madx.errors import CompositionError, did_you_mean
 from madx.module import Module
 from madx.modules.base import Site
+from madx.narrowing import Positions
 from madx.plan import Watch, item_steps
 from madx.splits import SplitChange, SplitMap, merged
 
@@ -51,6 +52,10 @@ class Rows:
     def sorted(self, tensor: Tensor) -> Tensor:
         """The rows of a tensor, sorted by branch."""
         return tensor if self.order is None else tensor.index_select(0, self.order)
+
+    def places(self, at: Positions) -> Positions:
+        """Positions in the batch -> in the sorted batch."""
+        return at if self.back is None else (self.back[at[0]], at[1])
 
     def unsorted(self, tensor: Tensor) -> Tensor:
         """Sorted rows, back in the order of the batch."""
@@ -227,11 +232,16 @@ def running(engine, rows: Rows | None, plan: Plan | None = None) -> Iterator[Non
         engine._plan, engine._rows = engine._route.unbound, None
 
 
-def hidden(engine, input_ids: Tensor, attention_mask: Tensor | None, rows: Rows) -> Tensor:
-    """The last layer's output of a batch: one forward pass, or one for each of several differences of weights."""
+def hidden(
+    engine, input_ids: Tensor, attention_mask: Tensor | None, *, rows: Rows, at: Positions | None = None
+) -> Tensor:
+    """The last layer's output of a batch: one forward pass, or one for each of several differences of weights. A last layer
+    that splits the rows is not narrowed to `at`: there the positions would have to be split as well."""
     ids, mask = rows.sorted(input_ids), None if attention_mask is None else rows.sorted(attention_mask)
     found: list[Tensor] = []
-    for stack, part, plan in engine._route.passes(rows):
+    passes = list(engine._route.passes(rows))
+    narrowed = rows.places(at) if at is not None and len(passes) == 1 else None
+    for stack, part, plan in passes:
         if engine._route.several_weights:
             if found and found[-1].requires_grad:
                 raise CompositionError(
@@ -239,10 +249,13 @@ def hidden(engine, input_ids: Tensor, attention_mask: Tensor | None, rows: Rows)
                     "back through weights that have changed since. Train on rows of one such branch at a time, or use no_grad."
                 )
             engine._put_on(stack)
-        with running(engine, None, plan):
+        with running(engine, None, plan), engine._narrowing.to(narrowed, plan) as chosen:
             inputs = {"input_ids": ids[part], "attention_mask": None if mask is None else mask[part]}
-            found.append(engine.base.encoder(**inputs).last_hidden_state)
-    return rows.unsorted(found[0] if len(found) == 1 else torch.cat(found))
+            found.append(chosen(engine.base.encoder(**inputs).last_hidden_state))
+    if narrowed is not None:
+        return found[0]
+    whole = rows.unsorted(found[0] if len(found) == 1 else torch.cat(found))
+    return whole if at is None else whole[at]
 
 
 def label_logits(engine, hidden: Tensor, rows: Rows) -> Tensor:

@@ -62,6 +62,9 @@ def require_equal(made, route, branches, **options):
     made.activate(route)
     for found, wanted in zip(everything(made, ids, mask, branches, **options), expected, strict=True):
         assert found.shape == wanted.shape and torch.allclose(found, wanted, atol=1e-5, rtol=1e-5), (found - wanted).abs().max()
+    places = torch.randperm(int(mask.sum()), generator=torch.Generator().manual_seed(0))  # some positions alone, in any order
+    at = tuple(index[places] for index in mask.nonzero(as_tuple=True))
+    assert torch.allclose(made(ids, mask, at=at, branches=branches), expected[0][places], atol=1e-5, rtol=1e-5)
 
 
 # ---- the contract --------------------------------------------------------------------------------------------------------
@@ -175,6 +178,16 @@ def test_a_batch_of_one_branch_runs_the_plain_plan_and_nothing_is_compiled_twice
     made.activate("route(swa + ner, yor + ner)")
     assert torch.equal(made(ids, mask, branches=[0, 1, 0, 1]), mixed)
     assert torch.allclose(made(ids, mask, branches=[0, 1, 1, 1])[:2], mixed[:2], atol=1e-5)
+
+
+def test_a_last_layer_that_all_rows_share_is_narrowed():
+    made = engine(swa={"bottleneck": {"leave_out": [-1]}}, yor={"bottleneck": {"leave_out": [-1]}}, ner="pfeiffer")
+    require_equal(made, Route("swa + ner", "yor + ner"), [1, 0, 1, 0])
+    seen, unit = [], made.module("ner").units["layer.2.ffn"]["bottleneck"]
+    unit.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].sum.shape)))
+    ids, mask = tiny.inputs(4, 16)
+    made(ids, mask, at=(torch.tensor([3, 0, 1]), torch.tensor([2, 5, 0])), branches=[1, 0, 1, 0])
+    assert seen == [(1, 3, 32)]
 
 
 @torch.no_grad()

@@ -124,10 +124,10 @@ class TokenClassification(Task):
 def word_logits(engine: Engine, batch: Batch) -> Tensor:
     """Scores `(words of the batch, labels)` in float32, read at each word's first piece, row after row."""
     branches = batch.get("branches")
-    hidden = engine(batch["input_ids"], batch["attention_mask"], branches=branches)
     rows, words = (batch["first"] >= 0).nonzero(as_tuple=True)
-    of_words = None if branches is None else branches[rows]
-    return engine.label_logits(hidden[rows, batch["first"][rows, words]], branches=of_words).float()
+    at = rows, batch["first"][rows, words]
+    hidden = engine(batch["input_ids"], batch["attention_mask"], at=at, branches=branches)
+    return engine.label_logits(hidden, branches=None if branches is None else branches[rows]).float()
 
 
 def _for_each(sentences: Sequence, branches: Sequence[int] | None) -> Sequence[int] | None:
