@@ -107,7 +107,7 @@ class RouteExplanation:
         return asdict(self)
 
     def __str__(self) -> str:
-        lines = [f"route of {len(self.branches)}   on {self.base}"]
+        lines = [f"route of {len(self.branches)} branches   on {self.base}"]
         for number, branch in enumerate(self.branches):
             lines += [f"branch {number}: {branch.composition}", *branch.lines()]
         if len(self.branches) > 1 and self.shared:

@@ -413,7 +413,7 @@ def test_explained_branch_by_branch():
     made = engine(swa="madx", yor="lt_sft", hau="madx", ner="pfeiffer")
     made.activate("route(swa + ner, 0.5*hau + ner, swa + ner)")
     text = str(made.explain())
-    assert text.startswith("route of 3   on tiny-xlm-roberta (xlm-roberta, 3 layers)\nbranch 0: swa + ner\n")
+    assert text.startswith("route of 3 branches   on tiny-xlm-roberta (xlm-roberta, 3 layers)\nbranch 0: swa + ner\n")
     assert "at once for all rows: ner" in text and "every module named acts" in text and "forward pass" not in text
     assert text.count("after undoing swa") == 2 and "none: a scaled invertible part has no inverse" in text
     assert text.count("ner: 3 labels") == 3 and text.count("reads sum_norm, times 0.5") == 1

@@ -35,7 +35,8 @@ def predict(
         Optional[list[str]],
         typer.Option(
             "--language", metavar="LANGUAGE[=STACK]", show_default=False,
-            help="Lines say their language, LANGUAGE<tab>TEXT or JSON; its module (or STACK, e.g. eng=base) lies below --stack.",
+            help="Each line says its language (LANGUAGE, a tab, TEXT; or JSON with language and text); the module of that name, or "
+            "STACK, lies below --stack. Give it once for each language, e.g. --language swa --language eng=base.",
         ),
     ] = None,
     form: Annotated[
@@ -48,6 +49,7 @@ def predict(
     """Tag text by a stack of stored modules, e.g. find its names.
 
     Example: madx predict --stack "swa + ner@1" "Juma anaishi Nairobi."
+
     Mixed languages: madx predict --stack ner@1 --language swa --language yor < lines.tsv
     """
     from madx.jobs import Predictor
