@@ -30,6 +30,8 @@ from madx.splits import SplitChange, SplitMap, merged
 #: for each row of a batch: the number of its branch, or the branch as text
 Branches = Sequence[int | str] | Tensor | np.ndarray
 Plan = dict[str, list[Callable]]
+#: sets of branches whose plans a route keeps, the newest ones: batches of few rows out of many languages bring ever new sets
+KEPT = 256
 
 
 class Rows:
@@ -155,6 +157,8 @@ class RoutePlan:
     def plan(self, present: tuple[int, ...], offsets: list[int]) -> Plan:
         """What runs at each site on rows of these ranks, lying at these offsets."""
         if present not in self._plans:
+            if len(self._plans) >= KEPT:
+                del self._plans[next(iter(self._plans))]
             here: list[int] = []  # the offsets of the batch at hand; all steps of this plan look here
             plan = {}
             for site in self.sites:

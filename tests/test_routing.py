@@ -180,6 +180,17 @@ def test_a_batch_of_one_branch_runs_the_plain_plan_and_nothing_is_compiled_twice
     assert torch.allclose(made(ids, mask, branches=[0, 1, 1, 1])[:2], mixed[:2], atol=1e-5)
 
 
+def test_only_the_newest_sets_of_branches_are_kept(monkeypatch):
+    monkeypatch.setattr("madx.routing.KEPT", 2)
+    made = engine(swa="pfeiffer", yor="pfeiffer", hau="pfeiffer")
+    made.activate("route(swa, yor, hau)")
+    ids, mask = tiny.inputs(2)
+    before = made(ids, mask, branches=[0, 1])
+    for branches in ([1, 2], [2, 0], [0, 0]):
+        made(ids, mask, branches=branches)
+    assert len(made._route._plans) == 2 and torch.equal(made(ids, mask, branches=[0, 1]), before)
+
+
 def test_a_last_layer_that_all_rows_share_is_narrowed():
     made = engine(swa={"bottleneck": {"leave_out": [-1]}}, yor={"bottleneck": {"leave_out": [-1]}}, ner="pfeiffer")
     require_equal(made, Route("swa + ner", "yor + ner"), [1, 0, 1, 0])
