@@ -25,6 +25,7 @@ from madx.errors import CompositionError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]*")
 RESERVED = ("base", "average", "ties", "route")
+HUB_MARK = "hf://"  # how a place on the model hub begins
 MAX_NAME = 100
 LEAST_SUM = 1e-12  # a sum of weights below this counts as zero,
 LEAST_SHARE = 1e-6  # and so does one that is this small beside the weights: scaled by it, rounding would show
@@ -35,9 +36,16 @@ def check_name(name: str) -> str:
     if not isinstance(name, str) or not NAME.fullmatch(name) or name in RESERVED or len(name) > MAX_NAME:
         raise CompositionError(
             f"{name!r} cannot name a module. A name starts with a letter or digit, goes on with letters, digits, "
-            f"'.', '_', '-' or '@' (at most {MAX_NAME}), and is none of: {', '.join(RESERVED)}."
+            f"'.', '_', '-' or '@' (at most {MAX_NAME}), and is none of: {', '.join(RESERVED)}.{of_the_hub(name)}"
         )
     return name
+
+
+def of_the_hub(text) -> str:
+    """What to do with a place on the hub where a name is due."""
+    if HUB_MARK not in str(text):
+        return ""
+    return " A module of the hub is first pulled into the store, by `madx modules pull OWNER/NAME`; it then goes by its name."
 
 
 @dataclass(frozen=True, init=False)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from madx.composition import MAX_NAME, Average, Composition, Item, Route, Scaled, Stack, Ties
+from madx.composition import MAX_NAME, Average, Composition, Item, Route, Scaled, Stack, Ties, of_the_hub
 from madx.errors import CompositionError
 
 MAX_DEPTH = 50  # brackets inside brackets
@@ -33,7 +33,7 @@ class _Parser:
         came = repr(self.text[at : at + 20]) if at < len(self.text) else "the end"
         return CompositionError(
             f"Cannot read the composition {_shortened(self.text)}: expected {expected} at character {at + 1}, found {came}. "
-            "Examples: 'swa + ner', 'average(swa, hau) + ner', 'base'."
+            f"Examples: 'swa + ner', 'average(swa, hau) + ner', 'base'.{of_the_hub(self.text)}"
         )
 
     def peek(self) -> tuple[str | None, str | None, str | None]:

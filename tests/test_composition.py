@@ -242,8 +242,8 @@ def test_printed_text_is_in_the_alphabet():
 # ---- routes ------------------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(stacks(), min_size=1, max_size=4))
-@quick
+@given(st.lists(stacks(), min_size=1, max_size=3))
+@settings(quick, max_examples=40)
 def test_a_route_is_its_branches_in_order(branches):
     route = Route(*branches)
     assert route.branches == tuple(branches) and parse(str(route)) == route == as_composition(str(route)) == as_composition(route)

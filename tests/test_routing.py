@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from madx.composition import Route
 from madx.engine import Engine
 from madx.errors import CompositionError
+from madx.interop import export_modules
+from madx.mixing import EntropyMixing
 from madx.module import new_module
 from madx.modules import MODULE_TYPES
 from madx.routing import RoutePlan
+from madx.tasks.token_classification import word_logits
 from madx.training import TrainSettings, fit
 
 LABELS = ("O", "B-PER", "I-PER")
@@ -334,7 +337,7 @@ def test_a_difference_that_all_branches_share_is_trained_on_mixed_batches():
     assert all(torch.equal(p, theta[n]) for n, p in made.base.encoder.named_parameters())
 
 
-def test_gradients_through_weights_that_changed_since_are_refused():
+def test_gradients_through_weights_that_changed_since_are_refused(tmp_path):
     made = engine(swa={"sparse_diff": {}, "bottleneck": {}}, yor="lt_sft", ner="pfeiffer")
     made.activate("route(swa + ner, yor + ner)")
     made.train_only("ner")
@@ -347,6 +350,11 @@ def test_gradients_through_weights_that_changed_since_are_refused():
             pass
     with pytest.raises(CompositionError, match="cannot be merged into the base"):
         made.merge()
+    with pytest.raises(CompositionError, match="cannot be written in another format"):
+        export_modules(made.composition, made.modules, "adapterhub", tmp_path / "x", base=made.base)
+    with pytest.raises(CompositionError, match="cannot be mixed for each sentence"):
+        EntropyMixing(made, word_logits)
+    assert not list(tmp_path.iterdir())
 
 
 # ---- bad input -----------------------------------------------------------------------------------------------------------

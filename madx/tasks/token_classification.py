@@ -15,10 +15,13 @@ from madx.data.windows import Row, encode_words
 from madx.engine import Engine
 from madx.errors import DataError
 from madx.explain import Explanation, RouteExplanation
+from madx.mixing import EntropyMixing
 from madx.tasks.base import Batch, Task
 
 #: tokens, padding included, of a batch in prediction
 PREDICTION_TOKENS = 4096
+#: the same where gradients are needed: the forward pass then keeps what the backward pass reads
+MIXING_TOKENS = 1024
 
 
 class TokenClassification(Task):
@@ -68,7 +71,7 @@ class TokenClassification(Task):
         parts = [[self.train_rows[i] for i in rows[a : a + size]] for a in range(0, len(rows), size)]
         return [self._collate(part, self.train_branches) for part in parts]
 
-    def _collate(self, rows: list[Row], branches: Sequence[int] | None) -> Batch:
+    def _collate(self, rows: list[Row], branches: Sequence[int] | None = None) -> Batch:
         batch = collate(rows, self.tokenizer.pad_token_id)
         if branches is not None:
             batch["branches"] = torch.tensor([branches[row.sentence] for row in rows], dtype=torch.int64)
@@ -82,24 +85,29 @@ class TokenClassification(Task):
         logits = word_logits(engine, batch)
         return F.cross_entropy(logits, labels[batch["first"] >= 0], reduction="sum", ignore_index=IGNORED)
 
-    def predict(self, engine: Engine, sentences: Sequence, *, branches: Sequence[int] | None = None) -> list[list[str]]:
-        """A tag for each word of each sentence (anything with `.tokens`), by the active composition; under a route by each
-        sentence's own branch, sentences of all branches in the same batches."""
+    def predict(
+        self, engine: Engine, sentences: Sequence, *, mixing: EntropyMixing | None = None, branches: Sequence[int] | None = None
+    ) -> list[list[str]]:
+        """A tag for each word of each sentence (anything with `.tokens`), by the active composition; with `mixing`, under
+        weights of its average that are moved for each sentence; under a route by each sentence's own branch, sentences of
+        all branches in the same batches."""
         rows = encode_words(self.tokenizer, sentences, None, max_length=self.max_length)
-        return self._predict_rows(engine, rows, sentences, _for_each(sentences, branches))
+        return self._predict_rows(engine, rows, sentences, mixing=mixing, branches=_for_each(sentences, branches))
 
     @torch.no_grad()
     def _predict_rows(
-        self, engine: Engine, rows: list[Row], sentences: Sequence, branches: Sequence[int] | None
-    ) -> list[list[str]]:
+        self, engine: Engine, rows: list[Row], sentences: Sequence, *, mixing: EntropyMixing | None = None,
+        branches: Sequence[int] | None = None,
+    ) -> list[list[str]]:  # fmt: skip
         tags: list[list[str]] = [[] for _ in rows]
+        scores, tokens = (word_logits, PREDICTION_TOKENS) if mixing is None else (mixing, MIXING_TOKENS)
         groups = [range(len(rows))] if branches is None else engine.groups([branches[row.sentence] for row in rows])
         for group in groups:
-            for places in batches([rows[i] for i in group], tokens_per_batch=PREDICTION_TOKENS, shuffle=False):
+            for places in batches([rows[i] for i in group], tokens_per_batch=tokens, shuffle=False):
                 chosen = [group[place] for place in places]
                 batch = self._collate([rows[i] for i in chosen], branches)
                 batch = {k: v.to(engine.base.device) for k, v in batch.items()}
-                best = iter(word_logits(engine, batch).argmax(-1).tolist())
+                best = iter(scores(engine, batch).argmax(-1).tolist())
                 for i in chosen:
                     tags[i] = self.labels.decode(next(best) for _ in rows[i].first)
         return merge_predictions(rows, tags, sentences)
@@ -113,7 +121,7 @@ class TokenClassification(Task):
         return engine.explain(batch["input_ids"], batch["attention_mask"], branches=batch.get("branches"))
 
     def evaluate(self, engine: Engine) -> dict[str, float]:
-        return self.score(self.dev, self._predict_rows(engine, self.dev_rows, self.dev, self.dev_branches)).summary()
+        return self.score(self.dev, self._predict_rows(engine, self.dev_rows, self.dev, branches=self.dev_branches)).summary()
 
     @staticmethod
     @abstractmethod
