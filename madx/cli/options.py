@@ -63,6 +63,19 @@ def numbers(text: str | None, flag: str) -> list[int] | None:
         ) from None
 
 
+def below(items: list[str] | None, flag: str) -> dict[str, str]:
+    """`["swa", "eng=base"]` -> {"swa": "swa", "eng": "base"}; raises ConfigError for an empty or repeated language."""
+    found: dict[str, str] = {}
+    for item in items or []:
+        language, given, stack = item.partition("=")
+        if not language or given and not stack or language in found:
+            raise ConfigError(
+                f"{flag} {item!r}: each language once, as LANGUAGE or LANGUAGE=STACK, e.g. {flag} swa {flag} eng=base."
+            )
+        found[language] = stack or language
+    return found
+
+
 def pairs(items: list[str] | None, flag: str, form: str = "LANGUAGE=PATH") -> dict[str, str]:
     """`["swa=a.conll"]` -> {"swa": "a.conll"}; raises ConfigError naming every item that is not of the form."""
     split = [item.partition("=") for item in items or []]
