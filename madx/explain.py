@@ -144,6 +144,7 @@ def explain(engine, input_ids: Tensor | None = None, attention_mask: Tensor | No
     else:
         decoder = "after undoing " + ", then ".join(inverted)
     heads = [n for n in names if engine.modules[n].head is not None]
+    acting |= {n for n in heads[-1:] if not engine.modules[n].units}  # a head alone changes no site: it predicts
     head = f"{heads[-1]}: {len(engine.modules[heads[-1]].info.labels)} labels" if heads else "none"
     return Explanation(
         str(composition), f"{engine.base.label} ({engine.base.config.model_type}, {engine.base.depth} layers)",
