@@ -33,7 +33,9 @@ class Evaluate(JobSettings):
     task_module: str = Field(default="ner", description="Task module, or the name before @SEED of several.")
     source: str | None = Field(default=None, description="Source language; null: the one that the task module records.")
     targets: dict[str, str] = Field(min_length=1, description="Language -> labelled test data; the source may be among them.")
-    modules: dict[str, str] = Field(default={}, description="Language -> its module, where the name is not the language.")
+    modules: dict[str, str | None] = Field(
+        default={}, description="Language -> its module, where the name is not the language; null: it has none."
+    )
     controls: list[Literal["none", "source", "target", "mean"]] = Field(
         default=list(CONTROLS), min_length=1, description="none, source's kept, target's, mean of the others'."
     )
@@ -91,6 +93,8 @@ def _attach(engine: Engine, store: Store, settings: Evaluate, source: str) -> di
     found = {}
     for language in dict.fromkeys([source, *settings.targets]):
         name = settings.modules.get(language, language)
+        if name is None:
+            continue
         if name in stored:
             found[language] = name
         elif language in settings.modules:
