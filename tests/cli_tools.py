@@ -11,7 +11,7 @@ import madx.jobs
 from madx.cli import app
 
 ROOT = Path(__file__).parents[1]
-SCHEMAS = {"train-language": "TrainLanguage", "train-task": "TrainTask", "evaluate": "Evaluate"}
+SCHEMAS = {"train-language": "TrainLanguage", "train-task": "TrainTask", "evaluate": "Evaluate", "matrix": "Matrix", "compare": "Compare"}
 
 
 def run(*words: str, input: str | None = None):

@@ -3,7 +3,7 @@
 import typer
 
 from madx import __version__
-from madx.cli import jobs, modules, reference, using
+from madx.cli import jobs, many, modules, reference, using
 from madx.cli.console import MadxGroup, ignore_warnings, out, set_up_messages
 
 app = typer.Typer(
@@ -47,6 +47,8 @@ app.command("quickstart", rich_help_panel=TRAIN)(jobs.quickstart)
 app.command("train-language", rich_help_panel=TRAIN)(jobs.train_language)
 app.command("train-task", rich_help_panel=TRAIN)(jobs.train_task)
 app.command("evaluate", rich_help_panel=TRAIN)(jobs.evaluate)
+app.command("matrix", rich_help_panel=TRAIN)(many.matrix)
+app.command("compare", rich_help_panel=TRAIN)(many.compare)
 app.command("predict", rich_help_panel=USE)(using.predict)
 app.command("explain", rich_help_panel=USE)(using.explain)
 app.command("export", rich_help_panel=USE)(using.export)

@@ -65,7 +65,7 @@ def _scores(axes, bar, matrix: TransferMatrix, names: list[str]) -> None:
     colours = ScalarMappable(Normalize(low, high) if high - low > 0.1 else Normalize(low - 1, high + 1), "cividis")
     for y, name in enumerate(names):
         for x, row in enumerate(r for r in table if r.target == name):
-            _square(axes, x, y, row, colours)
+            score_square(axes, x, y, row, colours)
     axes.set(xlim=(-0.5, len(CONTROLS) - 0.5), ylim=(len(names) - 0.5, -0.5))
     axes.set_xticks(range(len(CONTROLS)), [f"{c}\nmodule" if c != "none" else "no\nmodule" for c in CONTROLS],
                     fontsize=9)
@@ -77,7 +77,8 @@ def _scores(axes, bar, matrix: TransferMatrix, names: list[str]) -> None:
     bar.set_title("F1", fontsize=8)
 
 
-def _square(axes, x: int, y: int, row: Row, colours: ScalarMappable) -> None:
+def score_square(axes, x: int, y: int, row: Row, colours: ScalarMappable) -> None:
+    """A place of a heatmap: mean ± sd on its colour; hatched without a score, framed in red with a silent module."""
     corner = (x - 0.48, y - 0.46)
     if row.mean is None:
         axes.add_patch(Rectangle(corner, 0.96, 0.92, facecolor="#EEEEEE", edgecolor="#BBBBBB", hatch="///", lw=0))

@@ -76,7 +76,7 @@ def to_csv(matrix: TransferMatrix) -> str:
     return out.getvalue()
 
 
-def _markdown_table(head: list[str], lines: list[list[str]], text_columns: int = 1) -> str:
+def markdown_table(head: list[str], lines: list[list[str]], text_columns: int = 1) -> str:
     """Columns padded to equal width, the first `text_columns` to the left, numbers to the right."""
     lines = [[cell.replace("|", "\\|") for cell in line] for line in (head, *lines)]
     widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(head))]
@@ -102,15 +102,15 @@ def to_markdown(matrix: TransferMatrix) -> str:
         cells = [f"**{score_text(r.mean, r.sd)}**" if r.control in best
                  else score_text(r.mean, r.sd) + (" 🔴 silent" if r.silent else "") for r in rows]
         lines.append([target, *cells, _seeds(rows)])
-    parts.append(_markdown_table(["language", *CONTROLS, "n"], lines))
+    parts.append(markdown_table(["language", *CONTROLS, "n"], lines))
     parts.append("\n".join(f"- `{name}`: {meaning}" for name, meaning in CONTROLS.items()))
     parts.append("## Differences\n\nF1 under the target module minus F1 under the control. Over seeds: 95 % t "
                  "interval. Over sentences: 95 % interval and p of a paired bootstrap, counts of all seeds added.")
-    parts.append(_markdown_table(["language", "minus", "difference", "over seeds", "n", "over sentences", "p"],
+    parts.append(markdown_table(["language", "minus", "difference", "over seeds", "n", "over sentences", "p"],
                                  [_contrast_line(c) for c in contrasts if c.target != AVERAGE or c.languages > 1], 2))
     parts.append("\n".join("- " + line.removeprefix("- ") for line in matrix.notes(contrasts)))
     parts.append("## Per type\n\nMean over seeds; F1 with its deviation. `all`: micro average. Support: gold entities.")
-    parts.append(_markdown_table(["language", "control", "type", "precision", "recall", "F1", "support"],
+    parts.append(markdown_table(["language", "control", "type", "precision", "recall", "F1", "support"],
                                  _per_type_lines(matrix), 3))
     sources = [f"- data `{file}`: sha256 `{digest}`" for file, digest in meta.data.items()]
     sources += [f"- {library} {version}" for library, version in meta.versions.items()]

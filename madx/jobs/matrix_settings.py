@@ -6,7 +6,7 @@ from pydantic import Field
 
 from madx.config import Settings, faults_of
 from madx.errors import ConfigError, MadxError
-from madx.jobs.common import JobSettings, check_language, check_parts
+from madx.jobs.common import JobSettings, check_language, check_parts, layered
 from madx.jobs.evaluate import Evaluate
 from madx.jobs.train_language import TrainLanguage
 from madx.jobs.train_task import Columns, TrainTask
@@ -136,17 +136,7 @@ class JobsOf:
             raise ConfigError(f"{len(lines)} fault{'s' * (len(lines) > 1)} in the matrix:\n  " + "\n  ".join(lines))
 
     def _merged(self, *layers: dict[str, Any]) -> dict[str, Any]:
-        """Later layers replace keys of earlier ones; `train` (and `train.sparse`) is merged key by key."""
-        merged: dict[str, Any] = {**self.shared, "overwrite": True, "train": {"progress": self.settings.progress}}
-        for layer in layers:
-            merged |= {key: value for key, value in layer.items() if key != "train"}
-            train = layer.get("train", {})
-            if not isinstance(train, dict):
-                merged["train"] = train
-                continue
-            sparse = {**merged["train"].get("sparse", {}), **train.get("sparse", {})}
-            merged["train"] = merged["train"] | train | ({"sparse": sparse} if sparse else {})
-        return merged
+        return layered({**self.shared, "overwrite": True, "train": {"progress": self.settings.progress}}, *layers)
 
     def _made(self, schema, data: dict, place: str, check=None):
         made, faults = faults_of(schema, data)

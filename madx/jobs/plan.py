@@ -6,7 +6,7 @@ types that need the same language module share it, and going back to settings of
 """
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from madx.base import load_base
@@ -16,9 +16,10 @@ from madx.data.labels import LabelSet, require
 from madx.errors import MadxError
 from madx.jobs.evaluate import Evaluate
 from madx.jobs.matrix_settings import JobsOf, Matrix
-from madx.jobs.reuse import digest, identity, source_digest, stored
+from madx.jobs.reuse import content_name, identity, source_digest, stored
 from madx.jobs.train_language import TrainLanguage, recipe_steps
 from madx.jobs.train_task import TrainTask, read_labelled
+from madx.presets import preset
 from madx.store import Store
 from madx.training.selections import SELECTIONS
 
@@ -125,10 +126,17 @@ class _Planner:
 
     def _languages(self, label: str, seed: int, wanted: dict) -> dict[str, str]:
         """Language -> the name of its module, for those that can be had."""
-        settings, found = self.settings, dict(self.settings.module_types[label].use)
+        settings, found = self.settings, {}
+        for language, name in settings.module_types[label].use.items():
+            try:
+                found[language] = self.store.show(name).name
+            except MadxError as error:
+                self._fail(f"{language}, {label}", error)
         own = seed if settings.language_seeds == "each" else settings.seeds[0]
         for language in settings.corpora:
-            if language not in found and (name := self._training(wanted[label, language, own], language, seed=own)):
+            if language in settings.module_types[label].use:
+                continue
+            if name := self._training(wanted[label, language, own], f"{language}, {label}", seed=own):
                 found[language] = name
         return found
 
@@ -142,14 +150,14 @@ class _Planner:
             self._fail(what, error)
             return None
         kind = job.language if isinstance(job, TrainLanguage) else f"{job.task}-{job.language}"
-        name = f"{kind}-{digest(own | {'seed': None, 'under': under}, self.code)}@{seed}"
+        name = content_name(kind, own, seed=seed, under=under, code=self.code)
         if name not in self.trainings:
             there = (under is None or weights is not None) and stored(self.store, name, own, type(job))
             run = Path(self.settings.run) / "runs" / name
             job = job.model_copy(update={"name": name, "run": str(run)} | ({"language_module": under} if under else {}))
             if isinstance(job, TrainLanguage) and job.cache is None:
                 job = job.model_copy(update={"cache": str(Path(self.settings.run) / "runs" / "cache")})
-            begun = not there and next(run.rglob("*.safetensors"), None) is not None
+            begun = not there and next(run.parent.glob(f"{name}-*/**/*.safetensors"), None) is not None
             self.trainings[name] = Training(name, what, job, own, under, steps, there, begun)
         return name
 
@@ -206,27 +214,10 @@ class _Planner:
             size = 0 if is_dataset(job.corpus) else sum(file.stat().st_size for file in find_files(job.corpus))
             steps = recipe_steps(int(size / TOKEN_BYTES))
         sparse = job.train.sparse
-        if "sparse_diff" not in self._part_names(job):
+        if "sparse_diff" not in (preset(job.parts) if isinstance(job.parts, str) else job.parts):
             return steps
         full = sparse.full_share if SELECTIONS.get(sparse.selection).needs == "full" else 0.0
         return round(steps * sparse.iterations * (1 + full))
 
-    def _part_names(self, job) -> list[str]:
-        from madx.presets import PRESETS
-
-        return list(PRESETS[job.parts][0] if isinstance(job.parts, str) else job.parts)
-
     def _fail(self, what: str, why) -> None:
         self.failures.setdefault(f"{what} {why}", Failure(what, str(why)))
-
-
-def with_module(scoring: Scoring, *, folder: Path, store: Store) -> Scoring:
-    """The evaluation with its modules and a results folder of its own: by names and weights of all modules, data, settings.
-
-    Modules that are not in the store are left out of it."""
-    there = store.names()
-    modules = {language: name if name in there else None for language, name in scoring.modules.items()}
-    weights = [store.show(name).weights.sha256 for name in (scoring.module, *modules.values()) if name]
-    return replace(scoring, modules=modules, job=scoring.job.model_copy(update={
-        "task_module": scoring.module, "modules": modules, "run": str(folder / f"{scoring.task}-{scoring.source}"),
-    })), weights

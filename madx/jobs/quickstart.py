@@ -17,9 +17,9 @@ from madx.data import world
 from madx.errors import ConfigError, did_you_mean
 from madx.evaluation import TransferMatrix
 from madx.jobs.evaluate import Evaluate, evaluate
-from madx.jobs.reuse import identity, in_own_folder, stored
-from madx.jobs.train_language import TrainLanguage, train_language
-from madx.jobs.train_task import TrainTask, train_task
+from madx.jobs.reuse import identity, train_if_missing
+from madx.jobs.train_language import TrainLanguage
+from madx.jobs.train_task import TrainTask
 from madx.store import Store
 from madx.training import TrainSettings
 
@@ -73,20 +73,16 @@ def quickstart(settings: Quickstart) -> QuickstartResult:
         job = language_job(settings, language)
         world.write_corpus(language, job.corpus, sentences=settings.corpus_sentences, seed=1)
         wanted = identity(job, base, seed=job.seed)
-        if stored(store, language, wanted, TrainLanguage):
+        if not train_if_missing(store, job, language, wanted):
             reused.append(language)
-        else:
-            train_language(in_own_folder(job, wanted))
     job = task_job(settings)
     world.write_ner(SOURCE, job.data, split="train", sentences=settings.train_sentences, seed=2)
     world.write_ner(SOURCE, job.dev, split="dev", sentences=settings.test_sentences, seed=3)
     for seed in settings.seeds:
         one = job.model_copy(update={"seeds": [seed], "name": f"ner@{seed}"})
         wanted = identity(one, base, seed=seed, under=store.show(SOURCE).weights.sha256)
-        if stored(store, one.name, wanted, TrainTask):
+        if not train_if_missing(store, one, one.name, wanted):
             reused.append(one.name)
-        else:
-            train_task(in_own_folder(one, wanted))
     if reused:
         log.info("used again from %s: %s (remove the folder to train anew)", store.root, ", ".join(reused))
     for language, path in (job := evaluate_job(settings)).targets.items():

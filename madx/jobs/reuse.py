@@ -7,6 +7,7 @@ of the data, the base's and the tokenizer's fingerprint, the seed, the module un
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,9 +17,9 @@ import madx.training
 from madx.base import Base
 from madx.data.corpora import check_exists, find_files, is_dataset, sha256_of
 from madx.errors import StoreError
-from madx.jobs.common import JobSettings, versions
-from madx.jobs.train_language import TrainLanguage
-from madx.jobs.train_task import TrainTask
+from madx.jobs.common import JobSettings, is_main, versions
+from madx.jobs.train_language import TrainLanguage, train_language
+from madx.jobs.train_task import TrainTask, train_task
 from madx.module import ModuleInfo
 from madx.modules.base import PartConfig
 from madx.presets import make_parts, preset
@@ -42,7 +43,7 @@ def identity(job: TrainLanguage | TrainTask, base: Base, *, seed: int, under: st
     parts = preset(job.parts) if isinstance(job.parts, str) else make_parts(job.parts)
     return {
         "settings": _learnt(job.model_dump(mode="json"), _parts(parts)), "seed": seed, "under": under,
-        "data": [mark for source in sources for mark in _contents(source, corpus=corpus)], "madx": versions()["madx"],
+        "data": [mark for source in sources for mark in file_marks(source, corpus=corpus)], "madx": versions()["madx"],
         "base": base.fingerprint, "tokenizer": base.tokenizer_fingerprint,
     }  # fmt: skip
 
@@ -60,9 +61,25 @@ def stored(store: Store, name: str, wanted: dict, schema: type[JobSettings]) -> 
         return False
 
 
-def in_own_folder(job, wanted: dict):
-    """The job with a run folder for what it learns: the checkpoint of another run is no hindrance."""
-    return job.model_copy(update={"run": f"{job.run}-{digest(wanted)}"})
+def train_if_missing(store: Store, job: TrainLanguage | TrainTask, name: str, wanted: dict) -> bool:
+    """Have the store hold the module of this name; gives whether it had to be trained for that.
+
+    The run folder is one for what is learnt, so that the checkpoint of another run is no hindrance. Once the module is
+    stored, the checkpoints go: they are as large as all that moved, three times over."""
+    if stored(store, name, wanted, type(job)):
+        return False
+    job = job.model_copy(update={"run": f"{job.run}-{digest(wanted)}"})
+    train_language(job) if isinstance(job, TrainLanguage) else train_task(job)
+    if is_main():
+        for file in Path(job.run).rglob("*.safetensors"):
+            with suppress(OSError):
+                file.unlink()
+    return True
+
+
+def content_name(kind: str, wanted: dict, *, seed: int, under: str | None = None, code: str = "") -> str:
+    """`swa-1a2b3c4d@1`: a name by all that decides what is learnt; `under`: the name of the module under it."""
+    return f"{kind}-{digest(wanted | {'seed': None, 'under': under}, code)}@{seed}"
 
 
 def source_digest() -> str:
@@ -99,8 +116,8 @@ def _parts(parts: dict[str, PartConfig]) -> list:
     return [[name, config.model_dump(mode="json")] for name, config in parts.items()]
 
 
-def _contents(source: str | Sequence[str], *, corpus: bool) -> list[str]:
-    """sha256 of each file of a source; a data set's name, since its content is elsewhere."""
+def file_marks(source: str | Sequence[str], *, corpus: bool = False) -> list[str]:
+    """sha256 of each file of a source, a corpus or one file; a data set's name, since its content is elsewhere."""
     if is_dataset(source):
         return [source]
     files = find_files(source) if corpus else [Path(source)]
