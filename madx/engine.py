@@ -21,6 +21,7 @@ from madx.explain import Explanation, explain
 from madx.fingerprints import base_fingerprint
 from madx.module import Module, require_base, require_parameters, require_task_head
 from madx.modules.base import Sublayer, WeightsType
+from madx.narrowing import Narrowing, Positions
 from madx.plan import Terms, Watch, steps_at
 
 
@@ -46,6 +47,7 @@ class Engine:
         self._replaced: list[nn.Module] = []
         self.differences = AppliedDifferences(base)
         self._terms = Terms()
+        self._narrowing = Narrowing(base)
         self._moving: WeightsType | None = None  # a difference in training: it lies above all others
         base._engine = self
         try:
@@ -179,10 +181,11 @@ class Engine:
 
     # ---- forward -------------------------------------------------------------------------------------------------
 
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """The last layer's output `(batch, tokens, width)` of the base under the active composition."""
-        with self._precision():
-            return self.base.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor | None = None, *, at: Positions | None = None) -> Tensor:
+        """The last layer's output `(batch, tokens, width)` of the base under the active composition; at: at these positions
+        alone, `(n, width)`, for which the last layer then does less (`madx.narrowing`)."""
+        with self._precision(), self._narrowing.to(at, self._plan) as chosen:
+            return chosen(self.base.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state)
 
     def mlm_logits(self, hidden: Tensor) -> Tensor:
         """Scores over the vocabulary: `(n, width)` -> `(n, vocabulary)`, by the base's head, with the invertible part
@@ -258,6 +261,8 @@ class Engine:
             else:
                 self._replace(layer.get_submodule(place.output), self._at_output, site.name, captured)
                 self._capture(site.name, "residual")
+        if (last := self._narrowing.place(self.base)) is not None:
+            self._replace(last, self._narrowing.wrap)
         for module, wrapper in list(untied(self.base, self.differences)):
             self._replace(module, wrapper)
         for path in family.before_decoder if family.tied else ():

@@ -46,6 +46,7 @@ class WeightedChange:
 
     def __init__(self, branches: list[list[Callable]], weights: tuple[float, ...]):
         self.branches, self.weights = branches, weights
+        self.tokenwise = all(getattr(step, "tokenwise", False) for steps in branches for step in steps)
 
     def __call__(self, at: Sublayer) -> Tensor:
         total = None

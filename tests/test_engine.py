@@ -340,3 +340,36 @@ def test_final_norm_false_gives_the_blocks_output_or_is_refused(base, ids):
     norm = last.get_submodule(base.family.ffn.norm)
     expected = seen["h"] + unit.branch(type(norm).forward(norm, seen["s"]))
     assert torch.allclose(result, expected, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("parts, narrows", [
+    ("madx2", True), ("houlsby", True), ("parallel", True),
+    ({"bottleneck": {"gate": True}}, False), ({"bottleneck": {"stochastic_depth": 0.5}}, False),
+])  # fmt: skip
+def test_output_at_some_positions_is_that_of_all_positions(base, ids, parts, narrows):
+    engine = Engine(base)
+    engine.attach(module(base, "swa", parts))
+    engine.attach(module(base, "ner", "pfeiffer", seed=1))
+    engine.attach(module(base, "fin", "madx", seed=2))
+    at = torch.tensor([0, 0, 1, 2, 2]), torch.tensor([1, 7, 0, 3, 2])
+    seen = []
+    unit = engine.module("ner").units[f"layer.{base.depth - 1}.ffn"]["bottleneck"]
+    unit.register_forward_hook(lambda *call: seen.append(call[2].shape))
+    for composition in ("swa + ner", "average(swa, fin) + ner", "0.5*swa + ner"):
+        engine.activate(composition)
+        whole = engine(*ids)
+        seen.clear()
+        assert (engine(*ids, at=at) - whole[at]).abs().max() < 1e-5
+        assert (seen[0][:2] == (1, 5)) == (narrows and base.family.attention.norm is not None)
+        assert torch.equal(engine(*ids), whole), "the narrowing outlived its forward pass"
+
+
+@torch.no_grad()
+def test_an_error_on_the_way_leaves_no_narrowing_behind(ids):
+    base = tiny.base()
+    engine = Engine(base)
+    whole = engine(*ids)
+    with pytest.raises(IndexError):
+        engine(*ids, at=(torch.tensor([0]), torch.tensor([99])))
+    assert torch.equal(engine(*ids), whole)

@@ -138,6 +138,8 @@ class ModuleType(nn.Module, ABC):
     family: ClassVar[Literal["activations", "weights"]] = "activations"
     #: which tensors of `Sublayer` beyond `sum` it reads; the engine captures only what is read
     reads: frozenset[str] = frozenset()
+    #: whether what it does to a token at a sublayer hangs on that token alone, so that it can be asked about some of them
+    tokenwise: bool = False
     #: whether it is stored in a form of its own (`pack`, `unpack`, `stored_faults`); else tensor by tensor
     packed: ClassVar[bool] = False
 

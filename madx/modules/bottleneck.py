@@ -126,6 +126,7 @@ class Bottleneck(ModuleType):
             self.scale = nn.Parameter(torch.ones(1 if config.scaling == "learned" else width))
         self.act = ACTIVATIONS[config.activation]
         self.reads = self._captures(config)
+        self.tokenwise = not (config.gate or config.stochastic_depth)  # these two speak of whole sentences
         self._init_weights(config.init)
 
     @staticmethod

@@ -77,9 +77,9 @@ class MaskedLM(Task):
 
     def _scores(self, engine: Engine, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits `(masked, vocabulary)` in float32 and targets `(masked,)`."""
-        chosen = batch["labels"] != IGNORED
-        hidden = engine(batch["input_ids"])
-        return engine.mlm_logits(hidden[chosen]).float(), batch["labels"][chosen]
+        chosen = (batch["labels"] != IGNORED).nonzero(as_tuple=True)
+        hidden = engine(batch["input_ids"], at=chosen)
+        return engine.mlm_logits(hidden).float(), batch["labels"][chosen]
 
     @torch.no_grad()
     def evaluate(self, engine: Engine) -> dict[str, float]:

@@ -108,6 +108,6 @@ class TokenClassification(Task):
 
 def word_logits(engine: Engine, batch: Batch) -> Tensor:
     """Scores `(words of the batch, labels)` in float32, read at each word's first piece, row after row."""
-    hidden = engine(batch["input_ids"], batch["attention_mask"])
     rows, words = (batch["first"] >= 0).nonzero(as_tuple=True)
-    return engine.label_logits(hidden[rows, batch["first"][rows, words]]).float()
+    hidden = engine(batch["input_ids"], batch["attention_mask"], at=(rows, batch["first"][rows, words]))
+    return engine.label_logits(hidden).float()

@@ -79,7 +79,10 @@ class _Loop:
             {"params": [p for p in self.parameters if id(p) not in head], "peak": settings.learning_rate},
             {"params": [p for p in self.parameters if id(p) in head], "peak": settings.head_learning_rate or settings.learning_rate},
         ]
-        self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, weight_decay=settings.weight_decay)
+        self.fused = engine.base.device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.AdamW(
+            [g for g in groups if g["params"]], lr=0.0, weight_decay=settings.weight_decay, fused=self.fused
+        )
         self.checkpoint = Path(folder) / CHECKPOINT if folder is not None else None
         self.run = run_identity(settings, steps=steps, seed=seed, **identity)
         self.seed, self.step, self.losses = seed, 0, []
@@ -123,10 +126,10 @@ class _Loop:
         """One optimiser step; returns the mean loss of the global batch, the tokens this process read, and whether any
         process was asked to stop: all must stop after the same step, or those left would wait for ever."""
         process = self.processes
-        # for dropout; data and masks have seeds of their own
-        torch.manual_seed((self.seed * 1_000_003 + self.step * 1009 + process.process_index) % 2**63)
-        batches = self.task.batches(self.step, process_index=process.process_index, process_count=process.num_processes)
         device = self.engine.base.device
+        # for dropout; data and masks have seeds of their own
+        _seed((self.seed * 1_000_003 + self.step * 1009 + process.process_index) % 2**63, device)
+        batches = self.task.batches(self.step, process_index=process.process_index, process_count=process.num_processes)
         batches = [{k: v.to(device, non_blocking=True) for k, v in batch.items()} for batch in batches]
         counts = torch.tensor([sum(self.task.count(b) for b in batches), stop], dtype=torch.float32, device=device)
         total, stop = self._sum(counts).unbind()
@@ -248,12 +251,22 @@ class _Loop:
         for i, parameter in enumerate(self._ordered()):
             moments = group(f"adam.{i}.")
             if moments:
-                self.optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in moments.items()}
+                self.optimizer.state[parameter] = {
+                    k: v if k == "step" and not self.fused else v.to(parameter.device) for k, v in moments.items()
+                }
         self.step, self.losses = state["step"], state["losses"]
         self.result = TrainResult(**state["result"] | {"resumed_from": state["step"]})
 
     def _ordered(self) -> list[nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed the random numbers of a step. `torch.manual_seed` would, without a GPU, keep a stack trace of every call."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 @contextmanager

@@ -228,3 +228,9 @@ def test_the_checkpoint_is_plain_safetensors(tmp_path):
     stored = load_file(tmp_path / "checkpoint.safetensors")
     assert {k.split(".")[0] for k in stored} == {"module", "best", "adam"}
     assert {k.removeprefix("best.") for k in stored if k.startswith("best.")} == set(made.module("mlm").tensors())
+
+
+def test_a_step_leaves_nothing_behind_in_the_process():
+    before = len(torch.cuda._lazy_init.__globals__["_queued_calls"])
+    runs.train("mlm", steps=3)
+    assert len(torch.cuda._lazy_init.__globals__["_queued_calls"]) == before
