@@ -20,7 +20,7 @@ from madx.jobs.common import is_main, versions
 from madx.jobs.evaluate import Evaluate, evaluate
 from madx.jobs.matrix_settings import Matrix
 from madx.jobs.plan import Failure, Plan, Scoring, Training, make_plan
-from madx.jobs.reuse import digest, file_marks, train_if_missing
+from madx.jobs.reuse import digest, file_marks, source_digest, train_if_missing
 from madx.store import Store
 
 log = logging.getLogger("madx")
@@ -54,6 +54,7 @@ class _Run:
     def __init__(self, settings: Matrix, plan: Plan):
         self.settings, self.plan = settings, plan
         self.store, self.folder = Store(settings.store), Path(settings.run)
+        self.code = source_digest() if settings.code == "source" else ""
         self.result = MatrixResult(Matrices(()), self.folder, [], failures=list(plan.failures))
 
     def go(self) -> MatrixResult:
@@ -117,7 +118,7 @@ class _Run:
         weights = {name: self.store.show(name).weights.sha256 for name in (job.task_module, *job.modules.values()) if name}
         settings = job.model_dump(mode="json", exclude={"store", "device", "run", "progress", "note", "targets", "base"})
         data = {language: file_marks(path) for language, path in job.targets.items()}
-        return digest(weights, settings, data, versions()["madx"])
+        return digest(weights, settings, data, versions()["madx"], self.code)
 
 
 def _known(file: Path) -> TransferMatrix | None:
