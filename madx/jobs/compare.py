@@ -16,7 +16,7 @@ from madx.base import Base
 from madx.composition import Stack
 from madx.config import faults_of
 from madx.engine import Engine
-from madx.errors import ConfigError, MadxError
+from madx.errors import ConfigError, MadxError, did_you_mean
 from madx.evaluation.comparison import Candidate, Comparison
 from madx.jobs import measure
 from madx.jobs.common import JobSettings, check_language, check_parts, is_main, layered, open_base, versions
@@ -55,6 +55,7 @@ class Compare(JobSettings):
     candidates: dict[str, dict[str, Any]] = Field(
         default=CANDIDATES, min_length=1, description="Name -> settings of train-task: parts, train.learning_rate, ..."
     )
+    only: list[str] | None = Field(default=None, min_length=1, description="Names of the candidates to take; null: all.")
     training: dict[str, Any] = Field(
         default={"epochs": 3}, description="Settings of train-task for all candidates; each candidate's own go first."
     )
@@ -98,7 +99,10 @@ def jobs_of(settings: Compare) -> dict[str, TrainTask]:
     own = {"language", "data", "dev", "task", "columns", "language_module", "seeds", "name", "run", "base", "store", "overwrite"}
     if len(set(settings.seeds)) < len(settings.seeds):
         faults.append(f"seeds {settings.seeds}: each seed once")
-    for name, given in settings.candidates.items():
+    stray = [name for name in settings.only or () if name not in settings.candidates]
+    faults += [f"only: no candidate {name!r}; {did_you_mean(name, settings.candidates)}" for name in stray]
+    for name in [n for n in settings.candidates if settings.only is None or n in settings.only]:
+        given = settings.candidates[name]
         merged = layered({"train": {"progress": settings.progress}}, settings.training, given)
         faults += [f"candidates.{name}.{key}: compare sets it itself; leave it out" for key in own & merged.keys()]
         fixed = {key: getattr(settings, key) for key in ("base", "revision", "device", "store", "language", "data", "dev", "task")}
@@ -174,9 +178,10 @@ class _Run:
             trained = train_if_missing(self.store, one, stored_as, wanted)
             (self.result.trained if trained else self.result.reused).append(stored_as)
             row = self.store.show(stored_as)
+            if not found["modules"]:  # of the first seed, whose inference is timed too
+                found |= {"storage": row.bytes, "parameters": row.weights.parameters, "steps": row.info.training["steps"]}
             found["modules"].append(stored_as)
             found["scores"][seed] = row.info.training["scores"]["dev"][self.task.metric]
-            found |= {"storage": row.bytes, "parameters": row.weights.parameters, "steps": row.info.training["steps"]}
 
     def _memory(self, name: str, job: TrainTask, found: dict[str, Any]) -> None:
         found["memory"] = measure.training_memory(job, steps=self.settings.measured_steps)

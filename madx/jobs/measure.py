@@ -120,13 +120,17 @@ def seconds_per_step(job: TrainTask, base: Base, task, *, measured: int) -> floa
 
 
 def inference_seconds(engine: Engine, given: list[Batch]) -> float:
-    """Seconds in which the active composition reads the batches, its head's scores included if it has one."""
+    """Seconds in which the active composition labels the batches; of the bare base, in which it reads the same positions."""
     has_head = bool(engine.composition.names())
     synchronise(engine.base.device)
     began = time.perf_counter()
     with torch.no_grad():
         for batch in given:
-            word_logits(engine, batch) if has_head else engine(batch["input_ids"], batch["attention_mask"])
+            if has_head:
+                word_logits(engine, batch)
+            else:
+                rows, words = (batch["first"] >= 0).nonzero(as_tuple=True)
+                engine(batch["input_ids"], batch["attention_mask"], at=(rows, batch["first"][rows, words]))
     synchronise(engine.base.device)
     return time.perf_counter() - began
 

@@ -174,7 +174,9 @@ class _Planner:
         module = self._training(job, f"{what}, seed {seed}", seed=seed, under=under)
         if module is None:
             return []
-        scoring = wanted[label, name, source].model_copy(update={"targets": targets})
+        scoring: Evaluate = wanted[label, name, source]
+        others = None if scoring.mean_of is None else [modules.get(m, m) for m in scoring.mean_of]  # languages, or module names
+        scoring = scoring.model_copy(update={"targets": targets, "mean_of": others})
         at = {language: modules.get(language) for language in dict.fromkeys([source, *targets])}
         return [Scoring(name, label, source, seed, scoring, module, at)]
 
@@ -206,7 +208,7 @@ class _Planner:
         if isinstance(job, TrainTask):
             sentences = self._sentences(job.data, job)
             words = sum(len(s.tokens) for s in sentences) * WORD_TOKENS
-            batches = words / job.tokens_per_batch if job.tokens_per_batch else len(sentences) / job.batch_size
+            batches = words / job.tokens_per_batch if job.tokens_per_batch else len(sentences) / (job.batch_size or 1)
             steps = math.ceil(batches) * job.epochs
         elif job.steps != "auto":
             steps = job.steps

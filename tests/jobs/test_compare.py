@@ -55,8 +55,8 @@ def test_five_axes_for_every_candidate(here):
         assert c.scores == {s: store.show(n).info.training["scores"]["dev"]["f1"] for s, n in zip((1, 2), c.modules)}
         assert c.steps == store.show(c.modules[0]).info.training["steps"] == 6 and c.memory >= 0
     assert head.parameters < pfeiffer.parameters < full.parameters and head.storage < pfeiffer.storage < full.storage
-    # forward alone; forward and the gradients of activations; these and the gradients of weights
-    assert 1.7 < pfeiffer.flops / head.flops < 2.3 and 2.8 < full.flops / head.flops < 3.05
+    # forward alone; the gradients of activations too, down to the lowest adapter, past two of three layers; those of weights too
+    assert 1 + 2 / 3 < pfeiffer.flops / head.flops < 1.75 and 2.8 < full.flops / head.flops < 3.05
     for name in ("comparison.json", "comparison.md", "comparison.png"):
         assert (here / "results" / name).stat().st_size > 0
     rows = json.loads(Path("results/comparison.json").read_text())["candidates"]
@@ -97,8 +97,9 @@ def test_memory_comes_from_a_process_of_its_own(folder, monkeypatch):
     monkeypatch.chdir(folder)
     job = jobs_of(settings())["head"]
     assert 0 <= measure.training_memory(job, steps=1) < 2e9
-    with pytest.raises(MadxError, match="(?s)memory of training failed.*nowhere"):
-        measure.training_memory(job.model_copy(update={"base": "./nowhere"}), steps=1)
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(MadxError, match="memory of training failed: exit code 1"):
+        measure.training_memory(job, steps=1)
 
 
 def test_all_faults_at_once():
@@ -108,6 +109,9 @@ def test_all_faults_at_once():
     for text in ("4 faults", "candidates.a.parts: Unknown preset 'mdax'", "candidates.b.stepz: unknown key",
                  "candidates.c.seeds: compare sets it itself", "each seed once"):  # fmt: skip
         assert text in str(error.value)
+    with pytest.raises(ConfigError, match="no candidate 'ful'; did you mean 'full'"):
+        jobs_of(settings(only=["ful"]))
+    assert list(jobs_of(settings(only=["full", "head"]))) == ["head", "full"]
     with pytest.raises(ConfigError, match="did you mean 'ner'"):
         jobs_of(settings(task="nerr"))
 

@@ -93,6 +93,8 @@ def test_seeds_of_language_modules_and_stored_ones(here):
     assert [t.under for t in plan.trainings] == [eng, eng] and all(t.stored for t in plan.trainings)
     assert plan.failures[0].what == "swa, adapters" and "No module 'swaa'" in plan.failures[0].why
     assert plan.scorings[0].modules == {"eng": eng, "swa": None}
+    plan = make_plan(settings(evaluation={"mean_of": ["swa"], "controls": ["mean"]}))
+    assert plan.scorings[0].job.mean_of == [plan.scorings[0].modules["swa"]] and plan.scorings[0].job.mean_of[0][:4] == "swa-"
 
 
 def test_a_failure_loses_only_what_depends_on_it(here, monkeypatch):
