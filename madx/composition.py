@@ -24,6 +24,7 @@ from madx.errors import CompositionError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]*")
 RESERVED = ("base", "average", "ties")
+HUB_MARK = "hf://"  # how a place on the model hub begins
 MAX_NAME = 100
 MAX_DEPTH = 50  # brackets inside brackets
 LEAST_SUM = 1e-12  # a sum of weights below this counts as zero,
@@ -35,9 +36,16 @@ def check_name(name: str) -> str:
     if not isinstance(name, str) or not NAME.fullmatch(name) or name in RESERVED or len(name) > MAX_NAME:
         raise CompositionError(
             f"{name!r} cannot name a module. A name starts with a letter or digit, goes on with letters, digits, "
-            f"'.', '_', '-' or '@' (at most {MAX_NAME}), and is none of: {', '.join(RESERVED)}."
+            f"'.', '_', '-' or '@' (at most {MAX_NAME}), and is none of: {', '.join(RESERVED)}.{_of_the_hub(name)}"
         )
     return name
+
+
+def _of_the_hub(text) -> str:
+    """What to do with a place on the hub where a name is due."""
+    if HUB_MARK not in str(text):
+        return ""
+    return " A module of the hub is first pulled into the store, by `madx modules pull OWNER/NAME`; it then goes by its name."
 
 
 @dataclass(frozen=True, init=False)
@@ -249,7 +257,7 @@ class _Parser:
         came = repr(self.text[at : at + 20]) if at < len(self.text) else "the end"
         return CompositionError(
             f"Cannot read the composition {_shortened(self.text)}: expected {expected} at character {at + 1}, found {came}. "
-            "Examples: 'swa + ner', 'average(swa, hau) + ner', 'base'."
+            f"Examples: 'swa + ner', 'average(swa, hau) + ner', 'base'.{_of_the_hub(self.text)}"
         )
 
     def peek(self) -> tuple[str | None, str | None, str | None]:

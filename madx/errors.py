@@ -27,6 +27,10 @@ class StoreError(MadxError):
     """A stored module is missing, damaged, altered or cannot be written."""
 
 
+class HubError(MadxError):
+    """The model hub cannot be reached, refuses, or does not hold what was asked for."""
+
+
 class TrainingError(MadxError):
     """Training cannot start or had to stop; what was saved before stays as it was."""
 

@@ -26,8 +26,10 @@ from madx.errors import BaseError, ConfigError, MadxError, StoreError
 from madx.module import ModuleInfo, new_module
 from madx.presets import PRESETS, make_parts
 from madx.store import Store, check_target, folders, load_module, read_info, save_module
-from madx.store.card import HUB_CODES, model_card
+from madx.store.card import model_card
 from madx.store.manifest import FORMAT, LAYOUT, WeightsRecord, check_language, from_text, manifest_of, to_text
+from madx.store.metadata import HUB_CODES
+from madx.store.weights import encode
 
 LABELS = ("O", "B-PER", "I-PER")
 TRAINING = {
@@ -712,7 +714,8 @@ def test_card_says_what_the_hub_and_a_reader_need(base, tmp_path):
     card = (save_module(swa, tmp_path / "swa") / LAYOUT.card).read_text()
     assert yaml.safe_load(card.split("---\n")[1]) == {
         "library_name": "madx", "language": ["sw"], "license": "cc-by-4.0", "base_model": "FacebookAI/xlm-roberta-base",
-        "base_model_relation": "adapter", "datasets": ["wikiann"], "tags": ["madx", "language-module", "cross-lingual"],
+        "base_model_relation": "adapter", "datasets": ["wikiann"], "pipeline_tag": "fill-mask",
+        "tags": ["madx", "language-module", "cross-lingual", "bottleneck", "invertible"],
     }  # fmt: skip
     for text in ("# swa\n", "| bottleneck | reduction_factor | 2.0 |", f"| swa.txt | {'ab' * 32} | 12 |",
                  "batch.size | 64 |", "| perplexity.after | inf |", "| steps | 7 |", "| revision | e73636d |"):
@@ -729,6 +732,58 @@ def test_card_of_a_task_module_on_a_local_base(base, tmp_path):
     assert front["pipeline_tag"] == "token-classification" and "ner" in front["tags"] and "license" not in front
     assert "Labels: `O`, `B-PER`, `I-PER`" in card and "| name | mini\\|xlmr |" in card and "juma" not in card
     assert card.count("Not recorded.") == 3
+
+
+@pytest.mark.parametrize(
+    ("role", "training", "expected"),
+    [
+        ("task", {"data": [{"path": "datasets:o/wikiann:sw:train"}, {"path": "datasets:o/wikiann:sw:validation"}],
+                  "scores": {"dev": {"f1": 66.5, "recall": 60, "best": True, "note": "x"}}},
+         ({("f1", 66.5), ("recall", 60)}, "o/wikiann", "o/wikiann sw validation", "sw", "validation", "token-classification", ["o/wikiann"])),
+        ("task", {"data": [{"path": "/home/juma/a.conll"}, "/home/juma/dev.conll"], "scores": {"dev": {"f1": 1.0}}},
+         ({("f1", 1.0)}, "local", "development data (dev.conll)", None, None, "token-classification", None)),
+        ("language", {"data": [{"path": "datasets:imdb:test"}], "scores": {"held_out_before": {"perplexity": 9.0},
+                      "held_out_after": {"perplexity": 3.5, "loss": "inf"}}},
+         ({("perplexity", 3.5)}, "imdb", "imdb test", None, None, "fill-mask", ["imdb"])),
+        ("language", {"scores": {"held_out_after": {"perplexity": 3.5}}},
+         ({("perplexity", 3.5)}, "local", "held-out part", None, None, "fill-mask", None)),
+    ],
+)  # fmt: skip
+def test_the_hubs_library_reads_scores_and_data_from_the_card(base, role, training, expected):
+    from huggingface_hub import ModelCard
+
+    made = task(base, language="eng") if role == "task" else module(base)
+    made.info.training = training
+    card = ModelCard(model_card(encode(made, "float32")[0]))
+    results = card.data.eval_results
+    first = results[0]
+    found = {(r.metric_type, r.metric_value) for r in results}
+    assert (
+        found, first.dataset_type, first.dataset_name, first.dataset_config, first.dataset_split, first.task_type, card.data.datasets
+    ) == expected  # fmt: skip
+    assert card.data.model_name == made.name and card.data.pipeline_tag == expected[5]
+
+
+@pytest.mark.parametrize(
+    "training", [{"scores": 3}, {"scores": {"dev": 3}}, {"scores": {"dev": {}}}, {"data": 3, "datasets": 4}, {"data": [None, {}]},
+                 {"data": ["datasets:"], "scores": {"dev": {"f1": None}}}]
+)  # fmt: skip
+def test_a_card_is_made_of_any_record(base, training):
+    made = task(base)
+    made.info.training = training
+    front = yaml.safe_load(model_card(encode(made, "float32")[0]).split("---\n")[1])
+    assert "model-index" not in front and "datasets" not in front
+
+
+@pytest.mark.parametrize(
+    ("licence", "keys"),
+    [("CC-BY-4.0", {"license": "cc-by-4.0"}), ("GPL-3.0-or-later", {"license": "gpl-3.0"}), ("MIT", {"license": "mit"}),
+     ("AGPL-3.0-only", {"license": "agpl-3.0"}), ("Juma's own", {"license": "other", "license_name": "Juma's own"})],
+)  # fmt: skip
+def test_a_licence_in_the_hubs_words(base, licence, keys):
+    made = module(base, licence=licence)
+    front = yaml.safe_load(model_card(encode(made, "float32")[0]).split("---\n")[1])
+    assert {k: v for k, v in front.items() if k.startswith("license")} == keys
 
 
 def test_the_code_on_the_card_runs(base, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""`madx modules`: what a store holds, and which module types and presets there are."""
+"""`madx modules`: what a store holds, and which module types and presets there are (push and pull: madx/cli/hub.py)."""
 
 from typing import Annotated, Optional
 
@@ -12,7 +12,8 @@ from madx.cli.options import Store
 from madx.errors import StoreError
 
 app = typer.Typer(
-    no_args_is_help=True, help="Stored modules: list, show, verify, remove. Module types and presets: types, presets."
+    no_args_is_help=True,
+    help="Stored modules: list, show, verify, remove; push and pull. Module types and presets: types, presets.",
 )
 Name = Annotated[str, typer.Argument(help="Name of a stored module.")]
 

@@ -16,7 +16,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from madx.base import Base
-from madx.composition import check_name
+from madx.composition import HUB_MARK, check_name
 from madx.errors import MadxError, StoreError, did_you_mean
 from madx.module import Module, ModuleInfo, require_base
 from madx.store import folders
@@ -26,7 +26,7 @@ from madx.store.weights import DTYPES, decode, encode, own_faults, to_state
 
 __all__ = [
     "DTYPES", "FORMAT", "LAYOUT", "Store", "StoredModule", "check_language", "check_target", "load_module", "read_info",
-    "save_module",
+    "read_stored", "save_module", "write_stored",
 ]  # fmt: skip
 
 log = logging.getLogger("madx")
@@ -44,10 +44,19 @@ def save_module(module: Module, folder: str | Path, *, overwrite: bool = False, 
     with folders.explained(f"store the module {module.name!r} in {folder}"):
         check_target(folder, overwrite=overwrite)
     manifest, data = encode(module, dtype)
+    return write_stored(folder, manifest, data, overwrite=overwrite)
+
+
+def write_stored(
+    folder: str | Path, manifest: Manifest, data: bytes, *, card: str | None = None, overwrite: bool = False
+) -> Path:  # fmt: skip
+    """As `save_module`, of a module at hand as its record and the bytes of its weights; card: None makes one."""
+    folder = _absolute(folder)
     files = {
-        LAYOUT.weights: data, LAYOUT.manifest: to_text(manifest).encode(), LAYOUT.card: model_card(manifest).encode(),
+        LAYOUT.weights: data, LAYOUT.manifest: to_text(manifest).encode(),
+        LAYOUT.card: (model_card(manifest) if card is None else card).encode(),
     }  # fmt: skip
-    with folders.explained(f"store the module {module.name!r} in {folder} (what was there before is unchanged)"):
+    with folders.explained(f"store the module {manifest.name!r} in {folder} (what was there before is unchanged)"):
         folders.write_folder(folder, files, check=lambda: check_target(folder, overwrite=overwrite))
     return folder
 
@@ -78,6 +87,8 @@ def load_module(folder: str | Path, base: Base, *, allow_base_mismatch: bool = F
     Raises StoreError for anything missing, damaged or altered, BaseError for another base; each names every mismatch.
     `allow_base_mismatch` admits another base of the same shape. The folder may have any name; the module keeps its own.
     """
+    if str(folder).startswith(HUB_MARK):
+        raise StoreError(f"{folder} is a place on the model hub, no folder. Load it with madx.load({folder!r}, base).")
     folder = _absolute(folder)
     with folders.explained(f"read the module {folder}"), folders.reading(folder):
         manifest = _read_manifest(folder)
@@ -101,6 +112,20 @@ def read_info(folder: str | Path) -> ModuleInfo:
     folder = _absolute(folder)
     with folders.explained(f"read the module {folder}"), folders.reading(folder):
         return _read_manifest(folder).info()
+
+
+def read_stored(folder: str | Path) -> tuple[Manifest, bytes, str | None]:
+    """The record of a stored module, the bytes of its weights and its card, as they lie there; no base is needed.
+
+    Raises StoreError when anything is missing, damaged, altered or disagrees.
+    """
+    folder = _absolute(folder)
+    with folders.explained(f"read the module {folder}"), folders.reading(folder):
+        manifest = _read_manifest(folder)
+        data = _read(folder, LAYOUT.weights)
+        card = _read(folder, LAYOUT.card).decode("utf-8", "replace") if (folder / LAYOUT.card).is_file() else None
+    _require(own_faults(decode(data, manifest, folder), manifest), folder)
+    return manifest, data, card
 
 
 def _read(folder: Path, file: str) -> bytes:
@@ -237,6 +262,13 @@ class Store:
     def _require_known(self, name: str) -> None:
         if name not in (known := self.names()):
             raise StoreError(f"No module {name!r} in the store {self.root}; {did_you_mean(name, known)}")
+
+    def read(self, name: str) -> tuple[Manifest, bytes, str | None]:
+        """A module as it is stored; see `read_stored`."""
+        folder = self._folder(name)
+        found = read_stored(folder)
+        _require_own_name(folder, found[0].name)
+        return found
 
     def _folder(self, name: str) -> Path:
         """The folder of a module, if it and its files lie in this store and nowhere else."""

@@ -1,70 +1,32 @@
 """The model card of a stored module: README.md, made from `module.json`, with front matter for the Hugging Face hub."""
 
-from pathlib import PurePath, PureWindowsPath
 from typing import Any
 
 from madx.store.manifest import Manifest
+from madx.store.metadata import data_files, file_name, front_matter, hub_base
 
-#: the hub files models under the two-letter code where ISO 639 has one: three letters of 639-3, then two of 639-1
-TWO_LETTERS = """
-aaraa abkab afraf akaak amham araar argan asmas avaav aveae aymay azeaz bakba bambm belbe benbn bisbi bodbo bosbs
-brebr bulbg catca cescs chach chece chucu chvcv corkw cosco crecr cymcy danda deude divdv dzodz ellel engen epoeo
-estet euseu eweee faofo fasfa fijfj finfi frafr fryfy fulff glagd glega glggl glvgv grngn gujgu hatht hauha hbssh
-hebhe herhz hinhi hmoho hrvhr hunhu hyehy iboig idoio iiiii ikuiu ileie inaia indid ipkik islis itait javjv jpnja
-kalkl kankn kasks katka kaukr kazkk khmkm kikki kinrw kirky komkv konkg korko kuakj kurku laolo latla lavlv limli
-linln litlt ltzlb lublu luglg mahmh malml marmr mkdmk mlgmg mltmt monmn mrimi msams myamy nauna navnv nblnr ndend
-ndong nepne nldnl nnonn nobnb norno nyany ocioc ojioj orior ormom ossos panpa plipi polpl porpt pusps quequ rohrm
-ronro runrn rusru sagsg sansa sinsi slksk slvsl smese smosm snasn sndsd somso sotst spaes sqisq srdsc srpsr sswss
-sunsu swasw swesv tahty tamta tattt telte tgktg tgltl thath tirti tonto tsntn tsots tuktk turtr twitw uigug ukruk
-urdur uzbuz venve vievi volvo wlnwa wolwo xhoxh yidyi yoryo zhaza zhozh zulzu
-"""
-HUB_CODES = {entry[:3]: entry[3:] for entry in TWO_LETTERS.split()}
-
-#: the hub's names of what a model is for, by task
-PIPELINES = {"ner": "token-classification", "pos": "token-classification"}
+#: the last line that madx writes begins with these words
+MADE = "This card was made by madx from `module.json`"
 
 
-def model_card(manifest: Manifest) -> str:
-    """README.md of a module, as markdown."""
-    return "\n\n".join([_front_matter(manifest), _introduction(manifest), _usage(manifest), _tables(manifest)]) + "\n"
+def model_card(manifest: Manifest, *, place: str | None = None, notes: str = "") -> str:
+    """README.md of a module, as markdown; place: `hf://owner/name` of one that is read on the hub; notes: a user's own."""
+    end = f"{MADE}, which holds the same and is what madx reads. When it is made anew, only what stands below is kept."
+    parts = [front_matter(manifest), _introduction(manifest), _usage(manifest, place), _tables(manifest), end]
+    return "\n\n".join(parts) + "\n" + (f"\n{notes.strip()}\n" if notes.strip() else "")
 
 
-def hub_base(manifest: Manifest) -> str | None:
-    """The base's id on the hub; None for a base from a folder, which has no revision."""
-    return manifest.base.name if manifest.base and manifest.base.revision else None
+def notes_of(card: str) -> str | None:
+    """What a user wrote below madx's last line; None for a card that madx did not make."""
+    _, made, after = card.rpartition(f"\n{MADE}")
+    return after.partition("\n")[2].strip() if made else None
 
 
 def _base_name(manifest: Manifest) -> str:
     """Its id, or the last name of its folder: a card tells nobody's home folder."""
     if manifest.base is None:
         return "any base of its shape"
-    return hub_base(manifest) or _file_name(manifest.base.name)
-
-
-def _file_name(path: str) -> str:
-    return PureWindowsPath(path).name if "\\" in path else PurePath(path).name
-
-
-def _front_matter(manifest: Manifest) -> str:
-    import yaml
-
-    front: dict[str, Any] = {"library_name": "madx", "tags": ["madx", f"{manifest.role}-module", "cross-lingual"]}
-    if manifest.language is not None:
-        code = manifest.language.split("-")[0]
-        front["language"] = [HUB_CODES.get(code, code)]
-        if "-" in manifest.language:
-            front["language_bcp47"] = [manifest.language]
-    if manifest.licence:
-        front["license"] = manifest.licence.lower()
-    if (base := hub_base(manifest)) is not None:
-        front |= {"base_model": base, "base_model_relation": "adapter"}
-    if manifest.task in PIPELINES:
-        front["pipeline_tag"] = PIPELINES[manifest.task]
-    if manifest.task:
-        front["tags"].append(manifest.task)
-    if datasets := [d for d in _list(manifest.training.get("datasets")) if isinstance(d, str)]:
-        front["datasets"] = datasets
-    return "---\n" + yaml.safe_dump(front, sort_keys=True, allow_unicode=True) + "---"
+    return hub_base(manifest) or file_name(manifest.base.name)
 
 
 def _introduction(manifest: Manifest) -> str:
@@ -86,16 +48,17 @@ def _introduction(manifest: Manifest) -> str:
     return f"# {manifest.name}\n\nA {manifest.role} module of madx ({size}). {what}"
 
 
-def _usage(manifest: Manifest) -> str:
+def _usage(manifest: Manifest, place: str | None) -> str:
     note = {"language": "  # with a task module: '{0} + ner'", "task": "  # under a language module: 'swa + {0}'"}
     name = (manifest.base and (hub_base(manifest) or f"path/to/{_base_name(manifest)}")) or "path/to/base"
     lines = [
         "import madx",
         f"base = madx.load_base({name!r})",
         "engine = madx.Engine(base)",
-        f"engine.attach(madx.load_module({manifest.name!r}, base))  # the folder of this card",
+        f"engine.attach(madx.load({place!r}, base))" if place
+        else f"engine.attach(madx.load_module({manifest.name!r}, base))  # the folder of this card",
         f"engine.activate({manifest.name!r})" + note[manifest.role].format(manifest.name),
-    ]
+    ]  # fmt: skip
     return "## How to load\n\n```python\n" + "\n".join(lines) + "\n```"
 
 
@@ -105,8 +68,7 @@ def _tables(manifest: Manifest) -> str:
     identity = {"name": _base_name(manifest)}
     if base is not None:
         identity |= {"revision": base.revision, **base.architecture, "fingerprint": base.fingerprint}
-    data = [d if isinstance(d, dict) else {"path": d} for d in _list(training.get("data"))]
-    files = [(_file_name(str(d.get("path"))), d.get("sha256"), d.get("bytes")) for d in data]
+    files = [(file_name(str(d.get("path"))), d.get("sha256"), d.get("bytes")) for d in data_files(manifest)]
     settings = {k: v for k, v in training.items() if k not in ("data", "datasets", "scores")}
     return "\n\n".join([
         "## Parts\n\n" + _table(("part", "setting", "value"), parts),
@@ -114,12 +76,7 @@ def _tables(manifest: Manifest) -> str:
         "## Training data\n\n" + _table(("file", "sha256", "bytes"), files),
         "## Training\n\n" + _table(("setting", "value"), _flat(settings)),
         "## Scores\n\n" + _table(("score", "value"), _flat(training.get("scores", {}))),
-        "This card was made by madx from `module.json`, which holds the same and is what madx reads.",
     ])  # fmt: skip
-
-
-def _list(value: Any) -> list:
-    return list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
 
 
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
