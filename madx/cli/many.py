@@ -30,11 +30,11 @@ def matrix(
 
     quiet_transformers()
     chosen = settings(Matrix, config, sets, {"base": base, "store": store, "run": output})
-    plan = make_plan(chosen)
     if dry_run:
+        plan = make_plan(chosen)
         _show_plan(plan)
         raise typer.Exit(1 if plan.failures else 0)
-    result = run(chosen, plan)
+    result = run(chosen)
     show_table(result.matrices.rich())
     trained, evaluated, reused = map(len, (result.trained, result.evaluated, result.reused))
     out.print(f"\n{trained} modules trained, {evaluated} evaluations, {reused} results used again")

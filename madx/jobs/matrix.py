@@ -39,13 +39,13 @@ class MatrixResult:
     failures: list[Failure] = field(default_factory=list)
 
 
-def matrix(settings: Matrix, plan: Plan | None = None) -> MatrixResult:
+def matrix(settings: Matrix) -> MatrixResult:
     """Train and evaluate all that the settings ask for and is not there yet.
 
     Raises ConfigError for faults of the settings, before anything runs; KeyboardInterrupt after Ctrl-C, with a checkpoint
     written first. Anything else that goes wrong is a failure of its own in the result.
     """
-    plan = plan if plan is not None else make_plan(settings)
+    plan = make_plan(settings)
     PartialState().wait_for_everyone()  # all processes have the same plan before one of them changes the store
     return _Run(settings, plan).go()
 

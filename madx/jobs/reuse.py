@@ -32,7 +32,7 @@ NOT_LEARNT = frozenset(
     "seed seeds language_module".split()
 )  # fmt: skip
 #: folders and files of madx whose code decides what is learnt
-LEARNING_CODE = ("modules", "training", "tasks", "data/*.py", "*.py")
+LEARNING_CODE = ("modules", "training", "tasks", "data/*.py", "*.py", "jobs/train_*.py")
 
 
 def identity(job: TrainLanguage | TrainTask, base: Base, *, seed: int, under: str | None = None) -> dict:

@@ -1,6 +1,9 @@
 """A whole transfer matrix on a tiny base: everything used again, nothing lost to an error, faults told at once."""
 
 import json
+import os
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,19 +125,33 @@ def test_a_failure_loses_only_what_depends_on_it(here, monkeypatch):
     assert [n[:3] for n in mended.trained] == ["swa"] and len(mended.evaluated) == 1 and mended.failures == []
 
 
-def test_ctrl_c_stops_and_the_same_settings_go_on(here, monkeypatch):
-    chosen = settings(language=settings().language | {"steps": 5}, seeds=[1], run="stopped", module_types={"adapters": {}})
-    real = reuse.train_task
+def test_a_killed_run_goes_on_from_its_checkpoint(here, monkeypatch):
+    task = settings().task | {"epochs": 3, "batch_size": 8}
+    chosen = settings(task=task, seeds=[1], run="killed", module_types={"adapters": {}})
+    job = sys.modules["madx.jobs.train_task"]
+    real = job.fit
 
-    def stopped(job):
-        raise KeyboardInterrupt("stopped at step 1 of 2")
+    def killed(engine, name, task, *rest, **options):
+        batches = task.batches
 
-    monkeypatch.setattr(reuse, "train_task", stopped)
-    with pytest.raises(KeyboardInterrupt):
+        def and_kill(step, **more):
+            if step == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return batches(step, **more)
+
+        task.batches = and_kill
+        return real(engine, name, task, *rest, **options)
+
+    monkeypatch.setattr(job, "fit", killed)
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 5 of 9"):
         matrix(chosen)
-    monkeypatch.setattr(reuse, "train_task", real)
+    assert [(t.name[:3], t.stored, t.begun) for t in make_plan(chosen).trainings] == [
+        ("eng", True, False), ("swa", True, False), ("ner", False, True)]  # fmt: skip
+    found = []
+    monkeypatch.setattr(job, "fit", lambda *rest, **options: found.append(real(*rest, **options)) or found[-1])
     result = matrix(chosen)
     assert [n[:3] for n in result.reused] == ["eng", "swa"] and [n[:3] for n in result.trained] == ["ner"]
+    assert found[0].resumed_from == 5 and make_plan(chosen).trainings[-1].begun is False
 
 
 def test_bad_files_are_failures_of_their_own_and_the_command_ends_with_1(here):
