@@ -4,13 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test test-peers test-transformers4 lint install clean
+.PHONY: quickstart test oracle test-peers test-transformers4 lint install clean
 
 quickstart: $(STAMP)  ## train, swap and evaluate on the embedded miniature world, offline
 	$(BIN)/madx quickstart
 
 test: $(STAMP)  ## all tests
 	$(BIN)/python -m pytest
+
+oracle: $(STAMP)  ## how far madx is from the incumbent's own numbers, case by case
+	$(BIN)/python tests/interop/oracle_table.py
 
 # The incumbent pins transformers 4.57, so it gets an environment of its own.
 PEERS ?= .venv-peers
@@ -19,8 +22,13 @@ $(PEERS)/.installed: setup.cfg
 	$(PEERS)/bin/python -m pip install --quiet -e '.[test]' 'transformers>=4.57,<5' 'adapters==1.3.0'
 	touch $@
 
-test-peers: $(PEERS)/.installed  ## live round trips with AdapterHub's adapters
+# never published as a package; its sources are read, its trainers are not imported
+$(PEERS)/composable-sft: | $(PEERS)/.installed
+	git clone --quiet --depth 1 https://github.com/cambridgeltl/composable-sft $@
+
+test-peers: $(PEERS)/.installed $(PEERS)/composable-sft  ## live round trips with AdapterHub's adapters and composable-sft
 	$(PEERS)/bin/python tests/peers/round_trip.py
+	$(PEERS)/bin/python tests/peers/composable_sft.py --source $(PEERS)/composable-sft/src
 
 test-transformers4: $(PEERS)/.installed  ## all tests on transformers 4.57
 	$(PEERS)/bin/python -m pytest

@@ -20,7 +20,7 @@ FLOORS = (
     ("madx.training", "madx.evaluation", "madx.interop"),
     ("madx.tasks", "madx.store"),
     ("madx.data", "madx.scores"),
-    ("madx.engine", "madx.explain", "madx.differences", "madx.plan", "madx.narrowing", "madx.module", "madx.base"),
+    ("madx.engine", "madx.mixing", "madx.explain", "madx.differences", "madx.plan", "madx.narrowing", "madx.module", "madx.base"),
     ("madx.composition", "madx.sites", "madx.presets"),
     ("madx.fingerprints",),
     ("madx.modules",),

@@ -82,6 +82,9 @@ def test_every_command_and_option_is_explained():
         "modules remove",
         "modules types",
         "modules presets",
+        "modules import",
+        "modules export",
+        "modules formats",
     }
     assert wanted <= set(found)
     for name, command in found.items():

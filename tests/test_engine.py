@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 
-from madx.composition import Average, Stack
+from madx.composition import Average, Stack, parse
 from madx.engine import Engine
 from madx.errors import BaseError, CompositionError, MadxError
 from madx.module import Module, new_module
@@ -172,6 +172,26 @@ def test_average_of_one_module_twice_is_that_module(base, ids):
     assert torch.allclose(engine(*ids), alone, atol=2e-5)
     engine.activate("average(0.25*c, 0.75*d)")
     assert not torch.allclose(engine(*ids), alone, atol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("weights", [(0.6, 0.4), (0.9, 0.1), (1.25, -0.25)])  # the last: a relative is subtracted
+def test_a_weighted_mean_is_of_changes_at_every_site(base, ids, weights):
+    engine = Engine(base)
+    for name, seed in (("c", 0), ("d", 4), ("twin", 0)):
+        engine.attach(module(base, name, seed=seed))
+    a, b = (engine.modules[name].units for name in "cd")
+    plan = engine.compile(parse(f"average({weights[0]}*c, {weights[1]}*d)"))
+    x = torch.randn(2, 5, base.sites["embeddings"].width)
+    mapped = [units["embeddings"]["invertible"](x) for units in (a, b)]
+    assert torch.allclose(plan["embeddings"][0](x), weights[0] * mapped[0] + weights[1] * mapped[1], atol=1e-5)
+    at = Sublayer(torch.randn(1, 2, base.sites["layer.1.ffn"].width), lambda h: h, {})
+    changes = [units["layer.1.ffn"]["bottleneck"](at) for units in (a, b)]
+    assert torch.allclose(plan["layer.1.ffn"][0](at), weights[0] * changes[0] + weights[1] * changes[1], atol=1e-5)
+    engine.activate("c")
+    alone = engine(*ids)
+    engine.activate(f"average({weights[0]}*c, {weights[1]}*twin)")  # Average(c, c) = c, whatever the weights
+    assert torch.allclose(engine(*ids), alone, atol=1e-4)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 import typer
 
 from madx import __version__
-from madx.cli import hub, jobs, many, modules, reference, using
+from madx.cli import hub, jobs, many, modules, reference, similarity, using
 from madx.cli.console import MadxGroup, ignore_warnings, out, set_up_messages
 
 app = typer.Typer(
@@ -55,6 +55,7 @@ app.command("export", rich_help_panel=USE)(using.export)
 modules.app.command("push")(hub.push)
 modules.app.command("pull")(hub.pull)
 app.add_typer(modules.app, name="modules", rich_help_panel=USE)
+app.command("similarity", rich_help_panel=KNOW)(similarity.similarity)
 app.command("config", rich_help_panel=KNOW)(reference.config)
 app.command("tasks", rich_help_panel=KNOW)(reference.tasks)
 app.command("bases", rich_help_panel=KNOW)(reference.bases)

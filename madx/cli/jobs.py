@@ -162,6 +162,7 @@ def evaluate(
     Example: madx evaluate --task-module ner --target swa=swa.conll --target yor=yor.conll
 
     Four controls stand side by side: no language module, the source language's kept, the target's, the others' mean.
+    `configs/evaluate_proxies.yaml` adds what stands in for the module of a language that has none.
     """
     flags = {"task_module": task_module, "store": store, "base": base, "run": output}
     flags |= {f"targets.{language}": path for language, path in pairs(target, "--target").items()}

@@ -7,13 +7,15 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
+from madx.cli import foreign
 from madx.cli.console import out, show_table
 from madx.cli.options import Store
 from madx.errors import StoreError
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Stored modules: list, show, verify, remove; push and pull. Module types and presets: types, presets.",
+    help="Stored modules: list, show, verify, remove; push and pull. Other people's files: import, export, formats. "
+    "Module types and presets: types, presets.",
 )
 Name = Annotated[str, typer.Argument(help="Name of a stored module.")]
 
@@ -86,6 +88,11 @@ def remove(
         typer.confirm(f"Delete the module {name} ({_size(known[name].bytes)}) in {known[name].path}?", abort=True)
     modules.remove(name)
     out.print(f"removed {name} from {modules.root}", markup=False)
+
+
+app.command("import")(foreign.import_module)
+app.command("export")(foreign.export_module)
+app.command("formats")(foreign.formats)
 
 
 @app.command()

@@ -49,8 +49,8 @@ def _control_lines(matrices: Matrices, task: str) -> tuple[list[str], list[list[
     controls, lines = _controls(matrices), []
     for e in (e for e in matrices.entries if e.task == task):
         rows = _averages(e)
-        of = {c.minus: c for c in e.matrix.differences(samples=0) if c.target == AVERAGE}
-        deltas = [("≈" if of[m].noise else "") + signed(of[m].delta) if m in of else "-" for m in ("none", "source")]
+        of = {c.minus: c for c in e.matrix.differences() if c.target == AVERAGE}
+        deltas = [of[m].mark + signed(of[m].delta) if m in of else "-" for m in ("none", "source")]
         lines.append([e.module_type, e.source, *(_cell(rows[c]) if c in rows else "-" for c in controls), *deltas])
     return ["module type", "source", *controls, "target - none", "target - source"], lines
 

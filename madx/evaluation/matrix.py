@@ -2,17 +2,19 @@
 
 A cell is one prediction: a target language's test set, a control, a seed. The four controls differ only in the
 language module under the task module; without them a gain cannot be told from what any other module, or none, gives.
+Proxies are further columns: what stands in for a module that a language does not have.
 Pure data: no engine, no model. Scores are percent points, 0..100.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 
 from madx.errors import DataError, did_you_mean
-from madx.evaluation.significance import Difference, paired_bootstrap, seed_difference
+from madx.evaluation.contrasts import Contrast, contrasts, footnotes
+from madx.evaluation.significance import SAMPLES
 from madx.scores import EntityScores
 
 CONTROLS = {
@@ -21,6 +23,14 @@ CONTROLS = {
     "target": "the target language's module",
     "mean": "the mean of the other languages' modules",
 }
+PROXIES = {
+    "nearest": "the module of the most similar other language",
+    "weighted": "the mean of the other languages' modules, weighted by similarity",
+    "arithmetic": "share * target's module + (1 - share) * its relative's; without a module of its own, its relative's and "
+                  "the source's",
+    "emea": "the mean of the other languages' modules, its weights moved to lower the entropy of each prediction",
+}
+COLUMNS = CONTROLS | PROXIES
 BASELINES = ("none", "source", "mean")  # what the target module is compared with
 AVERAGE = "average"
 METRICS = ("precision", "recall", "f1", "token_accuracy")
@@ -50,8 +60,8 @@ class Cell:
     explanation: dict | None = None
 
     def __post_init__(self):
-        if self.control not in CONTROLS:
-            raise DataError(f"unknown control {self.control!r}: {did_you_mean(self.control, CONTROLS)}")
+        if self.control not in COLUMNS:
+            raise DataError(f"unknown control {self.control!r}: {did_you_mean(self.control, COLUMNS)}")
         if self.target == AVERAGE:
             raise DataError(f"a language cannot be called {AVERAGE!r}, the name of the last row; use an ISO 639-3 code")
         explanation = _plain(f"the explanation of {self.target}, {self.control}", self.explanation)
@@ -80,8 +90,8 @@ class Missing:
     reason: str
 
     def __post_init__(self):
-        if self.control not in CONTROLS:
-            raise DataError(f"unknown control {self.control!r}: {did_you_mean(self.control, CONTROLS)}")
+        if self.control not in COLUMNS:
+            raise DataError(f"unknown control {self.control!r}: {did_you_mean(self.control, COLUMNS)}")
 
 
 @dataclass(frozen=True)
@@ -118,26 +128,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """F1 with the target module minus F1 with the control `minus`: over seeds, and over sentences by bootstrap.
-
-    `noise` speaks of seeds: the 95 % t interval contains 0, or there is one seed. `sentences` resamples the test
-    sentences with the counts of all seeds added; None for the average row or when not asked for.
-    """
-
-    target: str
-    minus: str
-    delta: float
-    low: float | None
-    high: float | None
-    n: int
-    noise: bool
-    sentences: Difference | None = None
-    silent: tuple[str, ...] = ()
-    languages: int = 1
-
-
-@dataclass(frozen=True)
 class TransferMatrix:
     """All cells of one task module. `targets` orders the rows; the source language always comes first.
 
@@ -162,6 +152,7 @@ class TransferMatrix:
         order = ((source,) if source in order else ()) + tuple(t for t in order if t != source)
         for name, value in (("cells", tuple(self.cells)), ("missing", tuple(self.missing)), ("targets", order)):
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "_pairs", {})
         seen, gold = set(), {}
         for cell in self.cells:
             key = (cell.target, cell.control, cell.seed)
@@ -174,6 +165,12 @@ class TransferMatrix:
                                 f"sentences ({cell.sentences}) than the first cell ({len(first)}); "
                                 "use one test set per language")
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The four controls, then the proxies that occur."""
+        found = {c.control for c in (*self.cells, *self.missing)}
+        return (*CONTROLS, *(p for p in PROXIES if p in found))
+
     def group(self, target: str, control: str) -> list[Cell]:
         """The cells of one place, by seed."""
         return sorted((c for c in self.cells if (c.target, c.control) == (target, control)), key=lambda c: c.seed)
@@ -181,68 +178,62 @@ class TransferMatrix:
     def averaged(self) -> list[str]:
         """The languages of the average row: not the source, with a cell under every control that has any.
 
-        So that every control is averaged over the same languages.
+        So that every control is averaged over the same languages. Proxies do not count: one that only some languages
+        have has no average.
         """
         others = [t for t in self.targets if t != self.meta.source]
-        used = {c.control for c in self.cells if c.target in others}
+        used = {c.control for c in self.cells if c.target in others and c.control in CONTROLS}
+        used = used or {c.control for c in self.cells if c.target in others}
         return [t for t in others if used and all(self.group(t, control) for control in used)]
 
     def table(self, metric: str = "f1") -> list[Row]:
-        """Target x control rows, then the average over target languages (macro, per seed), in `CONTROLS` order."""
+        """Target x control rows, then the average over target languages (macro, per seed), in the order of `columns`."""
         if metric not in METRICS:
             raise DataError(f"unknown metric {metric!r}: {did_you_mean(metric, METRICS)}")
-        rows = [self._row(t, [t], control, metric) for t in self.targets for control in CONTROLS]
-        return rows + [self._row(AVERAGE, self.averaged(), control, metric) for control in CONTROLS]
+        rows = [self._row(t, [t], control, metric) for t in self.targets for control in self.columns]
+        return rows + [self._row(AVERAGE, self.averaged(), control, metric) for control in self.columns]
 
     def _row(self, name: str, languages: list[str], control: str, metric: str) -> Row:
-        by_seed, silent = self._macro(languages, control, metric)
+        by_seed, silent = self.macro(languages, control, metric)
         values = list(by_seed.values())
         if not values:
             reasons = [m.reason for m in self.missing if (m.target, m.control) == (name, control)]
-            fallback = "no target language has every control" if name == AVERAGE else "not evaluated"
+            fallback = "not evaluated" if name != AVERAGE else (
+                "not every language of the average has it" if languages else "no target language has every control")
             return Row(name, control, None, None, 0, reason=(reasons or [fallback])[0], languages=len(languages))
         sd = stdev(values) if len(values) > 1 else None
         return Row(name, control, fmean(values), sd, len(values), silent=silent, languages=len(languages))
 
-    def _macro(self, languages: list[str], control: str, metric: str = "f1") -> tuple[dict[int, float], tuple]:
+    def macro(self, languages: list[str], control: str, metric: str = "f1") -> tuple[dict[int, float], tuple]:
         """seed -> mean over the languages, for the seeds that all of them have; and the modules silent in them."""
         groups = [{c.seed: c for c in self.group(t, control)} for t in languages]
         seeds = sorted(set.intersection(*map(set, groups))) if groups else []
         silent = tuple(dict.fromkeys(name for g in groups for s in seeds for name in g[s].silent))
         return {s: fmean(getattr(g[s].scores, metric) for g in groups) for s in seeds}, silent
 
-    def differences(self, *, samples: int = 1000, seed: int = 0) -> list[Contrast]:
-        """F1 of target minus none, source and mean: per language and for the average, paired over the shared seeds.
+    def pairs(self, *, samples: int = SAMPLES, seed: int = 0) -> list[Contrast]:
+        """Every difference of two columns, per language and for the average, with both tests; see `contrasts.py`.
 
-        `samples` resamples for the interval over sentences; 0 leaves it out. Pairs without cells are left out.
+        `samples` resamples of the sentences; 0 leaves that test out. Worked out once for each (samples, seed).
         """
-        found = []
-        for name, languages in [(t, [t]) for t in self.targets] + [(AVERAGE, self.averaged())]:
-            a, silent_a = self._macro(languages, "target")
-            for minus in BASELINES:
-                b, silent_b = self._macro(languages, minus)
-                seeds = [s for s in a if s in b]
-                if not seeds:
-                    continue
-                over_seeds = seed_difference([a[s] for s in seeds], [b[s] for s in seeds])
-                bootstrap = self._bootstrap(name, minus, seeds, samples, seed) if samples and name != AVERAGE else None
-                found.append(Contrast(name, minus, **asdict(over_seeds), sentences=bootstrap, languages=len(languages),
-                                      silent=tuple(dict.fromkeys(silent_a + silent_b))))
-        return found
+        if (samples, seed) not in self._pairs:
+            self._pairs[samples, seed] = contrasts(self, samples=samples, seed=seed)
+        return list(self._pairs[samples, seed])
 
-    def _bootstrap(self, target: str, minus: str, seeds: list[int], samples: int, seed: int) -> Difference:
-        sums = []
-        for control in ("target", minus):
-            parts = [c.scores.statistics for c in self.group(target, control) if c.seed in seeds]
-            sums.append(replace(parts[0], tp=sum(p.tp for p in parts), n_gold=sum(p.n_gold for p in parts),
-                                n_pred=sum(p.n_pred for p in parts)))
-        return paired_bootstrap(*sums, samples=samples, seed=seed)
+    def differences(self, *, samples: int = SAMPLES, seed: int = 0) -> list[Contrast]:
+        """Those of `pairs` that compare the target module with the other controls, in `BASELINES` order."""
+        found = [c for c in self.pairs(samples=samples, seed=seed) if c.control == "target" and c.minus in BASELINES]
+        return sorted(found, key=lambda c: (self.order(c.target), BASELINES.index(c.minus)))
+
+    def order(self, target: str) -> int:
+        """The place of a language, or of the average, among the rows."""
+        return [*self.targets, AVERAGE].index(target)
 
     def warnings(self) -> list[str]:
         """A line for every place where a module did not act although it should have; belongs into every output."""
         lines = []
         for target in self.targets:
-            for control in CONTROLS:
+            for control in self.columns:
                 cells = [c for c in self.group(target, control) if c.silent]
                 if cells:
                     names = ", ".join(dict.fromkeys(name for c in cells for name in c.silent))
@@ -251,18 +242,10 @@ class TransferMatrix:
                                  "these scores do not show what the module does")
         return lines
 
-    def notes(self, contrasts: Sequence[Contrast] | None = None) -> list[str]:
-        """Footnotes: what is within noise, what is missing and why, what the average is over, what has no record."""
-        contrasts = self.differences(samples=0) if contrasts is None else contrasts
-        lines = []
-        noise = [f"{c.target}: target - {c.minus}" for c in contrasts if c.noise]
-        if noise:
-            lines.append("≈ within noise (the 95 % t interval over seeds contains 0, or there is one seed): "
-                         + "; ".join(noise))
-        elif contrasts:
-            lines.append("no difference is within noise (no 95 % t interval over seeds contains 0)")
-        if any(c.n == 1 for c in contrasts):
-            lines.append("one seed gives no interval over seeds: use three or more")
+    def notes(self, shown: Sequence[Contrast] | None = None) -> list[str]:
+        """Footnotes: which of the differences `shown` (None: all of `differences`) are within noise, what is missing and
+        why, what the average is over, what has no record."""
+        lines = footnotes(self, self.differences() if shown is None else shown, samples=SAMPLES)
         rows = self.table()
         lines += [f"- {r.target}, {r.control}: {r.reason}" for r in rows if r.mean is None]
         others = [t for t in self.targets if t != self.meta.source]

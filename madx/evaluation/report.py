@@ -2,13 +2,15 @@
 
 import csv
 import io
+from dataclasses import replace
 from statistics import fmean, stdev
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from madx.evaluation.matrix import AVERAGE, BASELINES, CONTROLS, METRICS, Contrast, Row, TransferMatrix
+from madx.evaluation.contrasts import NOISE, Contrast, best, between, like_best
+from madx.evaluation.matrix import AVERAGE, BASELINES, COLUMNS, METRICS, Row, TransferMatrix
 
 _PER_TYPE = ("precision", "recall", "f1", "support")
 
@@ -28,13 +30,8 @@ def signed(value: float) -> str:
 def _contrast_text(contrast: Contrast | None) -> str:
     if contrast is None:
         return "-"
-    return ("≈" if contrast.noise else "") + signed(contrast.delta) + ("!" if contrast.silent else "")
-
-
-def _best(rows: list[Row]) -> set[str]:
-    """The controls with the highest mean; a place with a silent module cannot win."""
-    means = {r.control: r.mean for r in rows if r.mean is not None and not r.silent}
-    return {control for control, mean in means.items() if mean == max(means.values())}
+    before, after = (contrast.mark, "") if contrast.noise else ("", contrast.mark)
+    return before + signed(contrast.delta) + after + ("!" if contrast.silent else "")
 
 
 def _seeds(rows: list[Row]) -> str:
@@ -53,20 +50,27 @@ def _by_target(matrix: TransferMatrix) -> dict[str, list[Row]]:
 
 
 def to_csv(matrix: TransferMatrix) -> str:
-    """Tidy: one line a cell; a missing place has a line with its reason and no scores."""
+    """Tidy: one line a cell; a missing place has a line with its reason and no scores.
+
+    `within_noise_of`, `beyond_noise_of`: columns that the place (all its seeds) was compared with; in neither stand those
+    that it differs from alone, but not after the correction over all pairs.
+    """
     types = sorted({t for c in matrix.cells for t in c.scores.per_type})
     counts = ("gold", "predicted", "correct", "sentences")
     head = ["task_module", "base", "source", "target", "control", "composition", "seed", *METRICS, *counts,
-            *(f"{t}_{m}" for t in types for m in _PER_TYPE), "silent", "missing_because"]
+            *(f"{t}_{m}" for t in types for m in _PER_TYPE), "within_noise_of", "beyond_noise_of",
+            "silent", "missing_because"]
     out = io.StringIO()
     writer = csv.DictWriter(out, head, lineterminator="\n")
     writer.writeheader()
     fixed = {"task_module": matrix.meta.task_module, "base": matrix.meta.base, "source": matrix.meta.source}
     for target in matrix.targets:
-        for control in CONTROLS:
+        for control in matrix.columns:
+            compared = _compared(matrix, target, control)
             for c in matrix.group(target, control):
                 line = {name: getattr(c.scores, name) for name in (*METRICS, *counts)}
                 line |= {f"{t}_{m}": v for t, figures in c.scores.per_type.items() for m, v in figures.items()}
+                line |= compared
                 line["silent"] = f"SILENT MODULE: {' '.join(c.silent)}" if c.silent else ""
                 writer.writerow(fixed | line | {"target": target, "control": control, "composition": c.composition,
                                                 "seed": c.seed})
@@ -74,6 +78,13 @@ def to_csv(matrix: TransferMatrix) -> str:
                 if (m.target, m.control) == (target, control):
                     writer.writerow(fixed | {"target": target, "control": control, "missing_because": m.reason})
     return out.getvalue()
+
+
+def _compared(matrix: TransferMatrix, target: str, control: str) -> dict[str, str]:
+    pairs = {other: between(matrix.pairs(), target, control, other) for other in matrix.columns if other != control}
+    pairs = {other: c for other, c in pairs.items() if c is not None}
+    return {"within_noise_of": " ".join(other for other, c in pairs.items() if c.noise),
+            "beyond_noise_of": " ".join(other for other, c in pairs.items() if not c.mark)}
 
 
 def markdown_table(head: list[str], lines: list[list[str]], text_columns: int = 1) -> str:
@@ -98,17 +109,21 @@ def to_markdown(matrix: TransferMatrix) -> str:
     parts += [f"> 🔴 **{line}**" for line in matrix.warnings()]
     lines = []
     for target, rows in _by_target(matrix).items():
-        best = _best(rows)
-        cells = [f"**{score_text(r.mean, r.sd)}**" if r.control in best
-                 else score_text(r.mean, r.sd) + (" 🔴 silent" if r.silent else "") for r in rows]
+        top, alike = best(rows), like_best(matrix, rows)
+        cells = [f"**{score_text(r.mean, r.sd)}**" if r.control in top
+                 else score_text(r.mean, r.sd) + f" {NOISE}" * (r.control in alike) + " 🔴 silent" * bool(r.silent)
+                 for r in rows]
         lines.append([target, *cells, _seeds(rows)])
-    parts.append(markdown_table(["language", *CONTROLS, "n"], lines))
-    parts.append("\n".join(f"- `{name}`: {meaning}" for name, meaning in CONTROLS.items()))
+    parts.append(markdown_table(["language", *matrix.columns, "n"], lines))
+    parts.append("\n".join(f"- `{name}`: {meaning}" for name, meaning in COLUMNS.items() if name in matrix.columns))
     parts.append("## Differences\n\nF1 under the target module minus F1 under the control. Over seeds: 95 % t "
-                 "interval. Over sentences: 95 % interval and p of a paired bootstrap, counts of all seeds added.")
-    parts.append(markdown_table(["language", "minus", "difference", "over seeds", "n", "over sentences", "p"],
-                                 [_contrast_line(c) for c in contrasts if c.target != AVERAGE or c.languages > 1], 2))
-    parts.append("\n".join("- " + line.removeprefix("- ") for line in matrix.notes(contrasts)))
+                 "interval. Over sentences: 95 % interval of a paired bootstrap, counts of all seeds added. p: the larger "
+                 "one of both tests; Holm: corrected over all pairs of the matrix.")
+    parts.append(markdown_table(["language", "minus", "difference", "over seeds", "n", "over sentences", "p", "Holm"],
+                                 [_contrast_line(c) for c in contrasts], 2))
+    parts.append("\n".join("- " + line.removeprefix("- ") for line in matrix.notes()))
+    parts.append("## Every pair\n\nF1 of the row minus F1 of the column. Intervals and p: matrix.json, `pairs`.")
+    parts.append(markdown_table(["language", "", *matrix.columns], _pair_lines(matrix), 2))
     parts.append("## Per type\n\nMean over seeds; F1 with its deviation. `all`: micro average. Support: gold entities.")
     parts.append(markdown_table(["language", "control", "type", "precision", "recall", "F1", "support"],
                                  _per_type_lines(matrix), 3))
@@ -123,13 +138,22 @@ def _contrast_line(c: Contrast) -> list[str]:
     seeds = "-" if c.low is None else f"{signed(c.low)} to {signed(c.high)}"
     s = c.sentences
     return [c.target, c.minus, _contrast_text(c) + (" 🔴 silent" if c.silent else ""), seeds, str(c.n),
-            *(("-", "-") if s is None else (f"{signed(s.low)} to {signed(s.high)}", f"{s.p:.3f}"))]
+            "-" if s is None else f"{signed(s.low)} to {signed(s.high)}", f"{c.p:.3f}", f"{c.p_holm:.3f}"]
+
+
+def _pair_lines(matrix: TransferMatrix) -> list[list[str]]:
+    """A square of columns for each language: row minus column."""
+    found = {(c.target, c.control, c.minus): c for c in matrix.pairs()}
+    found |= {(t, b, a): replace(c, delta=-c.delta) for (t, a, b), c in found.items()}
+    names = dict.fromkeys(name for name, _, _ in found)
+    return [[name, row, *("" if row == column else _contrast_text(found.get((name, row, column))) for column in matrix.columns)]
+            for name in names for row in matrix.columns if any(k[:2] == (name, row) for k in found)]
 
 
 def _per_type_lines(matrix: TransferMatrix) -> list[list[str]]:
     lines = []
     for target in matrix.targets:
-        for control in CONTROLS:
+        for control in matrix.columns:
             scores = [c.scores for c in matrix.group(target, control)]
             everything = [{"precision": s.precision, "recall": s.recall, "f1": s.f1, "support": s.gold} for s in scores]
             types = sorted({t for s in scores for t in s.per_type})
@@ -145,8 +169,8 @@ def _per_type_lines(matrix: TransferMatrix) -> list[list[str]]:
 
 
 def to_rich(matrix: TransferMatrix) -> Table:
-    """For the terminal: best control per row bold, `≈` before a difference within noise, silent modules in red."""
-    meta, warnings, contrasts = matrix.meta, matrix.warnings(), matrix.differences(samples=0)
+    """For the terminal: best column per row bold, `≈` at what is within noise, silent modules in red."""
+    meta, warnings, contrasts = matrix.meta, matrix.warnings(), matrix.differences()
     title = Text(f"{meta.task_module}: entity F1 per language and control", style="bold")
     if meta.note:
         title.append(f"\n{meta.note}", style="not bold italic")
@@ -157,22 +181,24 @@ def to_rich(matrix: TransferMatrix) -> Table:
     same = counts.pop() if len(counts) == 1 else ""
     notes = [f"base {meta.base}, source {meta.source}; mean ± standard deviation over "
              + (f"n = {same} seed{'s' * (same != '1')}" if same else "n seeds") + "; percent points"]
-    caption = Text("\n".join(notes + matrix.notes(contrasts)), style="not italic dim", justify="left")
+    caption = Text("\n".join(notes + matrix.notes()), style="not italic dim", justify="left")
     for line in warnings:
         caption.append(f"\n{line}", style="not dim bold red")
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
                   show_edge=False, title_justify="left", caption_justify="left")
     table.add_column("", no_wrap=True)
-    for control in CONTROLS:
-        table.add_column(control, justify="right", overflow="fold")  # a narrow terminal folds a number, never crops it
+    for control in matrix.columns:
+        # a narrow terminal folds a number, never crops it
+        table.add_column(control, justify="right", overflow="fold", min_width=len(control))
     for minus in BASELINES:
         table.add_column(f"target\n-{minus}", justify="right", overflow="fold")
     if not same:
         table.add_column("n", justify="right", overflow="fold")
     for target, rows in groups.items():
-        best, of = _best(rows), {c.minus: c for c in contrasts if c.target == target}
-        cells = [Text(score_text(r.mean, r.sd) + ("!" if r.silent else ""),
-                      style="bold red" if r.silent else "bold" if r.control in best else "") for r in rows]
+        top, alike = best(rows), like_best(matrix, rows)
+        of = {c.minus: c for c in contrasts if c.target == target}
+        cells = [Text(score_text(r.mean, r.sd) + NOISE * (r.control in alike) + "!" * bool(r.silent),
+                      style="bold red" if r.silent else "bold" if r.control in top else "") for r in rows]
         deltas = [Text(_contrast_text(of.get(minus)), style="bold red" if minus in of and of[minus].silent
                        else "dim" if minus in of and of[minus].noise else "") for minus in BASELINES]
         if target == AVERAGE:

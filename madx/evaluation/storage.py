@@ -8,6 +8,7 @@ from pathlib import Path
 
 from madx.errors import DataError, MadxError
 from madx.evaluation.matrix import Cell, Meta, Missing, TransferMatrix
+from madx.evaluation.significance import ALPHA, SAMPLES
 from madx.scores import EntityScores, Statistics
 
 FORMAT = "madx transfer matrix"
@@ -15,7 +16,7 @@ VERSION = 1
 
 
 def to_json(matrix: TransferMatrix) -> str:
-    """Meta and cells, which `from_json` reads; table, differences and warnings for human and other readers.
+    """Meta and cells, which `from_json` reads; table, differences, pairs and warnings for human and other readers.
 
     One cell a line, so that files of many sentences stay readable and comparable line by line.
     """
@@ -33,6 +34,9 @@ def to_json(matrix: TransferMatrix) -> str:
         "targets": line(list(matrix.targets)),
         "table": lines([asdict(r) for r in matrix.table()]),
         "differences": lines([asdict(c) for c in matrix.differences()]),
+        "pairs": lines([asdict(c) for c in matrix.pairs()]),
+        "tests": line({"seeds": "paired t", "sentences": "paired bootstrap", "samples": SAMPLES, "alpha": ALPHA,
+                       "p": "the larger of both", "correction": "Holm over all pairs"}),
         "missing": lines([asdict(m) for m in matrix.missing]),
         "cells": lines([_cell(c) for c in matrix.cells]),
     }

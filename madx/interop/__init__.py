@@ -1,17 +1,35 @@
-"""Other people's files, in and out: one file per format."""
+"""Other people's files, in and out: one file per format, registered in `FORMATS`; adding a file adds a format."""
 
-from madx.interop.adapterhub import export_adapterhub, import_adapterhub
-from madx.interop.adapterhub_setup import export_adapterhub_setup, import_adapterhub_setup
+from madx.interop.adapterhub import (
+    export_adapterhub,
+    export_adapterhub_setup,
+    import_adapterhub,
+    import_adapterhub_setup,
+)
+from madx.interop.base import FORMATS, Format, Imported, Wish, export_modules, import_into, import_modules
+from madx.interop.composable_sft import export_composable_sft, import_composable_sft
 from madx.interop.hub import Hub
 from madx.interop.plain import export_plain
 from madx.interop.report import ImportReport
+from madx.registry import discover
+
+discover(__name__)
 
 __all__ = [
+    "FORMATS",
+    "Format",
     "Hub",
     "ImportReport",
+    "Imported",
+    "Wish",
     "export_adapterhub",
     "export_adapterhub_setup",
+    "export_composable_sft",
+    "export_modules",
     "export_plain",
     "import_adapterhub",
     "import_adapterhub_setup",
+    "import_composable_sft",
+    "import_into",
+    "import_modules",
 ]

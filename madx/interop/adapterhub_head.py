@@ -7,12 +7,9 @@ from torch import Tensor
 
 from madx.base import Base
 from madx.errors import BaseError, ConfigError, StoreError
-from madx.interop.adapterhub_files import (
-    HEAD_CONFIG,
-    HEAD_WEIGHTS,
-    read_json,
-    read_tensors,
-)
+from madx.interop.adapterhub_files import HEAD_CONFIG, HEAD_WEIGHTS, read_tensors
+from madx.interop.files import read_json
+from madx.interop.labels import numbered, placeholders
 from madx.module import Module
 
 _LANGUAGE_MODELS = ("masked_lm", "causal_lm")
@@ -106,21 +103,11 @@ def _read_tagging(folder: Path, full: dict, config: dict, *, owner, width: int) 
 
 
 def _labels(config: dict) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
-    """Label names in the order of their numbers, and notes; raises ConfigError when they are not 0, 1, ..., n-1."""
+    """Label names in the order of their numbers, and notes."""
     table, count = config.get("label2id"), config.get("num_labels")
     if table is None and isinstance(count, int) and 0 < count <= 10_000:
-        return tuple(f"LABEL_{i}" for i in range(count)), [
-            ("label2id (empty)", "labels are called LABEL_0, LABEL_1, ...")
-        ]
-    numbers = {}
-    for label, number in table.items() if isinstance(table, dict) else ():
-        text = str(number)
-        numbers[int(text) if text.isascii() and text.isdigit() and len(text) < 6 else text] = label
-    if not numbers or set(numbers) != set(range(len(table))) or count is not None and count != len(table):
-        raise ConfigError(
-            f"The head's label2id does not number its labels 0 to n-1 (num_labels {str(count)[:20]}): {str(table)[:99]}."
-        )
-    return tuple(numbers[i] for i in range(len(numbers))), []
+        return placeholders(count), [("label2id (empty)", "labels are called LABEL_0, LABEL_1, ...")]
+    return numbered(table, count), []
 
 
 def write_head(module: Module, name: str) -> tuple[dict, dict[str, Tensor]]:

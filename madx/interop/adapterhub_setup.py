@@ -1,16 +1,14 @@
 """Compositions saved as an AdapterHub setup: `adapter_setup.json` and one adapter folder for each name in it."""
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 
 from madx.base import Base
 from madx.composition import Average, Composition, Stack, as_composition, check_name
 from madx.errors import ConfigError, StoreError, did_you_mean
-from madx.interop.adapterhub import VERSION, export_adapterhub, import_adapterhub
 from madx.interop.adapterhub_config import check_version
-from madx.interop.adapterhub_files import read_json
+from madx.interop.adapterhub_module import VERSION, export_adapterhub, import_adapterhub
+from madx.interop.files import new_folder, read_json
 from madx.interop.report import ImportReport
 from madx.module import Module
 
@@ -21,7 +19,7 @@ MAX_DEPTH = 4
 
 def import_adapterhub_setup(
     path: str | Path, base: Base, *, roles: dict[str, str], languages: dict[str, str] | None = None,
-    task: str | None = None, allow_base_mismatch: bool = False,
+    task: str | None = None, with_head: bool = True, allow_base_mismatch: bool = False,
 ) -> tuple[Composition, dict[str, Module], list[ImportReport]]:  # fmt: skip
     """The composition of a setup, its modules by name, and a report on each.
 
@@ -30,11 +28,7 @@ def import_adapterhub_setup(
     Raises ConfigError for other blocks and StoreError for a damaged setup, and what `import_adapterhub` raises.
     """
     folder = Path(path).expanduser()
-    if not (folder / SETUP).is_file():
-        raise StoreError(f"{folder} has no {SETUP}, so it holds no composition of AdapterHub.")
-    full = read_json(folder / SETUP)
-    check_version(full.get("version"))
-    composition = as_composition(_read(full.get("adapter_setup"), folder / SETUP))
+    composition = read_setup(folder)
     if set(roles) != set(composition.names()):
         raise ConfigError(
             f"The setup names {', '.join(composition.names())}; give each a role, not {', '.join(roles) or 'none'}."
@@ -43,10 +37,19 @@ def import_adapterhub_setup(
     for name in composition.names():
         modules[name], report = import_adapterhub(
             folder / name, base, name=name, role=roles[name], language=(languages or {}).get(name),
-            task=task if roles[name] == "task" else None, allow_base_mismatch=allow_base_mismatch,
+            task=task if roles[name] == "task" else None, with_head=with_head, allow_base_mismatch=allow_base_mismatch,
         )  # fmt: skip
         reports.append(report)
     return composition, modules, reports
+
+
+def read_setup(folder: Path) -> Composition:
+    """The composition that a folder's setup describes; its modules are not read. Raises as `import_adapterhub_setup`."""
+    if not (folder / SETUP).is_file():
+        raise StoreError(f"{folder} has no {SETUP}, so it holds no composition of AdapterHub.")
+    full = read_json(folder / SETUP)
+    check_version(full.get("version"))
+    return as_composition(_read(full.get("adapter_setup"), folder / SETUP))
 
 
 def _read(block, path: Path, depth: int = 0) -> str | Stack | Average:
@@ -89,10 +92,9 @@ def export_adapterhub_setup(
     composition, folder = as_composition(composition), Path(folder).expanduser()
     names = composition.names()
     faults = [
-        f"{item} (divided by the number of its children twice)"
-        for item in composition.items
-        if isinstance(item, Average)
-    ]
+        f"{item} ({'divided by the number of its children twice' if isinstance(item, Average) else 'no such block there'})"
+        for item in composition.items if not isinstance(item, str)
+    ]  # fmt: skip
     if missing := [n for n in names if n not in modules]:
         raise ConfigError(f"No module is given for {', '.join(missing)}; {did_you_mean(missing[0], modules)}")
     if not names:
@@ -107,20 +109,10 @@ def export_adapterhub_setup(
         raise ConfigError(
             f"The composition '{composition}' would act otherwise in AdapterHub's `adapters`:\n  " + "\n  ".join(faults)
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise StoreError(f"{folder} is in use; give a folder that is empty or does not exist.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        temporary.chmod(0o755)
+    with new_folder(folder) as made:
         for name in names:
-            export_adapterhub(modules[name], temporary / name, base=base, safetensors=safetensors, as_name=name)
+            export_adapterhub(modules[name], made / name, base=base, safetensors=safetensors, as_name=name)
         tree = {"type": "Stack", "children": [{"type": "single", "children": [name]} for name in names]}
         setup = {"adapter_setup": tree, "head_setup": None, "version": VERSION}
-        (temporary / SETUP).write_text(json.dumps(setup, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(folder)
-    except OSError as error:
-        raise StoreError(f"Cannot write {folder}: {error}. Nothing was written.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        (made / SETUP).write_text(json.dumps(setup, indent=2) + "\n", encoding="utf-8")
     return folder

@@ -1,4 +1,4 @@
-"""Job 3: zero-shot evaluation by swapping the language module, the four controls side by side."""
+"""Job 3: zero-shot evaluation by swapping the language module, the four controls side by side, and proxies beside them."""
 
 import logging
 from dataclasses import dataclass, field
@@ -11,13 +11,16 @@ from madx.composition import Average, Composition, Stack
 from madx.data.conll import Sentence, write_conll
 from madx.data.labels import LabelSet, require
 from madx.engine import Engine
-from madx.errors import ConfigError
+from madx.errors import CompositionError, ConfigError, did_you_mean
 from madx.evaluation import CONTROLS, Cell, Meta, Missing, TransferMatrix
 from madx.jobs.common import JobSettings, module_names, open_base, run_folder, versions
+from madx.jobs.proxies import Proxies, check_proxies, likeness, proxy_compositions
 from madx.jobs.train_task import Columns, file_sha256, read_labelled
+from madx.mixing import EntropyMixing
 from madx.module import Module
 from madx.store import Store
 from madx.tasks import TASKS
+from madx.tasks.token_classification import word_logits
 from madx.training.progress import ProgressView
 
 log = logging.getLogger("madx")
@@ -40,7 +43,11 @@ class Evaluate(JobSettings):
         default=list(CONTROLS), min_length=1, description="none, source's kept, target's, mean of the others'."
     )
     mean_of: list[str] | None = Field(
-        default=None, description="Modules of the mean, the target's own left out; null: source's and all targets'."
+        default=None, description="Modules of the mean and of the proxies, the target's own left out; null: source's and all targets'."
+    )
+    proxies: Proxies = Field(default=Proxies(), description="What stands in for the module of a language that has none.")
+    only: dict[str, list[Literal["none", "source", "target", "mean", "nearest", "weighted", "arithmetic", "emea"]]] = Field(
+        default={}, description="For single targets: which of the chosen controls and proxies, e.g. {swa: [none, weighted]}."
     )
     columns: Columns = Field(default=Columns(), description="How the files are read.")
     max_length: int = Field(default=256, ge=8, description="Tokens of a window at most.")
@@ -60,35 +67,51 @@ class EvaluateResult:
 
 
 def evaluate(settings: Evaluate) -> EvaluateResult:
-    """Score a task module on every target language under the four controls. Raises MadxError for bad input."""
+    """Score a task module on every target language under the controls and proxies. Raises MadxError for bad input."""
     store = Store(settings.store)
     tasks = module_names(store, settings.task_module)
     first = store.show(next(iter(tasks.values()))).info
     if first.task not in TASKS.names():
         raise ConfigError(f"The module {first.name!r} (role {first.role}) is no task module; evaluate one that train-task made.")
     source = settings.source or first.language
+    languages = _language_modules(store, settings, source)
+    _check_choice(settings, languages)
     data = {language: read_labelled(path, settings.columns) for language, path in settings.targets.items()}
     labels = LabelSet(first.labels)
     for language, sentences in data.items():
         require(labels, LabelSet.from_sentences(sentences, source=settings.targets[language]))
+    alike = likeness(settings.proxies) if set(settings.proxies.use) - {"emea"} else {}
     base = open_base(settings.model_copy(update={"base": settings.base or first.base["name"]}))
     folder = run_folder(settings.run, f"evaluate-{settings.task_module}")
     engine = Engine(base)
     try:
-        languages = _attach(engine, store, settings, source)
-        cells, missing = _cells(engine, store, settings, tasks=tasks, source=source, data=data, languages=languages, folder=folder)
+        for name in dict.fromkeys([*languages.values(), *(settings.mean_of or []), *settings.proxies.modules()]):
+            engine.attach(store.load(name, engine.base))
+        cells, missing = _cells(engine, store, settings, tasks=tasks, source=source, data=data, languages=languages, alike=alike,
+                                folder=folder)  # fmt: skip
     finally:
         engine.close()
     meta = Meta(
         task_module=settings.task_module, source=source, base=base.label, versions=versions(), note=settings.note,
-        data={path: file_sha256(path) or "" for path in settings.targets.values()},
+        data={path: file_sha256(path) or "" for path in [*settings.targets.values(), *settings.proxies.texts.values()]},
     )  # fmt: skip
     matrix = TransferMatrix(meta, tuple(cells), tuple(missing), tuple(settings.targets))
     return EvaluateResult(matrix, folder, matrix.save(folder))
 
 
-def _attach(engine: Engine, store: Store, settings: Evaluate, source: str) -> dict[str, str]:
-    """Attach the language modules at hand; language -> module name, for the languages that have one."""
+def _check_choice(settings: Evaluate, languages: dict[str, str]) -> None:
+    """Raises ConfigError where the choice of controls and proxies makes no sense: before data and base are read."""
+    chosen = [*settings.controls, *settings.proxies.use]
+    for language, columns in settings.only.items():
+        if language not in settings.targets:
+            raise ConfigError(f"only speaks of {language!r}, which is no target; {did_you_mean(language, settings.targets)}")
+        if stray := [c for c in columns if c not in chosen]:
+            raise ConfigError(f"only.{language} names {', '.join(stray)}, not chosen in controls or proxies.use: {', '.join(chosen)}.")
+    check_proxies(settings.proxies, targets=settings.targets, own=languages)
+
+
+def _language_modules(store: Store, settings: Evaluate, source: str) -> dict[str, str]:
+    """Language -> module name, for the languages that have one."""
     stored = store.names()
     found = {}
     for language in dict.fromkeys([source, *settings.targets]):
@@ -99,8 +122,8 @@ def _attach(engine: Engine, store: Store, settings: Evaluate, source: str) -> di
             found[language] = name
         elif language in settings.modules:
             store.show(name)  # raises with the nearest name: it was asked for
-    for name in dict.fromkeys([*found.values(), *(settings.mean_of or [])]):
-        engine.attach(store.load(name, engine.base))
+    for name in [*(settings.mean_of or []), *settings.proxies.modules()]:
+        store.show(name)
     return found
 
 
@@ -125,22 +148,41 @@ def control_compositions(
     return result
 
 
-def _cells(engine, store, settings, *, tasks, source, data, languages, folder) -> tuple[list[Cell], list[Missing]]:
+def _compositions(
+    engine: Engine, settings: Evaluate, task: str, *, language: str, source: str, languages: dict[str, str], alike: dict
+) -> dict[str, Composition | str]:
+    """The composition of each chosen control and proxy, or the reason (text) why there is none."""
+    own = languages.get(language)
+    pool = {m: engine.module(m).info.language for m in (settings.mean_of or dict.fromkeys(languages.values())) if m != own}
+    pool = {m: other for m, other in pool.items() if other != language}  # nor another module of the same language
+    found = control_compositions(task, language=language, source=source, modules=languages, mean_of=settings.mean_of)
+    found |= proxy_compositions(task, language=language, own=own, source=languages.get(source), pool=pool,
+                                settings=settings.proxies, alike=alike)  # fmt: skip
+    chosen = [*settings.controls, *settings.proxies.use]
+    only = settings.only.get(language, chosen)
+    return {c: found[c] if c in only else f"left out by the setting only.{language}" for c in chosen}
+
+
+def _cells(
+    engine, store, settings, *, tasks, source, data, languages, alike, folder
+) -> tuple[list[Cell], list[Missing]]:  # fmt: skip
     cells: list[Cell] = []
     missing: dict[tuple[str, str], Missing] = {}
-    total = len(tasks) * len(data) * len(settings.controls)
+    total = len(tasks) * len(data) * len([*settings.controls, *settings.proxies.use])
     with ProgressView("evaluate", total, shown=settings.progress) as view:
         for seed, name in tasks.items():
             module = engine.attach(store.load(name, engine.base))
             for language, sentences in data.items():
-                compositions = control_compositions(name, language=language, source=source, modules=languages, mean_of=settings.mean_of)
-                for control in settings.controls:
-                    composition = compositions[control]
-                    if isinstance(composition, str):
-                        missing[language, control] = Missing(language, control, composition)
+                compositions = _compositions(engine, settings, name, language=language, source=source, languages=languages, alike=alike)
+                for control, composition in compositions.items():
+                    cell = composition if isinstance(composition, str) else _cell(
+                        engine, settings, module, composition, seed=seed, language=language, control=control,
+                        sentences=sentences, folder=folder,
+                    )  # fmt: skip
+                    if isinstance(cell, str):
+                        missing[language, control] = Missing(language, control, cell)
                     else:
-                        cells.append(_cell(engine, settings, module, composition, seed=seed, language=language, control=control,
-                                           sentences=sentences, folder=folder))  # fmt: skip
+                        cells.append(cell)
                     view.count(f"{language} {control}")
             engine.activate(None)
             engine.detach(name)
@@ -150,16 +192,23 @@ def _cells(engine, store, settings, *, tasks, source, data, languages, folder) -
 def _cell(
     engine: Engine, settings: Evaluate, module: Module, composition: Composition, *, seed: int, language: str, control: str,
     sentences: list[Sentence], folder: Path,
-) -> Cell:  # fmt: skip
-    """One prediction of one test set; with a measured record of which modules acted."""
+) -> Cell | str:  # fmt: skip
+    """One prediction of one test set, with a measured record of which modules acted; or the reason why there is none."""
     task = TASKS.get(module.info.task)(
         engine.base.tokenizer, LabelSet(module.info.labels), max_length=min(settings.max_length, engine.base.max_tokens)
     )
     engine.activate(composition)
-    predicted = task.predict(engine, sentences)
+    mixing = None
+    if control == "emea":
+        try:
+            mixing = EntropyMixing(engine, word_logits, **settings.proxies.emea.model_dump())
+        except CompositionError as error:
+            return str(error)
+    predicted = task.predict(engine, sentences, mixing=mixing)
     explanation = task.explain(engine, sentences[:PROBE_SENTENCES])
     if explanation.silent:
         log.error("%s, %s: SILENT %s: the score does not show what it does", language, control, ", ".join(explanation.silent))
     if settings.predictions:
         write_conll(folder / "predictions" / f"{language}.{control}.seed{seed}.conll", sentences, predicted)
-    return Cell(language, control, str(composition), seed, task.score(sentences, predicted), explanation.as_dict())
+    record = explanation.as_dict() | ({"mixing": mixing.summary()} if mixing else {})
+    return Cell(language, control, str(composition), seed, task.score(sentences, predicted), record)

@@ -118,7 +118,8 @@ class _Run:
         weights = {name: self.store.show(name).weights.sha256 for name in (job.task_module, *job.modules.values()) if name}
         settings = job.model_dump(mode="json", exclude={"store", "device", "run", "progress", "note", "targets", "base"})
         data = {language: file_marks(path) for language, path in job.targets.items()}
-        return digest(weights, settings, data, versions()["madx"], self.code)
+        texts = {language: file_marks(path) for language, path in job.proxies.texts.items()}
+        return digest(weights, settings, data, texts, versions()["madx"], self.code)
 
 
 def _known(file: Path) -> TransferMatrix | None:

@@ -57,7 +57,7 @@ class Matrix(JobSettings):
     )
     language: dict[str, Any] = Field(default={}, description="Settings of train-language for every module type.")
     task: dict[str, Any] = Field(default={}, description="Settings of train-task for every module type.")
-    evaluation: dict[str, Any] = Field(default={}, description="Settings of evaluate, e.g. {controls: [none, target]}.")
+    evaluation: dict[str, Any] = Field(default={}, description="Settings of evaluate; languages stand for modules, and proxies read the corpora.")
     code: Literal["version", "source"] = Field(
         default="version", description="What is other code, which trains anew: another version, or any change of a source file."
     )
@@ -126,7 +126,10 @@ class JobsOf:
             "progress": settings.progress, "note": settings.note,
         }  # fmt: skip
         if settings.module_types[label].language is None:
-            merged["controls"] = ["none"]
+            merged |= {"controls": ["none"], "proxies": {}}
+        elif isinstance(proxies := merged.get("proxies"), dict) and proxies.get("use"):
+            texts = {language: text for language, text in settings.corpora.items() if isinstance(text, str)}
+            merged["proxies"] = {"texts": texts} | proxies
         return self._made(Evaluate, merged, "evaluation")
 
     def raise_if_any(self) -> None:

@@ -174,9 +174,7 @@ class _Planner:
         module = self._training(job, f"{what}, seed {seed}", seed=seed, under=under)
         if module is None:
             return []
-        scoring: Evaluate = wanted[label, name, source]
-        others = None if scoring.mean_of is None else [modules.get(m, m) for m in scoring.mean_of]  # languages, or module names
-        scoring = scoring.model_copy(update={"targets": targets, "mean_of": others})
+        scoring = _by_language(wanted[label, name, source].model_copy(update={"targets": targets}), modules)
         at = {language: modules.get(language) for language in dict.fromkeys([source, *targets])}
         return [Scoring(name, label, source, seed, scoring, module, at)]
 
@@ -223,3 +221,13 @@ class _Planner:
 
     def _fail(self, what: str, why) -> None:
         self.failures.setdefault(f"{what} {why}", Failure(what, str(why)))
+
+
+def _by_language(job: Evaluate, modules: dict[str, str]) -> Evaluate:
+    """The job with module names where its settings name languages: names by content are nothing to write into a file."""
+    proxies = job.proxies.model_copy(update={
+        "weights": {target: {modules.get(m, m): w for m, w in given.items()} for target, given in job.proxies.weights.items()},
+        "relatives": {target: modules.get(m, m) for target, m in job.proxies.relatives.items()},
+    })  # fmt: skip
+    mean_of = None if job.mean_of is None else [modules.get(m, m) for m in job.mean_of]
+    return job.model_copy(update={"proxies": proxies, "mean_of": mean_of})

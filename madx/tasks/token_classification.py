@@ -15,10 +15,13 @@ from madx.data.windows import Row, encode_words
 from madx.engine import Engine
 from madx.errors import DataError
 from madx.explain import Explanation
+from madx.mixing import EntropyMixing
 from madx.tasks.base import Batch, Task
 
 #: tokens, padding included, of a batch in prediction
 PREDICTION_TOKENS = 4096
+#: the same where gradients are needed: the forward pass then keeps what the backward pass reads
+MIXING_TOKENS = 1024
 
 
 class TokenClassification(Task):
@@ -74,18 +77,22 @@ class TokenClassification(Task):
         logits = word_logits(engine, batch)
         return F.cross_entropy(logits, labels[batch["first"] >= 0], reduction="sum", ignore_index=IGNORED)
 
-    def predict(self, engine: Engine, sentences: Sequence) -> list[list[str]]:
-        """A tag for each word of each sentence (anything with `.tokens`), by the active composition."""
+    def predict(self, engine: Engine, sentences: Sequence, *, mixing: EntropyMixing | None = None) -> list[list[str]]:
+        """A tag for each word of each sentence (anything with `.tokens`), by the active composition; with `mixing`, under
+        weights of its average that are moved for each sentence."""
         rows = encode_words(self.tokenizer, sentences, None, max_length=self.max_length)
-        return self._predict_rows(engine, rows, sentences)
+        return self._predict_rows(engine, rows, sentences, mixing)
 
     @torch.no_grad()
-    def _predict_rows(self, engine: Engine, rows: list[Row], sentences: Sequence) -> list[list[str]]:
+    def _predict_rows(
+        self, engine: Engine, rows: list[Row], sentences: Sequence, mixing: EntropyMixing | None = None
+    ) -> list[list[str]]:
         tags: list[list[str]] = [[] for _ in rows]
-        for chosen in batches(rows, tokens_per_batch=PREDICTION_TOKENS, shuffle=False):
+        scores, tokens = (word_logits, PREDICTION_TOKENS) if mixing is None else (mixing, MIXING_TOKENS)
+        for chosen in batches(rows, tokens_per_batch=tokens, shuffle=False):
             batch = collate([rows[i] for i in chosen], self.tokenizer.pad_token_id)
             batch = {k: v.to(engine.base.device) for k, v in batch.items()}
-            best = iter(word_logits(engine, batch).argmax(-1).tolist())
+            best = iter(scores(engine, batch).argmax(-1).tolist())
             for i in chosen:
                 tags[i] = self.labels.decode(next(best) for _ in rows[i].first)
         return merge_predictions(rows, tags, sentences)

@@ -96,8 +96,16 @@ def test_seeds_of_language_modules_and_stored_ones(here):
     assert [t.under for t in plan.trainings] == [eng, eng] and all(t.stored for t in plan.trainings)
     assert plan.failures[0].what == "swa, adapters" and "No module 'swaa'" in plan.failures[0].why
     assert plan.scorings[0].modules == {"eng": eng, "swa": None}
-    plan = make_plan(settings(evaluation={"mean_of": ["swa"], "controls": ["mean"]}))
-    assert plan.scorings[0].job.mean_of == [plan.scorings[0].modules["swa"]] and plan.scorings[0].job.mean_of[0][:4] == "swa-"
+
+
+def test_settings_of_the_evaluation_name_languages(here):
+    proxies = {"use": ["nearest", "arithmetic"], "relatives": {"swa": "eng"}, "weights": {"swa": {"eng": 1.0}}}
+    given = {"mean_of": ["swa"], "controls": ["none", "mean"], "proxies": proxies}
+    scoring, *_, head = make_plan(settings(evaluation=given, seeds=[1])).scorings
+    eng, swa = scoring.modules["eng"], scoring.modules["swa"]
+    assert scoring.job.mean_of == [swa] and scoring.job.proxies.relatives == {"swa": eng} and eng[:4] == "eng-"
+    assert scoring.job.proxies.weights == {"swa": {eng: 1.0}} and scoring.job.proxies.texts == {"eng": "eng.txt", "swa": "swa.txt"}
+    assert head.job.controls == ["none"] and head.job.proxies.use == []
 
 
 def test_a_failure_loses_only_what_depends_on_it(here, monkeypatch):

@@ -1,0 +1,121 @@
+"""Foreign files, read and written: JSON, pickles that may hold tensors only, folders that are whole or not there."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from madx.errors import StoreError
+
+#: bytes of a JSON file at most: a config is a few kilobytes
+MAX_JSON = 1 << 20
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object; raises StoreError for anything else."""
+    try:
+        if path.stat().st_size > MAX_JSON:
+            raise StoreError(f"{path} is larger than {MAX_JSON} bytes: that is no config.")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(
+            f"{path} cannot be read as JSON ({type(error).__name__}). It is damaged; fetch it again."
+        ) from error
+    if not isinstance(value, dict):
+        raise StoreError(f"{path} holds a {type(value).__name__} where a JSON object is due.")
+    return value
+
+
+def load(path: Path, *, stand_ins: tuple[tuple[Callable, str], ...] = ()):
+    """What a file of weights holds, on the CPU: safetensors, or a pickle read with weights_only.
+
+    stand_ins: (a harmless function or class of ours, the name in the pickle that it answers to).
+    Raises StoreError for a damaged file, and for one that holds or calls anything else.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        _require_stored_plainly(path)
+        with warnings.catch_warnings(), torch.serialization.safe_globals(list(stand_ins)):
+            warnings.simplefilter("ignore")  # files of 2020 name storage classes that torch has since deprecated
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except StoreError:
+        raise
+    except Exception as error:  # a damaged pickle or archive fails in dozens of ways, none of them ours
+        raise StoreError(
+            f"{path} cannot be read as weights ({type(error).__name__}): it is damaged, or it holds more than tensors. "
+            "Pickles are read with weights_only, so that none can execute anything; convert such a file to safetensors."
+        ) from error
+
+
+def _require_stored_plainly(path: Path) -> None:
+    """Raises StoreError for an archive that unpacks to more than it is: torch writes none, and one could fill the memory."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+        size = sum(entry.file_size for entry in entries)
+        if size > path.stat().st_size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise StoreError(f"{path} is a compressed archive; torch.save writes plain ones. Save it again with torch.")
+
+
+def dense(key: str, value, path: Path) -> Tensor:
+    """A tensor of finite real numbers as float32, in memory of its own; raises StoreError for anything else."""
+    usable = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+    if not usable or not value.is_floating_point():
+        raise StoreError(f"{path}: {key[:120]!r} is no dense tensor of real numbers.")
+    if value.numel() > path.stat().st_size:  # a view that repeats few stored values, to fill the memory
+        raise StoreError(f"{path}: {key[:120]!r} claims {value.numel()} values, more than the file has bytes.")
+    try:
+        value = value.detach().to(torch.float32).contiguous().clone()
+        finite = bool(torch.isfinite(value).all())
+    except (RuntimeError, MemoryError) as error:
+        raise StoreError(f"{path}: the tensor {key[:120]!r} cannot be read ({type(error).__name__}).") from error
+    if not finite:
+        raise StoreError(f"{path}: {key[:120]!r} has values that are not finite numbers.")
+    return value
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes: which file an imported module was made from."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def other_files(folder: Path, read: set[str]) -> list[tuple[str, str]]:
+    """The files of a folder that were not read, for a report."""
+    return [(f"file {f.name}", "not part of the module") for f in sorted(folder.iterdir()) if f.name not in read]
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder to fill, which becomes `folder` when all went well; else nothing is written.
+
+    Raises StoreError for a folder in use, and when the disk refuses.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise StoreError(f"{folder} is in use; give a folder that is empty or does not exist.")
+    temporary = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        temporary.chmod(0o755)
+        yield temporary
+        temporary.replace(folder)
+    except OSError as error:
+        raise StoreError(f"Cannot write {folder}: {error}. Nothing was written.") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
