@@ -126,7 +126,7 @@ class JobsOf:
             "progress": settings.progress, "note": settings.note,
         }  # fmt: skip
         if settings.module_types[label].language is None:
-            merged |= {"controls": ["none"], "proxies": {}}
+            merged |= {"controls": ["none"], "proxies": {}, "only": {}}
         elif isinstance(proxies := merged.get("proxies"), dict) and proxies.get("use"):
             texts = {language: text for language, text in settings.corpora.items() if isinstance(text, str)}
             merged["proxies"] = {"texts": texts} | proxies

@@ -151,7 +151,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(here, monkeypatch):
         return real(engine, name, task, *rest, **options)
 
     monkeypatch.setattr(job, "fit", killed)
-    with pytest.raises(KeyboardInterrupt, match="stopped at step 5 of 9"):
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 6 of 9"):
         matrix(chosen)
     assert [(t.name[:3], t.stored, t.begun) for t in make_plan(chosen).trainings] == [
         ("eng", True, False), ("swa", True, False), ("ner", False, True)]  # fmt: skip
@@ -159,7 +159,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(here, monkeypatch):
     monkeypatch.setattr(job, "fit", lambda *rest, **options: found.append(real(*rest, **options)) or found[-1])
     result = matrix(chosen)
     assert [n[:3] for n in result.reused] == ["eng", "swa"] and [n[:3] for n in result.trained] == ["ner"]
-    assert found[0].resumed_from == 5 and make_plan(chosen).trainings[-1].begun is False
+    assert found[0].resumed_from == 6 and make_plan(chosen).trainings[-1].begun is False
 
 
 def test_bad_files_are_failures_of_their_own_and_the_command_ends_with_1(here):
