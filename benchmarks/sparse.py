@@ -6,7 +6,8 @@
 apply: K = 7,667,712 entries spread evenly by chance over all weights (the worst case for a processor's cache): on, off, swap
 of the language under a task. store: the file, its loading, what half precision loses. select: the K largest of |theta -
 theta_0|. train: peak resident memory, each way in a process of its own, 3 steps of 4 x 64 tokens, beside a reference that
-follows composable-sft (dense masks, one AdamW over everything in both phases, originals beside the weights).
+follows composable-sft (dense masks, one AdamW over everything in both phases, originals beside the weights). `cpu_ms` are milliseconds
+of computing with one thread, which other work on the machine disturbs less than the time that passes.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import torch
 
 K = 7_667_712
 STEPS, ROWS, TOKENS = 3, 4, 64
-WAYS = ("reference-full", "reference-sparse", "madx-full", "madx-sparse", "madx-fisher", "nothing")
+WAYS = ("reference-full", "reference-sparse", "madx-full", "madx-sparse", "madx-fisher", "madx-spiel", "nothing")
 PARTS = ("apply", "store", "select", "train")
 
 
@@ -86,8 +87,29 @@ def measure_apply() -> dict:
 
     result["swap_under_a_task"] = timed(swap)
     engine.activate(None)
+    result["cpu_ms"] = cpu_of_one_thread(engine, base)
+    engine.activate(None)
     result["theta_0_back_bit_for_bit"] = all(torch.equal(p, before[n]) for n, p in base.encoder.named_parameters())
     return result
+
+
+def cpu_of_one_thread(engine, base) -> dict:
+    """Computing time of on and off, beside reading K numbers at random places (off must) and reading and writing them (on must)."""
+    flat, threads = base.encoder.get_parameter("embeddings.word_embeddings.weight").detach().view(-1), torch.get_num_threads()
+    places = torch.randint(0, flat.numel(), (K,), generator=torch.Generator().manual_seed(0)).sort().values
+    result: dict[str, list[float]] = {}
+    torch.set_num_threads(1)
+    actions = {
+        "read": lambda: flat.index_select(0, places), "read_and_write": lambda: flat.scatter_(0, places, flat.index_select(0, places)),
+        "on": lambda: engine.activate("swa"), "off": lambda: engine.activate(None),
+    }  # fmt: skip
+    for _ in range(6):
+        for name, action in actions.items():
+            began = time.process_time()
+            action()
+            result.setdefault(name, []).append(1000 * (time.process_time() - began))
+    torch.set_num_threads(threads)
+    return {name: round(min(times), 1) for name, times in result.items()}
 
 
 def measure_store() -> dict:
@@ -123,7 +145,7 @@ def measure_select() -> dict:
     start = {p.name: base.encoder.get_parameter(p.name).detach() for p in unit.space.parameters}
     moved = {n: p + torch.randn_like(p) * 1e-3 for n, p in start.items()}
     rule = SELECTIONS.get("magnitude")(SparseSettings())
-    before = peak()
+    before = resident(reset=True)
 
     def scores(number, a, b):
         parameter = unit.space.parameters[number]
@@ -132,12 +154,20 @@ def measure_select() -> dict:
     began = time.perf_counter()
     found = top(unit.space, K, scores, taken=torch.empty(0, dtype=torch.int32))
     seconds = time.perf_counter() - began
-    return {"seconds": round(seconds, 2), "entries": len(found), "of": unit.space.size, "transient_gb": round(peak() - before, 2)}
+    return {"seconds": round(seconds, 2), "entries": len(found), "of": unit.space.size, "transient_gb": round(resident() - before, 2)}
 
 
 def peak() -> float:
     """The largest resident memory of this process so far, in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def resident(*, reset: bool = False) -> float:
+    """The largest resident memory since the last reset, or with `reset` that of this moment, in GB. Linux alone."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew at VmRSS
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1e6
 
 
 # ---- training ----------------------------------------------------------------------------------------------------------
@@ -175,10 +205,9 @@ def train_madx(way: str) -> None:
     engine = Engine(xlmr_base())
     engine.attach(new_module("swa", engine.base, language="swa", parts="lt_sft"))
     engine.activate("swa")
-    chosen = {"madx-full": "magnitude", "madx-sparse": "random", "madx-fisher": "fisher"}[way]
-    settings = TrainSettings(
-        learning_rate=5e-5, progress=False, keep_best=False, evaluate_every=1000, sparse=SparseSettings(selection=chosen, samples=4)
-    )
+    chosen = {"madx-full": "magnitude", "madx-sparse": "random", "madx-fisher": "fisher", "madx-spiel": "drop_and_grow"}[way]
+    sparse = SparseSettings(selection=chosen, samples=4, accumulate=1, reselect_every=2)
+    settings = TrainSettings(learning_rate=5e-5, progress=False, keep_best=False, evaluate_every=1000, sparse=sparse)
     fit(engine, "swa", Random(), settings, steps=STEPS, seed=0)
 
 

@@ -9,6 +9,7 @@ read is still there when it is written.
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +82,8 @@ class AppliedDifferences:
         self.applied: list[Applied] = []
         #: dense copies, kept by a training that moves whole parameters, of what those were when it began
         self.dense: dict[str, Tensor] = {}
+        #: a training that moves them over several compositions: `lift()` takes off what has moved, `lay()` puts it over another composition
+        self.overlay: Any = None
         self._copies: dict[str, Tensor] = {}
 
     def activate(self, terms: list[Term]) -> None:
@@ -90,7 +93,13 @@ class AppliedDifferences:
         same = 0
         while same < min(len(states), len(self.applied)) and same_state(self.applied[same].state, states[same]):
             same += 1
+        if same == len(self.applied) == len(terms):
+            return
         before = [applied.term for applied in self.applied[same:]]
+        if self.overlay is not None:
+            self.overlay.lift()
+        elif self.dense:
+            raise CompositionError("All weights of the base move in place now: no other composition can act until they are back.")
         try:
             self._take_off(same)
             for term in terms[same:]:
@@ -100,6 +109,9 @@ class AppliedDifferences:
             for term in before:
                 self._put_on(term)
             raise
+        finally:
+            if self.overlay is not None:
+                self.overlay.lay()
         touched = {piece.parameter for applied in self.applied for piece in applied.pieces}
         self._copies = {name: copy for name, copy in self._copies.items() if name in touched}
 
@@ -201,7 +213,10 @@ class AppliedDifferences:
             new = torch.add(piece.found[a:b], piece.values[a:b], alpha=scale).to(flat.dtype)
             flat.scatter_(0, places, new)
             sums.append(new.sum(dtype=torch.float32))  # one number that is not finite shows in it
-        return bool(torch.stack(sums).isfinite().all())
+        if bool(torch.stack(sums).isfinite().all()):
+            return True
+        # or the sum of many large ones left the range, and none of them
+        return all(bool(flat[piece.places(a, a + run)].isfinite().all()) for a in range(0, len(piece.indices), run))
 
     @torch.no_grad()
     def _take_off(self, keep: int) -> None:

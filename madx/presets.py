@@ -50,6 +50,14 @@ PRESETS: dict[str, tuple[dict[str, dict], str]] = {
         "all biases of the base but those of layer norms (Ben Zaken et al. 2022)",
     ),
     "head_only": ({}, "no part at all: a task's head on the frozen base's output, the feature-based baseline"),
+    "full": (
+        {"sparse_diff": {"entries": "all", "freeze_norms": False}},
+        "every weight of the encoder: full fine-tuning as a baseline",
+    ),
+    "top_layers": (
+        {"sparse_diff": {"entries": "all", "freeze_norms": False, "groups": ["layers"], "top_layers": 2}},
+        "every weight of the last two layers: fine-tuning of the upper layers as a baseline",
+    ),
 }
 
 

@@ -6,7 +6,7 @@ The tokenizer (SentencePiece unigram, in the id order of XLM-R) and the initial 
 seven languages, 10,000 sentences each; the masked LM sees only `PRETRAINED`, half of it single sentences, a quarter blocks, a quarter pairs of
 translations (TLM: Conneau & Lample 2019, arXiv:1901.07291). Three things let so small a base learn in minutes: word vectors from
 co-occurrence (PPMI, then SVD: Levy & Goldberg 2014) as initial embeddings, log frequencies as the decoder's initial bias,
-and no dropout. The text has all frames, as a language has, and names of the training split only.
+and no dropout. At the end the vectors of pieces that the masked LM never met follow those it did meet (`carry_along`). The text has all frames, as a language has, and names of the training split only.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaFo
 from madx.data.world import PRETRAINED, languages, parallel, sentences
 from madx.data.world.grammar import NAME_LISTS, stock
 
+FEW = 50  # occurrences in 240,000 sentences
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]  # ids 0-3 in XLM-R; <mask> comes last
 
 
@@ -52,11 +53,11 @@ def nameless(code: str, count: int, rng: random.Random) -> list[str]:
     return lines
 
 
-def make_tokenizer(folder: Path, text: list[str], *, pieces: int) -> PreTrainedTokenizerFast:
-    """Trains the SentencePiece model and writes it twice: as `sentencepiece.bpe.model` and as `tokenizer.json`."""
+def make_tokenizer(folder: Path, text: list[str], *, pieces: int, characters: str) -> PreTrainedTokenizerFast:
+    """Trains the SentencePiece model, which knows all `characters`; writes it as `sentencepiece.bpe.model` and `tokenizer.json`."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(text), model_writer=model, vocab_size=pieces, model_type="unigram",
+        sentence_iterator=iter(text), model_writer=model, vocab_size=pieces, model_type="unigram", required_chars=characters,
         normalization_rule_name="nfkc", character_coverage=1.0, num_threads=2, minloglevel=2,
     )  # fmt: skip
     (folder / "sentencepiece.bpe.model").write_bytes(model.getvalue())
@@ -171,10 +172,26 @@ def train(model, rows: list[list[int]], tuples: list[tuple], args) -> None:
     model.eval()
 
 
+def carry_along(words: torch.Tensor, before: torch.Tensor, heard: np.ndarray, placed: np.ndarray) -> int:
+    """Put the vectors of pieces that training hardly met where training would have carried them; gives their number.
+
+    words, before: (size, width) vectors after and before training; heard: (size,) occurrences in the training text;
+    placed: (size,) whether a piece has a vector from co-occurrence. The softmax only ever pushes the vectors of unmet pieces
+    away, all of them into one direction, where a language module cannot tell them apart. Instead: the linear map (ridge
+    regression with an offset) from the vectors before to those after, learnt from the pieces that were met.
+    """
+    met, unmet = heard >= FEW, (heard < FEW) & placed
+    one = torch.cat([before, torch.ones(len(before), 1)], dim=1).double()
+    gram = one[met].T @ one[met]
+    gram += 0.01 * gram.trace() / len(gram) * torch.eye(len(gram))
+    words[torch.from_numpy(unmet)] = (one[unmet] @ torch.linalg.solve(gram, one[met].T @ words[met].double())).float()
+    return int(unmet.sum())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the base")
-    for name, default in {"pieces": 3500, "width": 128, "inner": 512, "layers": 3, "steps": 2600, "tokens": 2048, "lines": 60000,
+    for name, default in {"pieces": 3500, "width": 128, "inner": 512, "layers": 3, "steps": 7000, "tokens": 2048, "lines": 60000,
                           "unseen-lines": 10000, "seed": 0, "threads": 1}.items():  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--lr", type=float, default=2e-3)
@@ -184,7 +201,10 @@ def main() -> None:
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     counts, rng = {c: 10000 if c in PRETRAINED else args.unseen_lines for c in languages()}, random.Random(args.seed)
-    tokenizer = make_tokenizer(args.out, [t for c in counts for t in nameless(c, counts[c], rng)], pieces=args.pieces)
+    mixed = [t for c in counts for t in text_of(c, counts[c], seed=1)]
+    names_gone = [t for c in counts for t in nameless(c, counts[c], rng)]
+    characters = "".join(sorted(set("".join(mixed)) - {" "}))  # some stand only in names
+    tokenizer = make_tokenizer(args.out, names_gone, pieces=args.pieces, characters=characters)
     text = [line for code in PRETRAINED for line in text_of(code, args.lines, seed=2)]
     random.Random(args.seed).shuffle(text)
 
@@ -194,10 +214,14 @@ def main() -> None:
     said = list(parallel(list(PRETRAINED), split="text", count=args.lines, seed=3))
     tuples = list(zip(*(ids([one[i].text for one in said]) for i in range(len(PRETRAINED)))))
     together = [[piece for row in four for piece in row] for four in tuples[:20000]]  # translations: one document
-    mixed = [t for c in counts for t in text_of(c, counts[c], seed=1)]
     rows, model = ids(text), make_model(tokenizer, ids(mixed) + together, args)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} pieces, {len(rows):,} sentences")
+    words = model.roberta.embeddings.word_embeddings.weight.data
+    before, size = words.clone(), len(tokenizer)
     train(model, rows, tuples, args)
+    heard, placed = (np.bincount(np.concatenate(texts), minlength=size) for texts in (rows, ids(mixed) + together))
+    moved = carry_along(words, before, heard, placed > 0)
+    print(f"{moved} pieces carried along", flush=True)
     model.half().save_pretrained(args.out)
     made = {"languages": PRETRAINED, "data": "synthetic: the miniature world of madx", **vars(args), "out": args.out.name}
     (args.out / "made.json").write_text(json.dumps(made, indent=1) + "\n")

@@ -84,12 +84,15 @@ def train_task(
     config: Config = None,
     base: Base = None,
     language: Annotated[
-        Optional[str], typer.Option(help="The source language: that of the labelled data, e.g. eng.")
+        Optional[list[str]], typer.Option(help="The source language: that of the labelled data, e.g. eng. Repeatable.")
     ] = None,
     data: Annotated[
-        Optional[str], typer.Option(help="Training data: a CoNLL file or datasets:NAME[:CONFIG]:SPLIT.")
+        Optional[list[str]],
+        typer.Option(help="Training data: a CoNLL file or datasets:NAME[:CONFIG]:SPLIT; LANG=PATH for several languages."),
     ] = None,
-    dev: Annotated[Optional[str], typer.Option(help="Development data, which chooses the best weights.")] = None,
+    dev: Annotated[
+        Optional[list[str]], typer.Option(help="Development data, which chooses the best weights; as --data.")
+    ] = None,
     task: Annotated[Optional[str], typer.Option(help="One of `madx tasks` (default: ner).")] = None,
     name: Annotated[Optional[str], typer.Option(help="Name of the module (default: the task).")] = None,
     store: StoreFlag = None,
@@ -106,10 +109,16 @@ def train_task(
     Example: madx train-task --base xlm-roberta-base --language eng --data train.conll --dev dev.conll
 
     The source language's module must be in the store; `--set language_module=null` trains without one. Several seeds
-    give the modules NAME@1, NAME@2, ..., which `madx evaluate` takes together.
+    give the modules NAME@1, NAME@2, ..., which `madx evaluate` takes together. Several source languages, each batch with
+    its language's module: --language eng --language deu --data eng=A --data deu=B --dev eng=C --dev deu=D.
     """
+    several = language is not None and len(language) > 1
+    files = {
+        key: pairs(given, f"--{key}") if several and given else given[-1] if given else None
+        for key, given in (("data", data), ("dev", dev))
+    }
     flags = {
-        "base": base, "language": language, "data": data, "dev": dev, "task": task, "name": name, "store": store,
+        "base": base, "language": language if several else language and language[0], **files, "task": task, "name": name, "store": store,
         "epochs": epochs, "seeds": numbers(seeds, "--seeds"), "overwrite": overwrite,
         "resume": False if fresh else None,
     }  # fmt: skip
@@ -122,7 +131,8 @@ def train_task(
     result = run(chosen)
     metric = TASKS.get(chosen.task).metric
     _headline("Task module" + "s" * (len(result.modules) > 1) + " ", ", ".join(m.name for m in result.modules))
-    out.print(f"  composition           {result.modules[0].info.training['composition']}")
+    met = dict.fromkeys(c for under in result.modules[0].info.training["sources"].values() for c in under)
+    out.print(f"  composition           {', '.join(met)}")
     out.print(f"  labels                {', '.join(result.modules[0].info.labels)}")
     out.print(f"  on development data   {result.summary(metric)}")
     out.print(f"  stored in             {', '.join(map(str, result.folders))}")

@@ -31,10 +31,8 @@ log = logging.getLogger("madx")
 EVERYTHING = {"selection": "everything"}
 #: name -> settings of train-task; rates as their papers or common use have them, to be tuned on real data
 CANDIDATES: dict[str, dict[str, Any]] = {
-    "full": {"parts": {"sparse_diff": {"entries": "all", "precision": "float32"}},
-             "train": {"learning_rate": 2e-5, "sparse": EVERYTHING}},
-    "top_layers": {"parts": {"sparse_diff": {"entries": "all", "groups": ["layers"], "top_layers": 2, "precision": "float32"}},
-                   "train": {"learning_rate": 2e-5, "sparse": EVERYTHING}},
+    "full": {"parts": "full", "train": {"learning_rate": 2e-5, "sparse": EVERYTHING}},
+    "top_layers": {"parts": "top_layers", "train": {"learning_rate": 2e-5, "sparse": EVERYTHING}},
     "head_only": {"parts": "head_only", "train": {"learning_rate": 1e-3}},
     "bitfit": {"parts": "bitfit", "train": {"learning_rate": 1e-3, "sparse": EVERYTHING}},
     "pfeiffer": {"parts": "pfeiffer", "train": {"learning_rate": 1e-4}},

@@ -17,7 +17,7 @@ from madx.jobs.common import JobSettings, module_names, open_base, run_folder, v
 from madx.jobs.proxies import Proxies, check_proxies, likeness, proxy_compositions
 from madx.jobs.train_task import Columns, file_sha256, read_labelled
 from madx.mixing import EntropyMixing
-from madx.module import Module
+from madx.module import Module, ModuleInfo
 from madx.store import Store
 from madx.tasks import TASKS
 from madx.tasks.token_classification import word_logits
@@ -34,7 +34,9 @@ class Evaluate(JobSettings):
 
     base: str | None = Field(default=None, description="The frozen base; null: the one that the task module records.")
     task_module: str = Field(default="ner", description="Task module, or the name before @SEED of several.")
-    source: str | None = Field(default=None, description="Source language; null: the one that the task module records.")
+    source: str | list[str] | None = Field(
+        default=None, description="Source language, or a list; null: what the task module records."
+    )
     targets: dict[str, str] = Field(min_length=1, description="Language -> labelled test data; the source may be among them.")
     modules: dict[str, str | None] = Field(
         default={}, description="Language -> its module, where the name is not the language; null: it has none."
@@ -73,8 +75,8 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     first = store.show(next(iter(tasks.values()))).info
     if first.task not in TASKS.names():
         raise ConfigError(f"The module {first.name!r} (role {first.role}) is no task module; evaluate one that train-task made.")
-    source = settings.source or first.language
-    languages = _language_modules(store, settings, source)
+    sources = source_languages(first, settings.source)
+    languages = _language_modules(store, settings, sources)
     _check_choice(settings, languages)
     data = {language: read_labelled(path, settings.columns) for language, path in settings.targets.items()}
     labels = LabelSet(first.labels)
@@ -87,16 +89,23 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     try:
         for name in dict.fromkeys([*languages.values(), *(settings.mean_of or []), *settings.proxies.modules()]):
             engine.attach(store.load(name, engine.base))
-        cells, missing = _cells(engine, store, settings, tasks=tasks, source=source, data=data, languages=languages, alike=alike,
+        cells, missing = _cells(engine, store, settings, tasks=tasks, sources=sources, data=data, languages=languages, alike=alike,
                                 folder=folder)  # fmt: skip
     finally:
         engine.close()
     meta = Meta(
-        task_module=settings.task_module, source=source, base=base.label, versions=versions(), note=settings.note,
+        task_module=settings.task_module, source=", ".join(sources), base=base.label, versions=versions(), note=settings.note,
         data={path: file_sha256(path) or "" for path in [*settings.targets.values(), *settings.proxies.texts.values()]},
     )  # fmt: skip
     matrix = TransferMatrix(meta, tuple(cells), tuple(missing), tuple(settings.targets))
     return EvaluateResult(matrix, folder, matrix.save(folder))
+
+
+def source_languages(info: ModuleInfo, given: str | list[str] | None = None) -> list[str]:
+    """The languages whose labelled data a task module was trained on: those given, else those it records."""
+    if given:
+        return [given] if isinstance(given, str) else list(given)
+    return [info.language] if info.language is not None else list(info.training.get("sources", {}))
 
 
 def _check_choice(settings: Evaluate, languages: dict[str, str]) -> None:
@@ -110,11 +119,11 @@ def _check_choice(settings: Evaluate, languages: dict[str, str]) -> None:
     check_proxies(settings.proxies, targets=settings.targets, own=languages)
 
 
-def _language_modules(store: Store, settings: Evaluate, source: str) -> dict[str, str]:
+def _language_modules(store: Store, settings: Evaluate, sources: list[str]) -> dict[str, str]:
     """Language -> module name, for the languages that have one."""
     stored = store.names()
     found = {}
-    for language in dict.fromkeys([source, *settings.targets]):
+    for language in dict.fromkeys([*sources, *settings.targets]):
         name = settings.modules.get(language, language)
         if name is None:
             continue
@@ -128,35 +137,40 @@ def _language_modules(store: Store, settings: Evaluate, source: str) -> dict[str
 
 
 def control_compositions(
-    task: str, *, language: str, source: str, modules: dict[str, str], mean_of: list[str] | None = None
+    task: str, *, language: str, source: str | list[str], modules: dict[str, str], mean_of: list[str] | None = None
 ) -> dict[str, Composition | str]:
     """The composition of each control, or the reason (text) why there is none.
 
     modules: language -> module name; mean_of: modules of the mean (None: all of `modules`), the target's own left out.
+    With several source languages "source's kept" is the mean of their modules; for a target that is one of them, its own
+    module, with which it was trained.
     """
     lacking = "no module for {!r} in the store; train it with: madx train-language"
     own = modules.get(language)
     others = [m for m in (mean_of if mean_of is not None else dict.fromkeys(modules.values())) if m != own]
+    sources = [source] if isinstance(source, str) else source
+    kept = [language] if language in sources else sources
+    without = [code for code in kept if code not in modules]
     result: dict[str, Composition | str] = {
         "none": Stack(task),
-        "source": Stack(modules[source], task) if source in modules else lacking.format(source),
+        "source": lacking.format(without[0]) if without else Stack(Average(*(modules[code] for code in kept)), task),
         "target": Stack(own, task) if own else lacking.format(language),
         "mean": Stack(Average(*others), task) if others else "no other language module to average",
     }
-    if language == source:
+    if language in sources:
         result["target"] = "the source itself: see source"
     return result
 
 
 def _compositions(
-    engine: Engine, settings: Evaluate, task: str, *, language: str, source: str, languages: dict[str, str], alike: dict
+    engine: Engine, settings: Evaluate, task: str, *, language: str, sources: list[str], languages: dict[str, str], alike: dict
 ) -> dict[str, Composition | str]:
     """The composition of each chosen control and proxy, or the reason (text) why there is none."""
     own = languages.get(language)
     pool = {m: engine.module(m).info.language for m in (settings.mean_of or dict.fromkeys(languages.values())) if m != own}
     pool = {m: other for m, other in pool.items() if other != language}  # nor another module of the same language
-    found = control_compositions(task, language=language, source=source, modules=languages, mean_of=settings.mean_of)
-    found |= proxy_compositions(task, language=language, own=own, source=languages.get(source), pool=pool,
+    found = control_compositions(task, language=language, source=sources, modules=languages, mean_of=settings.mean_of)
+    found |= proxy_compositions(task, language=language, own=own, source=languages.get(sources[0]) if len(sources) == 1 else None, pool=pool,
                                 settings=settings.proxies, alike=alike)  # fmt: skip
     chosen = [*settings.controls, *settings.proxies.use]
     only = settings.only.get(language, chosen)
@@ -164,7 +178,7 @@ def _compositions(
 
 
 def _cells(
-    engine, store, settings, *, tasks, source, data, languages, alike, folder
+    engine, store, settings, *, tasks, sources, data, languages, alike, folder
 ) -> tuple[list[Cell], list[Missing]]:  # fmt: skip
     cells: list[Cell] = []
     missing: dict[tuple[str, str], Missing] = {}
@@ -173,7 +187,7 @@ def _cells(
         for seed, name in tasks.items():
             module = engine.attach(store.load(name, engine.base))
             for language, sentences in data.items():
-                compositions = _compositions(engine, settings, name, language=language, source=source, languages=languages, alike=alike)
+                compositions = _compositions(engine, settings, name, language=language, sources=sources, languages=languages, alike=alike)
                 for control, composition in compositions.items():
                     cell = composition if isinstance(composition, str) else _cell(
                         engine, settings, module, composition, seed=seed, language=language, control=control,

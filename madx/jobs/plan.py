@@ -163,6 +163,7 @@ class _Planner:
 
     def _task(self, label: str, name: str, source: str, seed: int, modules: dict, wanted: dict) -> list[Scoring]:
         job: TrainTask = wanted[label, name, source, seed]
+        job = job.model_copy(update={"cycle": [modules.get(m, m) for m in job.cycle]})
         with_language = self.settings.module_types[label].language is not None
         what = f"{name} from {source}, {label}"
         targets = self._targets(job, name, what)

@@ -1,4 +1,4 @@
-"""Job 2: labelled sentences of the source language -> a task module, under the frozen source language module."""
+"""Job 2: labelled sentences of one or several source languages -> a task module, under their frozen language modules."""
 
 import logging
 from dataclasses import dataclass, field
@@ -8,9 +8,9 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from madx.composition import Stack, check_name
+from madx.composition import Composition, Stack, check_name
 from madx.config import Settings
 from madx.data.conll import Sentence, read_conll, read_dataset
 from madx.data.corpora import is_dataset
@@ -21,6 +21,8 @@ from madx.jobs.common import JobSettings, check_language, check_parts, is_main, 
 from madx.module import Module, new_module
 from madx.store import Store, check_target
 from madx.tasks import TASKS
+from madx.tasks.base import Task
+from madx.tasks.sources import Source, Sources
 from madx.training import TrainResult, TrainSettings, fit
 
 log = logging.getLogger("madx")
@@ -45,13 +47,21 @@ class Columns(Settings):
 class TrainTask(JobSettings):
     """Settings of `madx train-task`. The defaults are the MAD-X recipe for NER (Pfeiffer et al. 2020)."""
 
-    language: str = Field(description="The source language: that of the labelled data, e.g. eng.")
-    data: str = Field(description="Training data: a CoNLL file, or datasets:NAME[:CONFIG]:SPLIT.")
-    dev: str = Field(description="Development data, which chooses the best weights.")
+    language: str | list[str] = Field(description="The source language: that of the labelled data, e.g. eng. Several: [eng, deu].")
+    data: str | dict[str, str] = Field(
+        description="Training data: a CoNLL file, or datasets:NAME[:CONFIG]:SPLIT. Of several languages: {eng: FILE, deu: FILE}."
+    )
+    dev: str | dict[str, str] = Field(description="Development data, which chooses the best weights; of several languages as data.")
     task: str = Field(default="ner", description="The task: one of `madx tasks`.")
     name: str | None = Field(default=None, description="Name of the module; null: the task. With several seeds: NAME@SEED.")
-    language_module: str | None = Field(
-        default="auto", description="Language module under the task module; auto: named as the language; null: none."
+    language_module: str | None | dict[str, str | None] = Field(
+        default="auto", description="Language module under the task module; auto: named as the language; null: none; or by language."
+    )
+    cycle: list[str] = Field(
+        default=[], description="Further frozen language modules that take turns with the source's own, batch by batch (TLR)."
+    )
+    temperature: float = Field(
+        default=1.0, gt=0, description="Several languages: batches in proportion to size^(1/temperature); large: all alike."
     )
     parts: str | dict[str, dict[str, Any]] = Field(default="pfeiffer", description="A preset, or settings by module type.")
     columns: Columns = Field(default=Columns(), description="How the files are read.")
@@ -66,6 +76,40 @@ class TrainTask(JobSettings):
     resume: bool = Field(default=True, description="Go on from the runs' checkpoints if there are any.")
     overwrite: bool = Field(default=False, description="Replace modules of these names in the store.")
     licence: str | None = Field(default=None, description="SPDX licence of the module, for its card.")
+
+    @model_validator(mode="after")
+    def _one_file_for_each_language(self):
+        for key in ("data", "dev") if isinstance(self.language, list) else ():
+            given = getattr(self, key)
+            given = list(given) if isinstance(given, dict) else []
+            if sorted(given) != sorted(self.language) or not given:
+                files = ", ".join(f"{code}: FILE" for code in self.language)
+                raise ValueError(f"{key} names files for {', '.join(given) or 'no language'}; each source language needs one: {{{files}}}")
+        if isinstance(self.language, str) and not (isinstance(self.data, str) and isinstance(self.dev, str)):
+            raise ValueError(f"language {self.language} is one source: give data and dev as one file each, or language as a list")
+        if isinstance(self.language_module, dict) and (stray := sorted(set(self.language_module) - set(self.sources()))):
+            raise ValueError(f"language_module names {', '.join(stray)}; the source languages are {', '.join(self.sources())}")
+        return self
+
+    def sources(self) -> dict[str, tuple[str, str]]:
+        """Source language -> training data, development data."""
+        if isinstance(self.language, str):
+            return {self.language: (self.data, self.dev)}
+        return {code: (self.data[code], self.dev[code]) for code in self.language}
+
+    def single(self) -> str | None:
+        """The source language, if it is one."""
+        return next(iter(self.sources())) if len(self.sources()) == 1 else None
+
+    def module_of(self, language: str) -> str | None:
+        """The language module of a source language."""
+        given = self.language_module.get(language, "auto") if isinstance(self.language_module, dict) else self.language_module
+        return language if given == "auto" else given
+
+    def language_modules(self) -> list[str]:
+        """All language modules that training needs, each once."""
+        own = [name for code in self.sources() if (name := self.module_of(code)) is not None]
+        return list(dict.fromkeys([*own, *self.cycle]))
 
 
 @dataclass
@@ -101,8 +145,9 @@ def read_labelled(source: str, columns: Columns) -> list[Sentence]:
 
 def train_task(settings: TrainTask) -> TaskResult:
     """Train and store a task module for each seed. Raises MadxError for anything wrong with settings, data or store."""
-    kind = TASKS.get(settings.task)
-    check_language(settings.language)
+    TASKS.get(settings.task)
+    for code in settings.sources():
+        check_language(code)
     check_parts(settings.parts)
     base_name = check_name(settings.name or settings.task)
     names = {s: base_name if len(settings.seeds) == 1 else f"{base_name}@{s}" for s in settings.seeds}
@@ -111,51 +156,103 @@ def train_task(settings: TrainTask) -> TaskResult:
     store = Store(settings.store)
     for name in names.values():
         check_target(store.root / name, overwrite=settings.overwrite)
-    train, dev = (read_labelled(path, settings.columns) for path in (settings.data, settings.dev))
-    labels = LabelSet.from_sentences(train, source=settings.data)
-    require(labels, LabelSet.from_sentences(dev, source=settings.dev))
+    data, labels = _read(settings)
     base = open_base(settings)
     engine, result = Engine(base), TaskResult()
     try:
-        under = settings.language if settings.language_module == "auto" else settings.language_module
-        if under is not None:
+        for under in settings.language_modules():
             engine.attach(store.load(under, base))
         for seed, name in names.items():
             torch.manual_seed(seed)
             module = new_module(
-                name, base, role="task", language=settings.language, parts=settings.parts, task=settings.task,
+                name, base, role="task", language=settings.single(), parts=settings.parts, task=settings.task,
                 labels=labels.tags, licence=settings.licence,
             )  # fmt: skip
             engine.attach(module)
-            engine.activate(Stack(*([under] if under else []), name))
-            task = kind(
-                base.tokenizer, labels, train=train, dev=dev, max_length=min(settings.max_length, base.max_tokens),
-                batch_size=None if settings.tokens_per_batch else settings.batch_size,
-                tokens_per_batch=settings.tokens_per_batch, micro_batch=settings.micro_batch, seed=seed,
+            compositions = _compositions(settings, name)
+            engine.activate(next(iter(compositions.values()))[0])
+            task, steps = _task(settings, base, labels, data, compositions, seed=seed)
+            log.info(
+                "%s: %s sentences, %s labels, %s steps over %s", name, f"{sum(len(train) for train, _ in data.values()):,}",
+                len(labels), f"{steps:,}", "; ".join(str(c) for cs in compositions.values() for c in cs),
             )  # fmt: skip
-            steps = task.steps(settings.epochs)
-            log.info("%s: %s sentences, %s labels, %s steps over %s", name, f"{len(train):,}", len(labels), f"{steps:,}", engine.composition)
             trained = fit(
                 engine, name, task, settings.train, steps=steps, seed=seed, resume=settings.resume, title=name,
-                folder=run_folder(settings.run, f"train-task-{base_name}") / f"seed-{seed}",
-                run=_identity(settings, base, under, engine),
+                folder=run_folder(settings.run, f"train-task-{base_name}") / f"seed-{seed}", run=_identity(settings, engine),
             )  # fmt: skip
-            module.info.training = _record(settings, seed, steps, trained, engine) | {
-                "language_module": store.show(under).weights.sha256 if under else None
-            }
+            engine.activate(next(iter(compositions.values()))[0])
+            module.info.training = _record(settings, seed, steps, trained, engine, compositions) | _modules_used(settings, store)
             result.modules.append(module)
             result.training.append(trained)
             result.folders.append(store.save(module, overwrite=settings.overwrite) if is_main() else store.root / name)
+            engine.activate(None)
     finally:
         engine.close()
     return result
 
 
-def _record(settings: TrainTask, seed: int, steps: int, trained: TrainResult, engine: Engine) -> dict:
+Labelled = dict[str, tuple[list[Sentence], list[Sentence]]]  # language -> training sentences, development sentences
+
+
+def _read(settings: TrainTask) -> tuple[Labelled, LabelSet]:
+    """The sentences of every source, and the labels of all training data together."""
+    data, seen = {}, {}
+    for code, paths in settings.sources().items():
+        data[code] = tuple(read_labelled(path, settings.columns) for path in paths)
+        seen = LabelSet.from_sentences(data[code][0], source=paths[0]).seen | seen
+    labels = LabelSet.from_sentences(s for train, _ in data.values() for s in train)
+    labels = LabelSet(labels.tags, seen)
+    for code, (_, path) in settings.sources().items():
+        require(labels, LabelSet.from_sentences(data[code][1], source=path))
+    return data, labels
+
+
+def _compositions(settings: TrainTask, name: str) -> dict[str, tuple[Composition, ...]]:
+    """Language -> the compositions that take turns for its batches: its own module's, then those of `cycle`."""
+    found = {}
+    for code in settings.sources():
+        own = settings.module_of(code)
+        under = dict.fromkeys([own, *settings.cycle] if own is not None or not settings.cycle else settings.cycle)
+        found[code] = tuple(Stack(*([module] if module else []), name) for module in under)
+    return found
+
+
+def _task(
+    settings: TrainTask, base, labels: LabelSet, data: Labelled, compositions: dict[str, tuple[Composition, ...]], *, seed: int
+) -> tuple[Task, int]:
+    """The task, and the optimiser steps in all epochs."""
+    tasks = {
+        code: TASKS.get(settings.task)(
+            base.tokenizer, labels, train=train, dev=dev, max_length=min(settings.max_length, base.max_tokens),
+            batch_size=None if settings.tokens_per_batch else settings.batch_size,
+            tokens_per_batch=settings.tokens_per_batch, micro_batch=settings.micro_batch, seed=seed,
+        )
+        for code, (train, dev) in data.items()
+    }  # fmt: skip
+    if len(tasks) == 1 and not settings.cycle:
+        (task,) = tasks.values()
+        return task, task.steps(settings.epochs)
+    sources = [Source(code, task, compositions[code], task.steps(settings.epochs)) for code, task in tasks.items()]
+    mixed = Sources(sources, temperature=settings.temperature, seed=seed)
+    return mixed, mixed.steps
+
+
+def _modules_used(settings: TrainTask, store: Store) -> dict:
+    """Fingerprints of the language modules; `language_module` is that of a single source."""
+    used = {name: store.show(name).weights.sha256 for name in settings.language_modules()}
+    code = settings.single()
+    return {"language_modules": used} | ({"language_module": used.get(settings.module_of(code))} if code else {})
+
+
+def _record(
+    settings: TrainTask, seed: int, steps: int, trained: TrainResult, engine: Engine, compositions: dict[str, tuple[Composition, ...]]
+) -> dict:
     return {
         "job": "train-task", "settings": settings.model_dump(exclude={"store", "run", "device", "resume", "overwrite"}),
-        "data": [{"path": p, "sha256": file_sha256(p)} for p in (settings.data, settings.dev)], "seed": seed, "steps": steps,
-        "composition": str(engine.composition), "explanation": engine.explain().as_dict(), "seconds": round(trained.seconds, 1),
+        "data": [{"path": p, "sha256": file_sha256(p)} for paths in settings.sources().values() for p in paths],
+        "seed": seed, "steps": steps, "composition": str(engine.composition),
+        "sources": {code: [str(c) for c in under] for code, under in compositions.items()},
+        "explanation": engine.explain().as_dict(), "seconds": round(trained.seconds, 1),
         "best_step": trained.best_step, "scores": {"dev": trained.best}, "history": trained.history, "versions": versions(),
     }  # fmt: skip
 
@@ -165,11 +262,18 @@ def file_sha256(path: str) -> str | None:
     return None if is_dataset(path) else sha256(Path(path).read_bytes()).hexdigest()
 
 
-def _identity(settings: TrainTask, base, under: str | None, engine: Engine) -> dict:
+def _identity(settings: TrainTask, engine: Engine) -> dict:
     """What makes two runs the same run, beside the loop's own settings."""
-    keep = ("language", "task", "parts", "epochs", "batch_size", "tokens_per_batch", "max_length")
+    keep = ("language", "task", "parts", "epochs", "batch_size", "tokens_per_batch", "max_length", "cycle", "temperature")
     chosen = {key: getattr(settings, key) for key in keep} | {"columns": settings.columns.model_dump()}
-    weights = engine.module(under).state_dict() if under else {}
-    language_module = sha256(b"".join(v.cpu().numpy().tobytes() for v in weights.values())).hexdigest() if under else None
-    data = {"data": file_sha256(settings.data) or settings.data, "dev": file_sha256(settings.dev) or settings.dev}
-    return chosen | data | {"base": base.fingerprint, "language_module": language_module}
+
+    def fingerprint(name: str) -> str:
+        weights = engine.module(name).state_dict()
+        return sha256(b"".join(v.cpu().numpy().tobytes() for v in weights.values())).hexdigest()
+
+    sources = {
+        code: {"data": file_sha256(data) or data, "dev": file_sha256(dev) or dev, "language_module": settings.module_of(code)}
+        for code, (data, dev) in settings.sources().items()
+    }
+    modules = {name: fingerprint(name) for name in settings.language_modules()}
+    return chosen | {"base": engine.base.fingerprint, "sources": sources, "language_modules": modules}

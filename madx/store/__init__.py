@@ -294,7 +294,10 @@ class Store:
             if stored is None:
                 fault = f"{path} is no whole module: it lacks the file {LAYOUT.weights}."
             elif stored != manifest.weights.bytes:
-                fault = f"{LAYOUT.weights} has {stored} bytes, {LAYOUT.manifest} records {manifest.weights.bytes}."
+                fault = (
+                    f"{path / LAYOUT.weights} is damaged: it has {stored} bytes, {LAYOUT.manifest} records {manifest.weights.bytes}. "
+                    "Fetch the module again."
+                )
             _require_own_name(path, manifest.name)
         except MadxError as error:
             fault = str(error)

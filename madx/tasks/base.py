@@ -23,6 +23,13 @@ class Task(ABC):
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool]
 
+    #: whether the steps of a run have different compositions
+    swaps: bool = False
+
+    def activate(self, engine: Engine, step: int) -> None:
+        """Make the composition of a step's batch act, where it is not the same for all (`madx.tasks.sources`)."""
+        return
+
     @abstractmethod
     def batches(self, step: int, *, process_index: int = 0, process_count: int = 1) -> list[Batch]:
         """This process's share of the global batch of one optimiser step, cut into batches that fit in memory."""

@@ -32,6 +32,7 @@ def mean_squares(engine: Engine, name: str, unit: SparseDiff, task: Task, *, sam
             handles.append(parameter.register_post_accumulate_grad_hook(reader(squares[parameter_name])))
         seen, step = 0, 0
         while seen < samples:
+            task.activate(engine, step)
             for row in _rows(task, step, engine.base.device):
                 if seen < samples and (count := task.count(row)):
                     (task.loss(engine, row) / count).backward()

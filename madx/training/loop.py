@@ -74,25 +74,18 @@ class _Loop:
         self.engine, self.moving, self.task, self.settings, self.steps = engine, moving, task, settings, steps
         self.processes = PartialState()
         self.parameters = moving.parameters
-        head = {id(p) for p in moving.head_parameters()}
-        groups = [
-            {"params": [p for p in self.parameters if id(p) not in head], "peak": settings.learning_rate},
-            {"params": [p for p in self.parameters if id(p) in head], "peak": settings.head_learning_rate or settings.learning_rate},
-        ]
-        self.fused = engine.base.device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.AdamW(
-            [g for g in groups if g["params"]], lr=0.0, weight_decay=settings.weight_decay, fused=self.fused
-        )
+        self.optimizer = moving.optimizer(settings)
         self.checkpoint = Path(folder) / CHECKPOINT if folder is not None else None
         self.run = run_identity(settings, steps=steps, seed=seed, **identity)
         self.seed, self.step, self.losses = seed, 0, []
         self.result = TrainResult(steps=steps)
         self.best_weights: dict[str, Tensor] | None = None
+        self.every = settings.evaluate_every or max(1, steps // EVALUATIONS)
+        self.mean, self.averaged = {}, 0  # of the weights at the last evaluations, and of how many
 
     # ---- the loop ------------------------------------------------------------------------------------------------
 
     def go(self, title: str) -> TrainResult:
-        every = self.settings.evaluate_every or max(1, self.steps // EVALUATIONS)
         shown = self.settings.progress and self.processes.is_main_process
         score, stop = self._score_text(), False
         self._same_weights()
@@ -110,7 +103,7 @@ class _Loop:
                 self.result.seconds += time.monotonic() - began
                 self.result.tokens += tokens
                 running = sum(self.losses) / len(self.losses)
-                if self.step % every == 0 or self.step == self.steps:
+                if self.step % self.every == 0 or self.step == self.steps:
                     score = self._evaluate(running, board)
                 view.step(self.step, loss=running, tokens=tokens, score=score)
                 if self.step % self.settings.checkpoint_every == 0 or self.step == self.steps or stop:
@@ -118,7 +111,9 @@ class _Loop:
                 if stop and self.step < self.steps:
                     kept = "the same command goes on from there" if self.checkpoint else "nothing was kept: no run folder"
                     raise KeyboardInterrupt(f"stopped at step {self.step} of {self.steps}; {kept}")
-        if self.settings.keep_best and self.best_weights is not None:
+        if self.averaged > 1:
+            self._end_with_the_mean()
+        elif self.settings.keep_best and self.best_weights is not None:
             self.moving.load(self.best_weights)
         return self.result
 
@@ -130,6 +125,8 @@ class _Loop:
         # for dropout; data and masks have seeds of their own
         _seed((self.seed * 1_000_003 + self.step * 1009 + process.process_index) % 2**63, device)
         batches = self.task.batches(self.step, process_index=process.process_index, process_count=process.num_processes)
+        self.task.activate(self.engine, self.step)
+        self.moving.begins(self.step, self.seed)
         batches = [{k: v.to(device, non_blocking=True) for k, v in batch.items()} for batch in batches]
         counts = torch.tensor([sum(self.task.count(b) for b in batches), stop], dtype=torch.float32, device=device)
         total, stop = self._sum(counts).unbind()
@@ -160,7 +157,7 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         self.optimizer.step()
-        self.moving.moved()
+        self.moving.ends(self.step)
 
     def _share_gradients(self) -> None:
         """Sum the gradients of all processes, in one message."""
@@ -188,7 +185,7 @@ class _Loop:
         return torch.autocast(self.engine.base.device.type, dtype=torch.bfloat16)
 
     def _mode(self, *, training: bool) -> None:
-        self.moving.module.train(training)
+        self.moving.mode(training=training)
         self.engine.base.model.train(training and self.settings.base_dropout)
 
     # ---- looking and saving --------------------------------------------------------------------------------------
@@ -202,10 +199,27 @@ class _Loop:
         if self.task.better(scores[self.task.metric], self.result.best.get(self.task.metric)):
             self.result.best, self.result.best_step = scores, self.step
             self.best_weights = {k: v.detach().clone() for k, v in self.moving.state().items()}
+        if math.ceil((self.steps - self.step) / self.every) < self.settings.average_last > 1:
+            self._add_to_the_mean()
         if board is not None:
             for key, value in {"loss": loss, **scores}.items():
                 board.add_scalar(key, value, self.step)
         return self._score_text()
+
+    def _add_to_the_mean(self) -> None:
+        self.averaged += 1
+        for key, value in self.moving.state().items():
+            if key not in self.mean:
+                self.mean[key] = value.detach().clone()
+            elif value.is_floating_point():
+                self.mean[key] += (value.detach() - self.mean[key]) / self.averaged
+
+    def _end_with_the_mean(self) -> None:
+        """Take the mean of the weights at the last evaluations, and its scores for the run's."""
+        self.moving.load(self.mean)
+        with self._precision():
+            self.result.best, self.result.best_step = self.task.evaluate(self.engine), self.steps
+        self.result.history.append({"step": self.steps, "averaged": self.averaged, **self.result.best})
 
     def _score_text(self) -> str:
         history = self.result.history
@@ -228,10 +242,12 @@ class _Loop:
             return
         tensors = {f"module.{k}": v for k, v in self.moving.state().items()}
         tensors |= {f"best.{k}": v for k, v in (self.best_weights or {}).items()}
+        tensors |= {f"mean.{k}": v for k, v in self.mean.items()}
         for i, parameter in enumerate(self._ordered()):
             moments = self.optimizer.state.get(parameter, {})
             tensors |= {f"adam.{i}.{k}": v for k, v in moments.items()}
-        write_checkpoint(self.checkpoint, tensors, {"step": self.step, "losses": self.losses, "run": self.run, "result": vars(self.result)})
+        state = {"step": self.step, "losses": self.losses, "run": self.run, "result": vars(self.result), "averaged": self.averaged}
+        write_checkpoint(self.checkpoint, tensors, state)
 
     def resume(self) -> None:
         """Take up the state of the run's checkpoint, when there is one."""
@@ -248,12 +264,12 @@ class _Loop:
         require_same_run(stored, here, self.checkpoint)  # a module of other parts, where `run` does not tell
         self.moving.load(group("module."))
         self.best_weights = group("best.") or None
+        self.mean, self.averaged = group("mean."), state.get("averaged", 0)
         for i, parameter in enumerate(self._ordered()):
             moments = group(f"adam.{i}.")
             if moments:
-                self.optimizer.state[parameter] = {
-                    k: v if k == "step" and not self.fused else v.to(parameter.device) for k, v in moments.items()
-                }
+                stays = () if self.optimizer.defaults.get("fused") else ("step",)  # a fused one counts its steps beside the weights
+                self.optimizer.state[parameter] = {k: v if k in stays else v.to(parameter.device) for k, v in moments.items()}
         self.step, self.losses = state["step"], state["losses"]
         self.result = TrainResult(**state["result"] | {"resumed_from": state["step"]})
 

@@ -4,9 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from madx.engine import Engine
+from madx.training.settings import TrainSettings
 
 
 class Moving(ABC):
@@ -24,6 +26,32 @@ class Moving(ABC):
     def head_parameters(self) -> list[nn.Parameter]:
         """Those of the task's head, which may have a learning rate of their own."""
         return list(self.module.head.parameters()) if self.module.head is not None else []
+
+    def optimizer(self, settings: TrainSettings) -> torch.optim.Optimizer:
+        """AdamW over all of them; the loop sets the learning rate of each group to its `peak` times the schedule's factor."""
+        fused = self.engine.base.device.type in ("cpu", "cuda")
+        return torch.optim.AdamW(self.groups(settings), lr=0.0, weight_decay=settings.weight_decay, fused=fused)
+
+    def groups(self, settings: TrainSettings) -> list[dict]:
+        """The parameters by peak learning rate."""
+        head = {id(p) for p in self.head_parameters()}
+        groups = [
+            {"params": [p for p in self.parameters if id(p) not in head], "peak": settings.learning_rate},
+            {"params": [p for p in self.parameters if id(p) in head], "peak": settings.head_learning_rate or settings.learning_rate},
+        ]
+        return [g for g in groups if g["params"]]
+
+    def mode(self, *, training: bool) -> None:
+        """Training or looking: dropout, and whatever else differs."""
+        self.module.train(training)
+
+    def begins(self, step: int, seed: int) -> None:
+        """A step begins; its composition is active. What is left to chance is a function of seed and step."""
+        return
+
+    def ends(self, step: int) -> None:
+        """The optimiser has made a step."""
+        self.moved()
 
     @contextmanager
     def opened(self) -> Iterator["Moving"]:

@@ -5,6 +5,8 @@
                      3. reset: weights and head are again what they were before the full phase
                      4. sparse phase: the selected entries and the head move, with a fresh optimiser and schedule
 
+With all entries (`entries: all`) there are no phases: everything selectable trains once.
+
 theta_0 includes the differences that act under the trained one (a task's is trained over base + source language). The
 masked-LM decoder keeps the bare base's embeddings, and the rest of the masked-LM head is never moved. L1: lambda times
 sum |theta - theta_0| / (number of all parameters), over all that moves, once a step.
@@ -22,10 +24,10 @@ from madx.errors import ConfigError, TrainingError
 from madx.modules.sparse_diff import SparseDiff
 from madx.tasks.base import Task
 from madx.training.checkpoint import read_checkpoint, require_same_run, write_checkpoint
-from madx.training.gradients import mean_squares
 from madx.training.loop import CHECKPOINT, TrainResult, run, run_identity
-from madx.training.phases import FullPhase, SparsePhase, share_of_l1
-from madx.training.selections import SELECTIONS, Evidence, Selection
+from madx.training.overlay import full_phase
+from madx.training.phases import SparsePhase, share_of_l1
+from madx.training.selections import SELECTIONS, Selection
 from madx.training.selections.base import top
 from madx.training.settings import TrainSettings
 
@@ -44,9 +46,12 @@ def fit_sparse(
     SELECTIONS.get(settings.sparse.selection)
     wanted = len(unit.indices)
     unit.set_entries(unit.indices[:0], unit.values.detach()[:0])
+    options = {"steps": steps, "seed": seed, "folder": folder, "resume": resume, "identity": identity, "title": title}
     with engine.on_top(unit):
-        total = _rounds(engine, name, unit, task, settings, wanted, steps=steps, seed=seed, folder=folder, resume=resume,
-                        identity=identity, title=title)  # fmt: skip
+        if wanted == unit.space.size:
+            total = _everything(engine, name, unit, task, settings, **options)
+        else:
+            total = _rounds(engine, name, unit, task, settings, wanted, **options)
         with torch.no_grad():
             unit.round_values()
     engine.refresh()
@@ -59,17 +64,24 @@ def _rounds(
 ) -> TrainResult:  # fmt: skip
     module, selection = engine.module(name), SELECTIONS.get(settings.sparse.selection)(settings.sparse)
     total, rounds = TrainResult(steps=steps), settings.sparse.iterations
+    looking = settings.model_copy(update={"average_last": 1})  # a phase before a selection ends with its best weights
     for number in range(rounds):
         before = {k: v.detach().clone() for k, v in module.state_dict().items()}
         count = wanted // rounds if number + 1 < rounds else wanted - len(unit.indices)
         where = Path(folder) / f"round-{number + 1}" if folder is not None else None
         phase = {"seed": seed, "resume": resume, "title": title}
         indices, full = _select(
-            engine, name, unit, task, settings, selection, count=count, folder=where, steps=steps,
+            engine, name, unit, task, looking, selection, count=count, folder=where, steps=steps,
             identity=identity | {"round": number + 1}, **phase,
         )  # fmt: skip
         _reset(engine, name, unit, before, indices)
-        moving = SparsePhase(engine, name, unit, l1=share_of_l1(engine, module, settings.sparse.sparse_l1))
+        exchange = selection.exchange(unit, steps=steps)
+        if exchange is not None and settings.average_last > 1:
+            raise ConfigError(
+                f"train.average_last is {settings.average_last}, but the selection {settings.sparse.selection} exchanges entries in "
+                "training: weights at different places have no mean. Set it to 1."
+            )
+        moving = SparsePhase(engine, name, unit, l1=share_of_l1(engine, module, settings.sparse.sparse_l1), exchange=exchange)
         with moving.opened():
             last = run(
                 engine, moving, task, settings, steps=steps, folder=where / "sparse" if where is not None else None,
@@ -78,6 +90,29 @@ def _rounds(
         _add(total, full, f"full {number + 1}")
         _add(total, last, f"sparse {number + 1}")
         total.best, total.best_step = last.best, last.best_step
+    return total
+
+
+def _everything(
+    engine: Engine, name: str, unit: SparseDiff, task: Task, settings: TrainSettings, *, steps: int, seed: int,
+    folder: Path | None, resume: bool, identity: dict, title: str,
+) -> TrainResult:  # fmt: skip
+    """With `entries: all` there is nothing to select: plain fine-tuning of all that is selectable, kept as a difference.
+
+    Full fine-tuning, that of the upper layers, and BitFit (Ben Zaken et al. 2022, arXiv:2106.10199) are presets of this kind.
+    """
+    l1 = share_of_l1(engine, engine.module(name), settings.sparse.full_l1, all_entries=True)
+    moving, total = full_phase(engine, name, unit, l1=l1, swaps=task.swaps), TrainResult(steps=steps)
+    with moving.opened():
+        last = run(
+            engine, moving, task, settings, steps=steps, seed=seed, resume=resume, title=title,
+            folder=folder / "full" if folder is not None else None, identity=identity | {"phase": "everything"},
+        )  # fmt: skip
+        values = moving.values()
+    unit.set_entries(torch.arange(len(values)), values)
+    engine.refresh()
+    _add(total, last, "full")
+    total.best, total.best_step = last.best, last.best_step
     return total
 
 
@@ -138,25 +173,19 @@ def _select(
         tensors, state = known
         require_same_run(state["run"], run_of, folder / SELECTED)
         return tensors["indices"].long(), TrainResult(**state["result"]) if state["result"] else None
-    result, own = None, unit.space
-    encoder = engine.base.encoder
-    weights = {p.name: encoder.get_parameter(p.name) for p in own.parameters}
-    if selection.needs == "full":
-        moving = FullPhase(engine, name, unit, l1=share_of_l1(engine, engine.module(name), settings.sparse.full_l1))
+    result, moving = None, selection.before(engine, name, unit, swaps=task.swaps)
+    if moving is not None:
         with moving.opened():
             result = run(
                 engine, moving, task, settings, steps=max(1, round(settings.sparse.full_share * steps)), seed=seed, resume=resume,
                 folder=folder / "full" if folder is not None else None, identity=identity | {"phase": "full"}, title=f"{title}, full",
             )  # fmt: skip
-            indices = _top(unit, selection, count, lambda p: Evidence(p, moving.start[p.name], weights[p.name].detach()))
-    elif selection.needs == "gradients":
-        squares = mean_squares(engine, name, unit, task, samples=settings.sparse.samples)
-        indices = _top(unit, selection, count, lambda p: Evidence(p, weights[p.name].detach(), squares=squares[p.name]))
+            indices = _top(unit, selection, count, moving.evidence)
     else:
-        indices = _top(unit, selection, count, lambda p: Evidence(p, weights[p.name].detach(), seed=seed))
+        indices = _top(unit, selection, count, selection.evidence(engine, name, unit, task, seed=seed))
     if folder is not None and PartialState().is_main_process:
         state = {"run": run_of, "result": vars(result) if result is not None else None}
-        write_checkpoint(folder / SELECTED, {"indices": indices.to(own.dtype)}, state)
+        write_checkpoint(folder / SELECTED, {"indices": indices.to(unit.space.dtype)}, state)
         with suppress(OSError):  # as large as the base three times over, and no longer needed
             (folder / "full" / CHECKPOINT).unlink()
     return indices, result
@@ -165,8 +194,8 @@ def _select(
 @torch.no_grad()
 def _top(unit: SparseDiff, selection: Selection, count: int, evidence) -> Tensor:
     parameters = unit.space.parameters
-    if count in (0, unit.space.size):
-        return torch.arange(count)
+    if count == 0:
+        return torch.arange(0)
     return top(
         unit.space, count, lambda number, a, b: selection.scores(evidence(parameters[number]), a, b), taken=unit.indices.cpu(),
     )  # fmt: skip

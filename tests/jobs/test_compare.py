@@ -12,7 +12,7 @@ from madx.config import dump
 from madx.errors import ConfigError, MadxError
 from madx.jobs import Compare, compare, measure
 from madx.jobs.compare import CANDIDATES, jobs_of
-from madx.presets import make_parts
+from madx.presets import preset
 from madx.store import Store
 
 FULL = CANDIDATES["full"]
@@ -119,5 +119,5 @@ def test_all_faults_at_once():
 def test_the_candidates_by_default_are_settings_that_exist():
     jobs = jobs_of(settings(candidates=CANDIDATES))
     assert jobs.keys() == CANDIDATES.keys() and jobs["full"].train.sparse.selection == "everything"
-    assert make_parts(jobs["top_layers"].parts)["sparse_diff"].top_layers == 2
+    assert preset(jobs["top_layers"].parts)["sparse_diff"].top_layers == 2
     assert jobs["head_only"].train.learning_rate == 1e-3 and jobs["head_only"].epochs == 2

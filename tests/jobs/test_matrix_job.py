@@ -106,6 +106,8 @@ def test_settings_of_the_evaluation_name_languages(here):
     assert scoring.job.mean_of == [swa] and scoring.job.proxies.relatives == {"swa": eng} and eng[:4] == "eng-"
     assert scoring.job.proxies.weights == {"swa": {eng: 1.0}} and scoring.job.proxies.texts == {"eng": "eng.txt", "swa": "swa.txt"}
     assert head.job.controls == ["none"] and head.job.proxies.use == []
+    cycling = make_plan(settings(module_types={"adapters": {"task": {"cycle": ["swa"]}}}, seeds=[1])).trainings[-1]
+    assert cycling.job.cycle == [swa] and cycling.under == eng and not cycling.stored
 
 
 def test_a_failure_loses_only_what_depends_on_it(here, monkeypatch):

@@ -56,9 +56,9 @@ class Sides:
         self.engine, (self.ids, self.mask) = Engine(self.base), tiny.inputs()
 
     def classifier(self):
-        model = AutoModelForTokenClassification.from_config(
-            type(self.base.config).from_dict(self.base.config.to_dict() | {"num_labels": len(LABELS)})
-        )
+        config = type(self.base.config).from_dict(self.base.config.to_dict())
+        config.num_labels = len(LABELS)
+        model = AutoModelForTokenClassification.from_config(config)
         model.base_model.load_state_dict(self.base.encoder.state_dict(), strict=False)
         return model.eval()
 

@@ -1,18 +1,23 @@
 """The contract of selections, and the exact choice of the K largest scores over all parameters."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from madx.engine import Engine
 from madx.errors import TrainingError
 from madx.modules.base import BaseParameter
-from madx.modules.sparse_diff import Space
+from madx.modules.sparse_diff import Space, SparseDiff
 from madx.registry import Registry
+from madx.tasks.base import Task
+from madx.training.evidence import Evidence
+from madx.training.exchange import Exchange
+from madx.training.phases import DensePhase
+from madx.training.settings import SparseSettings
 
 SELECTIONS = Registry("selection")
 
@@ -21,33 +26,40 @@ BINS = 1 << 15  # of the upper half of a float's bits, its sign being +
 INFINITE = 0x7F80  # the first of them that is no finite number
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What a selection may judge one parameter by, each of the parameter's shape or None.
+class Selection(ABC):
+    """Scores that are compared over all parameters; the K largest entries are selected, equal ones from the first on.
 
-    start: its weights before; moved: after full fine-tuning; squares: mean squared gradients; seed: for chance.
+    A rule that needs more than the weights says so by one of three hooks: a phase `before` the selection, `evidence` of
+    another kind, an `exchange` of entries after it.
     """
 
-    parameter: BaseParameter
-    start: Tensor
-    moved: Tensor | None = None
-    squares: Tensor | None = None
-    seed: int = 0
-
-
-class Selection(ABC):
-    """Scores that are compared over all parameters; the K largest entries are selected, equal ones from the first on."""
-
-    #: "full": `moved`, for which all weights are trained first; "gradients": `squares`; "nothing"
-    needs: ClassVar[Literal["full", "gradients", "nothing"]]
-
-    def __init__(self, settings):
+    def __init__(self, settings: SparseSettings):
         self.settings = settings
+
+    def before(self, engine: Engine, name: str, unit: SparseDiff, *, swaps: bool) -> DensePhase | None:
+        """What moves in a phase before the selection; its `evidence` is judged. None: nothing is trained for it.
+        swaps: whether the steps of the run have different compositions."""
+        return None
+
+    def evidence(self, engine: Engine, name: str, unit: SparseDiff, task: Task, *, seed: int) -> Callable[[BaseParameter], Evidence]:
+        """What is judged where no phase comes before: the weights as they are."""
+        return lambda p: Evidence(p, engine.base.encoder.get_parameter(p.name).detach(), seed=seed)
+
+    def exchange(self, unit: SparseDiff, *, steps: int) -> Exchange | None:
+        """What replaces entries in the `steps` steps after the selection; None: they stay."""
+        return None
 
     @abstractmethod
     def scores(self, evidence: Evidence, first: int, last: int) -> Tensor:
         """Scores `(last - first,)` >= 0 in float32 of the entries first..last-1 of the flattened parameter. It is asked
         for each entry twice and gives the same score both times."""
+
+
+def uniform(evidence: Evidence, first: int, last: int) -> Tensor:
+    """Chance: scores between 0 and 1 by seed, parameter and place."""
+    key = f"{evidence.seed} {evidence.parameter.name} {first}".encode()
+    seed = int.from_bytes(hashlib.sha256(key).digest()[:8], "little") >> 1
+    return torch.rand(last - first, generator=torch.Generator().manual_seed(seed))
 
 
 def top(space: Space, count: int, scores: Callable[[int, int, int], Tensor], *, taken: Tensor) -> Tensor:

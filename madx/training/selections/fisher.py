@@ -3,8 +3,15 @@
 Score: the diagonal of the empirical Fisher information, the mean over the samples of (d loss / d theta)^2.
 """
 
+from collections.abc import Callable
+
 from torch import Tensor
 
+from madx.engine import Engine
+from madx.modules.base import BaseParameter
+from madx.modules.sparse_diff import SparseDiff
+from madx.tasks.base import Task
+from madx.training.gradients import mean_squares
 from madx.training.selections.base import SELECTIONS, Evidence, Selection
 
 
@@ -12,7 +19,9 @@ from madx.training.selections.base import SELECTIONS, Evidence, Selection
 class Fisher(Selection):
     """Mean squared gradient of a weight, one sample at a time."""
 
-    needs = "gradients"
+    def evidence(self, engine: Engine, name: str, unit: SparseDiff, task: Task, *, seed: int) -> Callable[[BaseParameter], Evidence]:
+        squares = mean_squares(engine, name, unit, task, samples=self.settings.samples)
+        return lambda p: Evidence(p, engine.base.encoder.get_parameter(p.name).detach(), squares=squares[p.name])
 
     def scores(self, evidence: Evidence, first: int, last: int) -> Tensor:
         return evidence.squares.reshape(-1)[first:last]

@@ -2,6 +2,10 @@
 
 from torch import Tensor
 
+from madx.engine import Engine
+from madx.modules.sparse_diff import SparseDiff
+from madx.training.overlay import full_phase
+from madx.training.phases import DensePhase, share_of_l1
 from madx.training.selections.base import SELECTIONS, Evidence, Selection
 
 
@@ -9,7 +13,8 @@ from madx.training.selections.base import SELECTIONS, Evidence, Selection
 class Magnitude(Selection):
     """How far a weight moved."""
 
-    needs = "full"
+    def before(self, engine: Engine, name: str, unit: SparseDiff, *, swaps: bool) -> DensePhase:
+        return full_phase(engine, name, unit, l1=share_of_l1(engine, engine.module(name), self.settings.full_l1), swaps=swaps)
 
     def scores(self, evidence: Evidence, first: int, last: int) -> Tensor:
         return (evidence.moved.reshape(-1)[first:last] - evidence.start.reshape(-1)[first:last]).abs_()

@@ -8,6 +8,10 @@ whose rows are words and no features, keep their own magnitude.
 import torch
 from torch import Tensor
 
+from madx.engine import Engine
+from madx.modules.sparse_diff import SparseDiff
+from madx.training.overlay import full_phase
+from madx.training.phases import DensePhase, share_of_l1
 from madx.training.selections.base import SELECTIONS, Evidence, Selection
 
 
@@ -15,11 +19,12 @@ from madx.training.selections.base import SELECTIONS, Evidence, Selection
 class Svd(Selection):
     """How far a weight moved, by the leading components of its matrix."""
 
-    needs = "full"
-
     def __init__(self, settings):
         super().__init__(settings)
         self._last: tuple[str, Tensor] | None = None  # the matrix asked for last: its runs follow one another
+
+    def before(self, engine: Engine, name: str, unit: SparseDiff, *, swaps: bool) -> DensePhase:
+        return full_phase(engine, name, unit, l1=share_of_l1(engine, engine.module(name), self.settings.full_l1), swaps=swaps)
 
     def scores(self, evidence: Evidence, first: int, last: int) -> Tensor:
         matrix = evidence.parameter.group != "embeddings" and len(evidence.parameter.shape) == 2

@@ -1,0 +1,105 @@
+"""One task from several sources: each step takes a batch of one of them, with a composition of that source's active.
+
+Multi-source training (Ansell et al. 2021): several languages, each with its own labelled data and its own frozen language
+module. Cycling (Parović et al. 2023): the modules of several languages take turns under the same labelled data, so that a task
+module has met its targets' modules. Both are a table: step -> (source, how many batches it gave before, composition).
+
+A source with s_i batches in the run gets n_i of all N = sum of s_i, n_i in proportion to s_i^(1/temperature): 1 is in
+proportion to size, large temperatures give all sources alike. Its k-th batch stands at the time (k + u) / n_i, u drawn by the
+seed in 0..1, so that sources are evenly mixed. The table repeats after N steps.
+
+>>> turns([2, 1], seed=0)[0].tolist().count(0)
+2
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+from torch import Tensor
+
+from madx.composition import Composition
+from madx.engine import Engine
+from madx.errors import ConfigError
+from madx.tasks.base import Batch, Task
+
+
+@dataclass(frozen=True)
+class Source:
+    """A task over one language's data, the compositions that take turns for its batches, and its batches in the run."""
+
+    name: str
+    task: Task
+    compositions: tuple[Composition, ...]
+    steps: int
+
+
+def turns(sizes: Sequence[int], *, temperature: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """For each of the N steps: which source has its turn, and how many batches it has given before; int64 `(N,)` each."""
+    share = np.asarray(sizes, dtype=np.float64) ** (1 / temperature)
+    wanted = share / share.sum() * sum(sizes)
+    counts = np.maximum(1, np.floor(wanted).astype(np.int64))
+    for source in np.argsort(counts - wanted, kind="stable")[: max(0, sum(sizes) - int(counts.sum()))]:
+        counts[source] += 1
+    chance = np.random.default_rng(seed)
+    times = np.concatenate([(np.arange(n) + chance.random(n)) / n for n in counts])
+    order = np.argsort(times, kind="stable")
+    which = np.repeat(np.arange(len(counts)), counts)[order]
+    before = np.concatenate([np.arange(n) for n in counts])[order]
+    return which, before
+
+
+class Sources(Task):
+    """Sources of one task, trained together. Scores are means over all sources and compositions, so that the weights kept
+    are good under each of them; each one's own stands beside the mean."""
+
+    def __init__(self, sources: Sequence[Source], *, temperature: float = 1.0, seed: int = 0):
+        if not sources or not all(source.compositions and source.steps > 0 for source in sources):
+            raise ConfigError("Training needs at least one source, and each source batches and a composition.")
+        self.sources = list(sources)
+        first = sources[0].task
+        self.metric, self.higher_is_better = first.metric, first.higher_is_better
+        self.swaps = len({c for source in sources for c in source.compositions}) > 1
+        self._which, self._before = turns([s.steps for s in sources], temperature=temperature, seed=seed)
+        self._counts = np.bincount(self._which, minlength=len(sources))
+
+    @property
+    def steps(self) -> int:
+        """Batches of all sources in the run."""
+        return len(self._which)
+
+    def turn(self, step: int) -> tuple[Source, int]:
+        """The source of a step, and how many batches it has given before."""
+        rounds, place = divmod(step, len(self._which))
+        number = int(self._which[place])
+        return self.sources[number], int(rounds * self._counts[number] + self._before[place])
+
+    def composition(self, step: int) -> Composition:
+        """What acts in a step."""
+        source, before = self.turn(step)
+        return source.compositions[before % len(source.compositions)]
+
+    def activate(self, engine: Engine, step: int) -> None:
+        engine.activate(self.composition(step))
+
+    def batches(self, step: int, *, process_index: int = 0, process_count: int = 1) -> list[Batch]:
+        source, before = self.turn(step)
+        return source.task.batches(before, process_index=process_index, process_count=process_count)
+
+    def count(self, batch: Batch) -> int:
+        return self.sources[0].task.count(batch)
+
+    def loss(self, engine: Engine, batch: Batch) -> Tensor:
+        return self.sources[0].task.loss(engine, batch)
+
+    def evaluate(self, engine: Engine) -> dict[str, float]:
+        """Means of all figures, and the metric of each source (with several compositions: of each of those)."""
+        found, own = [], {}
+        for source in self.sources:
+            for composition in source.compositions:
+                with engine.using(composition):
+                    found.append(source.task.evaluate(engine))
+                label = source.name + (f" under {composition}" if len(source.compositions) > 1 else "")
+                own[f"{self.metric} {label}"] = found[-1][self.metric]
+        return {key: fmean(scores[key] for scores in found) for key in found[0]} | own
