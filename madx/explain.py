@@ -189,6 +189,7 @@ def _of_stack(engine, stack: Stack, plan: Plan, measured: bool) -> Explanation:
     ]  # fmt: skip
     acting = {a.module for a in actions if not measured or (a.calls and a.change)}
     heads = [n for n in names if engine.modules[n].head is not None]
+    acting |= {n for n in heads[-1:] if not engine.modules[n].units}  # a head alone changes no site: it predicts
     return Explanation(
         str(stack), _base(engine), actions, _decoder(engine, plan.get("embeddings", [])),
         f"{heads[-1]}: {len(engine.modules[heads[-1]].info.labels)} labels" if heads else "none",

@@ -70,7 +70,7 @@ def _scores(axes, bar, matrix: TransferMatrix, names: list[str]) -> None:
         rows = [r for r in table if r.target == name]
         alike = like_best(matrix, rows)
         for x, row in enumerate(rows):
-            _square(axes, x, y, row, colours, mark=f" {NOISE}" * (row.control in alike))
+            score_square(axes, x, y, row, colours, mark=f" {NOISE}" * (row.control in alike))
     columns = matrix.columns
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(names) - 0.5, -0.5))
     axes.set_xticks(range(len(columns)), [c if c in PROXIES else "no\nmodule" if c == "none" else f"{c}\nmodule"
@@ -83,7 +83,8 @@ def _scores(axes, bar, matrix: TransferMatrix, names: list[str]) -> None:
     bar.set_title(matrix.scored.short, fontsize=8)
 
 
-def _square(axes, x: int, y: int, row: Row, colours: ScalarMappable, *, mark: str) -> None:
+def score_square(axes, x: int, y: int, row: Row, colours: ScalarMappable, *, mark: str = "") -> None:
+    """A place of a heatmap: mean ± sd and mark on its colour; hatched without a score, framed in red with a silent module."""
     corner = (x - 0.48, y - 0.46)
     if row.mean is None:
         axes.add_patch(Rectangle(corner, 0.96, 0.92, facecolor="#EEEEEE", edgecolor="#BBBBBB", hatch="///", lw=0))

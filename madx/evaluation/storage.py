@@ -81,6 +81,11 @@ def save(matrix: TransferMatrix, folder: str | Path) -> list[Path]:
     from madx.evaluation.heatmap import heatmap_png  # matplotlib takes half a second to import
     contents = {"matrix.json": matrix.to_json().encode(), "matrix.csv": matrix.to_csv().encode(),
                 "matrix.md": matrix.to_markdown().encode(), "heatmap.png": heatmap_png(matrix)}
+    return write_files(contents, folder)
+
+
+def write_files(contents: dict[str, bytes], folder: str | Path) -> list[Path]:
+    """Write files into a folder, each whole or not at all; gives their paths. Raises MadxError when that is impossible."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

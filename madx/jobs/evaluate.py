@@ -40,7 +40,9 @@ class Evaluate(JobSettings):
         default=None, description="Source language, or a list; null: what the task module records."
     )
     targets: dict[str, str] = Field(min_length=1, description="Language -> labelled test data; the source may be among them.")
-    modules: dict[str, str] = Field(default={}, description="Language -> its module, where the name is not the language.")
+    modules: dict[str, str | None] = Field(
+        default={}, description="Language -> its module, where the name is not the language; null: it has none."
+    )
     controls: list[Literal["none", "source", "target", "mean"]] = Field(
         default=list(CONTROLS), min_length=1, description="none, source's kept, target's, mean of the others'."
     )
@@ -129,6 +131,8 @@ def _language_modules(store: Store, settings: Evaluate, sources: list[str]) -> d
     found = {}
     for language in dict.fromkeys([*sources, *settings.targets]):
         name = settings.modules.get(language, language)
+        if name is None:
+            continue
         if name in stored:
             found[language] = name
         elif language in settings.modules:
