@@ -32,7 +32,7 @@ NOTE = "synthetic: sentences of the miniature world, a tiny base; no measure of 
 LANGUAGE: dict[str, dict[str, Any]] = {"bottleneck": {"reduction_factor": 4}, "invertible": {"reduction_factor": 0.125}}
 #: module type -> (parts of a language module, its learning rate, that of the task module)
 KINDS: dict[str, tuple[dict[str, Any], float, float]] = {
-    "bottleneck": ({"parts": LANGUAGE}, 2.5e-3, 3e-3), "sparse_diff": ({"parts": "lt_sft"}, 5e-4, 5e-4),
+    "bottleneck": ({"parts": LANGUAGE}, 2.5e-3, 3e-3), "sparse_diff": ({"parts": "lt_sft"}, 2e-3, 2e-3),
 }  # fmt: skip
 
 
@@ -48,7 +48,7 @@ class Quickstart(Settings):
     corpus_sentences: int = Field(default=12000, ge=200, description="Sentences of raw text for a language.")
     train_sentences: int = Field(default=2000, ge=50, description="Labelled English sentences.")
     test_sentences: int = Field(default=400, ge=50, description="Labelled sentences of each test set.")
-    language_steps: int = Field(default=700, ge=1, description="Optimiser steps of a language module.")
+    language_steps: int = Field(default=600, ge=1, description="Optimiser steps of a language module.")
     epochs: int = Field(default=4, ge=1, description="Passes over the labelled sentences.")
     progress: bool = Field(default=True, description="Show progress bars.")
 
