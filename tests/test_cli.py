@@ -183,7 +183,7 @@ def test_quickstart_takes_its_flags(monkeypatch):
     assert plain == job.Quickstart(out="here", seeds=[1, 2])
     fast = captured(monkeypatch, "quickstart", "quickstart", "--fast", "--set", "epochs=9", "--seeds", "2", where=job)
     assert (fast.targets, fast.seeds, fast.epochs) == (["swa"], [1, 2], 9)
-    assert fast.language_steps < plain.language_steps
+    assert plain.language_steps is None and fast.language_steps < 300
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
