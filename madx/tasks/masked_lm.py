@@ -73,12 +73,14 @@ class MaskedLM(Task):
         return int((batch["labels"] != IGNORED).sum())
 
     def loss(self, engine: Engine, batch: Batch) -> Tensor:
-        return engine.mlm_loss(*self._masked(engine, batch))
+        hidden, targets, branches = self._masked(engine, batch)
+        return engine.mlm_loss(hidden, targets, branches=branches)
 
-    def _masked(self, engine: Engine, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The last layer's output `(masked, width)` and the targets `(masked,)`."""
-        chosen = (batch["labels"] != IGNORED).nonzero(as_tuple=True)
-        return engine(batch["input_ids"], at=chosen), batch["labels"][chosen]
+    def _masked(self, engine: Engine, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The last layer's output `(masked, width)`, the targets `(masked,)`, and under a route the branches `(masked,)`."""
+        chosen, branches = (batch["labels"] != IGNORED).nonzero(as_tuple=True), batch.get("branches")
+        hidden = engine(batch["input_ids"], at=chosen, branches=branches)
+        return hidden, batch["labels"][chosen], None if branches is None else branches[chosen[0]]
 
     @torch.no_grad()
     def evaluate(self, engine: Engine) -> dict[str, float]:
@@ -89,9 +91,11 @@ class MaskedLM(Task):
         loss = right = count = 0.0
         for batch in self._cut(ids, labels):
             batch = {k: v.to(engine.base.device) for k, v in batch.items()}
-            hidden, targets = self._masked(engine, batch)
-            for part, wanted in zip(hidden.split(SCORED), targets.split(SCORED)):
-                logits = engine.mlm_logits(part).float()
+            hidden, targets, branches = self._masked(engine, batch)
+            for start in range(0, len(targets), SCORED):
+                here = slice(start, start + SCORED)
+                part, wanted, of_part = hidden[here], targets[here], None if branches is None else branches[here]
+                logits = engine.mlm_logits(part, branches=of_part).float()
                 loss += F.cross_entropy(logits, wanted, reduction="sum").item()
                 right += (logits.argmax(-1) == wanted).sum().item()
             count += len(targets)
