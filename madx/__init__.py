@@ -14,8 +14,8 @@ from importlib import import_module
 #: public name -> where it lives; loaded on first use, so that `import madx` costs nothing
 _HOMES = {
     "Average": "madx.composition", "Engine": "madx.engine", "Hub": "madx.interop.hub", "MadxError": "madx.errors",
-    "Predictor": "madx.jobs", "Scaled": "madx.composition", "Stack": "madx.composition", "Store": "madx.store",
-    "Ties": "madx.composition", "evaluate": "madx.jobs", "load": "madx.interop.hub", "load_base": "madx.base",
+    "Predictor": "madx.jobs", "Route": "madx.composition", "Scaled": "madx.composition", "Stack": "madx.composition",
+    "Store": "madx.store", "Ties": "madx.composition", "evaluate": "madx.jobs", "load": "madx.interop.hub", "load_base": "madx.base",
     "load_module": "madx.store", "new_module": "madx.module", "save_module": "madx.store", "train_language": "madx.jobs",
     "train_task": "madx.jobs",
 }  # fmt: skip

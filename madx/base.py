@@ -133,11 +133,7 @@ def load_base(name: str | Path, *, revision: str | None = None, dtype: torch.dty
             f"The base {name!r} lacks weights of its encoder: {', '.join(k for k in missing if k.startswith(prefix))[:300]}. "
             "The folder is incomplete, or its config.json belongs to another model."
         )
-    if len(tokenizer) - len(set(tokenizer.all_special_ids)) < LEAST_PIECES:
-        raise BaseError(
-            f"The tokenizer of {name!r} has no pieces but its special tokens: its files are missing. Save the tokenizer "
-            "into the folder of the base (tokenizer.save_pretrained)."
-        )
+    _check_pieces(name, tokenizer)
     if len(tokenizer) > config.vocab_size:
         raise BaseError(
             f"The tokenizer of {name!r} has {len(tokenizer)} pieces, its embeddings {config.vocab_size}: they do not "
@@ -146,6 +142,28 @@ def load_base(name: str | Path, *, revision: str | None = None, dtype: torch.dty
     base = Base(model, tokenizer, name=name, has_mlm_head=not missing)
     base.model.to(dtype)
     return base
+
+
+def load_tokenizer(name: str | Path, *, revision: str | None = None):
+    """The tokenizer of a base alone, without its weights. Raises BaseError when it cannot be found or read."""
+    name = str(Path(name).expanduser()) if Path(name).expanduser().exists() else str(name)
+    try:
+        tokenizer = _load_tokenizer(name, revision)
+    except Exception as error:  # as in load_base
+        raise BaseError(
+            f"Cannot load the tokenizer of {name!r}: {(str(error).strip() or type(error).__name__).splitlines()[0]} "
+            "Give a folder with the tokenizer's files, or the id of a model that is downloaded or reachable."
+        ) from error
+    _check_pieces(name, tokenizer)
+    return tokenizer
+
+
+def _check_pieces(name: str, tokenizer) -> None:
+    if len(tokenizer) - len(set(tokenizer.all_special_ids)) < LEAST_PIECES:
+        raise BaseError(
+            f"The tokenizer of {name!r} has no pieces but its special tokens: its files are missing. Save the tokenizer "
+            "into the folder of the base (tokenizer.save_pretrained)."
+        )
 
 
 def _load_tokenizer(name: str, revision: str | None):

@@ -7,26 +7,26 @@
     average(0.7*swa, 0.3*hau)       a weighted mean (weights are scaled to sum to one)
     0.5*swa + ner                   half of the change that swa would make, then ner
     ties(swa, hau) + ner            differences of weights, joined by an election of signs (Yadav et al. 2023, arXiv:2306.01708)
+    route(swa + ner, yor + ner)     each row of a batch takes one of these branches; outermost only
 
 Normal form: stacks inside stacks are joined, equal children of an average are merged, children of weight zero are left
 out, and an average or election of one child is that child; so Average(c, c) = c exactly. A factor of a factor is their
 product, a factor of one is left out, and what has the factor zero is left out. Along any path through a composition a
-module may stand once.
+module may stand once. A route keeps its branches as they were given, equal ones too: rows name them by number.
 """
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Union
 
 from madx.errors import CompositionError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]*")
-RESERVED = ("base", "average", "ties")
+RESERVED = ("base", "average", "ties", "route")
 HUB_MARK = "hf://"  # how a place on the model hub begins
 MAX_NAME = 100
-MAX_DEPTH = 50  # brackets inside brackets
 LEAST_SUM = 1e-12  # a sum of weights below this counts as zero,
 LEAST_SHARE = 1e-6  # and so does one that is this small beside the weights: scaled by it, rounding would show
 
@@ -36,12 +36,12 @@ def check_name(name: str) -> str:
     if not isinstance(name, str) or not NAME.fullmatch(name) or name in RESERVED or len(name) > MAX_NAME:
         raise CompositionError(
             f"{name!r} cannot name a module. A name starts with a letter or digit, goes on with letters, digits, "
-            f"'.', '_', '-' or '@' (at most {MAX_NAME}), and is none of: {', '.join(RESERVED)}.{_of_the_hub(name)}"
+            f"'.', '_', '-' or '@' (at most {MAX_NAME}), and is none of: {', '.join(RESERVED)}.{of_the_hub(name)}"
         )
     return name
 
 
-def _of_the_hub(text) -> str:
+def of_the_hub(text) -> str:
     """What to do with a place on the hub where a name is due."""
     if HUB_MARK not in str(text):
         return ""
@@ -158,6 +158,8 @@ class Stack:
             elif isinstance(item, Ties):
                 if item.children:
                     flat.extend(item.children[0].items if len(set(item.children)) == 1 else [item])
+            elif isinstance(item, Route):
+                raise CompositionError(NESTED.format(item))
             else:
                 raise CompositionError(
                     f"A stack holds module names, Average, Scaled, Ties and Stack, not {type(item).__name__}."
@@ -181,11 +183,41 @@ class Stack:
         return tuple(dict.fromkeys(name for item in self.items for name in _names(item)))
 
 
-Composition = Stack
+@dataclass(frozen=True, init=False)
+class Route:
+    """One batch, several stacks: each of its rows takes one of the branches, which are counted from 0.
+
+    A branch is a Stack, an item of one, or text. Branches may share modules; what all rows share is computed at once.
+
+    >>> str(Route("swa + ner", "yor + ner", "base"))
+    'route(swa + ner, yor + ner, base)'
+    """
+
+    branches: tuple[Stack, ...]
+
+    def __init__(self, *branches: Union[Item, Stack]):
+        if not branches:
+            raise CompositionError("route() of nothing: give at least one branch, e.g. route(swa + ner, yor + ner).")
+        stacks = [parse(b) if isinstance(b, str) else Stack(b) for b in branches]
+        for stack in stacks:
+            if isinstance(stack, Route):
+                raise CompositionError(NESTED.format(stack))
+        object.__setattr__(self, "branches", tuple(stacks))
+
+    def names(self) -> tuple[str, ...]:
+        """Every module named in some branch, in order of appearance, each once."""
+        return tuple(dict.fromkeys(name for branch in self.branches for name in branch.names()))
+
+    def __str__(self) -> str:
+        return f"route({', '.join(map(str, self.branches))})"
 
 
-def _shortened(text: str) -> str:
-    return repr(text if len(text) <= 200 else text[:200] + "...")
+Composition = Union[Stack, Route]
+
+NESTED = (
+    "'{}' cannot be part of another composition: a route says what whole rows of a batch take, so it stands outermost. "
+    "Write each branch in full, e.g. route(swa + ner, yor + ner) instead of route(swa, yor) + ner."
+)
 
 
 def _grouped(stack: Stack) -> str:
@@ -223,131 +255,28 @@ def _scaled(weights: tuple[float, ...], *, given: tuple[float, ...]) -> tuple[fl
     return weights if abs(total - 1.0) < 1e-9 else tuple(w / total for w in weights)
 
 
-def as_composition(value: Union[Item, Stack, None]) -> Stack:
-    """A composition from text, an Average, Scaled, Ties, a Stack or None (the bare base)."""
+def as_composition(value: Union[Item, Composition, None]) -> Composition:
+    """A composition from text, an Average, Scaled, Ties, a Stack, a Route or None (the bare base)."""
     if value is None:
         return Stack()
+    if isinstance(value, Route):
+        return value
     return parse(value) if isinstance(value, str) else Stack(value)
 
 
-def parse(text: str) -> Stack:
+def require_stack(composition: Composition, what: str) -> Stack:
+    """The composition, if it is the same for all rows; raises CompositionError otherwise, saying `what` cannot be done."""
+    if isinstance(composition, Route):
+        raise CompositionError(f"'{composition}' cannot be {what}: a route is for a batch of mixed rows. Use one of its branches.")
+    return composition
+
+
+def parse(text: str) -> Composition:
     """The composition that a text describes; raises CompositionError naming the place where reading stopped.
 
     >>> parse("average(swa, hau) + ner").names()
     ('swa', 'hau', 'ner')
     """
-    return _Parser(text).whole()
+    from madx.composition_text import read  # it builds what is defined here
 
-
-class _Parser:
-    """Recursive descent over: stack = item {'+' item}; item = {number '*'} (name | average | ties | '(' stack ')');
-    average = 'average(' term {',' term} ')'; term = number '*' item | stack; ties = 'ties(' stack {',' stack} ')'."""
-
-    token = re.compile(r"\s*(?:([0-9.]+(?:e[+-]?[0-9]+)?|-[0-9.]+(?:e[+-]?[0-9]+)?)\s*\*|([A-Za-z0-9][A-Za-z0-9._@-]*)|(.))")
-
-    def __init__(self, text: str):
-        self.text, self.at, self.depth = text, 0, 0
-
-    def start(self) -> int:
-        """Where the next token begins, counted from 0."""
-        return len(self.text) - len(self.text[self.at :].lstrip())
-
-    def fail(self, expected: str, at: int | None = None) -> CompositionError:
-        at = self.start() if at is None else at
-        came = repr(self.text[at : at + 20]) if at < len(self.text) else "the end"
-        return CompositionError(
-            f"Cannot read the composition {_shortened(self.text)}: expected {expected} at character {at + 1}, found {came}. "
-            f"Examples: 'swa + ner', 'average(swa, hau) + ner', 'base'.{_of_the_hub(self.text)}"
-        )
-
-    def peek(self) -> tuple[str | None, str | None, str | None]:
-        match = self.token.match(self.text, self.at)
-        return match.groups() if match and self.text[self.at :].strip() else (None, None, None)
-
-    def take(self) -> None:
-        self.at = self.token.match(self.text, self.at).end()
-
-    def symbol(self, wanted: str) -> bool:
-        if self.peek()[2] == wanted:
-            self.take()
-            return True
-        return False
-
-    def whole(self) -> Stack:
-        if not self.text.strip():
-            raise CompositionError("The composition is empty at character 1. Name a module, e.g. 'swa + ner', or write 'base'.")
-        stack = self.stack()
-        if self.text[self.at :].strip():
-            raise self.fail("'+' or the end")
-        return stack
-
-    def stack(self) -> Stack:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise self.fail(f"at most {MAX_DEPTH} brackets inside one another")
-        items = [self.item()]
-        while self.symbol("+"):
-            items.append(self.item())
-        self.depth -= 1
-        return Stack(*items)
-
-    def number(self) -> float | None:
-        """The number before a '*', if one stands here."""
-        number, at = self.peek()[0], self.start()
-        if number is None:
-            return None
-        self.take()
-        try:
-            return float(number)
-        except ValueError:
-            raise self.fail("a number", at) from None
-
-    def item(self) -> Item | Stack:
-        factor = None
-        while (number := self.number()) is not None:
-            factor = number if factor is None else factor * number
-        thing = self.thing()
-        return thing if factor is None else Scaled(thing, factor)
-
-    def thing(self) -> Item | Stack:
-        if self.symbol("("):
-            inner = self.stack()
-            if not self.symbol(")"):
-                raise self.fail("')'")
-            return inner
-        _, name, _ = self.peek()
-        if name is None:
-            raise self.fail("a module name")
-        at = self.start()
-        self.take()
-        if name == "base":
-            return Stack()
-        if name in ("average", "ties"):
-            if not self.symbol("("):
-                raise self.fail(f"'(' after {name}")
-            return self.average() if name == "average" else Ties(*self.listed(self.stack))
-        if len(name) > MAX_NAME:
-            raise self.fail(f"a name of at most {MAX_NAME} characters", at)
-        return name
-
-    def average(self) -> Average:
-        terms = self.listed(self.term)
-        return Average(*(child for _, child in terms), weights=tuple(weight for weight, _ in terms))
-
-    def term(self) -> tuple[float, Item | Stack]:
-        weight = self.number()
-        if weight is None:
-            return 1.0, self.stack()
-        child = self.item()
-        if self.peek()[2] == "+":
-            raise self.fail("',' or ')' (0.5*(a + b) weighs the stack, (0.5*a + b) scales a)")
-        return weight, child
-
-    def listed(self, one: Callable) -> list:
-        """What stands between the brackets of average() and ties(), up to the closing one."""
-        found = [one()]
-        while not self.symbol(")"):
-            if not self.symbol(","):
-                raise self.fail("',' or ')'")
-            found.append(one())
-        return found
+    return read(text)

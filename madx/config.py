@@ -63,6 +63,14 @@ def load(path: str | Path | None, schema: type[S], overrides: Iterable[str] = ()
     return checked
 
 
+def faults_of(schema: type[S], data: dict[str, Any]) -> tuple[S | None, list[str]]:
+    """Settings from plain data (None when there is a fault), and every fault as `key.path: what is wrong`."""
+    try:
+        return schema.model_validate_json(json.dumps(data)), []
+    except ValidationError as error:
+        return None, [f"{'.'.join(map(str, key)) or '(all)'}: {text}" for key, text in _explained(error, schema, data)]
+
+
 def to_dict(settings: Settings) -> dict[str, Any]:
     """Plain data, as YAML and JSON hold it."""
     return settings.model_dump(mode="json")

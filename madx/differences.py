@@ -35,15 +35,17 @@ class Share:
 
 @dataclass(frozen=True)
 class Term:
-    """One summand of a composition's difference: `scale * differences`."""
+    """One summand of a composition's difference: `scale * differences`. election: the text of the election that made it, for
+    the same modules grouped otherwise elect otherwise."""
 
     shares: tuple[Share, ...]
     scale: float
     differences: Callable[[], list[Difference]]
+    election: str | None = None
 
     def state(self) -> list[tuple]:
         """What the written values depend on: factors, and tensors with the number of their last change."""
-        found: list[tuple] = [(self.scale, len(self.shares))]
+        found: list[tuple] = [(self.scale, len(self.shares)), (self.election, None)]
         for share in self.shares:
             found += [(share.scale, None), *((t, t._version) for t in share.unit.state())]
         return found

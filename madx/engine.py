@@ -4,7 +4,8 @@ A composition is compiled once into a plan: for each site, the steps to take the
 plan; no tree is walked in the forward pass. The engine reaches the sites by replacing the `forward` of a few of the base's
 own modules on the instance; names of parameters are never touched, a base with nothing active runs its own code, and
 `close()` takes every trace away. Differences of weights (the site `parameters`) are put on when a composition is
-activated, in place and in O(entries), and taken off bit for bit (`madx.differences`).
+activated, in place and in O(entries), and taken off bit for bit (`madx.differences`). A route gives each row of a batch a
+stack of its own (`madx.routing`).
 """
 
 from collections.abc import Callable, Iterator
@@ -13,16 +14,18 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from madx import routing
 from madx.base import Base
-from madx.composition import Composition, Item, as_composition
+from madx.composition import Composition, Item, Route, Stack, as_composition, require_stack
 from madx.differences import AppliedDifferences, untied
 from madx.errors import CompositionError, MadxError, did_you_mean
-from madx.explain import Explanation, explain
-from madx.fingerprints import base_fingerprint
+from madx.explain import Explanation, RouteExplanation, explain
+from madx.merging import merge
 from madx.module import Module, require_base, require_parameters, require_task_head
 from madx.modules.base import Sublayer, WeightsType
 from madx.narrowing import Narrowing, Positions
 from madx.plan import Terms, Watch, steps_at
+from madx.routing import Branches, Plan, RoutePlan, Rows
 
 
 class Engine:
@@ -39,9 +42,11 @@ class Engine:
             raise MadxError("This base already carries an engine; close() that one first, or use it.")
         self.base = base
         self.modules: dict[str, Module] = {}
-        self.composition = Composition()
-        self._plans: dict[Composition, dict[str, list]] = {}
-        self._plan: dict[str, list] = {}  # site -> steps of the active composition; empty: the bare base
+        self.composition: Composition = Stack()
+        self._plans: dict[Composition, Plan | RoutePlan] = {}
+        self._plan: Plan = {}  # site -> steps of the active composition; empty: the bare base
+        self._route: RoutePlan | None = None  # of the active composition, if it is a route
+        self._rows: Rows | None = None  # how the positions before the decoder are sorted, while a route scores masked words
         self._captures: dict[tuple[str, str], object] = {}
         self._captured: dict[str, dict[str, Tensor]] = {}
         self._replaced: list[nn.Module] = []
@@ -102,16 +107,21 @@ class Engine:
         Raises CompositionError for a name that is not attached, and for a difference that leaves the base's number format;
         the composition before stays active then.
         """
-        if not isinstance(composition, Composition):
+        if not isinstance(composition, (Stack, Route)):
             composition = as_composition(composition)
         plan = self._plans.get(composition)
         if plan is None:
             plan = self._plans[composition] = self.compile(composition)
-        # the last module of a stack lies lowest: a task's difference stays where it is when the language's is swapped
-        terms = self._terms.of(composition, self.modules)[::-1]
-        self.differences.activate(sorted(terms, key=lambda term: term.shares[0].unit is self._moving))
-        self._plan, self.composition = plan, composition
+        route = plan if isinstance(plan, RoutePlan) else None
+        self._put_on(composition if route is None else route.stacks[0])
+        self._route, self._plan, self.composition = route, plan if route is None else route.unbound, composition
         return composition
+
+    def _put_on(self, stack: Stack) -> None:
+        """Make the differences of weights of a stack act, and no others."""
+        # the last module of a stack lies lowest: a task's difference stays where it is when the language's is swapped
+        terms = self._terms.of(stack, self.modules)[::-1]
+        self.differences.activate(sorted(terms, key=lambda term: term.shares[0].unit is self._moving))
 
     def refresh(self) -> None:
         """Put the active composition on again, after the entries of one of its differences were changed."""
@@ -120,6 +130,8 @@ class Engine:
     @contextmanager
     def on_top(self, unit: WeightsType) -> Iterator["Engine"]:
         """Keep one difference above all others, where it can be written again after its values have moved."""
+        if self._route is not None and self._route.several_weights:
+            require_stack(self.composition, "trained on as a difference of weights")
         self._moving = unit
         try:
             self.refresh()
@@ -127,36 +139,9 @@ class Engine:
         finally:
             self._moving = None
 
-    def require_weights_alone(self, what: str) -> None:
-        """Raises CompositionError unless the active composition is made of differences of weights (and heads) alone."""
-        names = self.composition.names()
-        computing = [n for n in names if any(site != "parameters" for site in self.modules[n].units)]
-        if not names or computing:
-            raise CompositionError(
-                f"'{self.composition}' cannot be {what}: "
-                + (f"{', '.join(computing)} computes something during the forward pass." if names else "nothing is active.")
-                + " Activate a composition of weight differences alone."
-            )
-
     def merge(self) -> nn.Linear | None:
-        """Make the active composition the base's own weights, for good; gives the head of its task module, if any.
-
-        The base gets another name and fingerprint, its modules are detached, and the masked-LM decoder keeps theta_0.
-        Raises CompositionError for a composition that computes something beside its differences, or has none.
-        """
-        names = self.composition.names()
-        self.require_weights_alone("merged into the base")
-        heads = [self.modules[n].head for n in names if self.modules[n].head is not None]
-        for path, weight in self.differences.decoder_weights().items():
-            self.base.model.get_submodule(path.rpartition(".")[0]).weight = nn.Parameter(weight, requires_grad=False)
-            self.base.config.tie_word_embeddings = False
-        self.differences.keep()
-        self.base.name = f"{self.base.name} + {self.composition}"
-        self.base.fingerprint, self.base.revision = base_fingerprint(self.base.encoder), None
-        self.activate(None)
-        for name in names:
-            self.detach(name)
-        return heads[-1] if heads else None
+        """Make the active composition of weight differences the base's own, for good; see `madx.merging`."""
+        return merge(self)
 
     @contextmanager
     def using(self, composition: Composition | Item | None) -> Iterator["Engine"]:
@@ -168,10 +153,12 @@ class Engine:
         finally:
             self.activate(before)
 
-    def compile(self, composition: Composition, watch: Watch | None = None) -> dict[str, list]:
+    def compile(self, composition: Composition, watch: Watch | None = None) -> Plan | RoutePlan:
         """The plan of a composition: site -> steps. `watch` may wrap each instance: (site, module, instance) -> step."""
         for name in composition.names():
             self.module(name)
+        if isinstance(composition, Route):
+            return RoutePlan(composition, self.base.sites, self.modules, watch)
         plan = {}
         for site in self.base.sites.values():
             steps = steps_at(site, composition, self.modules, watch) if site.kind != "parameters" else []
@@ -181,21 +168,28 @@ class Engine:
 
     # ---- forward -------------------------------------------------------------------------------------------------
 
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor | None = None, *, at: Positions | None = None) -> Tensor:
+    def __call__(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, *, at: Positions | None = None, branches: Branches | None = None
+    ) -> Tensor:
         """The last layer's output `(batch, tokens, width)` of the base under the active composition; at: at these positions
-        alone, `(n, width)`, for which the last layer then does less (`madx.narrowing`)."""
+        alone, `(n, width)`, for which the last layer then does less (`madx.narrowing`); branches `(batch,)`: under a route,
+        the number or the text of each row's branch."""
+        if (rows := routing.sort(self._route, branches, input_ids)) is not None:
+            with self._precision():
+                return routing.hidden(self, input_ids, attention_mask, rows=rows, at=at)
         with self._precision(), self._narrowing.to(at, self._plan) as chosen:
             return chosen(self.base.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state)
 
-    def mlm_logits(self, hidden: Tensor) -> Tensor:
+    def mlm_logits(self, hidden: Tensor, *, branches: Branches | None = None) -> Tensor:
         """Scores over the vocabulary: `(n, width)` -> `(n, vocabulary)`, by the base's head, with the invertible part
-        of the active composition undone before the decoder."""
-        with self._precision():
+        of the active composition undone before the decoder. branches `(n,)`: under a route, those of the positions."""
+        rows = routing.sort(self._route, branches, hidden)
+        with self._precision(), nullcontext() if rows is None else routing.running(self, rows):
             return self.base.mlm_logits(hidden)
 
-    def task_module(self) -> Module:
-        """The last module of the active composition that has a head; raises CompositionError without one."""
-        names = self.composition.names()
+    def task_module(self, stack: Stack | Item | None = None) -> Module:
+        """The last module with a head in a stack (None: the active composition); raises CompositionError without one."""
+        names = require_stack(as_composition(self.composition if stack is None else stack), "asked for one task module").names()
         with_head = [n for n in names if self.modules[n].head is not None]
         if not with_head:
             if not names:
@@ -203,10 +197,17 @@ class Engine:
             require_task_head(self.modules[names[-1]])
         return self.modules[with_head[-1]]
 
-    def label_logits(self, hidden: Tensor) -> Tensor:
-        """Scores of the task module's head: `(..., width)` -> `(..., labels)`."""
+    def label_logits(self, hidden: Tensor, *, branches: Branches | None = None) -> Tensor:
+        """Scores of the task module's head: `(..., width)` -> `(..., labels)`. branches: under a route, those of the entries
+        of the first dimension; their task modules must have the same labels, for the result is one tensor."""
+        rows = routing.sort(self._route, branches, hidden)
         with self._precision():
-            return self.task_module().head(hidden)
+            return self.task_module().head(hidden) if rows is None else routing.label_logits(self, hidden, rows)
+
+    def groups(self, branches: Branches) -> list[list[int]]:
+        """Under a route: the places of the rows that can share a forward pass; one group, but for branches with different
+        differences of weights."""
+        return routing.groups(self._route, branches)
 
     def _precision(self):
         """Modules are kept in float32; on a base in half precision their products run in the base's precision."""
@@ -217,21 +218,23 @@ class Engine:
 
     # ---- training ------------------------------------------------------------------------------------------------
 
-    def train_only(self, name: str) -> list[nn.Parameter]:
-        """Open one module (and its head) to gradients and close all others; returns its parameters.
+    def train_only(self, *names: str) -> list[nn.Parameter]:
+        """Open one module, or several (with their heads), to gradients and close all others; returns their parameters.
 
-        Raises CompositionError unless the active composition names it: it would train without acting.
+        Under a route a module learns from the rows of the branches that name it. Raises CompositionError unless the active
+        composition names each: it would train without acting.
         """
-        module = self.module(name)
-        if name not in self.composition.names():
-            raise CompositionError(
-                f"The module {name!r} is to be trained but does not act in the active composition '{self.composition}'. "
-                f"Activate a composition with it, e.g. '{self.composition} + {name}'."
-            )
+        chosen = [self.module(name) for name in names]
+        for name in names:
+            if name not in self.composition.names():
+                raise CompositionError(
+                    f"The module {name!r} is to be trained but does not act in the active composition '{self.composition}'. "
+                    f"Activate a composition with it, e.g. 'eng + {name}'."
+                )
         self.base.model.requires_grad_(False)
         for other in self.modules.values():
-            other.requires_grad_(other is module).train(other is module)
-        return list(module.parameters())
+            other.requires_grad_(other in chosen).train(other in chosen)
+        return [parameter for module in chosen for parameter in module.parameters()]
 
     def freeze(self) -> None:
         """Close every module to gradients and put it into inference mode (no dropout)."""
@@ -240,10 +243,12 @@ class Engine:
 
     # ---- looking inside ------------------------------------------------------------------------------------------
 
-    def explain(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None) -> Explanation:
+    def explain(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, *, branches: Branches | None = None
+    ) -> Explanation | RouteExplanation:
         """Which modules act at which site, in which order. With an input, also measured: how often each instance ran in
         one forward pass and how much it changed, as |change| / |what it changed|. See `madx.explain`."""
-        return explain(self, input_ids, attention_mask)
+        return explain(self, input_ids, attention_mask, branches)
 
     # ---- reaching into the base ----------------------------------------------------------------------------------
 
@@ -297,7 +302,7 @@ class Engine:
             at = Sublayer(summed, original, captured)
             for step in steps:
                 at.add(step(at))
-            result = original(at.sum) if at.final_norm else at.output
+            result = at.result()
             captured.clear()
             return result
 
@@ -317,7 +322,7 @@ class Engine:
                 at.add(step(at))
             h = at.output
             captured.clear()
-            if not at.final_norm:
+            if at.final_norm is not True:
                 raise CompositionError(
                     f"A bottleneck with final_norm=False stands at {site}, but this base is pre-norm: it has no norm after the "
                     "residual to leave out. Set final_norm to true."
@@ -328,10 +333,11 @@ class Engine:
 
     def _before_decoder(self, original: Callable) -> Callable:
         def forward(*args, **kwargs):
-            y = original(*args, **kwargs)
+            y, rows = original(*args, **kwargs), self._rows
+            y = y if rows is None else rows.sorted(y)
             for step in reversed(self._plan.get("embeddings", ())):
                 y = step.inverse(y)
-            return y
+            return y if rows is None else rows.unsorted(y)
 
         return forward
 
@@ -367,7 +373,7 @@ class Engine:
         for handle in self._captures.values():
             handle.remove()
         self._replaced, self._captures, self._captured = [], {}, {}
-        self.modules, self._plans, self._plan, self.composition = {}, {}, {}, Composition()
+        self.modules, self._plans, self._plan, self.composition, self._route = {}, {}, {}, Stack(), None
         self.base._engine = None
 
 

@@ -2,19 +2,22 @@
 
 It must be impossible to believe that a module acts when it does not. `explain` reads the plan that the forward pass
 runs (not the intention behind it); with an input it also runs it once and counts. `silent` names every module of the
-composition that acts nowhere, never ran, or changed nothing. At the site `parameters` it reads what is written into the base:
+composition that acts nowhere, never ran, or changed nothing. A route is explained branch by branch. At the site `parameters` it reads what is written into the base:
 the change there is |written - found| / |found| over the touched places.
 """
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from madx.composition import Average, Composition, Scaled
+from madx.composition import Average, Scaled, Stack
 from madx.differences import changes
 from madx.plan import WeightedMap
+from madx.routing import Branches, Plan, RoutePlan
 
 
 @dataclass
@@ -47,17 +50,23 @@ class Explanation:
         """Plain data for JSON."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, plain: dict) -> "Explanation":
+        """What `as_dict` gave."""
+        return cls(**{**plain, "actions": [Action(**action) for action in plain["actions"]]})
+
     def __str__(self) -> str:
+        return "\n".join([f"{self.composition}   on {self.base}", *self.lines(), _verdict(self.silent, self.measured)])
+
+    def lines(self) -> list[str]:
+        """A line for each run of sites, the decoder and the head."""
         rows = [("site", "acts, in this order")]
-        rows += [(site, "  then  ".join(texts)) for site, texts in self._grouped()]
+        rows += [(site, "  then  ".join(texts)) for site, texts in self.by_site()]
         rows += [("decoder", self.decoder), ("head", self.head)]
         width = max(len(site) for site, _ in rows)
-        silent = f"SILENT: {', '.join(self.silent)} does not act" if self.silent else "every module named acts"
-        note = " (measured on one forward pass)" if self.measured else ""
-        lines = [f"{self.composition}   on {self.base}"] + [f"  {s:<{width}}  {t}" for s, t in rows]
-        return "\n".join(lines + [f"  {silent}{note}"])
+        return [f"  {s:<{width}}  {t}" for s, t in rows]
 
-    def _grouped(self) -> list[tuple[str, list[str]]]:
+    def by_site(self) -> list[tuple[str, list[str]]]:
         """Sites with their actions as text; runs of layers that read the same are joined: `layer.0-3.ffn`."""
         groups: list[tuple[list[str], list[str]]] = []
         last_of_place: dict[str, int] = {}
@@ -85,6 +94,40 @@ class Explanation:
         return f"{action.module}: {action.part} {action.what}{change}"
 
 
+@dataclass
+class RouteExplanation:
+    """The explanation of each branch of a route, by number; the modules that act at once for the rows of all branches;
+    passes: the branches that share a forward pass (several where differences of weights differ); the silent modules."""
+
+    composition: str
+    base: str
+    branches: list[Explanation]
+    shared: list[str]
+    passes: list[list[int]]
+    silent: list[str] = field(default_factory=list)
+    measured: bool = False
+
+    def as_dict(self) -> dict:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [f"route of {len(self.branches)} branches   on {self.base}"]
+        for number, branch in enumerate(self.branches):
+            lines += [f"branch {number}: {branch.composition}", *branch.lines()]
+        if len(self.branches) > 1 and self.shared:
+            lines.append(f"  at once for all rows: {', '.join(self.shared)}")
+        if len(self.passes) > 1:
+            order = "; ".join(", ".join(map(str, numbers)) for numbers in self.passes)
+            lines.append(f"  a forward pass for each difference of weights, of the branches {order}")
+        return "\n".join([*lines, _verdict(self.silent, self.measured)])
+
+
+def _verdict(silent: list[str], measured: bool) -> str:
+    note = " (measured on one forward pass)" if measured else ""
+    return f"  SILENT: {', '.join(silent)} does not act{note}" if silent else f"  every module named acts{note}"
+
+
 def _percent(share: float) -> str:
     """A share in percent with two significant digits, so that layers of like effect read alike."""
     if share == 0:
@@ -104,60 +147,123 @@ def _span(sites: list[str]) -> str:
     return f"layer.{first[1]}-{last[1]}.{first[2]}"
 
 
-def explain(engine, input_ids: Tensor | None = None, attention_mask: Tensor | None = None) -> Explanation:
-    """The explanation of an engine's active composition; with an input, measured in one forward pass without dropout."""
-    composition, names = engine.composition, engine.composition.names()
+def explain(
+    engine, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, branches: Branches | None = None
+) -> Explanation | RouteExplanation:
+    """The explanation of an engine's active composition; with an input, measured in one forward pass without dropout.
+
+    branches: under a route, that of each row of the input; without them every row is run through every branch.
+    """
     actions: dict[tuple[str, str, str], Action] = {}
-    averaged, factors = _roles(composition)
 
     def watch(site: str, module: str, unit):
         part = next(p for p, u in engine.modules[module].units[site].items() if u is unit)
-        what = unit.describe() + (f", times {factors[module]:g}" if factors[module] != 1.0 else "")
-        action = Action(site, module, part, what, averaged=averaged.get(module))
-        action = actions.setdefault((site, module, part), action)
+        action = actions.setdefault((site, module, part), Action(site, module, part, unit.describe()))
         return _Watched(unit, action)
 
-    for applied in sorted(engine.differences.applied, key=lambda a: names.index(a.term.shares[0].module)):
-        for share in applied.term.shares:
-            factor = applied.term.scale * share.scale
-            what = share.unit.describe() + (f", times {factor:g}" if factor != 1.0 else "")
-            what += ", by election" if share.kept is not None else ""
-            actions["parameters", share.module, share.part] = Action("parameters", share.module, share.part, what)
-    plan = engine.compile(composition, watch)
-    if input_ids is not None:
+    plan, measured = engine.compile(engine.composition, watch), input_ids is not None
+    routed = isinstance(plan, RoutePlan)
+    if measured and routed and branches is None:
+        count = len(plan.route.branches)
+        branches = torch.arange(count).repeat_interleave(len(input_ids))
+        input_ids = input_ids.repeat(count, 1)
+        attention_mask = None if attention_mask is None else attention_mask.repeat(count, 1)
+    if measured:
         for action in actions.values():
             action.change, action.calls = 0.0, 0
-        for applied in engine.differences.applied:
-            for (module, part), change in changes(applied).items():
-                action = actions["parameters", module, part]
-                action.change, action.calls = change, 1
-        _run(engine, plan, input_ids, attention_mask)
-    acting = {a.module for a in actions.values() if input_ids is None or (a.calls and a.change)}
-    inverted = [a.module for a in actions.values() if a.site == "embeddings"][::-1]
-    if not inverted:
-        decoder = "the base's own"
-    elif not engine.base.family.tied:
-        decoder = "the base's own, not tied to the embeddings: nothing is undone before it"
-    elif any(not isinstance(step, _Watched) for step in plan["embeddings"]):
-        scaled = any(isinstance(step, WeightedMap) and step.rest for step in plan["embeddings"])
-        decoder = f"none: a {'scaled invertible part' if scaled else 'mean of invertible parts'} has no inverse"
-    else:
-        decoder = "after undoing " + ", then ".join(inverted)
+        _run(engine, plan, input_ids, attention_mask, branches)
+    if not routed:
+        return _of_stack(engine, engine.composition, plan, measured)
+    return _of_route(engine, plan, plan.numbers(branches, len(input_ids)) if measured else None)
+
+
+def _of_stack(engine, stack: Stack, plan: Plan, measured: bool) -> Explanation:
+    """What the watched plan of a stack says; the differences of the stack's weights are on the base."""
+    names, (averaged, factors) = stack.names(), _roles(stack)
+    found = {id(a): a for steps in plan.values() for a in _actions(steps)}.values()
+    actions = _weights(engine, names, measured) + [
+        replace(
+            a, what=a.what + _times(factors[a.module]), averaged=averaged.get(a.module),
+            change=a.change if measured else None, calls=a.calls if measured else None,
+        ) for a in found
+    ]  # fmt: skip
+    acting = {a.module for a in actions if not measured or (a.calls and a.change)}
     heads = [n for n in names if engine.modules[n].head is not None]
-    head = f"{heads[-1]}: {len(engine.modules[heads[-1]].info.labels)} labels" if heads else "none"
+    acting |= {n for n in heads[-1:] if not engine.modules[n].units}  # a head alone changes no site: it predicts
     return Explanation(
-        str(composition), f"{engine.base.label} ({engine.base.config.model_type}, {engine.base.depth} layers)",
-        list(actions.values()), decoder, head, [n for n in names if n not in acting], input_ids is not None,
+        str(stack), _base(engine), actions, _decoder(engine, plan.get("embeddings", [])),
+        f"{heads[-1]}: {len(engine.modules[heads[-1]].info.labels)} labels" if heads else "none",
+        [n for n in names if n not in acting], measured,
     )  # fmt: skip
 
 
-def _roles(composition: Composition) -> tuple[dict[str, int], dict[str, float]]:
+def _of_route(engine, plan: RoutePlan, numbers: np.ndarray | None) -> RouteExplanation:
+    """What the watched plan of a route says. numbers: the branches of the rows that were measured (None: none were)."""
+    met = set(numbers.tolist()) if numbers is not None else set()
+    found = []
+    try:
+        for number, stack in enumerate(plan.route.branches):
+            engine._put_on(stack)
+            found.append(_of_stack(engine, stack, plan.of_stack(stack), number in met))
+    finally:
+        engine.refresh()
+    whole = plan.plan(tuple(range(len(plan.stacks))), [0] * (len(plan.stacks) + 1))
+    shared = dict.fromkeys(a.module for steps in whole.values() for a in _actions(steps))
+    silent = dict.fromkeys(name for branch in found for name in branch.silent)
+    passes = [[k for k, rank in enumerate(plan.ranks.tolist()) if plan.classes[rank] == c] for c in sorted(set(plan.classes))]
+    return RouteExplanation(str(plan.route), _base(engine), found, list(shared), passes, list(silent), numbers is not None)
+
+
+def _base(engine) -> str:
+    return f"{engine.base.label} ({engine.base.config.model_type}, {engine.base.depth} layers)"
+
+
+def _times(factor: float) -> str:
+    return f", times {factor:g}" if factor != 1.0 else ""
+
+
+def _actions(steps: list[Callable]) -> Iterator[Action]:
+    """The actions of all instances in watched steps, those in means and behind factors too; not what only some rows take."""
+    for step in steps:
+        if isinstance(step, _Watched):
+            yield step.action
+        else:
+            yield from (action for branch in getattr(step, "branches", ()) for action in _actions(branch))
+
+
+def _weights(engine, names: tuple[str, ...], measured: bool) -> list[Action]:
+    """The actions of the differences that are on the base."""
+    found = []
+    for applied in sorted(engine.differences.applied, key=lambda a: names.index(a.term.shares[0].module)):
+        sizes = changes(applied) if measured else {}
+        for share in applied.term.shares:
+            what = share.unit.describe() + _times(applied.term.scale * share.scale)
+            what += ", by election" if share.kept is not None else ""
+            change = sizes.get((share.module, share.part))
+            found.append(Action("parameters", share.module, share.part, what, change, None if change is None else 1))
+    return found
+
+
+def _decoder(engine, steps: list[Callable]) -> str:
+    """What is undone before the decoder by a stack with these steps at the embeddings."""
+    inverted = [action.module for action in _actions(steps)][::-1]
+    if not inverted:
+        return "the base's own"
+    if not engine.base.family.tied:
+        return "the base's own, not tied to the embeddings: nothing is undone before it"
+    if any(not isinstance(step, _Watched) for step in steps):
+        scaled = any(isinstance(step, WeightedMap) and step.rest for step in steps)
+        return f"none: a {'scaled invertible part' if scaled else 'mean of invertible parts'} has no inverse"
+    return "after undoing " + ", then ".join(inverted)
+
+
+def _roles(composition: Stack) -> tuple[dict[str, int], dict[str, float]]:
     """For the modules of a composition: the number of the outermost average each stands in, and the product of the
     factors that it is scaled by."""
     averaged: dict[str, int] = {}
     factors: dict[str, float] = {}
 
-    def walk(stack: Composition, factor: float, number: int | None) -> None:
+    def walk(stack: Stack, factor: float, number: int | None) -> None:
         for position, item in enumerate(stack.items):
             if isinstance(item, str):
                 factors[item] = factor
@@ -184,7 +290,8 @@ class _Watched:
         result = self.unit(at)
         before, change = (at, result - at) if isinstance(at, Tensor) else (at.sum, result)
         self.action.calls += 1
-        self.action.change = (change.float().norm() / before.float().norm().clamp_min(1e-30)).item()
+        share = (change.float().norm() / before.float().norm().clamp_min(1e-30)).item()
+        self.action.change = max(self.action.change, share)
         return result
 
     def inverse(self, y: Tensor) -> Tensor:
@@ -192,16 +299,18 @@ class _Watched:
 
 
 @torch.no_grad()
-def _run(engine, plan: dict, input_ids: Tensor, attention_mask: Tensor | None) -> None:
+def _run(
+    engine, plan: Plan | RoutePlan, input_ids: Tensor, attention_mask: Tensor | None, branches: Branches | None
+) -> None:
     """One forward pass under the watched plan, in inference mode; modes and plan are restored afterwards."""
     modes = [(m, m.training) for m in [engine.base.model, *engine.modules.values()]]
-    before = engine._plan
+    before = engine._plan, engine._route
     try:
         for module, _ in modes:
             module.eval()
-        engine._plan = plan
-        engine(input_ids, attention_mask)
+        engine._plan, engine._route = ({}, plan) if isinstance(plan, RoutePlan) else (plan, None)
+        engine(input_ids, attention_mask, branches=branches)
     finally:
-        engine._plan = before
+        engine._plan, engine._route = before
         for module, mode in modes:
             module.train(mode)

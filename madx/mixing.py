@@ -17,7 +17,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from madx.composition import Average
+from madx.composition import Average, require_stack
 from madx.engine import Engine
 from madx.errors import CompositionError
 from madx.plan import WeightedChange, WeightedMap
@@ -102,7 +102,7 @@ class EntropyMixing:
 
 def _movable(engine: Engine) -> Average:
     """The one average of the active composition; raises CompositionError where its weights cannot be moved."""
-    composition = engine.composition
+    composition = require_stack(engine.composition, "mixed for each sentence")
     averages = [item for item in composition.items if isinstance(item, Average)]
     if len(averages) != 1:
         raise CompositionError(

@@ -35,6 +35,7 @@ class ModuleInfo:
 
 class Module(nn.Module):
     """The weights of a module: one instance of a module type for each site and part, and the head of a task.
+    A task module may be its head alone (preset `head_only`).
 
     head: a linear map `(..., width) -> (..., labels)` or None. Tensors are named `layer.3.ffn.bottleneck.down.weight`,
     `embeddings.invertible.F.down.weight`, `head.weight`.
@@ -45,7 +46,7 @@ class Module(nn.Module):
         check_name(info.name)
         if info.role not in ROLES:
             raise ConfigError(f"The module {info.name!r} has the role {info.role!r}; allowed: {', '.join(ROLES)}.")
-        if not info.parts:
+        if not info.parts and not info.labels:  # a head alone is the feature-based baseline
             raise ConfigError(f"The module {info.name!r} has no parts; choose a preset or name at least one module type.")
         self.info = info
         self.units: dict[str, dict[str, ModuleType]] = {}  # site -> part -> its instance

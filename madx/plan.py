@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from madx.composition import Average, Composition, Scaled, Ties
+from madx.composition import Average, Item, Scaled, Stack, Ties
 from madx.differences import Share, Term, same_state
 from madx.errors import CompositionError
 from madx.modules.base import Difference, ModuleType, Site, Sublayer
@@ -14,23 +14,24 @@ from madx.modules.base import Difference, ModuleType, Site, Sublayer
 Watch = Callable[[str, str, ModuleType], Callable]
 
 
-def steps_at(site: Site, composition: Composition, modules: dict, watch: Watch | None = None) -> list[Callable]:
-    """The steps of a composition at a site, in order; `watch` may wrap each instance: (site, module, instance) -> step."""
-    steps: list[Callable] = []
-    for item in composition.items:
-        if isinstance(item, str):
-            units = modules[item].units.get(site.name, {}).values()
-            steps += [unit if watch is None else watch(site.name, item, unit) for unit in units]
-            continue
-        if isinstance(item, Ties):
-            _require_no_steps(item, [name for name in item.names() if modules[name].units.get(site.name)])
-            continue
-        children, weights = ((item.child,), (item.factor,)) if isinstance(item, Scaled) else (item.children, item.weights)
-        branches = [steps_at(site, child, modules, watch) for child in children]
-        if any(branches):
-            step = WeightedChange if site.kind == "sublayer" else WeightedMap
-            steps.append(step(branches, weights))
-    return steps
+def steps_at(site: Site, composition: Stack, modules: dict, watch: Watch | None = None) -> list[Callable]:
+    """The steps of a stack at a site, in order; `watch` may wrap each instance: (site, module, instance) -> step."""
+    return [step for item in composition.items for step in item_steps(site, item, modules, watch)]
+
+
+def item_steps(site: Site, item: Item, modules: dict, watch: Watch | None = None) -> list[Callable]:
+    """The steps of one item of a stack at a site."""
+    if isinstance(item, str):
+        units = modules[item].units.get(site.name, {}).values()
+        return [unit if watch is None else watch(site.name, item, unit) for unit in units]
+    if isinstance(item, Ties):
+        _require_no_steps(item, [name for name in item.names() if modules[name].units.get(site.name)])
+        return []
+    children, weights = ((item.child,), (item.factor,)) if isinstance(item, Scaled) else (item.children, item.weights)
+    branches = [steps_at(site, child, modules, watch) for child in children]
+    if not any(branches):
+        return []
+    return [WeightedChange(branches, weights) if site.kind == "sublayer" else WeightedMap(branches, weights)]
 
 
 def _require_no_steps(item: Ties, computing: list[str]) -> None:
@@ -97,7 +98,7 @@ class Terms:
         """Let go of what was elected."""
         self._elected.clear()
 
-    def of(self, composition: Composition, modules: dict, scale: float = 1.0) -> list[Term]:
+    def of(self, composition: Stack, modules: dict, scale: float = 1.0) -> list[Term]:
         """The terms of a composition: a mean is a sum of terms with the weights as factors."""
         terms: list[Term] = []
         for item in composition.items:
@@ -124,7 +125,7 @@ class Terms:
             Share(s.module, s.part, s.unit, term.scale, abs(scale) * k)
             for terms, ks in zip(branches, kept) for term, k in zip(terms, ks) for s in term.shares
         )  # fmt: skip
-        return [Term(shares, scale, lambda: differences)] if shares else []
+        return [Term(shares, scale, lambda: differences, str(item))] if shares else []
 
 
 @torch.no_grad()

@@ -49,6 +49,7 @@ PRESETS: dict[str, tuple[dict[str, dict], str]] = {
         {"sparse_diff": {"entries": "all", "kinds": ["bias"]}},
         "all biases of the base but those of layer norms (Ben Zaken et al. 2022)",
     ),
+    "head_only": ({}, "no part at all: a task's head on the frozen base's output, the feature-based baseline"),
     "full": (
         {"sparse_diff": {"entries": "all", "freeze_norms": False}},
         "every weight of the encoder: full fine-tuning as a baseline",

@@ -1,15 +1,22 @@
-"""Entity scores of tagged sentences, by seqeval's strict reading of IOB2, and the counts that a bootstrap needs.
+"""Scores of tagged sentences, of entities or of single words, and the counts that a bootstrap needs.
+
+Entities, by seqeval's strict reading of IOB2:
 
 An entity is correct when its type, first and last word all equal those of a gold entity. With tp correct entities,
 precision = tp / predicted, recall = tp / gold, F1 = 2 tp / (gold + predicted), summed over all sentences and types
 ("micro"). All scores are percent points, 0..100. In the strict reading an entity starts with `B-`; an `I-` that
 continues nothing is no entity (Nakayama 2018, seqeval, `mode="strict", scheme=IOB2`).
+
+Words, each with one tag: accuracy = right / words. It is the micro F1 with every word as gold and as predicted, so the same
+counts and the same bootstrap serve both. Macro F1: the mean of the tags' F1, over the tags that are gold or predicted.
 """
 
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
+from typing import ClassVar
 
 import numpy as np
 from seqeval.scheme import IOB2, Entities
@@ -67,6 +74,12 @@ class EntityScores:
     `gold`, `predicted`, `correct` count entities; `token_accuracy` is the share of words with the gold tag.
     """
 
+    #: name in files; the figures, the one that decides first; how it is called in titles and in short; what is counted
+    kind: ClassVar[str] = "entities"
+    metrics: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "token_accuracy")
+    measure: ClassVar[str] = "entity F1"
+    short: ClassVar[str] = "F1"
+
     precision: float
     recall: float
     f1: float
@@ -83,7 +96,50 @@ class EntityScores:
 
     def summary(self) -> dict[str, float]:
         """The four figures that a training run follows."""
-        return {name: getattr(self, name) for name in ("f1", "precision", "recall", "token_accuracy")}
+        return {name: getattr(self, name) for name in self.metrics}
+
+    def overall(self) -> dict[str, float]:
+        """The figures of all types together, as those of one type in `per_type`."""
+        return {"precision": self.precision, "recall": self.recall, "f1": self.f1, "support": self.gold}
+
+
+@dataclass(frozen=True)
+class WordScores:
+    """Scores of one prediction of a tag for each word, in percent points (0..100).
+
+    `per_type` maps a tag, sorted by name, to {precision, recall, f1, support}; support = words with that gold tag.
+    `gold` and `predicted` count words, `correct` those with the gold tag.
+    """
+
+    kind: ClassVar[str] = "words"
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
+    measure: ClassVar[str] = "accuracy"
+    short: ClassVar[str] = "accuracy"
+
+    accuracy: float
+    macro_f1: float
+    per_type: dict[str, dict[str, float]]
+    gold: int
+    predicted: int
+    correct: int
+    statistics: Statistics
+
+    @property
+    def sentences(self) -> int:
+        return len(self.statistics)
+
+    def summary(self) -> dict[str, float]:
+        """The two figures that a training run follows."""
+        return {name: getattr(self, name) for name in self.metrics}
+
+    def overall(self) -> dict[str, float]:
+        """The figures of all tags together: with one tag for each word all three are the accuracy."""
+        return dict.fromkeys(("precision", "recall", "f1"), self.accuracy) | {"support": self.gold}
+
+
+Scores = EntityScores | WordScores
+#: by their name in files
+KINDS: dict[str, type[Scores]] = {kind.kind: kind for kind in (EntityScores, WordScores)}
 
 
 def entity_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> EntityScores:
@@ -100,6 +156,7 @@ def entity_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
     not IOB2.
     """
     _check(gold, predicted)
+    _check_iob2(gold, predicted)
     found_gold, found_pred = _entities(gold), _entities(predicted)
     hits = [g & p for g, p in zip(found_gold, found_pred)]
     by_type = [Counter(tag for sentence in found for tag, _, _ in sentence) for found in (hits, found_gold, found_pred)]
@@ -114,6 +171,32 @@ def entity_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
     same = sum(a == b for g, p in zip(gold, predicted) for a, b in zip(g, p))
     return EntityScores(precision=precision, recall=recall, f1=f1, per_type=per_type, gold=n_gold, predicted=n_pred,
                         correct=tp, token_accuracy=100.0 * same / sum(map(len, gold)), statistics=statistics)
+
+
+def word_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> WordScores:
+    """Score one predicted tag for each word against the gold one; sentence i of both lists has the same words.
+
+    Macro F1 is scikit-learn's: the plain mean of F1 over all tags that occur, gold or predicted.
+
+    >>> scores = word_scores([["NOUN", "VERB"], ["NOUN"]], [["NOUN", "NOUN"], ["NOUN"]])
+    >>> round(scores.accuracy, 1), scores.macro_f1, scores.per_type["VERB"]["support"]
+    (66.7, 40.0, 1)
+
+    Raises DataError when the lists or two sentences differ in length, or when there are no words.
+    """
+    _check(gold, predicted)
+    words = np.array([len(s) for s in gold], dtype=np.int64)
+    right = np.array([sum(a == b for a, b in zip(g, p)) for g, p in zip(gold, predicted)], dtype=np.int64)
+    hits = Counter(a for g, p in zip(gold, predicted) for a, b in zip(g, p) if a == b)
+    golds, found = (Counter(t for s in side for t in s) for side in (gold, predicted))
+    per_type = {}
+    for tag in sorted(golds.keys() | found.keys()):
+        precision, recall, f1 = _prf(hits[tag], golds[tag], found[tag])
+        per_type[tag] = {"precision": precision, "recall": recall, "f1": f1, "support": golds[tag]}
+    total, correct = int(words.sum()), int(right.sum())
+    return WordScores(accuracy=100.0 * correct / total, macro_f1=fmean(f["f1"] for f in per_type.values()),
+                      per_type=per_type, gold=total, predicted=total, correct=correct,
+                      statistics=Statistics(tp=right, n_gold=words, n_pred=words))
 
 
 def _prf(tp: int, n_gold: int, n_pred: int) -> tuple[float, float, float]:
@@ -144,6 +227,9 @@ def _check(gold, predicted) -> None:
                             "word, windows of a long sentence joined again")
     if not any(len(s) for s in gold):
         raise DataError("no words to score; check that the test file is not empty")
+
+
+def _check_iob2(gold, predicted) -> None:
     for name, sentences in (("gold", gold), ("predicted", predicted)):
         wrong = {t for s in sentences for t in s if not (isinstance(t, str) and _TAG.fullmatch(t))}
         if wrong:

@@ -76,6 +76,8 @@ def test_every_command_and_option_is_explained():
         "tasks",
         "bases",
         "quickstart",
+        "inspect",
+        "report",
         "modules list",
         "modules show",
         "modules verify",
@@ -191,8 +193,9 @@ def test_the_first_lines_of_a_config_are_commands_that_take_it(path, monkeypatch
     madx_word, command, *words = shlex.split(first)
     python, pipeline, config, *overrides = shlex.split(second)
     assert (madx_word, python) == ("madx", "python") and (ROOT / config) == path and words[0] == config
-    job = {"train-language": "train_language", "train-task": "train_task", "evaluate": "evaluate"}[command]
-    assert pipeline == f"pipelines/{'zero_shot' if job == 'evaluate' else job}.py" and (ROOT / pipeline).is_file()
+    job = command.replace("-", "_")
+    file = {"evaluate": "zero_shot", "matrix": "transfer_matrix", "compare": "compare_module_types"}.get(job, job)
+    assert pipeline == f"pipelines/{file}.py" and (ROOT / pipeline).is_file()
     assert captured(monkeypatch, job, command, *words) == load(config, getattr(madx.jobs, SCHEMAS[command]), overrides)
 
 

@@ -12,12 +12,14 @@ from madx.composition import (
     MAX_NAME,
     RESERVED,
     Average,
+    Route,
     Scaled,
     Stack,
     Ties,
     as_composition,
     check_name,
     parse,
+    require_stack,
 )
 from madx.errors import CompositionError
 
@@ -180,7 +182,8 @@ def test_many_averages_are_read_at_once():
         ("", 1), ("  ", 1), ("swa +", 6), ("swa ner", 5), ("swa   ?", 7), ("+ swa", 1), ("(swa", 5), ("swa)", 4),
         ("average", 8), ("average swa", 9), ("swa + average + ner", 15), ("average(", 9), ("average()", 9),
         ("average(swa", 12), ("average(swa,)", 13), ("average(swa hau)", 13), ("average(1.2.3*swa, hau)", 9),
-        ("average(..*swa)", 9), ("2*", 3), ("2*+", 3), ("1.2.3*swa", 1), ("ties", 5), ("ties(", 6), ("ties()", 6), ("ties(a b)", 8), ("average(0.5*a + b, c)", 15), ("swa + " + "n" * (MAX_NAME + 1), 7), ("_swa", 1), ("swa\n+\n?", 7),
+        ("average(..*swa)", 9), ("2*", 3), ("2*+", 3), ("1.2.3*swa", 1), ("ties", 5), ("ties(", 6), ("ties()", 6), ("ties(a b)", 8), ("route", 6), ("route a", 7), ("route(", 7), ("route()", 7), ("route(a", 8), ("route(a b)", 9),
+        ("route(a, b) + c", 13), ("c + route(a)", 5), ("route(a, route(b))", 10), ("average(route(a), b)", 9), ("ties(route(a))", 6), ("0.5*route(a)", 5), ("(route(a))", 2), ("average(0.5*a + b, c)", 15), ("swa + " + "n" * (MAX_NAME + 1), 7), ("_swa", 1), ("swa\n+\n?", 7),
         ("(" * 3000 + "a" + ")" * 3000, 51), ("average(" * 3000, 401),
     ],
 )  # fmt: skip
@@ -193,7 +196,7 @@ def test_malformed_text_names_the_character(text, at):
     st.one_of(
         st.text(max_size=30),
         st.text(alphabet="ab+*(), .1-e\n\t", max_size=30),
-        st.lists(st.sampled_from(["average", "ties", "(", ")", ",", "+", "a", "b", "base", "0.5*", "1e999*", "-", " ", "é", "1e5"]), max_size=20).map("".join),
+        st.lists(st.sampled_from(["average", "ties", "route", "(", ")", ",", "+", "a", "b", "base", "0.5*", "1e999*", "-", " ", "é", "1e5"]), max_size=20).map("".join),
     )
 )
 @settings(derandomize=True, max_examples=600, deadline=None)
@@ -201,7 +204,7 @@ def test_any_text_is_read_or_refused_in_words(text):
     try:
         c = parse(text)
     except CompositionError as error:
-        assert any(w in str(error) for w in ("at character", "twice in one stack", "must be finite and not cancel", "the factor must be finite"))
+        assert any(w in str(error) for w in ("at character", "twice in one stack", "must be finite and not cancel", "the factor must be finite", "stands outermost"))
     else:
         assert parse(str(c)) == c
 
@@ -234,3 +237,43 @@ def test_the_bare_base():
 
 def test_printed_text_is_in_the_alphabet():
     assert set(str(parse("average(0.1*a, 0.00001*b, c) + -0.5*d + ties(e, f)"))) <= set(string.ascii_letters + string.digits + "+*(),.- ")
+
+
+# ---- routes ------------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(stacks(), min_size=1, max_size=3))
+@settings(quick, max_examples=40)
+def test_a_route_is_its_branches_in_order(branches):
+    route = Route(*branches)
+    assert route.branches == tuple(branches) and parse(str(route)) == route == as_composition(str(route)) == as_composition(route)
+    assert hash(parse(str(route))) == hash(route) and str(parse(str(route))) == str(route)
+    assert Route(*map(str, branches)) == route  # text stands for what it describes
+    assert set(route.names()) == {n for b in branches for n in b.names()} and len(set(route.names())) == len(route.names())
+
+
+def test_branches_of_a_route_may_be_alike_share_modules_and_be_bare():
+    route = parse("route(swa + ner, swa + ner, average(swa, hau) + ner, base)")
+    assert [str(b) for b in route.branches] == ["swa + ner", "swa + ner", "average(swa, hau) + ner", "base"]
+    assert route.names() == ("swa", "ner", "hau") and route != parse("route(swa + ner)")
+
+
+@pytest.mark.parametrize(
+    "make", [lambda r: Stack("a", r), lambda r: Average(r, "a"), lambda r: Scaled(r, 2.0), lambda r: Ties(r, "a"), Route,
+             lambda r: Route(str(r)), lambda r: Stack(r)],
+)  # fmt: skip
+def test_a_route_stands_outermost(make):
+    with pytest.raises(CompositionError, match=r"'route\(b, c\)' cannot be part of another composition: .* in full, e.g. route\("):
+        make(Route("b", "c"))
+
+
+def test_routes_refused():
+    with pytest.raises(CompositionError, match="route\\(\\) of nothing: give at least one branch"):
+        Route()
+    with pytest.raises(CompositionError, match="not int"):
+        Route(3)
+    with pytest.raises(CompositionError, match="'a' twice in one stack|twice"):
+        Route("a + a")
+    with pytest.raises(CompositionError, match="'route\\(a\\)' cannot be exported: a route is for a batch of mixed rows"):
+        require_stack(Route("a"), "exported")
+    assert require_stack(Stack("a"), "exported") == Stack("a")

@@ -113,6 +113,21 @@ def test_ties_elects_signs_place_by_place(base):
     assert engine.explain(*ids).silent == ["a"]
 
 
+@torch.no_grad()
+def test_the_same_modules_grouped_otherwise_are_another_election(ids):
+    base = tiny.base()
+    engine = Engine(base)
+    for name, value in (("a", 0.4), ("b", -0.5), ("c", 0.3)):
+        unit = engine.attach(sparse(base, name)).units["parameters"]["sparse_diff"]
+        unit.set_entries(torch.arange(300), torch.full((300,), value))
+    engine.activate("ties(a, b + c)")
+    fresh = engine(*ids)
+    engine.activate("ties(a + c, b)")
+    assert not torch.allclose(engine(*ids), fresh, atol=1e-3)
+    engine.activate("ties(a, b + c)")
+    assert torch.equal(engine(*ids), fresh)
+
+
 def test_ties_refuses_what_computes():
     engine = Engine(tiny.base())
     engine.attach(sparse(engine.base, "a"))

@@ -28,7 +28,7 @@ PARAMETERS = tuple(
 )  # fmt: skip
 SITES.append(Site("parameters", "parameters", WIDTH, DEPTH, parameters=PARAMETERS))
 READS, RESIDUALS = ("sum_norm", "output", "input"), ("output", "sum", "read")
-CASES = [(f"type:{name}", {name: {}}) for name in MODULE_TYPES.names()] + [(name, PRESETS[name][0]) for name in PRESETS]
+CASES = [(f"type:{name}", {name: {}}) for name in MODULE_TYPES.names()] + [(name, parts) for name, (parts, _) in PRESETS.items() if parts]
 
 
 def wake(unit, seed=0):

@@ -14,7 +14,7 @@ from tiny_files import fill
 from madx.store import Store
 
 ROOT = Path(__file__).parents[1]
-PIPELINES = ("train_language", "train_task", "zero_shot")
+PIPELINES = ("train_language", "train_task", "zero_shot", "transfer_matrix", "compare_module_types")
 SMALL = [
     "block_size=16",
     "batch_size=4",

@@ -3,7 +3,8 @@
 import typer
 
 from madx import __version__
-from madx.cli import hub, jobs, modules, reference, similarity, using
+from madx.cli import hub, jobs, many, modules, reference, similarity, using
+from madx.cli import inspect as inspecting
 from madx.cli.console import MadxGroup, ignore_warnings, out, set_up_messages
 
 app = typer.Typer(
@@ -47,8 +48,12 @@ app.command("quickstart", rich_help_panel=TRAIN)(jobs.quickstart)
 app.command("train-language", rich_help_panel=TRAIN)(jobs.train_language)
 app.command("train-task", rich_help_panel=TRAIN)(jobs.train_task)
 app.command("evaluate", rich_help_panel=TRAIN)(jobs.evaluate)
+app.command("matrix", rich_help_panel=TRAIN)(many.matrix)
+app.command("compare", rich_help_panel=TRAIN)(many.compare)
+app.command("inspect", rich_help_panel=KNOW)(inspecting.inspect)
 app.command("predict", rich_help_panel=USE)(using.predict)
 app.command("explain", rich_help_panel=USE)(using.explain)
+app.command("report", rich_help_panel=USE)(using.report)
 app.command("export", rich_help_panel=USE)(using.export)
 modules.app.command("push")(hub.push)
 modules.app.command("pull")(hub.pull)

@@ -41,7 +41,7 @@ def list_modules(store: Store = "modules"):
         info = row.info
         role = f"{info.role} ({info.task})" if info.task else info.role
         base = info.base["name"] if info.base else "-"
-        table.add_row(row.name, role, info.language or "-", ", ".join(info.parts), base, f"{row.weights.parameters:,}",
+        table.add_row(row.name, role, info.language or "-", ", ".join(info.parts) or "(head alone)", base, f"{row.weights.parameters:,}",
                       _size(row.bytes), _score(info))  # fmt: skip
     show_table(table)
 

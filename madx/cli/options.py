@@ -63,10 +63,23 @@ def numbers(text: str | None, flag: str) -> list[int] | None:
         ) from None
 
 
-def pairs(items: list[str] | None, flag: str) -> dict[str, str]:
-    """`["swa=a.conll"]` -> {"swa": "a.conll"}; raises ConfigError naming every item that is no LANGUAGE=PATH."""
+def below(items: list[str] | None, flag: str) -> dict[str, str]:
+    """`["swa", "eng=base"]` -> {"swa": "swa", "eng": "base"}; raises ConfigError for an empty or repeated language."""
+    found: dict[str, str] = {}
+    for item in items or []:
+        language, given, stack = item.partition("=")
+        if not language or given and not stack or language in found:
+            raise ConfigError(
+                f"{flag} {item!r}: each language once, as LANGUAGE or LANGUAGE=STACK, e.g. {flag} swa {flag} eng=base."
+            )
+        found[language] = stack or language
+    return found
+
+
+def pairs(items: list[str] | None, flag: str, form: str = "LANGUAGE=PATH") -> dict[str, str]:
+    """`["swa=a.conll"]` -> {"swa": "a.conll"}; raises ConfigError naming every item that is not of the form."""
     split = [item.partition("=") for item in items or []]
     wrong = [f"{flag} {''.join(s)!r}" for s in split if not all(s)]
     if wrong:
-        raise ConfigError(f"{', '.join(wrong)}: LANGUAGE=PATH is needed, e.g. {flag} swa=data/swa/test.conll.")
+        raise ConfigError(f"{', '.join(wrong)}: {form} is needed, e.g. {flag} swa=data/swa/test.conll.")
     return {language: path for language, _, path in split}

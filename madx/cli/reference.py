@@ -16,6 +16,9 @@ class Job(str, Enum):
     train_language = "train-language"
     train_task = "train-task"
     evaluate = "evaluate"
+    matrix = "matrix"
+    compare = "compare"
+    inspect = "inspect"
 
 
 def config(job: Annotated[Job, typer.Argument(help="The command that the settings are for.")]):
@@ -26,7 +29,10 @@ def config(job: Annotated[Job, typer.Argument(help="The command that the setting
     from madx import jobs
     from madx.config import describe
 
-    schema = {Job.train_language: jobs.TrainLanguage, Job.train_task: jobs.TrainTask, Job.evaluate: jobs.Evaluate}[job]
+    schema = {
+        Job.train_language: jobs.TrainLanguage, Job.train_task: jobs.TrainTask, Job.evaluate: jobs.Evaluate,
+        Job.matrix: jobs.Matrix, Job.compare: jobs.Compare, Job.inspect: jobs.Inspect,
+    }[job]  # fmt: skip
     out.print(f"# madx {job.value} FILE.yaml\n{describe(schema)}".rstrip(), markup=False)
 
 

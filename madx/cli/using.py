@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from madx.cli.console import FIRST, out, quiet_transformers
-from madx.cli.options import SavedBase, StackText, Store
+from madx.cli.options import SavedBase, StackText, Store, below
 from madx.errors import CompositionError
 
 COLOURS = {"PER": "green", "LOC": "cyan", "ORG": "magenta"}
@@ -31,28 +31,39 @@ def predict(
     ] = None,
     store: Store = "modules",
     base: SavedBase = None,
+    language: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--language", metavar="LANGUAGE[=STACK]", show_default=False,
+            help="Each line says its language (LANGUAGE, a tab, TEXT; or JSON with language and text); the module of that name, or "
+            "STACK, lies below --stack. Give it once for each language, e.g. --language swa --language eng=base.",
+        ),
+    ] = None,
     form: Annotated[
         Format,
         typer.Option(
-            "--format", help="text: entities in colour and as a list; conll: WORD<tab>TAG; json: an object a line."
+            "--format", help="text: entities in colour and as a list (or WORD/TAG); conll: WORD<tab>TAG; json: an object a line."
         ),
     ] = Format.text,
 ):
     """Tag text by a stack of stored modules, e.g. find its names.
 
     Example: madx predict --stack "swa + ner@1" "Juma anaishi Nairobi."
+
+    Mixed languages: madx predict --stack ner@1 --language swa --language yor < lines.tsv
     """
     from madx.jobs import Predictor
 
     quiet_transformers()
-    predictor = Predictor(stack, store=store, base=base)
+    predictor = Predictor(stack, languages=below(language, "--language"), store=store, base=base)
     lines = text if text else (line.rstrip("\n") for line in sys.stdin)
     seen: list[str] = []
 
     def remembered():
-        for line in lines:
+        for number, line in enumerate(lines, 1):
+            known, line = predictor.read(line, number)
             seen.append(line)
-            yield line
+            yield line if predictor.languages is None else (known, line)
 
     # someone who types wants an answer a line; a file is batched
     for prediction in predictor(remembered(), at_once=1 if not text and sys.stdin.isatty() else 256):
@@ -62,20 +73,26 @@ def predict(
         elif FIRST and form is Format.conll:
             typer.echo("".join(f"{token}\t{tag}\n" for token, tag in zip(prediction.tokens, prediction.tags)))
         elif FIRST:
-            entities = [vars(entity) for entity in prediction.entities]
-            record = {"text": line, "tokens": prediction.tokens, "tags": prediction.tags, "entities": entities}
+            record = {} if prediction.language is None else {"language": prediction.language}
+            record |= {"text": line, "tokens": prediction.tokens, "tags": prediction.tags}
+            if prediction.spans:
+                record["entities"] = [vars(entity) for entity in prediction.entities]
             typer.echo(json.dumps(record, ensure_ascii=False))
 
 
 def _print_text(line: str, prediction) -> None:
-    """The line with its entities in colour, and below it each entity with its type."""
+    """The line with its entities in colour, and below it each entity with its type; of plain tags word and tag in pairs."""
     from madx.jobs.predict import WORD
 
+    if not prediction.spans:
+        pairs = [part for token, tag in zip(prediction.tokens, prediction.tags) for part in (token, (f"/{tag} ", "cyan"))]
+        out.print(Text.assemble(*pairs))
+        return
     places = [match.span() for match in WORD.finditer(line)]
     shown, entities = Text(line), prediction.entities
     for entity in entities:
         shown.stylize(f"bold {_colour(entity.type)}", places[entity.start][0], places[entity.end - 1][1])
-    out.print(shown)
+    out.print(Text.assemble((f"{prediction.language}  ", "dim"), shown) if prediction.language else shown)
     width = max((len(e.type) for e in entities), default=0)
     for entity in entities:
         found = line[places[entity.start][0] : places[entity.end - 1][1]]
@@ -107,6 +124,18 @@ def explain(
         else {}
     )
     out.print(Text(str(engine.explain(inputs.get("input_ids"), inputs.get("attention_mask")))))
+
+
+def report(
+    run: Annotated[str, typer.Argument(help="Folder of a run of madx evaluate, with its matrix.json.")],
+):
+    """Write the REPORT of an evaluation again, report.html and report.md, from what lies in its folder.
+
+    Example: madx report runs/evaluate-ner
+    """
+    from madx.evaluation.page import write_report
+
+    out.print("files: " + "  ".join(map(str, write_report(run))))
 
 
 def export(

@@ -4,22 +4,22 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
 
+from madx.data.conllu import conllu_rows
 from madx.data.corpora import check_exists, dataset_rows, decode_line, load_dataset
-from madx.data.tags import SCHEMES, TagFault, check_forms, detect_scheme, to_iob2
+from madx.data.tags import SCHEMES, Inventory, TagFault, check_forms, detect_scheme, to_iob2
 from madx.errors import ConfigError, DataError, did_you_mean
 
 SEPARATORS = {None: None, "tab": "\t", "\t": "\t", "whitespace": "", " ": ""}
 STYLES = {"conll": (0, -1), "conllu": (1, 3)}  # columns of word and tag
 _ASIDE = re.compile(r"# |#$|-DOCSTART-")  # lines that say nothing about the columns of the others
 _CONLLU_COMMENT = re.compile(r"# \S+ = ")
-_CONLLU_SKIP = re.compile(r"\d+[-.]\d+")  # 1-2 is a multiword token, 1.1 an empty node
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,19 @@ class _Line(NamedTuple):
 
 def read_conll(
     path, *, token_column: int | None = None, tag_column: int | None = None, separator: str | None = None,
-    scheme: str = "auto", repair: bool = False, style: str = "conll",
+    scheme: str = "auto", repair: bool = False, style: str = "auto", inventory: Inventory | None = None,
 ) -> list[Sentence]:  # fmt: skip
     """The sentences of a file, spans in IOB2 (`scheme`: auto, iob1, iob2, bioes; none leaves the tags as they are).
 
     `separator`: tab or whitespace; none finds out: tab if any line has one. Columns count from 0, from the end when
-    negative; style `conll` reads the first and the last, `conllu` form and UPOS. Lines `-DOCSTART-` and comments `#`
-    without a tag are passed over. Raises DataError with file and line for whatever is broken.
+    negative; style `conll` reads the first and the last, `conllu` form and UPOS (auto: by the ending `.conllu`). Lines
+    `-DOCSTART-` and comments `#` without a tag are passed over. `inventory`: the tags that may occur (of plain labels).
+    Raises DataError with file and line for whatever is broken.
     """
+    style = style_of(path, style)
     for name, value, allowed in (
         ("scheme", scheme, SCHEMES),
-        ("style", style, STYLES),
+        ("style", style, ("auto", *STYLES)),
         ("separator", separator, SEPARATORS),
     ):
         if value not in allowed:
@@ -59,12 +61,14 @@ def read_conll(
     tag_column = STYLES[style][1] if tag_column is None else tag_column
     path = Path(path)
     lines = list(_lines(path))
-    mark = SEPARATORS[separator]
-    if mark is None:
-        mark = "\t" if any("\t" in line.text for line in lines if not _ASIDE.match(line.text)) else ""
-    sentences, numbers = _sentences(
-        path, lines, mark=mark, columns=(token_column, tag_column), conllu=style == "conllu"
-    )
+    if style == "conllu":
+        mark, rows = "\t", conllu_rows(path, lines)
+    else:
+        mark = SEPARATORS[separator]
+        if mark is None:
+            mark = "\t" if any("\t" in line.text for line in lines if not _ASIDE.match(line.text)) else ""
+        rows = _rows(path, lines, mark=mark)
+    sentences, numbers = _sentences(path, rows, mark=mark, columns=(token_column, tag_column))
     if not sentences:
         raise DataError(
             f"{path}: the file is empty: no line holds a word and a tag. Each needs both, as in 'Nairobi<TAB>B-LOC'."
@@ -73,12 +77,18 @@ def read_conll(
     def where(sentence: int, word: int) -> str:
         return f"{path}:{numbers[sentence][word]}"
 
-    return _in_iob2(sentences, scheme=scheme, repair=repair, where=where)
+    return _checked(sentences, scheme=scheme, repair=repair, inventory=inventory, where=where)
+
+
+def style_of(path, style: str = "auto") -> str:
+    """The style that a file is read in: auto is conllu for a name that ends in `.conllu`, else conll."""
+    return style if style != "auto" else "conllu" if str(path).endswith(".conllu") else "conll"
 
 
 def read_dataset(
-    name: str, *, token_column: str = "tokens", tag_column: str = "ner_tags", scheme: str = "auto", repair: bool = False
-) -> list[Sentence]:
+    name: str, *, token_column: str = "tokens", tag_column: str = "ner_tags", scheme: str = "auto", repair: bool = False,
+    inventory: Inventory | None = None,
+) -> list[Sentence]:  # fmt: skip
     """The sentences of `datasets:NAME[:CONFIG][:SPLIT]`: a column of word lists and one of tag lists.
 
     Tags are names, or numbers whose names the column's ClassLabel holds. Raises DataError as `read_conll` does.
@@ -98,9 +108,10 @@ def read_dataset(
             sentences.append(Sentence(tuple(normalize("NFC", token) for token in tokens), tuple(tags), row))
     if not sentences:
         raise DataError(f"{name}: the data set is empty: no row holds a word.")
-    return _in_iob2(
-        sentences, scheme=scheme, repair=repair, where=lambda s, w: f"{name}, row {sentences[s].line}, word {w + 1}"
-    )
+    return _checked(
+        sentences, scheme=scheme, repair=repair, inventory=inventory,
+        where=lambda s, w: f"{name}, row {sentences[s].line}, word {w + 1}",
+    )  # fmt: skip
 
 
 def write_conll(path, sentences: Sequence[Sentence], predictions: Sequence[Sequence[str]] | None = None) -> None:
@@ -154,49 +165,64 @@ def _is_comment(text: str, *, mark: str, width: int, tags: Counter) -> bool:
     return len(cells) != width or cells[-1] not in tags
 
 
-def _sentences(path: Path, lines: list[_Line], *, mark: str, columns: tuple[int, int], conllu: bool):
-    """Sentences as they stand in the file, and the line number of each of their words."""
+def _rows(path: Path, lines: list[_Line], *, mark: str) -> Iterator[list[tuple[int, list[str]]]]:
+    """Of each sentence the line number and the columns of its words."""
     plain = [_split(line.text, mark) for line in lines if line.text.strip() and not _ASIDE.match(line.text)]
     width = len(plain[0]) if plain else 0
     tags = Counter(cells[-1] for cells in plain)
-    sentences, numbers, words = [], [], []
+    words: list[tuple[int, list[str]]] = []
     for line in [*lines, _Line(0, "")]:
         if not line.text.strip() or line.text.startswith("-DOCSTART-"):
             if words:
-                sentences.append(Sentence(tuple(w[1] for w in words), tuple(w[2] for w in words), words[0][0]))
-                numbers.append([w[0] for w in words])
-                words = []
-            continue
-        if _is_comment(line.text, mark=mark, width=width, tags=tags):
-            continue
-        cells = _split(line.text, mark)
-        _check_columns(f"{path}:{line.number}", line.text, cells, width=width, mark=mark, columns=columns)
-        if not (conllu and _CONLLU_SKIP.fullmatch(cells[0])):
-            words.append((line.number, normalize("NFC", cells[columns[0]]), cells[columns[1]].strip()))
+                yield words
+            words = []
+        elif not _is_comment(line.text, mark=mark, width=width, tags=tags):
+            cells = _split(line.text, mark)
+            _check_width(f"{path}:{line.number}", line.text, cells, width=width, mark=mark)
+            words.append((line.number, cells))
+
+
+def _sentences(path: Path, rows: Iterable, *, mark: str, columns: tuple[int, int]):
+    """Sentences as they stand in the file, and the line number of each of their words."""
+    sentences, numbers = [], []
+    for words in rows:
+        for number, cells in words:
+            _check_columns(f"{path}:{number}", (mark or " ").join(cells), cells, columns=columns)
+        tokens = tuple(normalize("NFC", cells[columns[0]]) for _, cells in words)
+        tags = tuple(cells[columns[1]].strip() for _, cells in words)
+        sentences.append(Sentence(tokens, tags, words[0][0]))
+        numbers.append([number for number, _ in words])
     return sentences, numbers
 
 
-def _check_columns(where: str, text: str, cells: list[str], *, width: int, mark: str, columns: tuple[int, int]) -> None:
-    shown = repr(text if len(text) <= 80 else text[:77] + "...")
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
+def _check_width(where: str, text: str, cells: list[str], *, width: int, mark: str) -> None:
     apart = "tabs" if mark else "white space"
     if len(cells) != width:
         raise DataError(
-            f"{where}: {len(cells)} columns, {width} on the file's first line of words, apart by {apart}: {shown}. "
+            f"{where}: {len(cells)} columns, {width} on the file's first line of words, apart by {apart}: {_shown(text)}. "
             "Give every line the same columns; separator='whitespace' or 'tab' sets what parts them."
         )
     if width < 2:
         raise DataError(
-            f"{where}: one column only, apart by {apart}: {shown}. A line needs a word and its tag; another separator?"
+            f"{where}: one column only, apart by {apart}: {_shown(text)}. A line needs a word and its tag; another separator?"
         )
+
+
+def _check_columns(where: str, text: str, cells: list[str], *, columns: tuple[int, int]) -> None:
+    width = len(cells)
     for name, column in zip(("token_column", "tag_column"), columns, strict=True):
         if not -width <= column < width:
             raise DataError(
-                f"{where}: {name} {column}, but the line has {width} columns: {shown}. "
+                f"{where}: {name} {column}, but the line has {width} columns: {_shown(text)}. "
                 f"Allowed: {-width} to {width - 1}."
             )
         if not cells[column].strip("\t "):
             raise DataError(
-                f"{where}: column {column} ({name}) is empty: {shown}. Fill it in, or choose another column."
+                f"{where}: column {column} ({name}) is empty: {_shown(text)}. Fill it in, or choose another column."
             )
 
 
@@ -211,10 +237,13 @@ def _tag_name(tag, names: list[str] | None, where: str) -> str:
     return names[tag]
 
 
-def _in_iob2(sentences: list[Sentence], *, scheme: str, repair: bool, where) -> list[Sentence]:
-    """All sentences with IOB2 tags; `where(sentence, word)` names a place for the text of an error."""
+def _checked(sentences: list[Sentence], *, scheme: str, repair: bool, inventory: Inventory | None, where) -> list[Sentence]:
+    """All sentences with IOB2 tags, or tags of the inventory; `where(sentence, word)` names a place for an error."""
     number = 0
     try:
+        if inventory is not None:
+            for number, sentence in enumerate(sentences):
+                inventory.check(sentence.tags)
         if scheme == "auto":
             for number, sentence in enumerate(sentences):
                 check_forms(sentence.tags)

@@ -111,7 +111,7 @@ def corpus_files(source: Source) -> list[CorpusFile]:
     """Every file of the source with its sha256 (of the bytes on disk) and size, for the record of a training run."""
     if is_dataset(source):
         return [CorpusFile(str(source), None, None)]
-    return [CorpusFile(str(path), _sha256(path), path.stat().st_size) for path in find_files(source)]
+    return [CorpusFile(str(path), sha256_of(path), path.stat().st_size) for path in find_files(source)]
 
 
 def find_files(source: Source) -> list[Path]:
@@ -237,7 +237,8 @@ def _never_empty(texts: Iterator[str], source) -> Iterator[str]:
         raise DataError(f"{source}: the corpus is empty: no line holds any text.")
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes, read piece by piece."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):

@@ -67,7 +67,7 @@ def tokenise(texts: Iterable[str], tokenizer, folder: Path) -> Flat:
         (folder / "lengths").open("wb") as lengths,
         (folder / "buckets").open("wb") as buckets,
     ):
-        for batch in _in_batches(texts):
+        for batch in in_batches(texts):
             rows = text_ids(tokenizer, batch)
             sizes = np.array([len(row) + 1 for row in rows], dtype=np.int32)
             flat = np.fromiter((i for row in rows for i in (*row, frame.end)), dtype=dtype, count=int(sizes.sum()))
@@ -150,7 +150,8 @@ def _blocks(chunks: Iterable[np.ndarray], payload: int, most: int) -> Iterator[n
             return
 
 
-def _in_batches(texts: Iterable[str]) -> Iterator[list[str]]:
+def in_batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Lines in runs of about a thousand, fewer where they are long."""
     batch, characters = [], 0
     for text in texts:
         batch.append(text)

@@ -10,6 +10,7 @@ BILOU (L, U) and BMES (M) are BIOES under other letters. IOB1: Ramshaw and Marcu
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from madx.errors import DataError, did_you_mean
 
@@ -24,6 +25,24 @@ class TagFault(DataError):
     def __init__(self, index: int, text: str):
         super().__init__(text)
         self.index = index
+
+
+class Inventory(NamedTuple):
+    """The closed set of plain tags that a task knows; `renamed`: tags of older or other sets -> those of this one."""
+
+    name: str
+    tags: tuple[str, ...]
+    renamed: dict[str, str] = {}
+
+    def check(self, tags: Sequence[str]) -> None:
+        """Raise TagFault for a tag that is not in the set, with the nearest one."""
+        for index, tag in enumerate(tags):
+            if tag not in self.tags:
+                raise TagFault(
+                    index,
+                    f"tag {tag!r} is no {self.name} tag; {did_you_mean(self.renamed.get(tag, tag.upper()), self.tags)}. "
+                    "Not the column of the tags? Set columns.tag (counted from 0), or columns.style=conllu for a file of CoNLL-U.",
+                )
 
 
 def split_tag(tag: str) -> tuple[str, str]:

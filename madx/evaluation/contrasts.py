@@ -30,7 +30,7 @@ NOISE, ALONE = "≈", "°"
 
 @dataclass(frozen=True)
 class Contrast:
-    """F1 under the column `control` minus F1 under the column `minus`, for a language or the average row.
+    """The score under the column `control` minus that under the column `minus`, for a language or the average row.
 
     low, high: 95 % t interval over the n seeds that both have (None for one seed), p_seeds its p; sentences: bootstrap
     with the counts of these seeds added, for the average resampled within each language (None when not asked for).

@@ -48,7 +48,7 @@ def heatmap_figure(matrix: TransferMatrix) -> Figure:
     right = left + wide + 0.85 + label
     width = right + 3.7
     figure = Figure(figsize=(width, height), dpi=130, facecolor="white")
-    figure.text(0.15 / width, 1 - 0.3 / height, f"{matrix.meta.task_module} on {matrix.meta.base}: entity F1",
+    figure.text(0.15 / width, 1 - 0.3 / height, f"{matrix.meta.task_module} on {matrix.meta.base}: {matrix.scored.measure}",
                 fontsize=12, weight="bold", va="center")
     for i, line in enumerate(notes + warnings):
         figure.text(0.15 / width, 1 - (0.55 + 0.2 * i) / height, line, fontsize=8, va="center",
@@ -70,7 +70,7 @@ def _scores(axes, bar, matrix: TransferMatrix, names: list[str]) -> None:
         rows = [r for r in table if r.target == name]
         alike = like_best(matrix, rows)
         for x, row in enumerate(rows):
-            _square(axes, x, y, row, colours, mark=f" {NOISE}" * (row.control in alike))
+            score_square(axes, x, y, row, colours, mark=f" {NOISE}" * (row.control in alike))
     columns = matrix.columns
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(names) - 0.5, -0.5))
     axes.set_xticks(range(len(columns)), [c if c in PROXIES else "no\nmodule" if c == "none" else f"{c}\nmodule"
@@ -80,10 +80,11 @@ def _scores(axes, bar, matrix: TransferMatrix, names: list[str]) -> None:
     axes.spines[:].set_visible(False)
     bar.figure.colorbar(colours, cax=bar)
     bar.tick_params(labelsize=7)
-    bar.set_title("F1", fontsize=8)
+    bar.set_title(matrix.scored.short, fontsize=8)
 
 
-def _square(axes, x: int, y: int, row: Row, colours: ScalarMappable, *, mark: str) -> None:
+def score_square(axes, x: int, y: int, row: Row, colours: ScalarMappable, *, mark: str = "") -> None:
+    """A place of a heatmap: mean ± sd and mark on its colour; hatched without a score, framed in red with a silent module."""
     corner = (x - 0.48, y - 0.46)
     if row.mean is None:
         axes.add_patch(Rectangle(corner, 0.96, 0.92, facecolor="#EEEEEE", edgecolor="#BBBBBB", hatch="///", lw=0))
@@ -139,7 +140,7 @@ def _differences(axes, matrix: TransferMatrix, names: list[str]) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelsize=8)
-    axes.set_xlabel("difference in F1, points; bars: 95 % t interval over seeds", fontsize=8)
+    axes.set_xlabel(f"difference in {matrix.scored.short}, points; bars: 95 % t interval over seeds", fontsize=8)
     # Above the panel, so that it never covers a bar.
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2 if halves else 3, fontsize=8, frameon=False,
                 handletextpad=0.2, columnspacing=1.2)

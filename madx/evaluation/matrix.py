@@ -15,7 +15,7 @@ from statistics import fmean, stdev
 from madx.errors import DataError, did_you_mean
 from madx.evaluation.contrasts import Contrast, contrasts, footnotes
 from madx.evaluation.significance import SAMPLES
-from madx.scores import EntityScores
+from madx.scores import EntityScores, Scores
 
 CONTROLS = {
     "none": "no language module",
@@ -33,7 +33,6 @@ PROXIES = {
 COLUMNS = CONTROLS | PROXIES
 BASELINES = ("none", "source", "mean")  # what the target module is compared with
 AVERAGE = "average"
-METRICS = ("precision", "recall", "f1", "token_accuracy")
 
 
 def _plain(what: str, value):
@@ -56,7 +55,7 @@ class Cell:
     control: str
     composition: str
     seed: int
-    scores: EntityScores
+    scores: Scores
     explanation: dict | None = None
 
     def __post_init__(self):
@@ -131,8 +130,8 @@ class Row:
 class TransferMatrix:
     """All cells of one task module. `targets` orders the rows; the source language always comes first.
 
-    Raises DataError on no language, on a cell given twice, and when cells of one language were scored on different
-    gold sentences.
+    Raises DataError on no language, on a cell given twice, on scores of two kinds, and when cells of one language were
+    scored on different gold sentences.
     """
 
     meta: Meta
@@ -153,6 +152,8 @@ class TransferMatrix:
         for name, value in (("cells", tuple(self.cells)), ("missing", tuple(self.missing)), ("targets", order)):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "_pairs", {})
+        if kinds := sorted({c.scores.kind for c in self.cells} - {self.scored.kind}):
+            raise DataError(f"cells with scores of {self.scored.kind} and of {', '.join(kinds)}; one matrix holds one task")
         seen, gold = set(), {}
         for cell in self.cells:
             key = (cell.target, cell.control, cell.seed)
@@ -164,6 +165,11 @@ class TransferMatrix:
                 raise DataError(f"{cell.target}: control {cell.control}, seed {cell.seed} was scored on other "
                                 f"sentences ({cell.sentences}) than the first cell ({len(first)}); "
                                 "use one test set per language")
+
+    @property
+    def scored(self) -> type[Scores]:
+        """The class of the scores: it says which figure decides (`metrics[0]`) and what it is called."""
+        return type(self.cells[0].scores) if self.cells else EntityScores
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -186,10 +192,14 @@ class TransferMatrix:
         used = used or {c.control for c in self.cells if c.target in others}
         return [t for t in others if used and all(self.group(t, control) for control in used)]
 
-    def table(self, metric: str = "f1") -> list[Row]:
-        """Target x control rows, then the average over target languages (macro, per seed), in the order of `columns`."""
-        if metric not in METRICS:
-            raise DataError(f"unknown metric {metric!r}: {did_you_mean(metric, METRICS)}")
+    def table(self, metric: str | None = None) -> list[Row]:
+        """Target x control rows, then the average over target languages (macro, per seed), in the order of `columns`.
+
+        metric: one of `scored.metrics`, the deciding one when not given.
+        """
+        metric = self.scored.metrics[0] if metric is None else metric
+        if metric not in self.scored.metrics:
+            raise DataError(f"unknown metric {metric!r}: {did_you_mean(metric, self.scored.metrics)}")
         rows = [self._row(t, [t], control, metric) for t in self.targets for control in self.columns]
         return rows + [self._row(AVERAGE, self.averaged(), control, metric) for control in self.columns]
 
@@ -204,8 +214,9 @@ class TransferMatrix:
         sd = stdev(values) if len(values) > 1 else None
         return Row(name, control, fmean(values), sd, len(values), silent=silent, languages=len(languages))
 
-    def macro(self, languages: list[str], control: str, metric: str = "f1") -> tuple[dict[int, float], tuple]:
+    def macro(self, languages: list[str], control: str, metric: str | None = None) -> tuple[dict[int, float], tuple]:
         """seed -> mean over the languages, for the seeds that all of them have; and the modules silent in them."""
+        metric = metric or self.scored.metrics[0]
         groups = [{c.seed: c for c in self.group(t, control)} for t in languages]
         seeds = sorted(set.intersection(*map(set, groups))) if groups else []
         silent = tuple(dict.fromkeys(name for g in groups for s in seeds for name in g[s].silent))

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from madx.evaluation.contrasts import NOISE, Contrast, best, between, like_best
-from madx.evaluation.matrix import AVERAGE, BASELINES, COLUMNS, METRICS, Row, TransferMatrix
+from madx.evaluation.matrix import AVERAGE, BASELINES, COLUMNS, Row, TransferMatrix
 
 _PER_TYPE = ("precision", "recall", "f1", "support")
 
@@ -25,6 +25,11 @@ def score_text(mean: float | None, sd: float | None) -> str:
 def signed(value: float) -> str:
     """`+3.2`, `-0.4`, and never `-0.0`."""
     return f"{round(value, 1) + 0.0:+.1f}"
+
+
+def upper_first(text: str) -> str:
+    """`entity F1` -> `Entity F1`."""
+    return text[:1].upper() + text[1:]
 
 
 def _contrast_text(contrast: Contrast | None) -> str:
@@ -57,7 +62,8 @@ def to_csv(matrix: TransferMatrix) -> str:
     """
     types = sorted({t for c in matrix.cells for t in c.scores.per_type})
     counts = ("gold", "predicted", "correct", "sentences")
-    head = ["task_module", "base", "source", "target", "control", "composition", "seed", *METRICS, *counts,
+    metrics = matrix.scored.metrics
+    head = ["task_module", "base", "source", "target", "control", "composition", "seed", *metrics, *counts,
             *(f"{t}_{m}" for t in types for m in _PER_TYPE), "within_noise_of", "beyond_noise_of",
             "silent", "missing_because"]
     out = io.StringIO()
@@ -68,7 +74,7 @@ def to_csv(matrix: TransferMatrix) -> str:
         for control in matrix.columns:
             compared = _compared(matrix, target, control)
             for c in matrix.group(target, control):
-                line = {name: getattr(c.scores, name) for name in (*METRICS, *counts)}
+                line = {name: getattr(c.scores, name) for name in (*metrics, *counts)}
                 line |= {f"{t}_{m}": v for t, figures in c.scores.per_type.items() for m, v in figures.items()}
                 line |= compared
                 line["silent"] = f"SILENT MODULE: {' '.join(c.silent)}" if c.silent else ""
@@ -87,7 +93,7 @@ def _compared(matrix: TransferMatrix, target: str, control: str) -> dict[str, st
             "beyond_noise_of": " ".join(other for other, c in pairs.items() if not c.mark)}
 
 
-def _markdown_table(head: list[str], lines: list[list[str]], text_columns: int = 1) -> str:
+def markdown_table(head: list[str], lines: list[list[str]], text_columns: int = 1) -> str:
     """Columns padded to equal width, the first `text_columns` to the left, numbers to the right."""
     lines = [[cell.replace("|", "\\|") for cell in line] for line in (head, *lines)]
     widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(head))]
@@ -103,7 +109,7 @@ def to_markdown(matrix: TransferMatrix) -> str:
     """The table, the differences and the scores per type, aligned so that the source reads well too."""
     meta, contrasts = matrix.meta, matrix.differences()
     head = f"# Transfer matrix: `{meta.task_module}`\n\nBase `{meta.base}`, source language `{meta.source}`. " \
-           "Entity F1 in percent points, mean ± standard deviation over n seeds."
+           f"{upper_first(matrix.scored.measure)} in percent points, mean ± standard deviation over n seeds."
     parts = [head + (f" {meta.note}" if meta.note else "")]
     # Markdown knows no colour of its own; the red circle and the place at the top do its work.
     parts += [f"> 🔴 **{line}**" for line in matrix.warnings()]
@@ -114,18 +120,24 @@ def to_markdown(matrix: TransferMatrix) -> str:
                  else score_text(r.mean, r.sd) + f" {NOISE}" * (r.control in alike) + " 🔴 silent" * bool(r.silent)
                  for r in rows]
         lines.append([target, *cells, _seeds(rows)])
-    parts.append(_markdown_table(["language", *matrix.columns, "n"], lines))
+    parts.append(markdown_table(["language", *matrix.columns, "n"], lines))
     parts.append("\n".join(f"- `{name}`: {meaning}" for name, meaning in COLUMNS.items() if name in matrix.columns))
-    parts.append("## Differences\n\nF1 under the target module minus F1 under the control. Over seeds: 95 % t "
+    if "macro_f1" in matrix.scored.metrics:
+        lines = [[t, *(score_text(r.mean, r.sd) for r in matrix.table("macro_f1") if r.target == t)] for t in _by_target(matrix)]
+        parts += ["## Macro F1\n\nThe mean over types: rare ones weigh as much as frequent ones.",
+                  markdown_table(["language", *matrix.columns], lines)]
+    short = upper_first(matrix.scored.short)
+    parts.append(f"## Differences\n\n{short} under the target module minus that under the control. Over seeds: 95 % t "
                  "interval. Over sentences: 95 % interval of a paired bootstrap, counts of all seeds added. p: the larger "
                  "one of both tests; Holm: corrected over all pairs of the matrix.")
-    parts.append(_markdown_table(["language", "minus", "difference", "over seeds", "n", "over sentences", "p", "Holm"],
+    parts.append(markdown_table(["language", "minus", "difference", "over seeds", "n", "over sentences", "p", "Holm"],
                                  [_contrast_line(c) for c in contrasts], 2))
     parts.append("\n".join("- " + line.removeprefix("- ") for line in matrix.notes()))
-    parts.append("## Every pair\n\nF1 of the row minus F1 of the column. Intervals and p: matrix.json, `pairs`.")
-    parts.append(_markdown_table(["language", "", *matrix.columns], _pair_lines(matrix), 2))
-    parts.append("## Per type\n\nMean over seeds; F1 with its deviation. `all`: micro average. Support: gold entities.")
-    parts.append(_markdown_table(["language", "control", "type", "precision", "recall", "F1", "support"],
+    parts.append(f"## Every pair\n\n{short} of the row minus that of the column. Intervals and p: matrix.json, `pairs`.")
+    parts.append(markdown_table(["language", "", *matrix.columns], _pair_lines(matrix), 2))
+    parts.append("## Per type\n\nMean over seeds; F1 with its deviation. `all`: micro average. "
+                 f"Support: gold {matrix.scored.kind}.")
+    parts.append(markdown_table(["language", "control", "type", "precision", "recall", "F1", "support"],
                                  _per_type_lines(matrix), 3))
     sources = [f"- data `{file}`: sha256 `{digest}`" for file, digest in meta.data.items()]
     sources += [f"- {library} {version}" for library, version in meta.versions.items()]
@@ -155,7 +167,7 @@ def _per_type_lines(matrix: TransferMatrix) -> list[list[str]]:
     for target in matrix.targets:
         for control in matrix.columns:
             scores = [c.scores for c in matrix.group(target, control)]
-            everything = [{"precision": s.precision, "recall": s.recall, "f1": s.f1, "support": s.gold} for s in scores]
+            everything = [s.overall() for s in scores]
             types = sorted({t for s in scores for t in s.per_type})
             for name, figures in [("all", everything)] * bool(scores) + [(t, [s.per_type.get(t) for s in scores])
                                                                          for t in types]:
@@ -171,7 +183,7 @@ def _per_type_lines(matrix: TransferMatrix) -> list[list[str]]:
 def to_rich(matrix: TransferMatrix) -> Table:
     """For the terminal: best column per row bold, `≈` at what is within noise, silent modules in red."""
     meta, warnings, contrasts = matrix.meta, matrix.warnings(), matrix.differences()
-    title = Text(f"{meta.task_module}: entity F1 per language and control", style="bold")
+    title = Text(f"{meta.task_module}: {matrix.scored.measure} per language and control", style="bold")
     if meta.note:
         title.append(f"\n{meta.note}", style="not bold italic")
     for line in warnings:

@@ -49,7 +49,7 @@ def paired_bootstrap(
     """Compare two predictions of the same sentences by resampling the sentences, the same ones for both.
 
     A resample draws as many sentences as there are, with replacement; its F1 = 2 Σtp / (Σgold + Σpred) for a and b
-    gives one delta; see `judged` for interval and p (Koehn 2004; Efron & Tibshirani 1993).
+    gives one delta (with a tag for each word F1 is the accuracy); see `judged` for interval and p (Koehn 2004; Efron & Tibshirani 1993).
 
     Raises DataError when a and b do not describe the same gold sentences; MadxError on fewer than 100 samples.
     """

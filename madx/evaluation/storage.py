@@ -3,13 +3,13 @@
 import json
 import os
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from madx.errors import DataError, MadxError
 from madx.evaluation.matrix import Cell, Meta, Missing, TransferMatrix
 from madx.evaluation.significance import ALPHA, SAMPLES
-from madx.scores import EntityScores, Statistics
+from madx.scores import KINDS, EntityScores, Statistics
 
 FORMAT = "madx transfer matrix"
 VERSION = 1
@@ -45,7 +45,7 @@ def to_json(matrix: TransferMatrix) -> str:
 
 def _cell(cell: Cell) -> dict:
     scores, statistics = cell.scores, cell.scores.statistics
-    plain = {name: getattr(scores, name) for name in EntityScores.__dataclass_fields__ if name != "statistics"}
+    plain = {"kind": scores.kind} | {f.name: getattr(scores, f.name) for f in fields(scores) if f.name != "statistics"}
     plain["statistics"] = {name: getattr(statistics, name).tolist() for name in ("tp", "n_gold", "n_pred")}
     return {"target": cell.target, "control": cell.control, "composition": cell.composition, "seed": cell.seed,
             "silent": list(cell.silent), "explanation": cell.explanation, "scores": plain}
@@ -67,7 +67,8 @@ def from_json(text: str) -> TransferMatrix:
             scores = dict(entry["scores"])
             scores["statistics"] = Statistics(**scores["statistics"])
             rest = {key: value for key, value in entry.items() if key not in ("scores", "silent")}  # silent is derived
-            cells.append(Cell(scores=EntityScores(**scores), **rest))
+            kind = KINDS[scores.pop("kind", EntityScores.kind)]  # a matrix of an older madx holds entities
+            cells.append(Cell(scores=kind(**scores), **rest))
         return TransferMatrix(meta=Meta(**content["meta"]), cells=tuple(cells), targets=tuple(content["targets"]),
                               missing=tuple(Missing(**m) for m in content["missing"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -80,18 +81,24 @@ def save(matrix: TransferMatrix, folder: str | Path) -> list[Path]:
     from madx.evaluation.heatmap import heatmap_png  # matplotlib takes half a second to import
     contents = {"matrix.json": matrix.to_json().encode(), "matrix.csv": matrix.to_csv().encode(),
                 "matrix.md": matrix.to_markdown().encode(), "heatmap.png": heatmap_png(matrix)}
+    return write_files(contents, folder)
+
+
+def write_files(contents: dict[str, bytes], folder: str | Path) -> list[Path]:
+    """Write files into a folder, each whole or not at all; gives their paths. Raises MadxError when that is impossible."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
-            _write(folder / name, content)
+            write_whole(folder / name, content)
     except OSError as error:
         raise MadxError(f"cannot write the matrix to {folder}: {error}; files that were there are unchanged or whole. "
                         "Free space or choose another folder") from error
     return [folder / name for name in contents]
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that whoever looks sees the old one or the new one, whole."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

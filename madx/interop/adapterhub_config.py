@@ -232,6 +232,8 @@ def write_config(parts: dict[str, PartConfig], *, depth: int) -> dict:
     faults = [
         f"the part {p!r} has no counterpart that madx writes" for p in parts if p not in ("bottleneck", "invertible")
     ]
+    if not parts:
+        faults.append("a head alone, without any part, is no adapter there")
     bottleneck, invertible = parts.get("bottleneck"), parts.get("invertible")
     names = {p.activation for p in (bottleneck, invertible) if p is not None}
     faults += [f"the activation {n!r} has no name there" for n in sorted(names - set(ACTIVATIONS_OUT))]

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from madx.base import Base
-from madx.composition import Average, Composition, Stack, as_composition, check_name
+from madx.composition import Average, Composition, Stack, as_composition, check_name, require_stack
 from madx.errors import ConfigError, StoreError, did_you_mean
 from madx.interop.adapterhub_config import check_version
 from madx.interop.adapterhub_module import VERSION, export_adapterhub, import_adapterhub
@@ -89,7 +89,8 @@ def export_adapterhub_setup(
     children twice), a parallel bottleneck in a stack (it drops its neighbours' changes), an invertible part in any but
     the first module.
     """
-    composition, folder = as_composition(composition), Path(folder).expanduser()
+    composition = require_stack(as_composition(composition), "written as a setup")
+    folder = Path(folder).expanduser()
     names = composition.names()
     faults = [
         f"{item} ({'divided by the number of its children twice' if isinstance(item, Average) else 'no such block there'})"

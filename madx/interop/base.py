@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from madx.base import Base
-from madx.composition import Composition, as_composition, check_name
+from madx.composition import Composition, as_composition, check_name, require_stack
 from madx.errors import ConfigError, MadxError, did_you_mean
 from madx.interop.labels import name_labels
 from madx.interop.report import ImportReport
@@ -142,7 +142,7 @@ def export_modules(
 
     Raises ConfigError for what the format cannot say, StoreError for a folder in use; then nothing is written.
     """
-    composition = as_composition(composition)
+    composition = require_stack(as_composition(composition), "written in another format")
     names = composition.names()
     if missing := [name for name in names if name not in modules]:
         raise ConfigError(f"No module is given for {', '.join(missing)}; {did_you_mean(missing[0], modules)}")

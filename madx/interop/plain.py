@@ -6,6 +6,7 @@ import torch
 
 from madx.engine import Engine
 from madx.errors import CompositionError, StoreError
+from madx.merging import require_weights_alone
 
 
 def export_plain(engine: Engine, folder: str | Path) -> Path:
@@ -19,7 +20,7 @@ def export_plain(engine: Engine, folder: str | Path) -> Path:
     folder = Path(folder).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StoreError(f"{folder} is no empty folder. Give one that does not exist yet.")
-    engine.require_weights_alone("written as a plain checkpoint")
+    require_weights_alone(engine, "written as a plain checkpoint")
     tasks = [n for n in engine.composition.names() if engine.modules[n].head is not None]
     model = _classifier(engine) if tasks else _masked_lm(engine)
     try:

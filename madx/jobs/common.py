@@ -79,6 +79,21 @@ def check_parts(parts: str | dict) -> None:
     preset(parts) if isinstance(parts, str) else make_parts(parts)
 
 
+def layered(*layers: dict) -> dict:
+    """Settings of several layers as one: a later layer replaces keys of earlier ones, but `train` and `train.sparse` are
+    merged key by key.
+
+    >>> layered({"parts": "madx", "train": {"warmup": 0.1}}, {"train": {"learning_rate": 0.01}})
+    {'parts': 'madx', 'train': {'warmup': 0.1, 'learning_rate': 0.01}}
+    """
+    merged: dict = {}
+    for layer in layers:
+        for key, value in layer.items():
+            both = key in ("train", "sparse") and isinstance(value, dict) and isinstance(merged.get(key), dict)
+            merged[key] = layered(merged[key], value) if both else value
+    return merged
+
+
 def module_names(store: Store, name: str) -> dict[int, str]:
     """The stored modules that a task module's name stands for, by seed: `ner` itself, or `ner@1`, `ner@2`, ..."""
     stored = store.names()
@@ -101,5 +116,5 @@ def run_folder(given: str | None, default: str) -> Path:
 
 
 __all__ = [
-    "JobSettings", "check_language", "check_parts", "is_main", "module_names", "open_base", "pick_device", "run_folder", "versions",
+    "JobSettings", "check_language", "check_parts", "is_main", "layered", "module_names", "open_base", "pick_device", "run_folder", "versions",
 ]  # fmt: skip

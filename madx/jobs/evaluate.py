@@ -13,6 +13,8 @@ from madx.data.labels import LabelSet, require
 from madx.engine import Engine
 from madx.errors import CompositionError, ConfigError, did_you_mean
 from madx.evaluation import CONTROLS, Cell, Meta, Missing, TransferMatrix
+from madx.evaluation.page import write_report
+from madx.evaluation.page.record import save_modules
 from madx.jobs.common import JobSettings, module_names, open_base, run_folder, versions
 from madx.jobs.proxies import Proxies, check_proxies, likeness, proxy_compositions
 from madx.jobs.train_task import Columns, file_sha256, read_labelled
@@ -38,7 +40,9 @@ class Evaluate(JobSettings):
         default=None, description="Source language, or a list; null: what the task module records."
     )
     targets: dict[str, str] = Field(min_length=1, description="Language -> labelled test data; the source may be among them.")
-    modules: dict[str, str] = Field(default={}, description="Language -> its module, where the name is not the language.")
+    modules: dict[str, str | None] = Field(
+        default={}, description="Language -> its module, where the name is not the language; null: it has none."
+    )
     controls: list[Literal["none", "source", "target", "mean"]] = Field(
         default=list(CONTROLS), min_length=1, description="none, source's kept, target's, mean of the others'."
     )
@@ -76,7 +80,8 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     sources = source_languages(first, settings.source)
     languages = _language_modules(store, settings, sources)
     _check_choice(settings, languages)
-    data = {language: read_labelled(path, settings.columns) for language, path in settings.targets.items()}
+    kind = TASKS.get(first.task)
+    data = {language: read_labelled(path, settings.columns, kind) for language, path in settings.targets.items()}
     labels = LabelSet(first.labels)
     for language, sentences in data.items():
         require(labels, LabelSet.from_sentences(sentences, source=settings.targets[language]))
@@ -85,7 +90,8 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     folder = run_folder(settings.run, f"evaluate-{settings.task_module}")
     engine = Engine(base)
     try:
-        for name in dict.fromkeys([*languages.values(), *(settings.mean_of or []), *settings.proxies.modules()]):
+        used = dict.fromkeys([*languages.values(), *(settings.mean_of or []), *settings.proxies.modules()])
+        for name in used:
             engine.attach(store.load(name, engine.base))
         cells, missing = _cells(engine, store, settings, tasks=tasks, sources=sources, data=data, languages=languages, alike=alike,
                                 folder=folder)  # fmt: skip
@@ -96,7 +102,9 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
         data={path: file_sha256(path) or "" for path in [*settings.targets.values(), *settings.proxies.texts.values()]},
     )  # fmt: skip
     matrix = TransferMatrix(meta, tuple(cells), tuple(missing), tuple(settings.targets))
-    return EvaluateResult(matrix, folder, matrix.save(folder))
+    files = matrix.save(folder)
+    save_modules(folder, [store.show(name).info for name in [*used, *tasks.values()]])
+    return EvaluateResult(matrix, folder, files + write_report(folder))
 
 
 def source_languages(info: ModuleInfo, given: str | list[str] | None = None) -> list[str]:
@@ -123,6 +131,8 @@ def _language_modules(store: Store, settings: Evaluate, sources: list[str]) -> d
     found = {}
     for language in dict.fromkeys([*sources, *settings.targets]):
         name = settings.modules.get(language, language)
+        if name is None:
+            continue
         if name in stored:
             found[language] = name
         elif language in settings.modules:

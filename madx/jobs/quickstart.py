@@ -4,8 +4,6 @@ The world is synthetic and the base tiny: what it shows is how the pieces work t
 not how good a real system is. Everything stored is used again by the next run with the same settings.
 """
 
-import hashlib
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +11,15 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from madx.base import load_base
 from madx.config import Settings
 from madx.data import world
-from madx.errors import ConfigError, StoreError, did_you_mean
+from madx.errors import ConfigError, did_you_mean
 from madx.evaluation import TransferMatrix
 from madx.jobs.evaluate import Evaluate, evaluate
-from madx.jobs.train_language import TrainLanguage, train_language
-from madx.jobs.train_task import TrainTask, train_task
+from madx.jobs.reuse import identity, train_if_missing
+from madx.jobs.train_language import TrainLanguage
+from madx.jobs.train_task import TrainTask
 from madx.store import Store
 from madx.training import TrainSettings
 
@@ -27,16 +27,12 @@ log = logging.getLogger("madx")
 
 SOURCE = "eng"
 NOTE = "synthetic: sentences of the miniature world, a tiny base; no measure of a real system"
-#: paths and switches that do not change what is learnt
-NOT_LEARNT = ("store", "run", "cache", "device", "resume", "overwrite", "base", "corpus", "data", "dev", "licence")
-
-
 #: new words are learnt at the embeddings, by a wide invertible part (64 -> 512 -> 64); the bottlenecks stay narrow
 #: (128 -> 32 -> 128): wide ones learn to predict words past the base, in ways that the task module has never met
 LANGUAGE: dict[str, dict[str, Any]] = {"bottleneck": {"reduction_factor": 4}, "invertible": {"reduction_factor": 0.125}}
 #: module type -> (parts of a language module, its learning rate, that of the task module)
 KINDS: dict[str, tuple[dict[str, Any], float, float]] = {
-    "bottleneck": ({"parts": LANGUAGE}, 2.5e-3, 3e-3), "sparse_diff": ({"parts": "lt_sft"}, 5e-4, 5e-4),
+    "bottleneck": ({"parts": LANGUAGE}, 2.5e-3, 3e-3), "sparse_diff": ({"parts": "lt_sft"}, 2e-3, 2e-3),
 }  # fmt: skip
 
 
@@ -52,7 +48,7 @@ class Quickstart(Settings):
     corpus_sentences: int = Field(default=12000, ge=200, description="Sentences of raw text for a language.")
     train_sentences: int = Field(default=2000, ge=50, description="Labelled English sentences.")
     test_sentences: int = Field(default=400, ge=50, description="Labelled sentences of each test set.")
-    language_steps: int = Field(default=700, ge=1, description="Optimiser steps of a language module.")
+    language_steps: int = Field(default=600, ge=1, description="Optimiser steps of a language module.")
     epochs: int = Field(default=4, ge=1, description="Passes over the labelled sentences.")
     progress: bool = Field(default=True, description="Show progress bars.")
 
@@ -72,25 +68,22 @@ def quickstart(settings: Quickstart) -> QuickstartResult:
         if language not in world.languages() or language == SOURCE:
             raise ConfigError(f"No target language {language!r} in the miniature world; "
                               f"{did_you_mean(language, [c for c in world.languages() if c != SOURCE])}")  # fmt: skip
-    out, reused = out_folder(settings), []
+    out, reused, base = out_folder(settings), [], load_base(world.BASE)
     store = Store(out / "modules")
     for language in (SOURCE, *settings.targets):
         job = language_job(settings, language)
-        if _stored(store, language, job):
-            reused.append(language)
-            continue
         world.write_corpus(language, job.corpus, sentences=settings.corpus_sentences, seed=1)
-        train_language(_in_own_folder(job))
+        wanted = identity(job, base, seed=job.seed)
+        if not train_if_missing(store, job, language, wanted):
+            reused.append(language)
     job = task_job(settings)
-    names = {seed: f"ner@{seed}" for seed in settings.seeds}
-    for seed, name in names.items():
-        one = job.model_copy(update={"seeds": [seed], "name": name})
-        if _stored(store, name, one, under=store.show(SOURCE).weights.sha256):
-            reused.append(name)
-            continue
-        world.write_ner(SOURCE, one.data, split="train", sentences=settings.train_sentences, seed=2)
-        world.write_ner(SOURCE, one.dev, split="dev", sentences=settings.test_sentences, seed=3)
-        train_task(_in_own_folder(one, under=store.show(SOURCE).weights.sha256))
+    world.write_ner(SOURCE, job.data, split="train", sentences=settings.train_sentences, seed=2)
+    world.write_ner(SOURCE, job.dev, split="dev", sentences=settings.test_sentences, seed=3)
+    for seed in settings.seeds:
+        one = job.model_copy(update={"seeds": [seed], "name": f"ner@{seed}"})
+        wanted = identity(one, base, seed=seed, under=store.show(SOURCE).weights.sha256)
+        if not train_if_missing(store, one, one.name, wanted):
+            reused.append(one.name)
     if reused:
         log.info("used again from %s: %s (remove the folder to train anew)", store.root, ", ".join(reused))
     for language, path in (job := evaluate_job(settings)).targets.items():
@@ -137,24 +130,3 @@ def evaluate_job(settings: Quickstart) -> Evaluate:
         targets={c: str(out / "data" / f"ner-test-{c}.conll") for c in (SOURCE, *settings.targets)},
         run=str(out / "results"), note=NOTE,
     )  # fmt: skip
-
-
-def _in_own_folder(job, *, under: str = ""):
-    """The job with a run folder of its own settings (and source module): the checkpoint of another run is no hindrance."""
-    learnt = {k: v for k, v in job.model_dump(mode="json").items() if k not in NOT_LEARNT}
-    mark = hashlib.sha256((json.dumps(learnt, sort_keys=True) + under).encode()).hexdigest()[:8]
-    return job.model_copy(update={"run": f"{job.run}-{mark}"})
-
-
-def _stored(store: Store, name: str, job, under: str | None = None) -> bool:
-    """Whether the store holds this module, trained with these settings (and over this language module)."""
-    try:
-        info = store.show(name).info
-    except StoreError:
-        return False
-    drop = set(NOT_LEARNT) | {"name", "seeds", "progress"}
-    recorded = {k: v for k, v in info.training.get("settings", {}).items() if k not in drop}
-    wanted = {k: v for k, v in job.model_dump(mode="json").items() if k not in drop}
-    for part in (recorded, wanted):
-        part["train"] = {k: v for k, v in part.get("train", {}).items() if k != "progress"}
-    return recorded == wanted and info.training.get("language_module") == under

@@ -23,6 +23,7 @@ from madx.store import Store, check_target
 from madx.tasks import TASKS
 from madx.tasks.base import Task
 from madx.tasks.sources import Source, Sources
+from madx.tasks.token_classification import TokenClassification
 from madx.training import TrainResult, TrainSettings, fit
 
 log = logging.getLogger("madx")
@@ -35,9 +36,11 @@ class Columns(Settings):
     tag: int | None = Field(default=None, description="Column of the tag; null: the last.")
     separator: str | None = Field(default=None, description="tab or whitespace; null: found out.")
     scheme: Literal["auto", "iob1", "iob2", "bioes"] | None = Field(
-        default="auto", description="How spans are tagged in the file; read into IOB2. null: tags are no spans."
+        default="auto", description="How spans are tagged in the file; read into IOB2. null, or a task without spans: as they are."
     )
-    style: Literal["conll", "conllu"] = Field(default="conll", description="Plain columns, or CoNLL-U.")
+    style: Literal["auto", "conll", "conllu"] = Field(
+        default="auto", description="Plain columns, or CoNLL-U (form and UPOS); auto: CoNLL-U if the name ends in .conllu."
+    )
     repair: bool = Field(default=False, description="Mend invalid IOB2 (an I- that follows nothing) instead of refusing it.")
     ignore: tuple[str, ...] = Field(
         default=(), strict=False, description="Entity types to read as O, e.g. [DATE] for MasakhaNER."
@@ -127,15 +130,26 @@ class TaskResult:
         return f"{metric} {fmean(values):.1f}{spread} over {len(values)} seed{'s' if len(values) > 1 else ''}"
 
 
-def read_labelled(source: str, columns: Columns) -> list[Sentence]:
-    """Sentences of a CoNLL file or a `datasets` name. Raises DataError with file and line."""
+def read_labelled(source: str, columns: Columns, task: type[TokenClassification], *, checked: bool = True) -> list[Sentence]:
+    """Sentences of a CoNLL file or a `datasets` name, tagged as the task wants. Raises DataError with file and line.
+
+    checked: tags that the task does not know are refused and spans brought to IOB2; otherwise tags are as in the file.
+    """
+    scheme, inventory = columns.scheme if checked and columns.scheme else "none", task.inventory if checked else None
+    if inventory is not None:
+        if scheme not in ("auto", "none") or columns.ignore or columns.repair:
+            raise ConfigError(
+                f"columns of the task {task.name!r}: its tags are {inventory.name}, one for each word, and no spans; "
+                "leave scheme, repair and ignore out."
+            )
+        scheme = "none"
+    common = {"scheme": scheme, "repair": columns.repair, "inventory": inventory}
     if is_dataset(source):
-        sentences = read_dataset(source, scheme=columns.scheme, repair=columns.repair)
+        sentences = read_dataset(source, tag_column=task.dataset_column, **common)
     else:
         sentences = read_conll(
-            source, token_column=columns.token, tag_column=columns.tag, separator=columns.separator, scheme=columns.scheme,
-            style=columns.style, repair=columns.repair,
-        )  # fmt: skip
+            source, token_column=columns.token, tag_column=columns.tag, separator=columns.separator, style=columns.style, **common
+        )
     if not columns.ignore:
         return sentences
     return [
@@ -196,11 +210,11 @@ Labelled = dict[str, tuple[list[Sentence], list[Sentence]]]  # language -> train
 
 def _read(settings: TrainTask) -> tuple[Labelled, LabelSet]:
     """The sentences of every source, and the labels of all training data together."""
-    data, seen = {}, {}
+    data, seen, kind = {}, {}, TASKS.get(settings.task)
     for code, paths in settings.sources().items():
-        data[code] = tuple(read_labelled(path, settings.columns) for path in paths)
+        data[code] = tuple(read_labelled(path, settings.columns, kind) for path in paths)
         seen = LabelSet.from_sentences(data[code][0], source=paths[0]).seen | seen
-    labels = LabelSet.from_sentences(s for train, _ in data.values() for s in train)
+    labels = kind.label_set([s for train, _ in data.values() for s in train], source="the training data")
     labels = LabelSet(labels.tags, seen)
     for code, (_, path) in settings.sources().items():
         require(labels, LabelSet.from_sentences(data[code][1], source=path))

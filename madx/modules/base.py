@@ -8,7 +8,7 @@ milliseconds and runs on every base whose sites are described in `madx.sites`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import ClassVar, Literal
@@ -71,10 +71,11 @@ class Sublayer:
 
     __slots__ = ("sum", "norm", "change", "final_norm", "_captured")
 
-    def __init__(self, sum: Tensor, norm: Callable[[Tensor], Tensor], captured: dict[str, Tensor]):
+    def __init__(self, sum: Tensor, norm: Callable[[Tensor], Tensor], captured: Mapping[str, Tensor]):
         self.sum, self.norm, self._captured = sum, norm, captured
         self.change: Tensor | None = None  # what the modules so far added to h
-        self.final_norm = True  # False: the sublayer gives h itself, without residual and norm
+        #: False: the sublayer gives h itself, without residual and norm; `(batch,)` where rows differ in this
+        self.final_norm: bool | Tensor = True
 
     @property
     def residual(self) -> Tensor:
@@ -102,6 +103,35 @@ class Sublayer:
         twin = Sublayer(self.sum, self.norm, self._captured)
         twin.change, twin.final_norm = self.change, self.final_norm
         return twin
+
+    def rows(self, first: int, last: int) -> "Sublayer":
+        """The same state of the rows from the first to before the last."""
+        part = Sublayer(self.sum[first:last], self.norm, _SomeRows(self._captured, first, last))
+        part.change = None if self.change is None else self.change[first:last]
+        part.final_norm = self.final_norm if isinstance(self.final_norm, bool) else self.final_norm[first:last]
+        return part
+
+    def result(self) -> Tensor:
+        """What the sublayer gives: LN(h + x), or h where a module says so."""
+        if isinstance(self.final_norm, bool):
+            return self.norm(self.sum) if self.final_norm else self.output
+        return torch.where(self.final_norm[:, None, None], self.norm(self.sum), self.output)
+
+
+class _SomeRows(Mapping):
+    """Neighbouring rows of captured tensors, cut only when they are read."""
+
+    def __init__(self, captured: Mapping[str, Tensor], first: int, last: int):
+        self.captured, self.first, self.last = captured, first, last
+
+    def __getitem__(self, what: str) -> Tensor:
+        return self.captured[what][self.first : self.last]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.captured)
+
+    def __len__(self) -> int:
+        return len(self.captured)
 
 
 class PartConfig(Settings):

@@ -91,7 +91,7 @@ class Manifest(Settings):
     name: str
     role: Literal["language", "task"]
     language: str | None
-    parts: tuple[PartRecord, ...] = Field(strict=False, min_length=1)
+    parts: tuple[PartRecord, ...] = Field(strict=False)
     base: BaseRecord | None
     tokenizer: str | None = Sha256
     task: str | None
@@ -112,6 +112,12 @@ class Manifest(Settings):
         if twice or "" in value:
             raise ValueError(f"every label must be there once and not be empty; twice: {', '.join(twice) or 'none'}")
         return value
+
+    @model_validator(mode="after")
+    def _something(self):
+        if not self.parts and not self.labels:
+            raise ValueError("a module has at least one part, or labels and so a head")
+        return self
 
     @model_validator(mode="after")
     def _language(self):

@@ -123,7 +123,7 @@ def own_faults(
         faults.append(f"head: {LAYOUT.manifest} names {labels} labels, the weights have {rows} rows")
     for name, tensor in whole.items():
         if not name.startswith("head.") and not types & set(name.split(".")[:-1]):
-            faults.append(f"{name}: belongs to none of the parts {', '.join(sorted(types))}")
+            faults.append(f"{name}: belongs to none of the parts {', '.join(sorted(types)) or '(there are none)'}")
         own_form = packed & set(name.split("."))
         if tensor.is_floating_point() and tensor.dtype != DTYPES[manifest.weights.dtype] and not own_form:
             faults.append(f"{name}: stored as {_name(tensor.dtype)}, recorded as {manifest.weights.dtype}")

@@ -16,7 +16,7 @@ Batch = dict[str, Tensor]
 
 
 class Task(ABC):
-    """Data with a loss and a score. All data order and masking is a pure function of step and seed, so that a run can
+    """Data with a loss and a score. A batch for a route has `branches`, the branch of each of its rows `(batch,)`. All data order and masking is a pure function of step and seed, so that a run can
     go on from any step and several processes share one global batch."""
 
     #: the figure of `evaluate` that decides which weights are kept, and whether more of it is better

@@ -77,9 +77,10 @@ class MaskedLM(Task):
 
     def _scores(self, engine: Engine, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits `(masked, vocabulary)` in float32 and targets `(masked,)`."""
-        chosen = (batch["labels"] != IGNORED).nonzero(as_tuple=True)
-        hidden = engine(batch["input_ids"], at=chosen)
-        return engine.mlm_logits(hidden).float(), batch["labels"][chosen]
+        chosen, branches = (batch["labels"] != IGNORED).nonzero(as_tuple=True), batch.get("branches")
+        hidden = engine(batch["input_ids"], at=chosen, branches=branches)
+        of_chosen = None if branches is None else branches[chosen[0]]
+        return engine.mlm_logits(hidden, branches=of_chosen).float(), batch["labels"][chosen]
 
     @torch.no_grad()
     def evaluate(self, engine: Engine) -> dict[str, float]:

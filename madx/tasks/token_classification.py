@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +12,11 @@ from madx.data.batches import batches, collate, merge_predictions
 from madx.data.conll import Sentence
 from madx.data.labels import LabelSet
 from madx.data.masking import IGNORED
+from madx.data.tags import Inventory
 from madx.data.windows import Row, encode_words
 from madx.engine import Engine
 from madx.errors import DataError
-from madx.explain import Explanation
+from madx.explain import Explanation, RouteExplanation
 from madx.mixing import EntropyMixing
 from madx.tasks.base import Batch, Task
 
@@ -28,17 +30,30 @@ class TokenClassification(Task):
     """Labelled sentences, batched by length; long sentences are windowed, every word is predicted once.
 
     batch_size: rows of a global batch, or tokens_per_batch: rows times the longest row's tokens; epochs: passes over the
-    training data; max_length: tokens of a window at most; micro_batch: rows computed at once (None: all).
+    training data; max_length: tokens of a window at most; micro_batch: rows computed at once (None: all);
+    train_branches, dev_branches: under a route, the number of each sentence's branch.
     """
 
     higher_is_better = True
+    #: the tags that may occur, for plain labels; None: spans in IOB2, of any types
+    inventory: ClassVar[Inventory | None] = None
+    #: the column of the tags in data sets of the `datasets` library
+    dataset_column: ClassVar[str] = "ner_tags"
+
+    @classmethod
+    def label_set(cls, sentences: Sequence[Sentence], *, source: str) -> LabelSet:
+        """The labels of a module that is trained on these sentences; `source` names them in errors."""
+        return LabelSet.from_sentences(sentences, source=source)
 
     def __init__(
         self, tokenizer, labels: LabelSet, *, train: Sequence[Sentence] = (), dev: Sequence[Sentence] = (), max_length: int,
         batch_size: int | None = 16, tokens_per_batch: int | None = None, micro_batch: int | None = None, seed: int = 0,
+        train_branches: Sequence[int] | None = None, dev_branches: Sequence[int] | None = None,
     ):  # fmt: skip
         self.tokenizer, self.labels, self.max_length = tokenizer, labels, max_length
         self.train_rows = encode_words(tokenizer, train, labels, max_length=max_length)
+        self.train_branches = _for_each(train, train_branches)
+        self.dev_branches = _for_each(dev, dev_branches)
         self.dev, self.dev_rows = list(dev), encode_words(tokenizer, dev, labels, max_length=max_length)
         self.sizes = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch}
         self.micro_batch, self.seed = micro_batch, seed
@@ -64,10 +79,14 @@ class TokenClassification(Task):
             epoch += 1
         rows = self._batches_of_epoch(epoch)[step - self._starts[epoch]][process_index::process_count]
         size = self.micro_batch or max(len(rows), 1)
-        return [self._collate([self.train_rows[i] for i in rows[a : a + size]]) for a in range(0, len(rows), size)]
+        parts = [[self.train_rows[i] for i in rows[a : a + size]] for a in range(0, len(rows), size)]
+        return [self._collate(part, self.train_branches) for part in parts]
 
-    def _collate(self, rows: list[Row]) -> Batch:
-        return collate(rows, self.tokenizer.pad_token_id)
+    def _collate(self, rows: list[Row], branches: Sequence[int] | None = None) -> Batch:
+        batch = collate(rows, self.tokenizer.pad_token_id)
+        if branches is not None:
+            batch["branches"] = torch.tensor([branches[row.sentence] for row in rows], dtype=torch.int64)
+        return batch
 
     def count(self, batch: Batch) -> int:
         return int((batch["labels"] != IGNORED).sum())
@@ -77,35 +96,43 @@ class TokenClassification(Task):
         logits = word_logits(engine, batch)
         return F.cross_entropy(logits, labels[batch["first"] >= 0], reduction="sum", ignore_index=IGNORED)
 
-    def predict(self, engine: Engine, sentences: Sequence, *, mixing: EntropyMixing | None = None) -> list[list[str]]:
+    def predict(
+        self, engine: Engine, sentences: Sequence, *, mixing: EntropyMixing | None = None, branches: Sequence[int] | None = None
+    ) -> list[list[str]]:
         """A tag for each word of each sentence (anything with `.tokens`), by the active composition; with `mixing`, under
-        weights of its average that are moved for each sentence."""
+        weights of its average that are moved for each sentence; under a route by each sentence's own branch, sentences of
+        all branches in the same batches."""
         rows = encode_words(self.tokenizer, sentences, None, max_length=self.max_length)
-        return self._predict_rows(engine, rows, sentences, mixing)
+        return self._predict_rows(engine, rows, sentences, mixing=mixing, branches=_for_each(sentences, branches))
 
     @torch.no_grad()
     def _predict_rows(
-        self, engine: Engine, rows: list[Row], sentences: Sequence, mixing: EntropyMixing | None = None
-    ) -> list[list[str]]:
+        self, engine: Engine, rows: list[Row], sentences: Sequence, *, mixing: EntropyMixing | None = None,
+        branches: Sequence[int] | None = None,
+    ) -> list[list[str]]:  # fmt: skip
         tags: list[list[str]] = [[] for _ in rows]
         scores, tokens = (word_logits, PREDICTION_TOKENS) if mixing is None else (mixing, MIXING_TOKENS)
-        for chosen in batches(rows, tokens_per_batch=tokens, shuffle=False):
-            batch = collate([rows[i] for i in chosen], self.tokenizer.pad_token_id)
-            batch = {k: v.to(engine.base.device) for k, v in batch.items()}
-            best = iter(scores(engine, batch).argmax(-1).tolist())
-            for i in chosen:
-                tags[i] = self.labels.decode(next(best) for _ in rows[i].first)
+        groups = [range(len(rows))] if branches is None else engine.groups([branches[row.sentence] for row in rows])
+        for group in groups:
+            for places in batches([rows[i] for i in group], tokens_per_batch=tokens, shuffle=False):
+                chosen = [group[place] for place in places]
+                batch = self._collate([rows[i] for i in chosen], branches)
+                batch = {k: v.to(engine.base.device) for k, v in batch.items()}
+                best = iter(scores(engine, batch).argmax(-1).tolist())
+                for i in chosen:
+                    tags[i] = self.labels.decode(next(best) for _ in rows[i].first)
         return merge_predictions(rows, tags, sentences)
 
-    def explain(self, engine: Engine, sentences: Sequence) -> Explanation:
+    def explain(
+        self, engine: Engine, sentences: Sequence, *, branches: Sequence[int] | None = None
+    ) -> Explanation | RouteExplanation:
         """The engine's explanation of the active composition, measured on some sentences."""
         rows = encode_words(self.tokenizer, sentences, None, max_length=self.max_length)
-        batch = collate(rows, self.tokenizer.pad_token_id)
-        device = engine.base.device
-        return engine.explain(batch["input_ids"].to(device), batch["attention_mask"].to(device))
+        batch = {k: v.to(engine.base.device) for k, v in self._collate(rows, _for_each(sentences, branches)).items()}
+        return engine.explain(batch["input_ids"], batch["attention_mask"], branches=batch.get("branches"))
 
     def evaluate(self, engine: Engine) -> dict[str, float]:
-        return self.score(self.dev, self._predict_rows(engine, self.dev_rows, self.dev)).summary()
+        return self.score(self.dev, self._predict_rows(engine, self.dev_rows, self.dev, branches=self.dev_branches)).summary()
 
     @staticmethod
     @abstractmethod
@@ -115,6 +142,15 @@ class TokenClassification(Task):
 
 def word_logits(engine: Engine, batch: Batch) -> Tensor:
     """Scores `(words of the batch, labels)` in float32, read at each word's first piece, row after row."""
+    branches = batch.get("branches")
     rows, words = (batch["first"] >= 0).nonzero(as_tuple=True)
-    hidden = engine(batch["input_ids"], batch["attention_mask"], at=(rows, batch["first"][rows, words]))
-    return engine.label_logits(hidden).float()
+    at = rows, batch["first"][rows, words]
+    hidden = engine(batch["input_ids"], batch["attention_mask"], at=at, branches=branches)
+    return engine.label_logits(hidden, branches=None if branches is None else branches[rows]).float()
+
+
+def _for_each(sentences: Sequence, branches: Sequence[int] | None) -> Sequence[int] | None:
+    """The branches, if there is one for each sentence."""
+    if branches is not None and len(branches) != len(sentences):
+        raise DataError(f"{len(branches)} branches for {len(sentences)} sentences: give one for each.")
+    return branches

@@ -29,6 +29,7 @@ from madx.training.settings import TrainSettings
 EVALUATIONS = 10  # in a run, when `evaluate_every` is not set
 CHECKPOINT = "checkpoint.safetensors"
 LOSS_WINDOW = 50  # steps in the running loss
+UNIMPORTANT = {"progress", "tensorboard", "checkpoint_every"}  # settings that do not decide which weights a run ends with
 
 
 @dataclass
@@ -65,8 +66,7 @@ def run(
 
 def run_identity(settings: TrainSettings, *, steps: int, seed: int, **more) -> dict:
     """What must agree for a checkpoint to be taken up: everything that decides which weights a run ends with."""
-    unimportant = {"progress", "tensorboard", "checkpoint_every"}
-    return {**more, "steps": steps, "seed": seed, **settings.model_dump(exclude=unimportant)}
+    return {**more, "steps": steps, "seed": seed, **settings.model_dump(exclude=UNIMPORTANT)}
 
 
 class _Loop:

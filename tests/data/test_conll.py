@@ -105,12 +105,6 @@ def test_white_space_inside_a_tab_separated_word(tmp_path):
     assert read(tmp_path, "10 000\tO\na\u2028b\tB-PER\n")[0].tokens == ("10 000", "a\u2028b")
 
 
-def test_conllu(tmp_path):
-    rows = ["# text = del", "1-2\tdel\t_\t_", "1\tde\tde\tADP", "2\tel\tel\tDET", "2.1\tx\tx\tVERB"]
-    (sentence,) = read(tmp_path, "\n".join(rows), style="conllu", scheme="none")
-    assert sentence == Sentence(("de", "el"), ("ADP", "DET"), 3)
-
-
 def test_words_become_nfc(tmp_path):
     (sentence,) = read(tmp_path, "Is\u0323e\u0323\u0301\tO\n")
     assert sentence.tokens == (unicodedata.normalize("NFC", "Is\u0323e\u0323\u0301"),) != ("Is\u0323e\u0323\u0301",)

@@ -5,8 +5,12 @@ import shutil
 
 import pytest
 
+from madx.base import load_base
+from madx.data import world
 from madx.errors import ConfigError
-from madx.jobs.quickstart import Quickstart, quickstart
+from madx.jobs import TrainLanguage
+from madx.jobs.quickstart import Quickstart, language_job, quickstart
+from madx.jobs.reuse import identity, stored
 from madx.store import Store
 
 SMALL = dict(targets=["swa"], seeds=[1, 2], corpus_sentences=400, train_sentences=120, test_sentences=60, language_steps=4, epochs=1,
@@ -49,6 +53,18 @@ def test_other_settings_or_another_source_module_train_anew(first, tmp_path):
     store = Store(tmp_path / "copy" / "modules")
     info = json.loads((store.root / "ner@1" / "module.json").read_text())
     assert info["training"]["language_module"] == store.show("eng").weights.sha256
+
+
+def test_other_text_is_another_module_and_the_same_text_elsewhere_is_not(first, tmp_path):
+    settings, result = first
+    base, store, job = load_base(world.BASE), Store(result.folder / "modules"), language_job(settings, "swa")
+    for sentences, same in ((settings.corpus_sentences, True), (300, False)):
+        text = world.write_corpus("swa", tmp_path / f"{sentences}.txt", sentences=sentences, seed=1)
+        wanted = identity(job.model_copy(update={"corpus": str(text), "run": "elsewhere"}), base, seed=1)
+        assert stored(store, "swa", wanted, TrainLanguage) is same
+    assert not stored(store, "swa", identity(job, base, seed=2), TrainLanguage)
+    base.fingerprint = "0" * 64
+    assert not stored(store, "swa", identity(job, base, seed=1), TrainLanguage)
 
 
 def test_unknown_target():

@@ -118,3 +118,22 @@ def test_a_tokenizer_without_a_mask_is_refused():
 )  # fmt: skip
 def test_better(metric_up, new, old, better):
     assert (runs.ner() if metric_up else runs.masked_lm()).better(new, old) is better
+
+
+def test_masked_words_of_several_languages_in_one_batch():
+    """Under a route the loss is the sum of each branch's own, and one batch trains several language modules."""
+    engine, task = active("xlm-roberta"), runs.masked_lm()
+    engine.attach(tiny.wake(new_module("yor", engine.base), seed=1))
+    engine.activate("route(swa, yor)")
+    batch = task.batches(0)[0]
+    batch["branches"] = torch.arange(len(batch["labels"])) % 2
+    opened = engine.train_only("swa", "yor")
+    loss = task.loss(engine, batch)
+    together = torch.autograd.grad(loss, opened)
+    losses, separate = [], []
+    for number, name in enumerate(("swa", "yor")):
+        with engine.using(name):
+            losses.append(task.loss(engine, {k: batch[k][batch["branches"] == number] for k in ("input_ids", "labels")}))
+            separate += torch.autograd.grad(losses[-1], list(engine.module(name).parameters()))
+    assert torch.allclose(loss, sum(losses), rtol=1e-5)
+    assert all(torch.allclose(a, b, atol=1e-4, rtol=1e-4) and b.abs().sum() > 0 for a, b in zip(together, separate, strict=True))

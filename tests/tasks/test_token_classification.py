@@ -7,16 +7,18 @@ import tiny
 import tiny_runs as runs
 import torch
 
+from madx.composition import Route
 from madx.data.batches import collate
 from madx.data.conll import Sentence
 from madx.data.labels import LabelSet
 from madx.data.windows import encode_words
 from madx.engine import Engine
-from madx.errors import ConfigError, DataError
+from madx.errors import CompositionError, ConfigError, DataError
 from madx.module import new_module
 from madx.tasks import TASKS
 from madx.tasks.ner import NER
 from madx.tasks.token_classification import word_logits
+from madx.training import TrainSettings, fit
 
 LABELS = LabelSet(("O", "B-LOC", "I-LOC", "B-PER", "I-PER"))
 LONG = [Sentence(("city", "xyz", "Anna", "of", "Juma") * n, ("B-LOC", "O", "B-PER", "O", "B-PER") * n, n) for n in (1, 9, 4)]
@@ -154,3 +156,54 @@ def test_explain_measures_on_the_sentences():
     engine, t = active(), task()
     explanation = t.explain(engine, LONG)
     assert explanation.measured and explanation.silent == [] and explanation.head == "ner: 5 labels"
+
+
+# ---- sentences of several languages in one batch --------------------------------------------------------------------------
+
+
+def routed(*languages):
+    engine = Engine(tiny.base())
+    for seed, name in enumerate(languages):
+        engine.attach(tiny.wake(new_module(name, engine.base, parts="madx"), seed=seed))
+    engine.attach(tiny.wake(new_module("ner", engine.base, role="task", parts="pfeiffer", labels=LABELS.tags), seed=9))
+    engine.activate(Route(*(f"{name} + ner" for name in languages)))
+    return engine
+
+
+def test_each_sentence_is_predicted_by_its_own_branch():
+    engine, branches = routed("swa", "yor"), [1, 0, 1]
+    t = NER(tiny.tokenizer(), LABELS, dev=LONG, dev_branches=branches, max_length=20)
+    predicted = t.predict(engine, LONG, branches=branches)
+    alone = []
+    for sentence, number in zip(LONG, branches):
+        with engine.using(engine.composition.branches[number]):
+            alone += t.predict(engine, [sentence])
+    assert predicted == alone and predicted != t.predict(engine, LONG, branches=[0, 0, 0])
+    assert t.evaluate(engine) == t.score(LONG, predicted).summary()
+    assert t.explain(engine, LONG, branches=branches).silent == []
+    with pytest.raises(DataError, match="2 branches for 3 sentences: give one for each"):
+        t.predict(engine, LONG, branches=[0, 1])
+    with pytest.raises(CompositionError, match="has 2 branches: which one"):
+        t.predict(engine, LONG)
+
+
+def test_training_on_several_languages_at_once(tmp_path):
+    """The task module learns above frozen language modules, each sentence above its own; gradients are those of separate passes."""
+    engine, branches = routed("swa", "yor"), [1, 0, 1]
+    t = NER(tiny.tokenizer(), LABELS, train=LONG, dev=LONG, max_length=20, batch_size=16, train_branches=branches, dev_branches=branches)
+    (batch,) = t.batches(0)
+    opened = engine.train_only("ner")
+    together = torch.autograd.grad(t.loss(engine, batch), opened)
+    separate = [torch.zeros_like(p) for p in opened]
+    for number in (0, 1):
+        rows = batch["branches"] == number
+        with engine.using(engine.composition.branches[number]):
+            part = {k: v[rows] for k, v in batch.items() if k != "branches"}
+            separate = [s + g for s, g in zip(separate, torch.autograd.grad(t.loss(engine, part), opened))]
+    assert all(torch.allclose(a, b, atol=1e-4, rtol=1e-4) for a, b in zip(together, separate))
+    before = {name: {k: v.clone() for k, v in engine.module(name).tensors().items()} for name in ("swa", "yor", "ner")}
+    settings = TrainSettings(learning_rate=1e-2, progress=False, keep_best=False)
+    result = fit(engine, "ner", t, settings, steps=4, seed=0, folder=tmp_path)
+    assert result.history[-1]["loss"] > 0
+    moved = {name: any(not torch.equal(v, old[k]) for k, v in engine.module(name).tensors().items()) for name, old in before.items()}
+    assert moved == {"swa": False, "yor": False, "ner": True}

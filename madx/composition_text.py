@@ -1,0 +1,141 @@
+"""The text form of compositions, read: recursive descent, and errors that name the character."""
+
+import re
+from collections.abc import Callable
+
+from madx.composition import MAX_NAME, Average, Composition, Item, Route, Scaled, Stack, Ties, of_the_hub
+from madx.errors import CompositionError
+
+MAX_DEPTH = 50  # brackets inside brackets
+
+
+def read(text: str) -> Composition:
+    """The composition that a text describes; raises CompositionError naming the place where reading stopped."""
+    return _Parser(text).whole()
+
+
+class _Parser:
+    """whole = 'route(' stack {',' stack} ')' | stack; stack = item {'+' item};
+    item = {number '*'} (name | average | ties | '(' stack ')'); average = 'average(' term {',' term} ')';
+    term = number '*' item | stack; ties = 'ties(' stack {',' stack} ')'."""
+
+    token = re.compile(r"\s*(?:([0-9.]+(?:e[+-]?[0-9]+)?|-[0-9.]+(?:e[+-]?[0-9]+)?)\s*\*|([A-Za-z0-9][A-Za-z0-9._@-]*)|(.))")
+
+    def __init__(self, text: str):
+        self.text, self.at, self.depth = text, 0, 0
+
+    def start(self) -> int:
+        """Where the next token begins, counted from 0."""
+        return len(self.text) - len(self.text[self.at :].lstrip())
+
+    def fail(self, expected: str, at: int | None = None) -> CompositionError:
+        at = self.start() if at is None else at
+        came = repr(self.text[at : at + 20]) if at < len(self.text) else "the end"
+        return CompositionError(
+            f"Cannot read the composition {_shortened(self.text)}: expected {expected} at character {at + 1}, found {came}. "
+            f"Examples: 'swa + ner', 'average(swa, hau) + ner', 'base'.{of_the_hub(self.text)}"
+        )
+
+    def peek(self) -> tuple[str | None, str | None, str | None]:
+        match = self.token.match(self.text, self.at)
+        return match.groups() if match and self.text[self.at :].strip() else (None, None, None)
+
+    def take(self) -> None:
+        self.at = self.token.match(self.text, self.at).end()
+
+    def symbol(self, wanted: str) -> bool:
+        if self.peek()[2] == wanted:
+            self.take()
+            return True
+        return False
+
+    def whole(self) -> Composition:
+        if not self.text.strip():
+            raise CompositionError("The composition is empty at character 1. Name a module, e.g. 'swa + ner', or write 'base'.")
+        routed = self.peek()[1] == "route"
+        if routed:
+            self.take()
+            if not self.symbol("("):
+                raise self.fail("'(' after route")
+        found = Route(*self.listed(self.stack)) if routed else self.stack()
+        if self.text[self.at :].strip():
+            whole = " (a route is a whole composition: write each branch in full, as in 'route(swa + ner, yor + ner)')"
+            raise self.fail("the end" + whole if routed else "'+' or the end")
+        return found
+
+    def stack(self) -> Stack:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise self.fail(f"at most {MAX_DEPTH} brackets inside one another")
+        items = [self.item()]
+        while self.symbol("+"):
+            items.append(self.item())
+        self.depth -= 1
+        return Stack(*items)
+
+    def number(self) -> float | None:
+        """The number before a '*', if one stands here."""
+        number, at = self.peek()[0], self.start()
+        if number is None:
+            return None
+        self.take()
+        try:
+            return float(number)
+        except ValueError:
+            raise self.fail("a number", at) from None
+
+    def item(self) -> Item | Stack:
+        factor = None
+        while (number := self.number()) is not None:
+            factor = number if factor is None else factor * number
+        thing = self.thing()
+        return thing if factor is None else Scaled(thing, factor)
+
+    def thing(self) -> Item | Stack:
+        if self.symbol("("):
+            inner = self.stack()
+            if not self.symbol(")"):
+                raise self.fail("')'")
+            return inner
+        _, name, _ = self.peek()
+        if name is None:
+            raise self.fail("a module name")
+        at = self.start()
+        self.take()
+        if name == "base":
+            return Stack()
+        if name == "route":
+            raise self.fail("a module name, not a route: it stands outermost, each branch in full", at)
+        if name in ("average", "ties"):
+            if not self.symbol("("):
+                raise self.fail(f"'(' after {name}")
+            return self.average() if name == "average" else Ties(*self.listed(self.stack))
+        if len(name) > MAX_NAME:
+            raise self.fail(f"a name of at most {MAX_NAME} characters", at)
+        return name
+
+    def average(self) -> Average:
+        terms = self.listed(self.term)
+        return Average(*(child for _, child in terms), weights=tuple(weight for weight, _ in terms))
+
+    def term(self) -> tuple[float, Item | Stack]:
+        weight = self.number()
+        if weight is None:
+            return 1.0, self.stack()
+        child = self.item()
+        if self.peek()[2] == "+":
+            raise self.fail("',' or ')' (0.5*(a + b) weighs the stack, (0.5*a + b) scales a)")
+        return weight, child
+
+    def listed(self, one: Callable) -> list:
+        """What stands between the brackets of average() and ties(), up to the closing one."""
+        found = [one()]
+        while not self.symbol(")"):
+            if not self.symbol(","):
+                raise self.fail("',' or ')'")
+            found.append(one())
+        return found
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= 200 else text[:200] + "...")
