@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test oracle test-peers test-transformers4 notebooks lint install clean
+.PHONY: quickstart test bench bench-peers oracle test-peers test-transformers4 notebooks lint install clean
 
 quickstart: $(STAMP)  ## train, swap and evaluate on the embedded miniature world, offline
 	$(BIN)/madx quickstart
@@ -35,6 +35,13 @@ test-transformers4: $(PEERS)/.installed  ## all tests on transformers 4.57
 
 notebooks: $(STAMP)  ## run the notebooks and keep their outputs
 	$(BIN)/python tests/notebook_tools.py
+
+BENCH ?= --out runs/benchmarks
+bench: $(STAMP)  ## speed and memory: a table, JSON and a plot in runs/benchmarks; BENCH='--only train --shape small'
+	$(BIN)/python benchmarks/run.py $(BENCH)
+
+bench-peers: $(PEERS)/.installed  ## the same, with AdapterHub's adapters interleaved
+	$(PEERS)/bin/python benchmarks/run.py $(BENCH)
 
 lint: $(STAMP)
 	$(BIN)/ruff check madx pipelines benchmarks tests

@@ -291,6 +291,12 @@ def given_decoder(base: Base) -> nn.Module | None:
     return base.model.get_submodule(path) if path is not None and hasattr(base.model, path.split(".")[0]) else None
 
 
+def decoder_of(base: Base) -> nn.Linear | None:
+    """The linear map from the masked-LM head to the vocabulary; None where the head is of another make."""
+    decoder = base.model.get_output_embeddings()
+    return decoder if isinstance(decoder, nn.Linear) and given_decoder(base) is None else None
+
+
 def _decoding(module: nn.Linear, name: str, differences: AppliedDifferences) -> Callable:
     def wrap(original: Callable) -> Callable:
         def forward(x: Tensor) -> Tensor:

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from madx import routing
 from madx.base import Base
 from madx.composition import Composition, Item, Route, Stack, as_composition, require_stack
-from madx.differences import AppliedDifferences, untied
+from madx.differences import AppliedDifferences, decoder_of, untied
 from madx.errors import CompositionError, MadxError, did_you_mean
 from madx.explain import Explanation, RouteExplanation, explain
+from madx.frozen import FrozenLayers
+from madx.masked_loss import LossAtDecoder
 from madx.merging import merge
 from madx.module import Module, require_base, require_parameters, require_task_head
 from madx.modules.base import Sublayer, WeightsType
@@ -53,6 +55,8 @@ class Engine:
         self.differences = AppliedDifferences(base)
         self._terms = Terms()
         self._narrowing = Narrowing(base)
+        self.frozen: FrozenLayers | None = None  # lower layers whose states are kept, in a training run
+        self._loss = LossAtDecoder(decoder_of(base), base.config.vocab_size)
         self._moving: WeightsType | None = None  # a difference in training: it lies above all others
         base._engine = self
         try:
@@ -177,7 +181,9 @@ class Engine:
         if (rows := routing.sort(self._route, branches, input_ids)) is not None:
             with self._precision():
                 return routing.hidden(self, input_ids, attention_mask, rows=rows, at=at)
-        with self._precision(), self._narrowing.to(at, self._plan) as chosen:
+        kept = self.frozen if self.frozen is not None and self.frozen.plan is self._plan else None
+        feeding = kept.feeding(input_ids, attention_mask) if kept is not None else nullcontext()
+        with self._precision(), feeding, self._narrowing.to(at, self._plan) as chosen:
             return chosen(self.base.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state)
 
     def mlm_logits(self, hidden: Tensor, *, branches: Branches | None = None) -> Tensor:
@@ -186,6 +192,12 @@ class Engine:
         rows = routing.sort(self._route, branches, hidden)
         with self._precision(), nullcontext() if rows is None else routing.running(self, rows):
             return self.base.mlm_logits(hidden)
+
+    def mlm_loss(self, hidden: Tensor, targets: Tensor, *, branches: Branches | None = None) -> Tensor:
+        """The sum of -log p(target), a scalar in float32: hidden `(n, width)`, targets `(n,)`. As cross entropy of
+        `mlm_logits`, in a third of its memory (`madx.masked_loss`); branches as there."""
+        with self._loss.of(targets) as loss:
+            return loss(self.mlm_logits(hidden, branches=branches))
 
     def task_module(self, stack: Stack | Item | None = None) -> Module:
         """The last module with a head in a stack (None: the active composition); raises CompositionError without one."""
@@ -270,6 +282,8 @@ class Engine:
             self._replace(last, self._narrowing.wrap)
         for module, wrapper in list(untied(self.base, self.differences)):
             self._replace(module, wrapper)
+        if self._loss.decoder is not None:
+            self._replace(self._loss.decoder, self._loss.wrap)
         for path in family.before_decoder if family.tied else ():
             try:
                 target = self.base.model.get_submodule(path)

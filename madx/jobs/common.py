@@ -15,8 +15,12 @@ from pydantic import Field
 from madx.base import Base, load_base
 from madx.config import Settings
 from madx.errors import ConfigError
+from madx.modules import MODULE_TYPES
+from madx.modules.base import PartConfig
 from madx.presets import make_parts, preset
 from madx.store import Store, check_language
+from madx.training.precision import choose_precision
+from madx.training.settings import TrainSettings
 
 
 class JobSettings(Settings):
@@ -49,6 +53,19 @@ def open_base(settings: JobSettings) -> Base:
     return base
 
 
+def open_training_base(settings: JobSettings, train: TrainSettings, *parts: dict[str, PartConfig]) -> tuple[Base, TrainSettings]:
+    """The base of a training job in its number format, and the loop's settings with the precision that was chosen.
+
+    parts: of all modules that will act. With differences of weights among them the base stays in float32.
+    """
+    base = open_base(settings)
+    weights = any(MODULE_TYPES.get(part).family == "weights" for each in parts for part in each)
+    precision = choose_precision(train.precision, base.device, width=base.width, weights=weights)
+    if precision == "bf16" and not weights:
+        base.model.to(torch.bfloat16)
+    return base, train.model_copy(update={"precision": precision})
+
+
 def keep_freed_memory() -> bool:
     """Tell the C library to keep up to 512 MB that were freed, blocks below 32 MB among them, for the next step; whether it
     took it. By default glibc hands such blocks back to the system and gets them anew, page by page, in every step: 6 % of
@@ -74,9 +91,9 @@ def pick_device(wanted: str) -> torch.device:
     return PartialState().device
 
 
-def check_parts(parts: str | dict) -> None:
-    """Raises ConfigError for an unknown preset, module type or setting: before corpora are read, not after."""
-    preset(parts) if isinstance(parts, str) else make_parts(parts)
+def check_parts(parts: str | dict) -> dict[str, PartConfig]:
+    """The parts; raises ConfigError for an unknown preset, module type or setting: before corpora are read, not after."""
+    return preset(parts) if isinstance(parts, str) else make_parts(parts)
 
 
 def layered(*layers: dict) -> dict:
@@ -116,5 +133,6 @@ def run_folder(given: str | None, default: str) -> Path:
 
 
 __all__ = [
-    "JobSettings", "check_language", "check_parts", "is_main", "layered", "module_names", "open_base", "pick_device", "run_folder", "versions",
+    "JobSettings", "check_language", "check_parts", "is_main", "layered", "module_names", "open_base", "open_training_base", "pick_device",
+    "run_folder", "versions",
 ]  # fmt: skip

@@ -105,7 +105,7 @@ def language_job(settings: Quickstart, language: str) -> TrainLanguage:
         base=str(world.BASE), store=str(out / "modules"), language=language, corpus=str(out / "data" / f"{language}.txt"),
         run=str(out / "runs" / language), cache=str(out / "runs" / "cache"), block_size=64, batch_size=16,
         steps=settings.language_steps, overwrite=True, licence="Apache-2.0", **parts,
-        train=TrainSettings(learning_rate=rate, progress=settings.progress, checkpoint_every=1000),
+        train=TrainSettings(learning_rate=rate, precision="fp32", progress=settings.progress, checkpoint_every=1000),
     )  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def task_job(settings: Quickstart) -> TrainTask:
         base=str(world.BASE), store=str(out / "modules"), language=SOURCE, data=str(out / "data" / "ner-train.conll"),
         dev=str(out / "data" / "ner-dev.conll"), run=str(out / "runs" / "ner"), seeds=settings.seeds, epochs=settings.epochs,
         batch_size=32, overwrite=True, licence="Apache-2.0", **parts,
-        train=TrainSettings(learning_rate=rate, progress=settings.progress, checkpoint_every=1000),
+        train=TrainSettings(learning_rate=rate, precision="fp32", progress=settings.progress, checkpoint_every=1000),
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from madx.composition import check_name
 from madx.data.blocks import Blocks, pack_corpus
 from madx.data.corpora import corpus_files, find_files
 from madx.engine import Engine
-from madx.jobs.common import JobSettings, check_language, check_parts, is_main, open_base, run_folder, versions
+from madx.jobs.common import JobSettings, check_language, check_parts, is_main, open_training_base, run_folder, versions
 from madx.module import Module, new_module
 from madx.store import Store, check_target
 from madx.tasks.masked_lm import MaskedLM
@@ -72,11 +72,11 @@ def train_language(settings: TrainLanguage) -> LanguageResult:
     """Train and store a language module. Raises MadxError for anything wrong with settings, corpus, base or store."""
     name = check_name(settings.name or settings.language)
     check_language(settings.language)
-    check_parts(settings.parts)
+    parts = check_parts(settings.parts)
     store, folder = Store(settings.store), run_folder(settings.run, f"train-language-{name}")
     check_target(store.root / name, overwrite=settings.overwrite)
     find_files(settings.corpus)  # a missing corpus is told before a large base is loaded
-    base = open_base(settings)
+    base, train = open_training_base(settings, settings.train, parts)
     base.require_mlm_head()
     blocks = pack_corpus(
         settings.corpus, base.tokenizer, block_size=min(settings.block_size, base.max_tokens), text_key=settings.text_key,
@@ -99,7 +99,7 @@ def train_language(settings: TrainLanguage) -> LanguageResult:
         steps = recipe_steps(blocks.stats.tokens) if settings.steps == "auto" else settings.steps
         log.info("%s: %s; training %s parameters for %s steps", name, describe(blocks), f"{module.parameter_count():,}", f"{steps:,}")
         result = fit(
-            engine, name, task, settings.train, steps=steps, seed=settings.seed, folder=folder, resume=settings.resume,
+            engine, name, task, train, steps=steps, seed=settings.seed, folder=folder, resume=settings.resume,
             run=_identity(settings, base, blocks), title=name,
         )  # fmt: skip
         after = task.evaluate(engine)
@@ -108,7 +108,8 @@ def train_language(settings: TrainLanguage) -> LanguageResult:
     module.info.training = {
         "job": "train-language", "settings": settings.model_dump(exclude={"store", "run", "cache", "device", "resume", "overwrite"}),
         "data": [f._asdict() for f in corpus_files(settings.corpus)], "corpus": asdict(blocks.stats), "steps": steps,
-        "seed": settings.seed, "seconds": round(result.seconds, 1), "best_step": result.best_step, "versions": versions(),
+        "seed": settings.seed, "seconds": round(result.seconds, 1), "best_step": result.best_step, "precision": train.precision,
+        "versions": versions(),
         "scores": {"held_out_before": before, "held_out_after": after}, "history": result.history,
     }  # fmt: skip
     saved = store.save(module, overwrite=settings.overwrite) if is_main() else Path(settings.store) / name

@@ -17,7 +17,7 @@ from madx.data.corpora import is_dataset
 from madx.data.labels import LabelSet, require
 from madx.engine import Engine
 from madx.errors import ConfigError
-from madx.jobs.common import JobSettings, check_language, check_parts, is_main, open_base, run_folder, versions
+from madx.jobs.common import JobSettings, check_language, check_parts, is_main, open_training_base, run_folder, versions
 from madx.module import Module, new_module
 from madx.store import Store, check_target
 from madx.tasks import TASKS
@@ -162,7 +162,7 @@ def train_task(settings: TrainTask) -> TaskResult:
     TASKS.get(settings.task)
     for code in settings.sources():
         check_language(code)
-    check_parts(settings.parts)
+    parts = [check_parts(settings.parts)]
     base_name = check_name(settings.name or settings.task)
     names = {s: base_name if len(settings.seeds) == 1 else f"{base_name}@{s}" for s in settings.seeds}
     if len(names) != len(settings.seeds):
@@ -171,7 +171,8 @@ def train_task(settings: TrainTask) -> TaskResult:
     for name in names.values():
         check_target(store.root / name, overwrite=settings.overwrite)
     data, labels = _read(settings)
-    base = open_base(settings)
+    parts += [store.show(under).info.parts for under in settings.language_modules()]
+    base, options = open_training_base(settings, settings.train, *parts)
     engine, result = Engine(base), TaskResult()
     try:
         for under in settings.language_modules():
@@ -191,11 +192,12 @@ def train_task(settings: TrainTask) -> TaskResult:
                 len(labels), f"{steps:,}", "; ".join(str(c) for cs in compositions.values() for c in cs),
             )  # fmt: skip
             trained = fit(
-                engine, name, task, settings.train, steps=steps, seed=seed, resume=settings.resume, title=name,
+                engine, name, task, options, steps=steps, seed=seed, resume=settings.resume, title=name,
                 folder=run_folder(settings.run, f"train-task-{base_name}") / f"seed-{seed}", run=_identity(settings, engine),
             )  # fmt: skip
             engine.activate(next(iter(compositions.values()))[0])
             module.info.training = _record(settings, seed, steps, trained, engine, compositions) | _modules_used(settings, store)
+            module.info.training["precision"] = options.precision
             result.modules.append(module)
             result.training.append(trained)
             result.folders.append(store.save(module, overwrite=settings.overwrite) if is_main() else store.root / name)

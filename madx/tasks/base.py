@@ -22,6 +22,8 @@ class Task(ABC):
     #: the figure of `evaluate` that decides which weights are kept, and whether more of it is better
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool]
+    #: whether every epoch reads the same sentences with the same ids
+    repeats: ClassVar[bool] = False
 
     #: whether the steps of a run have different compositions
     swaps: bool = False

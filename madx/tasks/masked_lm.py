@@ -21,6 +21,7 @@ from madx.tasks.base import Batch, Task
 
 #: held-out masks are fixed: every evaluation of every run on the same blocks hides the same tokens
 HELD_OUT_SEED = 20_200_501
+SCORED = 256  # positions scored at once in evaluation: 256 MB of scores over XLM-R's vocabulary
 
 
 class MaskedLM(Task):
@@ -72,15 +73,14 @@ class MaskedLM(Task):
         return int((batch["labels"] != IGNORED).sum())
 
     def loss(self, engine: Engine, batch: Batch) -> Tensor:
-        logits, targets = self._scores(engine, batch)
-        return F.cross_entropy(logits, targets, reduction="sum")
+        hidden, targets, branches = self._masked(engine, batch)
+        return engine.mlm_loss(hidden, targets, branches=branches)
 
-    def _scores(self, engine: Engine, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits `(masked, vocabulary)` in float32 and targets `(masked,)`."""
+    def _masked(self, engine: Engine, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The last layer's output `(masked, width)`, the targets `(masked,)`, and under a route the branches `(masked,)`."""
         chosen, branches = (batch["labels"] != IGNORED).nonzero(as_tuple=True), batch.get("branches")
         hidden = engine(batch["input_ids"], at=chosen, branches=branches)
-        of_chosen = None if branches is None else branches[chosen[0]]
-        return engine.mlm_logits(hidden, branches=of_chosen).float(), batch["labels"][chosen]
+        return hidden, batch["labels"][chosen], None if branches is None else branches[chosen[0]]
 
     @torch.no_grad()
     def evaluate(self, engine: Engine) -> dict[str, float]:
@@ -91,9 +91,13 @@ class MaskedLM(Task):
         loss = right = count = 0.0
         for batch in self._cut(ids, labels):
             batch = {k: v.to(engine.base.device) for k, v in batch.items()}
-            logits, targets = self._scores(engine, batch)
-            loss += F.cross_entropy(logits, targets, reduction="sum").item()
-            right += (logits.argmax(-1) == targets).sum().item()
+            hidden, targets, branches = self._masked(engine, batch)
+            for start in range(0, len(targets), SCORED):
+                here = slice(start, start + SCORED)
+                part, wanted, of_part = hidden[here], targets[here], None if branches is None else branches[here]
+                logits = engine.mlm_logits(part, branches=of_part).float()
+                loss += F.cross_entropy(logits, wanted, reduction="sum").item()
+                right += (logits.argmax(-1) == wanted).sum().item()
             count += len(targets)
         mean = loss / count
         return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "accuracy": right / count}

@@ -6,7 +6,9 @@ from madx.engine import Engine
 from madx.errors import ConfigError
 from madx.tasks.base import Task
 from madx.training import loop
+from madx.training.caching import frozen_layers
 from madx.training.moving import ModuleMoves
+from madx.training.precision import precision_of
 from madx.training.settings import TrainSettings
 from madx.training.sparse import fit_sparse
 
@@ -18,16 +20,18 @@ def fit(
     """Train the module `name` of the active composition on a task for a number of optimiser steps.
 
     folder: keeps the checkpoint (None: none is written); run: settings that identify the run, compared on resume.
-    A module with a sparse difference is trained in phases (`madx.training.sparse`), `steps` being those of the last one.
+    precision "auto" is that of the base as it is. A module with a sparse difference is trained in phases (`madx.training.sparse`), `steps` being those of the last one.
     Ends with the best weights (by the task's metric on its held-out data) in the module. Raises TrainingError when the
     loss is no number any more, the disk refuses, or a checkpoint belongs to another run; KeyboardInterrupt after
     Ctrl-C or SIGTERM, with a checkpoint written first.
     """
     if steps < 1:
         raise ConfigError(f"training for {steps} steps: at least 1 is needed.")
+    if settings.precision == "auto":
+        settings = settings.model_copy(update={"precision": precision_of(engine.base)})
     options = {"steps": steps, "seed": seed, "folder": folder, "resume": resume, "title": title or name, "identity": run or {}}
     if "parameters" in engine.module(name).units:
         return fit_sparse(engine, name, task, settings, **options)
     moving = ModuleMoves(engine, name)
-    with moving.opened():
+    with moving.opened(), frozen_layers(engine, name, task, settings, folder=folder):
         return loop.run(engine, moving, task, settings, **options)

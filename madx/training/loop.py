@@ -29,7 +29,8 @@ from madx.training.settings import TrainSettings
 EVALUATIONS = 10  # in a run, when `evaluate_every` is not set
 CHECKPOINT = "checkpoint.safetensors"
 LOSS_WINDOW = 50  # steps in the running loss
-UNIMPORTANT = {"progress", "tensorboard", "checkpoint_every"}  # settings that do not decide which weights a run ends with
+#: settings that do not decide which weights a run ends with
+UNIMPORTANT = {"progress", "tensorboard", "checkpoint_every", "cache_frozen", "cache_memory_gb", "cache_disk_gb"}
 
 
 @dataclass

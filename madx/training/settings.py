@@ -54,9 +54,18 @@ class TrainSettings(Settings):
     schedule: Literal["linear", "constant"] = Field(default="linear", description="After warm-up: to 0, or level.")
     weight_decay: float = Field(default=0.0, ge=0, description="Decoupled weight decay of AdamW.")
     clip_norm: float | None = Field(default=1.0, gt=0, description="Largest norm of the gradient; null: no clipping.")
-    precision: Literal["fp32", "bf16"] = Field(
-        default="fp32", description="bf16: products in bfloat16, weights and optimiser in float32."
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="bf16: the base and products in bfloat16; what trains, optimiser and loss in float32. auto: bf16 where the "
+        "machine multiplies it in hardware and the base is 512 wide or more, except for sparse differences.",
     )
+    cache_frozen: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Keep the states that enter the lowest layer in training, for each sentence. auto: where it can be; equal "
+        "losses to rounding.",
+    )
+    cache_memory_gb: float = Field(default=2.0, ge=0, description="Of such states, gigabytes in memory at most, for each process;")
+    cache_disk_gb: float = Field(default=16.0, ge=0, description="and gigabytes in a file of the run's folder after that.")
     base_dropout: bool = Field(default=False, description="Dropout inside the frozen base while training.")
     evaluate_every: int | None = Field(default=None, ge=1, description="Steps between evaluations; null: 10 in a run.")
     checkpoint_every: int = Field(default=500, ge=1, description="Steps between checkpoints.")

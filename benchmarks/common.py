@@ -1,0 +1,201 @@
+"""What the measurements share: bases of random weights, real sentence lengths, timing turn about, the machine's own limit."""
+
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent)]
+SHAPES = {
+    "base": {"vocab_size": 250_002},  # XLM-R base: 12 layers, width 768
+    "small": {
+        "vocab_size": 16_000, "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024
+    },
+}  # fmt: skip
+LABELS = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
+LETTERS_OF_A_PIECE = 6  # no tokenizer is at hand offline: a word counts a piece for every 6 letters begun
+
+
+def arguments(text: str, **more) -> Namespace:
+    """The options that every measurement has: --out, --threads, --rounds, --shape; `more`: name -> default of others."""
+    parser = ArgumentParser(description=text.split("\n")[0])
+    parser.add_argument("--out", help="file for the figures, JSON")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds of each way, turn about")
+    parser.add_argument("--shape", choices=list(SHAPES), default="base")
+    parser.add_argument("--no-peer", action="store_true", help="leave the peer out even where it is installed")
+    for name, default in more.items():
+        parser.add_argument(f"--{name}", type=type(default) if default is not None else str, default=default)
+    chosen = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(chosen.threads)
+    import torch
+
+    torch.set_num_threads(chosen.threads)
+    return chosen
+
+
+def write(chosen: Namespace, rows: list[dict], **more) -> None:
+    """Print the rows and write them with what they were measured on."""
+    for row in rows:
+        print(json.dumps(row), flush=True)
+    if chosen.out:
+        Path(chosen.out).write_text(json.dumps({"machine": machine(chosen.threads), "rows": rows, **more}, indent=1) + "\n")
+
+
+def machine(threads: int) -> dict:
+    """Processor, versions and load of the machine."""
+    names = [line.partition(":")[2].strip() for line in _read("/proc/cpuinfo").splitlines() if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor(), "cores": os.cpu_count(), "threads": threads,
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None, "python": platform.python_version(),
+        **{name: _version(name) for name in ("torch", "transformers", "adapters")},
+    }  # fmt: skip
+
+
+def _read(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8") if Path(path).exists() else ""
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def has_peer(chosen: Namespace) -> bool:
+    """Whether AdapterHub's adapters is installed here and wanted."""
+    return not chosen.no_peer and _version("adapters") is not None
+
+
+def turn_about(ways: dict, rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """(seconds on the clock, seconds of the processor) of each way in each round, after one round that does not count. What
+    else the machine does falls on all ways alike; processor time leaves it out as far as can be."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            clock, processor = time.perf_counter(), time.process_time()
+            way()
+            if number:
+                times[name].append((time.perf_counter() - clock, time.process_time() - processor))
+    return times
+
+
+def seconds(times: list[tuple[float, float]], which: int = 1) -> float:
+    """Median of the processor's (1) or the clock's (0) seconds."""
+    return statistics.median(t[which] for t in times)
+
+
+def ratio(ours: list, peer: list, which: int = 1) -> dict:
+    """How many times faster: the median of the rounds' ratios, the least and the largest."""
+    found = [b[which] / a[which] for a, b in zip(ours, peer)]
+    return {"median": round(statistics.median(found), 2), "least": round(min(found), 2), "most": round(max(found), 2)}
+
+
+def flops_per_second(dtype: str, *, repeat: int = 5) -> float:
+    """The rate of bare matrix products of an encoder's shape on this machine: the limit that figures are compared with."""
+    import torch
+
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    a, w = torch.randn(1024, 768).to(kind), torch.randn(3072, 768).to(kind)
+    best = float("inf")
+    for _ in range(repeat + 1):
+        began = time.process_time()
+        for _ in range(4):
+            torch.nn.functional.linear(a, w)
+        best = min(best, (time.process_time() - began) / 4)
+    return 2 * 1024 * 768 * 3072 / best
+
+
+def make_base(shape: str, **changes):
+    """A base of that shape with random weights."""
+    import torch
+    from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
+
+    from madx.base import Base
+
+    torch.manual_seed(0)
+    config = XLMRobertaConfig(
+        **{"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5, **SHAPES[shape], **changes}
+    )
+    return Base(XLMRobertaForMaskedLM(config), None, name=f"xlmr-{shape}-shape")
+
+
+def make_module(base, name: str, **options):
+    """A module of random weights, none of which is an accidental zero."""
+    import torch
+
+    from madx.module import new_module
+
+    made = new_module(name, base, **({"language": "swa"} | options))
+    generator = torch.Generator().manual_seed(sum(name.encode()))
+    with torch.no_grad():
+        for _, parameter in sorted(made.named_parameters()):
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
+    return made
+
+
+def sentence_rows(count: int, shape: str, *, file: str | None = None, seed: int = 0) -> list:
+    """Rows for a task with the lengths of real sentences (of a CoNLL file's first sentences; without one, lengths like
+    those of English newswire drawn at random), random ids and labels."""
+    import numpy as np
+
+    from madx.data.windows import Row
+
+    chance = np.random.default_rng(seed)
+    rows = []
+    for number, words in enumerate(_pieces(count, file, chance)):
+        first = np.cumsum([1, *words])[:-1]
+        ids = (0, *chance.integers(10, SHAPES[shape]["vocab_size"] - 10, sum(words)).tolist(), 2)
+        labels = tuple(chance.integers(0, len(LABELS), len(words)).tolist())
+        rows.append(Row(ids, tuple(first.tolist()), tuple(range(len(words))), labels, number))
+    return rows
+
+
+def _pieces(count: int, file: str | None, chance) -> list[list[int]]:
+    """For each sentence the pieces of its words."""
+    if file is None:
+        lengths = chance.lognormal(2.9, 0.6, count).clip(2, 80).astype(int)
+        return [(1 + chance.poisson(0.35, n)).tolist() for n in lengths]
+    from madx.data.conll import read_conll
+
+    sentences = read_conll(file, repair=True)[:count]
+    return [[-(-len(word) // LETTERS_OF_A_PIECE) for word in s.tokens] for s in sentences]
+
+
+class Memory:
+    """What a block of code adds to the resident memory at its peak, in GB (Linux; exact, in a process of its own)."""
+
+    def __enter__(self) -> "Memory":
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+        self.before, self.added = _resident("VmRSS"), 0.0
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.added = round(_resident("VmHWM") - self.before, 3)
+
+
+def _resident(what: str) -> float:
+    line = next(x for x in _read("/proc/self/status").splitlines() if x.startswith(what))
+    return int(line.split()[1]) * 1024 / 1e9
+
+
+def in_own_process(script: str, *options: str) -> dict:
+    """The last line of JSON that a script prints, run by this interpreter."""
+    done = subprocess.run([sys.executable, str(HERE / script), *options], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{script} {' '.join(options)} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def peak_gb() -> float:
+    """The largest resident memory of this process so far."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3)

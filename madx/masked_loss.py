@@ -1,0 +1,88 @@
+"""The masked-LM loss without the numbers that cross entropy keeps for its backward pass.
+
+With z = decode(y) the scores `(n, vocabulary)` and t the targets, the loss is sum_i log sum_j exp z_ij - z_i,t_i and its
+gradient by z is p - onehot(t), p = softmax(z). The decoder stands still, so of all this the backward pass needs the gradient
+by y alone, `(n, width)`: it is computed at once, in the place of z, and z is let go. Of XLM-R's 250,002 scores per position
+one copy lives, of `ROWS` positions at a time, where cross entropy keeps three of all. Sums are taken in float32 whatever z is in.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NUMBERS = {"cpu": 1 << 26, "cuda": 1 << 29}  # scores that live at once: 256 MB in float32 on a CPU
+BLOCK = {"cpu": 1 << 19, "cuda": 1 << 28}  # of these, as many as stay in the processor's cache
+
+
+def masked_loss(y: Tensor, decode: Callable[[Tensor], Tensor], targets: Tensor, *, vocabulary: int) -> Tensor:
+    """The sum (a scalar in float32) of -log p(target): y `(n, width)`, targets `(n,)`; decode gives `(n, vocabulary)`.
+
+    What decode computes with gets no gradient; the base's decoder never asks for one.
+    """
+    return _MaskedLoss.apply(y, targets, decode, max(1, NUMBERS.get(y.device.type, 1 << 26) // vocabulary))
+
+
+class _MaskedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, y: Tensor, targets: Tensor, decode: Callable, rows: int) -> Tensor:
+        total, gradients, wanted = torch.zeros((), device=y.device), [], ctx.needs_input_grad[0]
+        for part, target in zip(y.split(rows), targets.split(rows)):
+            part = part.detach().requires_grad_(wanted)
+            with torch.enable_grad() if wanted else nullcontext():
+                z = decode(part)
+            total += _loss(z.detach(), target, write=wanted)
+            if wanted:  # z now holds p - onehot(t); a linear map's backward pass does not read its result
+                gradients.append(torch.autograd.grad(z, part, z.detach())[0])
+        if wanted:
+            ctx.save_for_backward(torch.cat(gradients) if gradients else torch.zeros_like(y))
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.saved_tensors[0] * gradient, None, None, None
+
+
+def _loss(z: Tensor, targets: Tensor, *, write: bool) -> Tensor:
+    """The loss of scores `(n, vocabulary)`; write: leaves p - onehot(t) in their place. A few rows at a time."""
+    total = torch.zeros((), device=z.device)
+    rows = max(1, BLOCK.get(z.device.type, 1 << 19) // max(z.shape[1], 1))
+    for part, target in zip(z.split(rows), targets[:, None].split(rows)):
+        of_target = part.gather(1, target).float()
+        high = part.amax(1, keepdim=True).float()
+        p = part.sub_(high).exp_() if write and part.dtype == torch.float32 else (part.float() - high).exp_()
+        mass = p.sum(1, keepdim=True)
+        total += (mass.log() + high - of_target).sum()
+        if write:
+            part.copy_(p.div_(mass).scatter_add_(1, target, torch.full_like(mass, -1.0)))
+    return total
+
+
+class LossAtDecoder:
+    """Makes a base's decoder give the masked loss in place of its scores, for the length of a `with` block.
+
+    decoder: the last map to the vocabulary, or None where a base has none that can be reached.
+    """
+
+    def __init__(self, decoder: nn.Linear | None, vocabulary: int):
+        self.decoder, self.vocabulary = decoder, vocabulary
+        self.targets: Tensor | None = None
+
+    def wrap(self, original: Callable) -> Callable:
+        """The decoder's forward: `(n, width)` -> `(n, vocabulary)`, or a scalar for `targets`."""
+
+        def forward(y: Tensor) -> Tensor:
+            return original(y) if self.targets is None else masked_loss(y, original, self.targets, vocabulary=self.vocabulary)
+
+        return forward
+
+    @contextmanager
+    def of(self, targets: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Gives what makes the loss of the head's result, which is scores where there is no decoder to be reached."""
+        self.targets = targets if self.decoder is not None else None
+        try:
+            yield (lambda loss: loss) if self.decoder is not None else lambda z: F.cross_entropy(z.float(), targets, reduction="sum")
+        finally:
+            self.targets = None
