@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test bench bench-peers oracle test-peers test-transformers4 lint install clean
+.PHONY: quickstart test bench bench-peers oracle test-peers test-transformers4 notebooks lint install clean
 
 quickstart: $(STAMP)  ## train, swap and evaluate on the embedded miniature world, offline
 	$(BIN)/madx quickstart
@@ -32,6 +32,9 @@ test-peers: $(PEERS)/.installed $(PEERS)/composable-sft  ## live round trips wit
 
 test-transformers4: $(PEERS)/.installed  ## all tests on transformers 4.57
 	$(PEERS)/bin/python -m pytest
+
+notebooks: $(STAMP)  ## run the notebooks and keep their outputs
+	$(BIN)/python tests/notebook_tools.py
 
 BENCH ?= --out runs/benchmarks
 bench: $(STAMP)  ## speed and memory: a table, JSON and a plot in runs/benchmarks; BENCH='--only train --shape small'
