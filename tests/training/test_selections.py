@@ -146,7 +146,7 @@ def test_top_layers_and_full_fine_tuning_are_baselines_of_the_same_kind():
         for name, difference in as_dense(unit).items():
             if name.endswith("key.bias"):  # softmax does not see it: its gradient is rounding, which Adam blows up
                 continue
-            assert torch.allclose(model.roberta.get_parameter(name) - start[name], difference, atol=2e-6), (config, name)
+            assert torch.allclose(model.roberta.get_parameter(name) - start[name], difference, atol=2e-5), (config, name)
 
 
 def test_an_adapter_and_a_difference_in_one_module_train_together():
