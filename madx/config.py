@@ -110,7 +110,8 @@ def _read(path: Path, lines: dict[Path_, str], faults: _Faults) -> dict:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-        raise ConfigError(f"There is no settings file {path}; {did_you_mean(path.name, near)}") from None
+        hint = did_you_mean(path.name, near) if near else "give the path of a YAML file; `madx config JOB` prints one to start from."
+        raise ConfigError(f"There is no settings file {path}; {hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"Cannot read the settings file {path}: {error}. It must be YAML in UTF-8.") from None
     return _compose(text, str(path), lines, faults)
