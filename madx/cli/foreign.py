@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from madx.cli.console import out, quiet_transformers, show_table
-from madx.cli.options import SavedBase, Store
+from madx.cli.options import SavedBase, Store, base_of
 from madx.errors import ConfigError
 
 Per = "Of a composition: NAME=VALUE for each module, once each."
@@ -95,11 +95,8 @@ def export_module(
 
     FORMATS.get(form)
     composition, modules = as_composition(stack), ModuleStore(store)
-    bases = [info.base["name"] for info in (modules.show(n).info for n in composition.names()) if info.base]
-    if not base and not bases:
-        raise ConfigError(f"'{composition}' names no module that records its base: add --base FOLDER_OR_ID.")
     quiet_transformers()
-    loaded = load_base(base or bases[-1])
+    loaded = load_base(base_of(composition, modules, base))
     given = {name: modules.load(name, loaded) for name in composition.names()}
     written = export_modules(composition, given, form, folder, base=loaded, as_name=as_name)
     files = sorted(str(p.relative_to(written)) for p in written.rglob("*") if p.is_file())

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from madx.errors import ConfigError
+from madx.errors import CompositionError, ConfigError
 
 Config = Annotated[
     Optional[Path],
@@ -49,6 +49,15 @@ def settings(schema, config: Path | None, sets: list[str] | None, flags: dict[st
 
     given = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in flags.items() if value is not None]
     return load(config, schema, [*(sets or []), *given])
+
+
+def base_of(composition, modules, given: str | None) -> str:
+    """The base to load for a composition of stored modules: that given, else the one they record. Raises CompositionError
+    where there is neither."""
+    recorded = [info.base["name"] for info in (modules.show(name).info for name in composition.names()) if info.base]
+    if not given and not recorded:
+        raise CompositionError(f"The composition '{composition}' names no module that records its base: add --base FOLDER_OR_ID.")
+    return given or recorded[-1]
 
 
 def numbers(text: str | None, flag: str) -> list[int] | None:

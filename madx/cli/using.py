@@ -9,8 +9,7 @@ import typer
 from rich.text import Text
 
 from madx.cli.console import FIRST, out, quiet_transformers
-from madx.cli.options import SavedBase, StackText, Store, below
-from madx.errors import CompositionError
+from madx.cli.options import SavedBase, StackText, Store, base_of, below
 
 COLOURS = {"PER": "green", "LOC": "cyan", "ORG": "magenta"}
 OTHERS = ("yellow", "blue", "red")
@@ -163,12 +162,7 @@ def _engine(stack: str, store: str, base: str | None):
 
     quiet_transformers()
     composition, modules = as_composition(stack), ModuleStore(store)
-    bases = [info.base["name"] for info in (modules.show(n).info for n in composition.names()) if info.base]
-    if not base and not bases:
-        raise CompositionError(
-            f"The composition '{composition}' names no module that records its base: add --base FOLDER_OR_ID."
-        )
-    engine = Engine(load_base(base or bases[-1]))
+    engine = Engine(load_base(base_of(composition, modules, base)))
     for name in composition.names():
         engine.attach(modules.load(name, engine.base))
     engine.activate(composition)

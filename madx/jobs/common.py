@@ -1,9 +1,11 @@
 """What the jobs share: the machine they run on, how they identify themselves, how they speak."""
 
 import ctypes
+import logging
 import os
 import platform
 import sys
+import traceback
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -14,13 +16,15 @@ from pydantic import Field
 
 from madx.base import Base, load_base
 from madx.config import Settings
-from madx.errors import ConfigError
+from madx.errors import ConfigError, MadxError
 from madx.modules import MODULE_TYPES
 from madx.modules.base import PartConfig
 from madx.presets import make_parts, preset
 from madx.store import Store, check_language
 from madx.training.precision import choose_precision
 from madx.training.settings import TrainSettings
+
+log = logging.getLogger("madx")
 
 
 class JobSettings(Settings):
@@ -111,6 +115,16 @@ def layered(*layers: dict) -> dict:
     return merged
 
 
+def told_failure(what: str, error: Exception) -> str:
+    """Log an error as the failure of `what`, a bug with its traceback; gives its text."""
+    known = isinstance(error, MadxError)
+    text = str(error) if known else f"{type(error).__name__}: {error}"
+    log.error("%s failed: %s", what, text)
+    if not known:
+        log.error("%s", "".join(traceback.format_exception(error)))
+    return text
+
+
 def module_names(store: Store, name: str) -> dict[int, str]:
     """The stored modules that a task module's name stands for, by seed: `ner` itself, or `ner@1`, `ner@2`, ..."""
     stored = store.names()
@@ -134,5 +148,5 @@ def run_folder(given: str | None, default: str) -> Path:
 
 __all__ = [
     "JobSettings", "check_language", "check_parts", "is_main", "layered", "module_names", "open_base", "open_training_base", "pick_device",
-    "run_folder", "versions",
+    "run_folder", "told_failure", "versions",
 ]  # fmt: skip

@@ -19,11 +19,13 @@ from madx.engine import Engine
 from madx.errors import ConfigError, MadxError, did_you_mean
 from madx.evaluation.comparison import Candidate, Comparison
 from madx.jobs import measure
-from madx.jobs.common import JobSettings, check_language, check_parts, is_main, layered, open_base, versions
+from madx.jobs.common import JobSettings, check_language, check_parts, layered, open_base, told_failure, versions
+from madx.jobs.matrix_settings import OWN
 from madx.jobs.reuse import content_name, file_marks, identity, train_if_missing
-from madx.jobs.train_task import Columns, TrainTask
+from madx.jobs.train_task import Columns, TrainTask, read_data, task_over
 from madx.store import Store
 from madx.tasks import TASKS
+from madx.tasks.token_classification import TokenClassification
 from madx.training.progress import ProgressView
 
 log = logging.getLogger("madx")
@@ -85,8 +87,11 @@ def compare(settings: Compare) -> CompareResult:
         raise ConfigError("compare measures one process: start it without torchrun or accelerate launch.")
     jobs = jobs_of(settings)
     base = open_base(settings)
-    task = measure.task_of(next(iter(jobs.values())), base)
-    return _Run(settings, jobs, base, task).go()
+    data, labels = read_data(next(iter(jobs.values())))  # of all: what differs is how it is cut into batches
+    tasks = {
+        name: task_over(job, base, labels, data[settings.language], seed=job.seeds[0]) for name, job in jobs.items()
+    }
+    return _Run(settings, jobs, base, tasks).go()
 
 
 def jobs_of(settings: Compare) -> dict[str, TrainTask]:
@@ -94,7 +99,6 @@ def jobs_of(settings: Compare) -> dict[str, TrainTask]:
     TASKS.get(settings.task)
     check_language(settings.language)
     jobs, faults = {}, []
-    own = {"language", "data", "dev", "task", "columns", "language_module", "seeds", "name", "run", "base", "store", "overwrite"}
     if len(set(settings.seeds)) < len(settings.seeds):
         faults.append(f"seeds {settings.seeds}: each seed once")
     stray = [name for name in settings.only or () if name not in settings.candidates]
@@ -102,7 +106,7 @@ def jobs_of(settings: Compare) -> dict[str, TrainTask]:
     for name in [n for n in settings.candidates if settings.only is None or n in settings.only]:
         given = settings.candidates[name]
         merged = layered({"train": {"progress": settings.progress}}, settings.training, given)
-        faults += [f"candidates.{name}.{key}: compare sets it itself; leave it out" for key in own & merged.keys()]
+        faults += [f"candidates.{name}.{key}: compare sets it itself; leave it out" for key in merged if key in OWN["task"]]
         fixed = {key: getattr(settings, key) for key in ("base", "revision", "device", "store", "language", "data", "dev", "task")}
         fixed |= {"language_module": settings.language_module, "seeds": settings.seeds, "overwrite": True,
                   "columns": settings.columns.model_dump(mode="json")}  # fmt: skip
@@ -110,6 +114,8 @@ def jobs_of(settings: Compare) -> dict[str, TrainTask]:
         faults += [f"candidates.{name}.{fault}" for fault in wrong]
         if job is not None:
             jobs[name] = job
+            if job.cycle:
+                faults.append(f"candidates.{name}.cycle: one language module is measured; leave it out")
             try:
                 check_parts(job.parts)
             except MadxError as error:
@@ -120,12 +126,14 @@ def jobs_of(settings: Compare) -> dict[str, TrainTask]:
 
 
 class _Run:
-    def __init__(self, settings: Compare, jobs: dict[str, TrainTask], base: Base, task):
-        self.settings, self.jobs, self.base, self.task = settings, jobs, base, task
+    def __init__(self, settings: Compare, jobs: dict[str, TrainTask], base: Base, tasks: dict[str, TokenClassification]):
+        self.settings, self.jobs, self.base, self.tasks = settings, jobs, base, tasks
+        self.task = next(iter(tasks.values()))  # its development data and its metric are those of all
         self.store, self.folder = Store(settings.store), Path(settings.run)
         self.found: dict[str, dict[str, Any]] = {name: {} for name in jobs}
         self.failed: dict[str, str] = {}
-        self.result = CompareResult(Comparison((), settings.task, "", "", ""), self.folder, [])
+        self.trained: list[str] = []
+        self.reused: list[str] = []
 
     def go(self) -> CompareResult:
         """Train, then measure, then write."""
@@ -145,13 +153,11 @@ class _Run:
             self._inference(view)
         candidates = tuple(Candidate(name=name, failure=self.failed.get(name, ""), **self.found[name]) for name in self.jobs)
         settings, names = self.settings, (self.settings.data, self.settings.dev)
-        self.result.comparison = Comparison(
+        comparison = Comparison(
             candidates, settings.task, self.task.metric, self.base.label, settings.note, versions=versions(),
             data={path: file_marks(path)[0] for path in names}, device=str(self.base.device),
         )  # fmt: skip
-        if is_main():
-            self.result.files = self.result.comparison.save(self.folder)
-        return self.result
+        return CompareResult(comparison, self.folder, comparison.save(self.folder), self.trained, self.reused)
 
     def _try(self, name: str, what) -> None:
         """Do one thing for one candidate, unless it failed before; an error is its failure and the others go on."""
@@ -160,8 +166,7 @@ class _Run:
         try:
             what(name, self.jobs[name], self.found[name])
         except Exception as error:  # out of memory with all weights moving must not lose the adapters' figures
-            self.failed[name] = str(error) if isinstance(error, MadxError) else f"{type(error).__name__}: {error}"
-            log.error("%s failed: %s", name, self.failed[name])
+            self.failed[name] = told_failure(name, error)
 
     def _train(self, name: str, job: TrainTask, found: dict[str, Any]) -> None:
         """A module for each seed, of the store if it is there: accuracy, storage, size."""
@@ -174,7 +179,7 @@ class _Run:
             stored_as = content_name(f"{job.task}-{job.language}", wanted, seed=seed, under=under)
             one = one.model_copy(update={"name": stored_as, "run": str(self.folder / "runs" / stored_as)})
             trained = train_if_missing(self.store, one, stored_as, wanted)
-            (self.result.trained if trained else self.result.reused).append(stored_as)
+            (self.trained if trained else self.reused).append(stored_as)
             row = self.store.show(stored_as)
             if not found["modules"]:  # of the first seed, whose inference is timed too
                 found |= {"storage": row.bytes, "parameters": row.weights.parameters, "steps": row.info.training["steps"]}
@@ -186,11 +191,11 @@ class _Run:
 
     def _flops(self, name: str, job: TrainTask, found: dict[str, Any]) -> None:
         found["flops"] = measure.training_flops(
-            job, self.base, self.task, measured=self.settings.measured_steps, steps=found["steps"]
+            job, self.base, self.tasks[name], measured=self.settings.measured_steps, steps=found["steps"]
         )  # fmt: skip
 
     def _seconds(self, name: str, job: TrainTask, found: dict[str, Any]) -> None:
-        seconds = measure.seconds_per_step(job, self.base, self.task, measured=self.settings.measured_steps)
+        seconds = measure.seconds_per_step(job, self.base, self.tasks[name], measured=self.settings.measured_steps)
         found.setdefault("seconds", []).append(seconds)
 
     def _inference(self, view: ProgressView) -> None:

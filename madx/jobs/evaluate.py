@@ -9,6 +9,7 @@ from pydantic import Field
 
 from madx.composition import Average, Composition, Stack
 from madx.data.conll import Sentence, write_conll
+from madx.data.corpora import corpus_files
 from madx.data.labels import LabelSet, require
 from madx.engine import Engine
 from madx.errors import CompositionError, ConfigError, did_you_mean
@@ -99,7 +100,8 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
         engine.close()
     meta = Meta(
         task_module=settings.task_module, source=", ".join(sources), base=base.label, versions=versions(), note=settings.note,
-        data={path: file_sha256(path) or "" for path in [*settings.targets.values(), *settings.proxies.texts.values()]},
+        data={path: file_sha256(path) or "" for path in settings.targets.values()}
+        | {file.path: file.sha256 or "" for text in settings.proxies.texts.values() for file in corpus_files(text)},
     )  # fmt: skip
     matrix = TransferMatrix(meta, tuple(cells), tuple(missing), tuple(settings.targets))
     files = matrix.save(folder)

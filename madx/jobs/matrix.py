@@ -5,7 +5,6 @@ on it is left out, all the rest is done, and every failure is told at the end.
 """
 
 import logging
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from accelerate import PartialState
 from madx.errors import MadxError
 from madx.evaluation import TransferMatrix
 from madx.evaluation.matrices import Entry, Matrices, joined
-from madx.jobs.common import is_main, versions
+from madx.jobs.common import is_main, told_failure, versions
 from madx.jobs.evaluate import Evaluate, evaluate
 from madx.jobs.matrix_settings import Matrix
 from madx.jobs.plan import Failure, Plan, Scoring, Training, make_plan
@@ -80,11 +79,7 @@ class _Run:
         try:
             yield
         except Exception as error:  # out of memory, a bug, a full disk: the other cells are worth having all the same
-            known = isinstance(error, MadxError)
-            log.error("%s failed: %s", what, error if known else f"{type(error).__name__}: {error}")
-            if not known:
-                log.error("%s", traceback.format_exc())
-            self.result.failures.append(Failure(what, str(error) if known else f"{type(error).__name__}: {error}"))
+            self.result.failures.append(Failure(what, told_failure(what, error)))
 
     def _train(self, training: Training, place: str) -> None:
         """Train a module, unless the store holds it."""
@@ -118,7 +113,7 @@ class _Run:
         weights = {name: self.store.show(name).weights.sha256 for name in (job.task_module, *job.modules.values()) if name}
         settings = job.model_dump(mode="json", exclude={"store", "device", "run", "progress", "note", "targets", "base"})
         data = {language: file_marks(path) for language, path in job.targets.items()}
-        texts = {language: file_marks(path) for language, path in job.proxies.texts.items()}
+        texts = {language: file_marks(path, corpus=True) for language, path in job.proxies.texts.items()}
         return digest(weights, settings, data, texts, versions()["madx"], self.code)
 
 

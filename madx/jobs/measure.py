@@ -26,10 +26,9 @@ from madx.data.batches import batches, collate
 from madx.engine import Engine
 from madx.errors import MadxError
 from madx.jobs.common import open_base
-from madx.jobs.train_task import TrainTask, read_labelled
+from madx.jobs.train_task import TrainTask, read_data, task_over
 from madx.module import new_module
 from madx.store import Store
-from madx.tasks import TASKS
 from madx.tasks.base import Batch, Task
 from madx.tasks.token_classification import word_logits
 from madx.training import TrainResult, fit
@@ -59,13 +58,8 @@ class Unscored(Task):
 
 def task_of(job: TrainTask, base: Base):
     """The task of a training job with its data read."""
-    kind = TASKS.get(job.task)
-    train, dev = (read_labelled(path, job.columns, kind) for path in (job.data, job.dev))
-    return kind(
-        base.tokenizer, kind.label_set(train, source=job.data), train=train, dev=dev,
-        max_length=min(job.max_length, base.max_tokens), batch_size=None if job.tokens_per_batch else job.batch_size,
-        tokens_per_batch=job.tokens_per_batch, micro_batch=job.micro_batch, seed=job.seeds[0],
-    )  # fmt: skip
+    data, labels = read_data(job)
+    return task_over(job, base, labels, data[job.language], seed=job.seeds[0])
 
 
 @contextmanager

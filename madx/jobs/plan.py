@@ -14,12 +14,12 @@ from madx.data.conll import Sentence
 from madx.data.corpora import find_files, is_dataset
 from madx.data.labels import LabelSet, require
 from madx.errors import MadxError
+from madx.jobs.common import check_parts
 from madx.jobs.evaluate import Evaluate
 from madx.jobs.matrix_settings import JobsOf, Matrix
 from madx.jobs.reuse import content_name, identity, source_digest, stored
 from madx.jobs.train_language import TrainLanguage, recipe_steps
 from madx.jobs.train_task import TrainTask, read_labelled
-from madx.presets import preset
 from madx.store import Store
 from madx.tasks import TASKS
 from madx.training.selections import SELECTIONS
@@ -216,7 +216,7 @@ class _Planner:
             size = 0 if is_dataset(job.corpus) else sum(file.stat().st_size for file in find_files(job.corpus))
             steps = recipe_steps(int(size / TOKEN_BYTES))
         sparse = job.train.sparse
-        if "sparse_diff" not in (preset(job.parts) if isinstance(job.parts, str) else job.parts):
+        if "sparse_diff" not in check_parts(job.parts):
             return steps
         full = sparse.full_share if SELECTIONS.get(sparse.selection).needs == "full" else 0.0
         return round(steps * sparse.iterations * (1 + full))

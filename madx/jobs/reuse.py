@@ -17,12 +17,11 @@ import madx.training
 from madx.base import Base
 from madx.data.corpora import check_exists, find_files, is_dataset, sha256_of
 from madx.errors import StoreError
-from madx.jobs.common import JobSettings, is_main, versions
+from madx.jobs.common import JobSettings, check_parts, is_main, versions
 from madx.jobs.train_language import TrainLanguage, train_language
 from madx.jobs.train_task import TrainTask, train_task
 from madx.module import ModuleInfo
 from madx.modules.base import PartConfig
-from madx.presets import make_parts, preset
 from madx.store import Store
 from madx.training.loop import UNIMPORTANT
 
@@ -40,9 +39,8 @@ def identity(job: TrainLanguage | TrainTask, base: Base, *, seed: int, under: st
     that a task module is trained over. Raises DataError for a file that is not there."""
     corpus = isinstance(job, TrainLanguage)
     sources = [job.corpus] if corpus else [job.data, job.dev]
-    parts = preset(job.parts) if isinstance(job.parts, str) else make_parts(job.parts)
     return {
-        "settings": _learnt(job.model_dump(mode="json"), _parts(parts)), "seed": seed, "under": under,
+        "settings": _learnt(job.model_dump(mode="json"), _parts(check_parts(job.parts))), "seed": seed, "under": under,
         "data": [mark for source in sources for mark in file_marks(source, corpus=corpus)], "madx": versions()["madx"],
         "base": base.fingerprint, "tokenizer": base.tokenizer_fingerprint,
     }  # fmt: skip

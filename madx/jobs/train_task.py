@@ -10,10 +10,11 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, model_validator
 
+from madx.base import Base
 from madx.composition import Composition, Stack, check_name
 from madx.config import Settings
 from madx.data.conll import Sentence, read_conll, read_dataset
-from madx.data.corpora import is_dataset
+from madx.data.corpora import is_dataset, sha256_of
 from madx.data.labels import LabelSet, require
 from madx.engine import Engine
 from madx.errors import ConfigError
@@ -170,7 +171,7 @@ def train_task(settings: TrainTask) -> TaskResult:
     store = Store(settings.store)
     for name in names.values():
         check_target(store.root / name, overwrite=settings.overwrite)
-    data, labels = _read(settings)
+    data, labels = read_data(settings)
     parts += [store.show(under).info.parts for under in settings.language_modules()]
     base, options = open_training_base(settings, settings.train, *parts)
     engine, result = Engine(base), TaskResult()
@@ -210,7 +211,7 @@ def train_task(settings: TrainTask) -> TaskResult:
 Labelled = dict[str, tuple[list[Sentence], list[Sentence]]]  # language -> training sentences, development sentences
 
 
-def _read(settings: TrainTask) -> tuple[Labelled, LabelSet]:
+def read_data(settings: TrainTask) -> tuple[Labelled, LabelSet]:
     """The sentences of every source, and the labels of all training data together."""
     data, seen, kind = {}, {}, TASKS.get(settings.task)
     for code, paths in settings.sources().items():
@@ -237,20 +238,25 @@ def _task(
     settings: TrainTask, base, labels: LabelSet, data: Labelled, compositions: dict[str, tuple[Composition, ...]], *, seed: int
 ) -> tuple[Task, int]:
     """The task, and the optimiser steps in all epochs."""
-    tasks = {
-        code: TASKS.get(settings.task)(
-            base.tokenizer, labels, train=train, dev=dev, max_length=min(settings.max_length, base.max_tokens),
-            batch_size=None if settings.tokens_per_batch else settings.batch_size,
-            tokens_per_batch=settings.tokens_per_batch, micro_batch=settings.micro_batch, seed=seed,
-        )
-        for code, (train, dev) in data.items()
-    }  # fmt: skip
+    tasks = {code: task_over(settings, base, labels, labelled, seed=seed) for code, labelled in data.items()}
     if len(tasks) == 1 and not settings.cycle:
         (task,) = tasks.values()
         return task, task.steps(settings.epochs)
     sources = [Source(code, task, compositions[code], task.steps(settings.epochs)) for code, task in tasks.items()]
     mixed = Sources(sources, temperature=settings.temperature, seed=seed)
     return mixed, mixed.steps
+
+
+def task_over(
+    settings: TrainTask, base: Base, labels: LabelSet, labelled: tuple[list[Sentence], list[Sentence]], *, seed: int
+) -> TokenClassification:
+    """The task of a job over the sentences of one language, those for training and those for development."""
+    train, dev = labelled
+    return TASKS.get(settings.task)(
+        base.tokenizer, labels, train=train, dev=dev, max_length=min(settings.max_length, base.max_tokens),
+        batch_size=None if settings.tokens_per_batch else settings.batch_size,
+        tokens_per_batch=settings.tokens_per_batch, micro_batch=settings.micro_batch, seed=seed,
+    )  # fmt: skip
 
 
 def _modules_used(settings: TrainTask, store: Store) -> dict:
@@ -275,7 +281,7 @@ def _record(
 
 def file_sha256(path: str) -> str | None:
     """sha256 of a file's bytes; None for a data set's name."""
-    return None if is_dataset(path) else sha256(Path(path).read_bytes()).hexdigest()
+    return None if is_dataset(path) else sha256_of(Path(path))
 
 
 def _identity(settings: TrainTask, engine: Engine) -> dict:
