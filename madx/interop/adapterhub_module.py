@@ -201,7 +201,7 @@ def export_adapterhub(
     Raises ConfigError for what the format cannot say, BaseError for a base that does not fit, StoreError for a folder
     in use.
     """
-    require_base(module, base)
+    require_base(module.info, base)
     layout, folder, name = layout_of(base.config.model_type), Path(folder).expanduser(), as_name or module.name
     if "." in name or hasattr(nn.ModuleDict(), name):
         raise ConfigError(

@@ -174,7 +174,7 @@ def export_composable_sft(module: Module, folder: str | Path, *, base: Base) -> 
     Raises ConfigError for what the format cannot say, BaseError for a base that does not fit, StoreError for a folder in
     use.
     """
-    require_base(module, base)
+    require_base(module.info, base)
     if other := [part for part in module.info.parts if part != "sparse_diff"]:
         raise ConfigError(
             f"The module {module.name!r} cannot be written as a file of composable-sft: it has "

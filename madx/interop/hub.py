@@ -9,7 +9,6 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 from madx.base import Base, load_base
 from madx.composition import HUB_MARK, check_name
@@ -256,8 +255,7 @@ def _recorded_base(folder: str | Path) -> Base:
 
 def _require_fit(manifest: Manifest, base: Base | None, allow_base_mismatch: bool) -> None:
     if base is not None:
-        info = manifest.info()
-        require_base(SimpleNamespace(name=info.name, info=info), base, allow_base_mismatch=allow_base_mismatch)
+        require_base(manifest.info(), base, allow_base_mismatch=allow_base_mismatch)
 
 
 def _require_module(sizes: dict, place: Place) -> None:
