@@ -5,13 +5,13 @@ A module's repository holds the three files of a stored module, and nothing else
 records where it came from (`training.pulled`: hub, repository, commit, name there).
 """
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from madx.base import Base, load_base
 from madx.composition import HUB_MARK, check_name
+from madx.data.corpora import sha256_of
 from madx.errors import HubError, StoreError
 from madx.interop.hub_words import Place, explained, found_instead, listed, unreachable
 from madx.module import Module, require_base
@@ -227,7 +227,7 @@ class Hub:
         """A file in the cache; a copy there of another size or sha256 than is known of it is fetched once more."""
         path = Path(self.api.hf_hub_download(place.repository, file, revision=revision))
         same = sizes[file] in (None, path.stat().st_size)
-        if not same or sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        if not same or sha256 and sha256_of(path) != sha256:
             path = Path(self.api.hf_hub_download(place.repository, file, revision=revision, force_download=True))
         return path
 
