@@ -55,19 +55,19 @@ def language_task(vocabulary: int):
     return Fixed()
 
 
-def ner_task(rows: list, **sizes):
+def ner_task(rows: list, *, tokens_per_batch: int | None = None):
     """NER on ready rows."""
     from madx.data.labels import LabelSet
     from madx.tasks.ner import NER
 
-    class Pad:
-        pad_token_id = 1
+    class Marks:
+        """In a tokenizer's place: its special tokens, and no text to cut."""
 
-    made = NER.__new__(NER)
-    made.tokenizer, made.labels, made.max_length = Pad(), LabelSet(LABELS), 256
-    made.train_rows, made.dev, made.dev_rows = rows, [], []
-    made.sizes = {"batch_size": None, "tokens_per_batch": None} | sizes
-    made.micro_batch, made.seed, made._starts, made._epoch = None, 0, [0], None
+        is_fast = False
+        cls_token_id, pad_token_id, sep_token_id, unk_token_id = 0, 1, 2, 3
+
+    made = NER(Marks(), LabelSet(LABELS), max_length=256, batch_size=None, tokens_per_batch=tokens_per_batch)
+    made.train_rows = rows
     return made
 
 
