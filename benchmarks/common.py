@@ -21,6 +21,10 @@ SHAPES = {
     },
 }  # fmt: skip
 LABELS = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
+CLOCK, PROCESSOR = 0, 1
+#: what is timed: one thread by its processor time, which other work on the machine hardly moves; several by the clock, since
+#: waiting for one another takes processor time too. `arguments` sets it.
+TIMED = PROCESSOR
 LETTERS_OF_A_PIECE = 6  # no tokenizer is at hand offline: a word counts a piece for every 6 letters begun
 
 
@@ -35,6 +39,8 @@ def arguments(text: str, **more) -> Namespace:
     for name, default in more.items():
         parser.add_argument(f"--{name}", type=type(default) if default is not None else str, default=default)
     chosen = parser.parse_args()
+    global TIMED
+    TIMED = PROCESSOR if chosen.threads == 1 else CLOCK
     os.environ["OMP_NUM_THREADS"] = str(chosen.threads)
     import torch
 
@@ -54,7 +60,7 @@ def machine(threads: int) -> dict:
     """Processor, versions and load of the machine."""
     names = [line.partition(":")[2].strip() for line in _read("/proc/cpuinfo").splitlines() if line.startswith("model name")]
     return {
-        "processor": names[0] if names else platform.processor(), "cores": os.cpu_count(), "threads": threads,
+        "processor": names[0] if names else platform.processor(), "cores": os.cpu_count(), "threads": threads, "timed_by": ("clock", "processor")[TIMED],
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None, "python": platform.python_version(),
         **{name: _version(name) for name in ("torch", "transformers", "adapters")},
     }  # fmt: skip
@@ -89,14 +95,19 @@ def turn_about(ways: dict, rounds: int) -> dict[str, list[tuple[float, float]]]:
     return times
 
 
-def seconds(times: list[tuple[float, float]], which: int = 1) -> float:
-    """Median of the processor's (1) or the clock's (0) seconds."""
-    return statistics.median(t[which] for t in times)
+def now() -> float:
+    """Seconds, for a difference."""
+    return time.process_time() if TIMED == PROCESSOR else time.perf_counter()
 
 
-def ratio(ours: list, peer: list, which: int = 1) -> dict:
+def seconds(times: list[tuple[float, float]]) -> float:
+    """Median of the rounds' seconds."""
+    return statistics.median(t[TIMED] for t in times)
+
+
+def ratio(ours: list, peer: list) -> dict:
     """How many times faster: the median of the rounds' ratios, the least and the largest."""
-    found = [b[which] / a[which] for a, b in zip(ours, peer)]
+    found = [b[TIMED] / a[TIMED] for a, b in zip(ours, peer)]
     return {"median": round(statistics.median(found), 2), "least": round(min(found), 2), "most": round(max(found), 2)}
 
 
@@ -108,10 +119,10 @@ def flops_per_second(dtype: str, *, repeat: int = 5) -> float:
     a, w = torch.randn(1024, 768).to(kind), torch.randn(3072, 768).to(kind)
     best = float("inf")
     for _ in range(repeat + 1):
-        began = time.process_time()
+        began = now()
         for _ in range(4):
             torch.nn.functional.linear(a, w)
-        best = min(best, (time.process_time() - began) / 4)
+        best = min(best, (now() - began) / 4)
     return 2 * 1024 * 768 * 3072 / best
 
 

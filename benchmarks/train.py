@@ -233,8 +233,7 @@ def row(what: str, name: str, times: dict, amount: int, unit: str, operations: f
     """A row of the table: amount per second, the ratio to the peer, the limit."""
     found = {"measure": what, "way": name, "unit": unit, "ours": round(amount / seconds(times[name]), 2)}
     if "peer" in times:
-        found |= {"peer": round(amount / seconds(times["peer"]), 2), "ratio": ratio(times[name], times["peer"]),
-                  "ratio_on_the_clock": ratio(times[name], times["peer"], 0)}  # fmt: skip
+        found |= {"peer": round(amount / seconds(times["peer"]), 2), "ratio": ratio(times[name], times["peer"])}
     if operations:
         limit = amount / (operations / flops_per_second("bf16" if name.startswith("bf16") else "fp32"))
         found |= {"limit": round(limit, 2), "share": round(found["ours"] / limit, 2)}
