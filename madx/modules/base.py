@@ -8,7 +8,7 @@ milliseconds and runs on every base whose sites are described in `madx.sites`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import ClassVar, Literal
@@ -132,6 +132,11 @@ class _SomeRows(Mapping):
 
     def __len__(self) -> int:
         return len(self.captured)
+
+
+def all_tokenwise(steps: Iterable[Callable]) -> bool:
+    """Whether all steps are `tokenwise`; one that does not say so is not."""
+    return all(getattr(step, "tokenwise", False) for step in steps)
 
 
 class PartConfig(Settings):
