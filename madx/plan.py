@@ -54,12 +54,9 @@ class WeightedChange:
         for steps, weight in zip(self.branches, self.weights):
             if not steps:  # a branch without a part here changes nothing
                 continue
-            branch, change = at.fork(), None
-            for step in steps:
-                delta = step(branch)
-                branch.add(delta)
-                change = delta if change is None else change + delta
-            total = weight * change if total is None else total + weight * change
+            branch = at.fork()
+            change = weight * branch.run(steps)
+            total = change if total is None else total + change
             at.final_norm = branch.final_norm
         return total
 

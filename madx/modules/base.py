@@ -98,6 +98,17 @@ class Sublayer:
         self.sum = self.sum + change
         self.change = change if self.change is None else self.change + change
 
+    def run(self, steps: Iterable[Callable]) -> Tensor | None:
+        """The sum of the changes of some steps, each made after those before it; None without steps. The last one is not
+        added here, for what `fork` or `rows` gave is not looked at again."""
+        total = delta = None
+        for step in steps:
+            if delta is not None:
+                self.add(delta)
+            delta = step(self)
+            total = delta if total is None else total + delta
+        return total
+
     def fork(self) -> "Sublayer":
         """The same state to run another branch from; changes to one are not seen by the other."""
         twin = Sublayer(self.sum, self.norm, self._captured)
