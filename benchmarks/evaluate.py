@@ -58,7 +58,7 @@ def measure(chosen) -> list[dict]:
         found = []
         for name, composition in cells:
             engine.activate(composition)
-            found.append(task._predict_rows(engine, data[name], sentences[name]))
+            found.append(task.predict(engine, sentences[name], rows=data[name]))
         return found
 
     ways = {"ours": ours}

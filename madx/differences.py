@@ -168,7 +168,7 @@ class AppliedDifferences:
         """Write the last term again, after its values have moved: found + scale * values."""
         for piece, values in zip(applied.pieces, self._values(applied)):
             piece.values = values
-            self._run(piece, applied.term.scale, fresh=False)
+        _each(lambda piece: self._run(piece, applied.term.scale, fresh=False), applied.pieces)
 
     def _values(self, applied: Applied) -> Iterator[Tensor]:
         for difference in applied.term.differences():
@@ -202,7 +202,7 @@ class AppliedDifferences:
             raise
 
     def _run(self, piece: _Piece, scale: float, *, fresh: bool) -> bool:
-        """found <- theta (if fresh), theta <- found + scale * values, run by run; whether all of it is finite."""
+        """found <- theta (if fresh), theta <- found + scale * values, run by run; if fresh, whether all of it is finite."""
         flat = self.base.encoder.get_parameter(piece.parameter).detach().view(-1)
         run = RUN if flat.device.type == "cpu" else PIECE
         sums = [torch.zeros((), device=flat.device)]
@@ -214,7 +214,8 @@ class AppliedDifferences:
                 piece.done = b
             new = torch.add(piece.found[a:b], piece.values[a:b], alpha=scale).to(flat.dtype)
             flat.scatter_(0, places, new)
-            sums.append(new.sum(dtype=torch.float32))  # one number that is not finite shows in it
+            if fresh:
+                sums.append(new.sum(dtype=torch.float32))  # one number that is not finite shows in it
         if bool(torch.stack(sums).isfinite().all()):
             return True
         # or the sum of many large ones left the range, and none of them

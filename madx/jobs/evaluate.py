@@ -11,6 +11,7 @@ from madx.composition import Average, Composition, Stack
 from madx.data.conll import Sentence, write_conll
 from madx.data.corpora import corpus_files
 from madx.data.labels import LabelSet, require
+from madx.data.windows import Row
 from madx.engine import Engine
 from madx.errors import CompositionError, ConfigError, did_you_mean
 from madx.evaluation import CONTROLS, Cell, Meta, Missing, TransferMatrix
@@ -20,10 +21,10 @@ from madx.jobs.common import JobSettings, module_names, open_base, run_folder, v
 from madx.jobs.proxies import Proxies, check_proxies, likeness, proxy_compositions
 from madx.jobs.train_task import Columns, file_sha256, read_labelled
 from madx.mixing import EntropyMixing
-from madx.module import Module, ModuleInfo
+from madx.module import ModuleInfo
 from madx.store import Store
 from madx.tasks import TASKS
-from madx.tasks.token_classification import word_logits
+from madx.tasks.token_classification import TokenClassification, word_logits
 from madx.training.progress import ProgressView
 
 log = logging.getLogger("madx")
@@ -190,16 +191,20 @@ def _cells(
 ) -> tuple[list[Cell], list[Missing]]:  # fmt: skip
     cells: list[Cell] = []
     missing: dict[tuple[str, str], Missing] = {}
+    rows: dict[str, list[Row]] = {}  # of each language, for all seeds and controls
     total = len(tasks) * len(data) * len([*settings.controls, *settings.proxies.use])
     with ProgressView("evaluate", total, shown=settings.progress) as view:
         for seed, name in tasks.items():
-            module = engine.attach(store.load(name, engine.base))
+            info = engine.attach(store.load(name, engine.base)).info
+            length = min(settings.max_length, engine.base.max_tokens)
+            task = TASKS.get(info.task)(engine.base.tokenizer, LabelSet(info.labels), max_length=length)
             for language, sentences in data.items():
+                rows[language] = rows.get(language) or task.rows_of(sentences)
                 compositions = _compositions(engine, settings, name, language=language, sources=sources, languages=languages, alike=alike)
                 for control, composition in compositions.items():
                     cell = composition if isinstance(composition, str) else _cell(
-                        engine, settings, module, composition, seed=seed, language=language, control=control,
-                        sentences=sentences, folder=folder,
+                        engine, settings, task, composition, seed=seed, language=language, control=control,
+                        sentences=sentences, rows=rows[language], folder=folder,
                     )  # fmt: skip
                     if isinstance(cell, str):
                         missing[language, control] = Missing(language, control, cell)
@@ -212,13 +217,10 @@ def _cells(
 
 
 def _cell(
-    engine: Engine, settings: Evaluate, module: Module, composition: Composition, *, seed: int, language: str, control: str,
-    sentences: list[Sentence], folder: Path,
+    engine: Engine, settings: Evaluate, task: TokenClassification, composition: Composition, *, seed: int, language: str,
+    control: str, sentences: list[Sentence], rows: list[Row], folder: Path,
 ) -> Cell | str:  # fmt: skip
     """One prediction of one test set, with a measured record of which modules acted; or the reason why there is none."""
-    task = TASKS.get(module.info.task)(
-        engine.base.tokenizer, LabelSet(module.info.labels), max_length=min(settings.max_length, engine.base.max_tokens)
-    )
     engine.activate(composition)
     mixing = None
     if control == "emea":
@@ -226,7 +228,7 @@ def _cell(
             mixing = EntropyMixing(engine, word_logits, **settings.proxies.emea.model_dump())
         except CompositionError as error:
             return str(error)
-    predicted = task.predict(engine, sentences, mixing=mixing)
+    predicted = task.predict(engine, sentences, rows=rows, mixing=mixing)
     explanation = task.explain(engine, sentences[:PROBE_SENTENCES])
     if explanation.silent:
         log.error("%s, %s: SILENT %s: the score does not show what it does", language, control, ", ".join(explanation.silent))

@@ -215,10 +215,10 @@ class _Planner:
         else:
             size = 0 if is_dataset(job.corpus) else sum(file.stat().st_size for file in find_files(job.corpus))
             steps = recipe_steps(int(size / TOKEN_BYTES))
-        sparse = job.train.sparse
-        if "sparse_diff" not in check_parts(job.parts):
+        sparse, part = job.train.sparse, check_parts(job.parts).get("sparse_diff")
+        if part is None or part.entries == "all":
             return steps
-        full = sparse.full_share if SELECTIONS.get(sparse.selection).needs == "full" else 0.0
+        full = sparse.full_share if SELECTIONS.get(sparse.selection).trains_before() else 0.0
         return round(steps * sparse.iterations * (1 + full))
 
     def _fail(self, what: str, why) -> None:

@@ -96,20 +96,20 @@ class TokenClassification(Task):
         logits = word_logits(engine, batch)
         return F.cross_entropy(logits, labels[batch["first"] >= 0], reduction="sum", ignore_index=IGNORED)
 
-    def predict(
-        self, engine: Engine, sentences: Sequence, *, mixing: EntropyMixing | None = None, branches: Sequence[int] | None = None
-    ) -> list[list[str]]:
-        """A tag for each word of each sentence (anything with `.tokens`), by the active composition; with `mixing`, under
-        weights of its average that are moved for each sentence; under a route by each sentence's own branch, sentences of
-        all branches in the same batches."""
-        rows = encode_words(self.tokenizer, sentences, None, max_length=self.max_length)
-        return self._predict_rows(engine, rows, sentences, mixing=mixing, branches=_for_each(sentences, branches))
+    def rows_of(self, sentences: Sequence) -> list[Row]:
+        """The rows of sentences without labels: what `predict` reads; keep them to predict the same sentences again."""
+        return encode_words(self.tokenizer, sentences, None, max_length=self.max_length)
 
     @torch.no_grad()
-    def _predict_rows(
-        self, engine: Engine, rows: list[Row], sentences: Sequence, *, mixing: EntropyMixing | None = None,
+    def predict(
+        self, engine: Engine, sentences: Sequence, *, rows: list[Row] | None = None, mixing: EntropyMixing | None = None,
         branches: Sequence[int] | None = None,
     ) -> list[list[str]]:  # fmt: skip
+        """A tag for each word of each sentence (anything with `.tokens`), by the active composition; with `mixing`, under
+        weights of its average that are moved for each sentence; under a route by each sentence's own branch, sentences of
+        all branches in the same batches. rows: those of `rows_of` the sentences, where they are known."""
+        rows = self.rows_of(sentences) if rows is None else rows
+        branches = _for_each(sentences, branches)
         tags: list[list[str]] = [[] for _ in rows]
         limit = PREDICTION_TOKENS.get(engine.base.device.type, 4096)
         scores, tokens = (word_logits, limit) if mixing is None else (mixing, MIXING_TOKENS)
@@ -128,12 +128,12 @@ class TokenClassification(Task):
         self, engine: Engine, sentences: Sequence, *, branches: Sequence[int] | None = None
     ) -> Explanation | RouteExplanation:
         """The engine's explanation of the active composition, measured on some sentences."""
-        rows = encode_words(self.tokenizer, sentences, None, max_length=self.max_length)
+        rows = self.rows_of(sentences)
         batch = {k: v.to(engine.base.device) for k, v in self._collate(rows, _for_each(sentences, branches)).items()}
         return engine.explain(batch["input_ids"], batch["attention_mask"], branches=batch.get("branches"))
 
     def evaluate(self, engine: Engine) -> dict[str, float]:
-        return self.score(self.dev, self._predict_rows(engine, self.dev_rows, self.dev, branches=self.dev_branches)).summary()
+        return self.score(self.dev, self.predict(engine, self.dev, rows=self.dev_rows, branches=self.dev_branches)).summary()
 
     @staticmethod
     @abstractmethod

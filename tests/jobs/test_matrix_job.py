@@ -129,6 +129,17 @@ def test_texts_of_proxies_may_be_folders_and_their_content_decides(here):
     assert len(matrix(chosen).evaluated) == 1
 
 
+def test_the_plan_counts_the_steps_of_every_phase(here):
+    def steps(**sparse) -> list[int]:
+        parts = sparse.pop("parts", {"sparse_diff": {"entries": 20}})
+        recipe = {"language": {"parts": parts, "steps": 10, "train": {"sparse": {"full_share": 0.5} | sparse}}}
+        return [t.steps for t in make_plan(settings(module_types={"one": recipe}, seeds=[1])).trainings[:2]]
+
+    assert steps(selection="magnitude") == steps(selection="diff_pruning") == [15, 15]
+    assert steps(selection="magnitude", iterations=2) == [30, 30]
+    assert steps(selection="fisher") == steps(selection="drop_and_grow") == steps(parts="full") == [10, 10]
+
+
 def test_a_failure_loses_only_what_depends_on_it(here, monkeypatch):
     real, tried = reuse.train_language, []
 

@@ -41,6 +41,11 @@ class Selection(ABC):
         swaps: whether the steps of the run have different compositions."""
         return None
 
+    @classmethod
+    def trains_before(cls) -> bool:
+        """Whether something is trained `before` the selection, for `full_share` of a run's steps."""
+        return cls.before is not Selection.before
+
     def evidence(self, engine: Engine, name: str, unit: SparseDiff, task: Task, *, seed: int) -> Callable[[BaseParameter], Evidence]:
         """What is judged where no phase comes before: the weights as they are."""
         return lambda p: Evidence(p, engine.base.encoder.get_parameter(p.name).detach(), seed=seed)
