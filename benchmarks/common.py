@@ -115,6 +115,12 @@ def flops_per_second(dtype: str, *, repeat: int = 5) -> float:
     return 2 * 1024 * 768 * 3072 / best
 
 
+def layer_weights(base) -> int:
+    """Weights of the matrices in the base's layers; a token costs two operations for each."""
+    config = base.config
+    return config.num_hidden_layers * (4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size)
+
+
 def make_base(shape: str, **changes):
     """A base of that shape with random weights."""
     import torch

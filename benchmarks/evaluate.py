@@ -13,6 +13,7 @@ from common import (
     arguments,
     flops_per_second,
     has_peer,
+    layer_weights,
     make_base,
     make_module,
     ratio,
@@ -65,7 +66,7 @@ def measure(chosen) -> list[dict]:
     if has_peer(chosen):
         from peer import Peer
 
-        peer = Peer(base, chosen.shape, heads=("ner",))
+        peer = Peer(base, heads=("ner",))
         for module in modules:
             peer.take(module, base)
 
@@ -90,11 +91,9 @@ def measure(chosen) -> list[dict]:
             same = {name: agreement([f[1:] for f in found if f[0] == which]) for name, which in (("stacks", False), ("means", True))}
         times = turn_about(ways, chosen.rounds)
     amount = chosen.sentences * len(cells)
-    config = base.config
-    per_token = config.num_hidden_layers * (4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size)
     tokens = sum(len(row) for name, _ in cells for row in data[name])
     of_modules = sum(p.numel() for m in modules[-2:] for p in m.parameters())
-    limit = amount / (2 * tokens * (per_token + of_modules) / flops_per_second("fp32"))
+    limit = amount / (2 * tokens * (layer_weights(base) + of_modules) / flops_per_second("fp32"))
     row = {
         "measure": f"evaluation, {chosen.languages} languages x 4 controls", "way": "fp32", "unit": "sentences/s",
         "ours": round(amount / seconds(times["ours"]), 2), "limit": round(limit, 2),

@@ -14,6 +14,7 @@ from common import (
     arguments,
     flops_per_second,
     has_peer,
+    layer_weights,
     make_base,
     make_module,
     ratio,
@@ -43,7 +44,7 @@ def measure(chosen) -> list[dict]:
     if has_peer(chosen):
         from peer import Peer
 
-        peer = Peer(base, chosen.shape, heads=("ner",))
+        peer = Peer(base, heads=("ner",))
         for module in modules:
             peer.take(module, base)
     ids = torch.randint(10, base.config.vocab_size - 10, (ROWS, TOKENS), generator=torch.Generator().manual_seed(0))
@@ -83,14 +84,13 @@ def measure(chosen) -> list[dict]:
             names_left = (f"again{i}" for i in range(chosen.rounds + 1))  # a fresh module each time, as on our side
             ways["peer"] = lambda: peer.model.load_adapter(str(Path(folder) / "peer"), load_as=next(names_left), with_head=False)
         loading = turn_about(ways, chosen.rounds)
-    config = base.config
-    per_token = config.num_hidden_layers * (4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size)
+    of_base = layer_weights(base)
     of_modules = sum(p.numel() for m in (modules[0], modules[-1]) for p in m.parameters())
-    limit = 2 * ROWS * TOKENS * (per_token + of_modules) / flops_per_second("fp32")
+    limit = 2 * ROWS * TOKENS * (of_base + of_modules) / flops_per_second("fp32")
     rows = [
         {"measure": f"a stack over the bare base, {ROWS} x {TOKENS}", "way": "fp32", "unit": "times",
          "ours": over(times["stack"], times["bare"]), "peer": over(times["peer"], times["bare"]) if peer is not None else None,
-         "limit": round(1 + of_modules / per_token, 3)},
+         "limit": round(1 + of_modules / of_base, 3)},
         {"measure": f"a stack, {ROWS} x {TOKENS}", "way": "fp32", "unit": "sentences/s", "ours": round(ROWS / seconds(times["stack"]), 2),
          "limit": round(ROWS / limit, 2), "share": round(limit / seconds(times["stack"]), 2)},
         {"measure": "swap of a loaded stack", "way": "fp32", "unit": "ms", "ours": milli(swapping["ours"], SWAPS)},

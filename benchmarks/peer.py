@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from common import LABELS, SHAPES
+from common import LABELS
 
 logging.getLogger("adapters").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module="adapters")
@@ -19,7 +19,7 @@ warnings.filterwarnings("ignore", module="adapters")
 class Peer:
     """An `adapters` model with the heads `mlm` and `ner` over the base's weights."""
 
-    def __init__(self, base, shape: str, *, heads: tuple[str, ...]):
+    def __init__(self, base, *, heads: tuple[str, ...]):
         from adapters import XLMRobertaAdapterModel
 
         with torch.device("meta"):
@@ -33,7 +33,6 @@ class Peer:
             embeddings.register_buffer(name, fresh, persistent=False)
         torch.nn.init.zeros_(self.model.roberta.pooler.to_empty(device="cpu").dense.weight)  # runs, and nobody reads it
         torch.nn.init.zeros_(self.model.roberta.pooler.dense.bias)
-        self.shape = shape
         if "mlm" in heads:
             self.model.add_masked_lm_head("mlm", layers=2, activation_function="gelu")
             ours = base.model.lm_head
@@ -91,10 +90,3 @@ class Peer:
     def hidden(self, ids, mask) -> torch.Tensor:
         """The last layer's output."""
         return self.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
-
-
-def size_of(shape: str) -> tuple[int, int, int, int]:
-    """(layers, width, inner width, vocabulary)."""
-    found = SHAPES[shape]
-    width = found.get("hidden_size", 768)
-    return found.get("num_hidden_layers", 12), width, found.get("intermediate_size", 4 * width), found["vocab_size"]

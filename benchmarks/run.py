@@ -28,7 +28,7 @@ def measure(name: str, options: argparse.Namespace) -> dict:
     file = Path(options.out) / f"{name}.json"
     file.unlink(missing_ok=True)
     command = [sys.executable, str(HERE / f"{name}.py"), "--out", str(file), "--threads", str(options.threads)]
-    if "from common import" in (HERE / f"{name}.py").read_text(encoding="utf-8"):
+    if "arguments(__doc__" in (HERE / f"{name}.py").read_text(encoding="utf-8"):  # it has the options of common.py
         command += ["--shape", options.shape, "--rounds", str(options.rounds)] + (["--no-peer"] if options.no_peer else [])
     print(f"-- {name}: {' '.join(command[1:])}", flush=True)
     began = time.monotonic()

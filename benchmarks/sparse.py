@@ -13,15 +13,13 @@ of computing with one thread, which other work on the machine disturbs less than
 import argparse
 import json
 import platform
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
+from common import Memory, in_own_process, peak_gb
 
 K = 7_667_712
 STEPS, ROWS, TOKENS = 3, 4, 64
@@ -145,29 +143,16 @@ def measure_select() -> dict:
     start = {p.name: base.encoder.get_parameter(p.name).detach() for p in unit.space.parameters}
     moved = {n: p + torch.randn_like(p) * 1e-3 for n, p in start.items()}
     rule = SELECTIONS.get("magnitude")(SparseSettings())
-    before = resident(reset=True)
 
     def scores(number, a, b):
         parameter = unit.space.parameters[number]
         return rule.scores(Evidence(parameter, start[parameter.name], moved[parameter.name]), a, b)
 
-    began = time.perf_counter()
-    found = top(unit.space, K, scores, taken=torch.empty(0, dtype=torch.int32))
-    seconds = time.perf_counter() - began
-    return {"seconds": round(seconds, 2), "entries": len(found), "of": unit.space.size, "transient_gb": round(resident() - before, 2)}
-
-
-def peak() -> float:
-    """The largest resident memory of this process so far, in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-
-
-def resident(*, reset: bool = False) -> float:
-    """The largest resident memory since the last reset, or with `reset` that of this moment, in GB. Linux alone."""
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew at VmRSS
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1e6
+    with Memory() as used:
+        began = time.perf_counter()
+        found = top(unit.space, K, scores, taken=torch.empty(0, dtype=torch.int32))
+        seconds = time.perf_counter() - began
+    return {"seconds": round(seconds, 2), "entries": len(found), "of": unit.space.size, "transient_gb": round(used.added, 2)}
 
 
 # ---- training ----------------------------------------------------------------------------------------------------------
@@ -243,8 +228,8 @@ def measure_train() -> dict:
     result = {}
     for way in WAYS:
         began = time.perf_counter()
-        done = subprocess.run([sys.executable, __file__, "--way", way], capture_output=True, text=True, check=True)
-        result[way] = {"peak_gb": float(done.stdout.split()[-1]), "seconds": round(time.perf_counter() - began, 1)}
+        found = in_own_process("sparse.py", "--way", way, "--threads", str(torch.get_num_threads()))
+        result[way] = found | {"seconds": round(time.perf_counter() - began, 1)}
         print(way, result[way], flush=True)
     result["sparse_share"] = round(result["madx-sparse"]["peak_gb"] / result["reference-sparse"]["peak_gb"], 3)
     result["full_share"] = round(result["madx-full"]["peak_gb"] / result["reference-full"]["peak_gb"], 3)
@@ -265,7 +250,7 @@ def main() -> None:
             xlmr_base()
         else:
             (train_madx if chosen.way.startswith("madx") else train_reference)(chosen.way)
-        print(round(peak(), 2))
+        print(json.dumps({"peak_gb": round(peak_gb(), 2)}))
         return
     result = {"entries": K, "threads": chosen.threads, "python": platform.python_version(), "torch": torch.__version__}
     for part in chosen.only:

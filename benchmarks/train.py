@@ -17,6 +17,7 @@ from common import (
     flops_per_second,
     has_peer,
     in_own_process,
+    layer_weights,
     make_base,
     make_module,
     ratio,
@@ -54,19 +55,19 @@ def language_task(vocabulary: int):
     return Fixed()
 
 
-def ner_task(rows: list, **sizes):
+def ner_task(rows: list, *, tokens_per_batch: int | None = None):
     """NER on ready rows."""
     from madx.data.labels import LabelSet
     from madx.tasks.ner import NER
 
-    class Pad:
-        pad_token_id = 1
+    class Marks:
+        """In a tokenizer's place: its special tokens, and no text to cut."""
 
-    made = NER.__new__(NER)
-    made.tokenizer, made.labels, made.max_length = Pad(), LabelSet(LABELS), 256
-    made.train_rows, made.dev, made.dev_rows = rows, [], []
-    made.sizes = {"batch_size": None, "tokens_per_batch": None} | sizes
-    made.micro_batch, made.seed, made._starts, made._epoch = None, 0, [0], None
+        is_fast = False
+        cls_token_id, pad_token_id, sep_token_id, unk_token_id = 0, 1, 2, 3
+
+    made = NER(Marks(), LabelSet(LABELS), max_length=256, batch_size=None, tokens_per_batch=tokens_per_batch)
+    made.train_rows = rows
     return made
 
 
@@ -109,12 +110,12 @@ class Ours:
 class Theirs:
     """The peer's steps on the same module: its own forward pass with labels, AdamW and clipping."""
 
-    def __init__(self, base, shape: str, kind: str, rows: list | None):
+    def __init__(self, base, kind: str, rows: list | None):
         import torch
         from peer import Peer
 
         self.kind, self.step, self.rows, self.base = kind, 0, rows, base
-        self.peer = Peer(base, shape, heads=("mlm",) if kind == "language" else ("ner",))
+        self.peer = Peer(base, heads=("mlm",) if kind == "language" else ("ner",))
         self.peer.take(make_module(base, "eng", parts="madx"), base)
         if kind == "task":
             self.peer.take(make_module(base, "ner", role="task", parts="pfeiffer", labels=LABELS), base)
@@ -154,7 +155,7 @@ def language(chosen) -> list[dict]:
     base = make_base(chosen.shape)
     ways = {"fp32": Ours(base, "language", "fp32", None)}
     if has_peer(chosen):
-        ways["peer"] = Theirs(base, chosen.shape, "language", None)
+        ways["peer"] = Theirs(base, "language", None)
         compare(ways["fp32"].round(), ways["peer"].round(), "language")
     if not chosen.only_fp32:
         ways["bf16"] = Ours(make_base(chosen.shape), "language", "bf16", None)
@@ -172,7 +173,7 @@ def task(chosen) -> list[dict]:
     base = make_base(chosen.shape)
     ways = {"fp32": Ours(base, "task", "fp32", rows)}
     if has_peer(chosen):
-        ways["peer"] = Theirs(base, chosen.shape, "task", rows)
+        ways["peer"] = Theirs(base, "task", rows)
         compare(_mean_loss(ways["fp32"], rows), ways["peer"].round(), "task")
     if not chosen.only_fp32:
         ways["bf16"] = Ours(make_base(chosen.shape), "task", "bf16", rows)
@@ -218,10 +219,8 @@ def compare(ours: float, peer: float, what: str) -> None:
 
 def flops(base, tokens: int, masked: int) -> tuple[float, float]:
     """Operations of one forward pass through the base's matrices, and of the masked-LM head at the masked positions."""
-    config = base.config
-    of_layer = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size
-    head = config.hidden_size * (config.hidden_size + config.vocab_size)
-    return 2.0 * tokens * config.num_hidden_layers * of_layer, 2.0 * masked * head
+    head = base.config.hidden_size * (base.config.hidden_size + base.config.vocab_size)
+    return 2.0 * tokens * layer_weights(base), 2.0 * masked * head
 
 
 def trained(way: Ours, tokens: int) -> float:
@@ -258,7 +257,7 @@ def child(chosen) -> None:
     import json
 
     base = make_base(chosen.shape)
-    way = Theirs(base, chosen.shape, "language", None) if chosen.child == "peer" else Ours(base, "language", chosen.child, None)
+    way = Theirs(base, "language", None) if chosen.child == "peer" else Ours(base, "language", chosen.child, None)
     with Memory() as used:
         way.round()
     print(json.dumps({"added": used.added}))

@@ -75,7 +75,7 @@ class Engine:
 
         Raises BaseError when the module was made for another base.
         """
-        require_base(module, self.base, allow_base_mismatch=allow_base_mismatch)
+        require_base(module.info, self.base, allow_base_mismatch=allow_base_mismatch)
         require_parameters(module, self.base)
         module.to(self.base.device).requires_grad_(False).eval()
         if module.name in self.modules:

@@ -116,12 +116,12 @@ def new_module(
     return Module(info, base.sites).to(base.device)
 
 
-def require_base(module: Module, base, *, allow_base_mismatch: bool = False) -> None:
-    """Compare all that a module records of its base with the base at hand; raises BaseError naming each difference.
+def require_base(info: ModuleInfo, base, *, allow_base_mismatch: bool = False) -> None:
+    """Compare the base that a module records with the one at hand; raises BaseError naming each difference.
 
     `allow_base_mismatch` admits another base of the same shape (aligned sister bases); the shape must agree always.
     """
-    recorded = module.info.base
+    recorded = info.base
     if recorded is None:
         return
     here, faults, shape = base.identity(), [], []
@@ -130,7 +130,7 @@ def require_base(module: Module, base, *, allow_base_mismatch: bool = False) -> 
             shape.append(f"{key}: module {value}, base {here['architecture'].get(key)}")
     if recorded["fingerprint"] != here["fingerprint"]:
         faults.append(f"weights: module {recorded['fingerprint'][:12]}, base {here['fingerprint'][:12]}")
-    tokenizers = (module.info.tokenizer, base.tokenizer_fingerprint)
+    tokenizers = (info.tokenizer, base.tokenizer_fingerprint)
     if None not in tokenizers and tokenizers[0] != tokenizers[1]:
         faults.append(f"tokenizer: module {tokenizers[0][:12]}, base {tokenizers[1][:12]}")
     if shape or faults and not allow_base_mismatch:
@@ -139,7 +139,7 @@ def require_base(module: Module, base, *, allow_base_mismatch: bool = False) -> 
             else "Load that base, or pass allow_base_mismatch=True if this one is meant to be its sister."
         )  # fmt: skip
         raise BaseError(
-            f"The module {module.name!r} was made for the base {recorded['name']!r}, not for {base.name!r}:\n  "
+            f"The module {info.name!r} was made for the base {recorded['name']!r}, not for {base.name!r}:\n  "
             + "\n  ".join(shape + faults) + f"\n{hint}"
         )  # fmt: skip
 

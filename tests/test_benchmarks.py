@@ -50,6 +50,13 @@ def test_losses_that_differ_stop_the_measurement(files):
         compare(10.0, 10.01, "x")
 
 
+def test_a_task_on_ready_rows_gives_every_row_once_an_epoch(files):
+    rows = files("common").sentence_rows(20, "small")
+    task = files("train").ner_task(rows, tokens_per_batch=200)
+    found = [batch for step in range(task.steps(1)) for batch in task.batches(step)]
+    assert len(found) > 1 and sum(len(batch["input_ids"]) for batch in found) == 20
+
+
 def test_memory_at_its_peak_is_what_was_taken(files):
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("Linux alone tells the peak")

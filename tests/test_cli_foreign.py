@@ -6,7 +6,7 @@ import pytest
 import tiny
 import tiny_files
 from cli_tools import failed, run
-from test_differences import sparse
+from tiny import sparse
 
 import madx
 from madx.module import new_module

@@ -3,7 +3,7 @@
 import pytest
 import tiny
 from cli_tools import failed, run
-from hub_tools import local_hub  # noqa: F401  (a fixture)
+from hub_tools import local_hub
 
 from madx.module import new_module
 from madx.store import Store
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 
 @pytest.fixture
-def here(local_hub, tmp_path, monkeypatch):  # noqa: F811
+def here(local_hub, tmp_path, monkeypatch):
     """A folder with a store that holds `swa`, a hub, and the token of one who may write."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_TOKEN", "hf_writer")

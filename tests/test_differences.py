@@ -5,6 +5,7 @@ import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import dense, snapshot, sparse, unchanged
 
 import madx.differences
 from madx.composition import Average, Scaled, Stack, Ties
@@ -21,34 +22,6 @@ def base(request):
 @pytest.fixture
 def ids():
     return tiny.inputs()
-
-
-def sparse(base, name, seed=0, *, entries=400, std=0.3, **more):
-    """A module of random entries; those of different seeds overlap by chance."""
-    config = {k: more.pop(k) for k in ("groups", "kinds", "top_layers") if k in more}
-    made = new_module(name, base, parts={"sparse_diff": {"entries": entries, **config}}, **more)
-    unit = made.units["parameters"]["sparse_diff"]
-    generator = torch.Generator().manual_seed(seed)
-    places = torch.randperm(unit.space.size, generator=generator)[: len(unit.indices)].sort().values
-    unit.set_entries(places, torch.randn(len(places), generator=generator) * std)
-    return made
-
-
-def dense(base, made):
-    """The same difference as full tensors, entry by entry: name -> tensor."""
-    unit = made.units["parameters"]["sparse_diff"]
-    flat = torch.zeros(unit.space.size)
-    flat[unit.indices.long()] = unit.values.detach()
-    parts = flat.split([p.numel for p in unit.space.parameters])
-    return {p.name: part.view(p.shape) for p, part in zip(unit.space.parameters, parts)}
-
-
-def snapshot(base):
-    return {k: v.clone() for k, v in base.model.state_dict().items()}
-
-
-def unchanged(base, state):
-    return all(torch.equal(v, state[k]) for k, v in base.model.state_dict().items())
 
 
 def encoder(base):
@@ -71,7 +44,7 @@ def expect(base, theta, *weighted):
 def test_sums_means_and_factors_are_the_formula(base):
     engine, theta, state = Engine(base), encoder(base), snapshot(base)
     modules = {n: engine.attach(sparse(base, n, k)) for k, n in enumerate("abc")}
-    a, b, c = (dense(base, m) for m in modules.values())
+    a, b, c = (dense(m) for m in modules.values())
     assert sum(int(((a[n] != 0) & (b[n] != 0)).sum()) for n in a) > 0, "they must overlap"
     for composition, weighted in {
         "a": [(1, a)], "a + b": [(1, a), (1, b)], "a + b + c": [(1, a), (1, b), (1, c)], "0.5*a + c": [(0.5, a), (1, c)],
@@ -88,7 +61,7 @@ def test_sums_means_and_factors_are_the_formula(base):
 def test_ties_elects_signs_place_by_place(base):
     engine, theta = Engine(base), encoder(base)
     modules = [engine.attach(sparse(base, n, k, entries=0.5)) for k, n in enumerate("abc")]
-    stacked = {n: torch.stack([dense(base, m)[n] for m in modules]) for n in dense(base, modules[0])}
+    stacked = {n: torch.stack([dense(m)[n] for m in modules]) for n in dense(modules[0])}
     elected = {}
     for name, values in stacked.items():
         sign = values.sum(0).sign()
@@ -158,7 +131,7 @@ def test_output_equals_a_base_with_those_weights(base, ids):
     made = sparse(base, "a", entries=0.2, std=0.05)
     engine.attach(made)
     other = tiny.base(base.name.removeprefix("tiny-"))
-    for name, difference in dense(base, made).items():
+    for name, difference in dense(made).items():
         other.encoder.get_parameter(name).add_(difference)
     engine.activate("a")
     assert torch.equal(engine(*ids), other.encoder(input_ids=ids[0], attention_mask=ids[1]).last_hidden_state)
@@ -170,7 +143,7 @@ def test_a_failure_at_any_moment_leaves_the_composition_before(monkeypatch, ids)
     for k, name in enumerate("abc"):
         engine.attach(sparse(base, name, k))
     engine.activate("a + b")
-    before = {k: v.clone() for k, v in base.model.state_dict().items()}
+    before = snapshot(base)
     real, calls = torch.Tensor.scatter_, []
     monkeypatch.setattr(madx.differences, "RUN", 7)
     for number in (0, 1, 5, 40, 200):
@@ -187,7 +160,7 @@ def test_a_failure_at_any_moment_leaves_the_composition_before(monkeypatch, ids)
             engine.activate("c + a")
         monkeypatch.setattr(torch.Tensor, "scatter_", real)
         assert str(engine.composition) == "a + b"
-        assert all(torch.equal(v, before[k]) for k, v in base.model.state_dict().items()), number
+        assert unchanged(base, before), number
     engine.activate(None)
     assert unchanged(base, state)
 
@@ -303,7 +276,7 @@ def test_differences_and_adapters_in_one_composition(base, ids, language):
         engine.activate(alone)
         assert not torch.allclose(engine(*ids), both, atol=1e-3)
     other_base = tiny.base(base.name.removeprefix("tiny-"))
-    for name, difference in dense(base, engine.modules["sparse"]).items():
+    for name, difference in dense(engine.modules["sparse"]).items():
         other_base.encoder.get_parameter(name).add_(difference)
     second = Engine(other_base)
     second.attach(tiny.wake(new_module("adapter", other_base, parts="pfeiffer")))

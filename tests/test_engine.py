@@ -3,6 +3,7 @@
 import pytest
 import tiny
 import torch
+from tiny import snapshot, unchanged
 
 from madx.composition import Average, Stack, parse
 from madx.engine import Engine
@@ -25,10 +26,6 @@ def ids():
     return tiny.inputs()
 
 
-def snapshot(base):
-    return {k: v.clone() for k, v in base.model.state_dict().items()}
-
-
 @torch.no_grad()
 def test_idle_and_closed_are_bit_identical(base, ids):
     before = base.encoder(input_ids=ids[0], attention_mask=ids[1]).last_hidden_state
@@ -48,7 +45,7 @@ def test_idle_and_closed_are_bit_identical(base, ids):
     assert torch.equal(base.encoder(input_ids=ids[0], attention_mask=ids[1]).last_hidden_state, before)
     assert torch.equal(base.model(input_ids=ids[0], attention_mask=ids[1]).logits, logits)
     assert [n for n, _ in base.model.named_parameters()] == names
-    assert all(torch.equal(v, state[k]) for k, v in base.model.state_dict().items())
+    assert unchanged(base, state)
     assert not any("forward" in m.__dict__ or m._forward_hooks or m._forward_pre_hooks for m in base.model.modules())
 
 

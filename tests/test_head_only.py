@@ -7,6 +7,7 @@ import tiny
 import tiny_runs
 import torch
 from cli_tools import run
+from tiny import snapshot, unchanged
 
 from madx.data.labels import LabelSet
 from madx.engine import Engine
@@ -29,11 +30,11 @@ def test_it_trains_its_head_and_nothing_else():
     torch.manual_seed(0)
     module = engine.attach(head_only(engine.base))
     assert module.parameter_count() == (engine.base.width + 1) * len(LABELS)
-    before = {k: v.clone() for k, v in engine.base.model.state_dict().items()}
+    before = snapshot(engine.base)
     engine.activate("ner")
     _, result = tiny_runs.train("ner", made=engine, steps=20)
     assert result.history[-1]["loss"] < result.history[0]["loss"]
-    assert all(torch.equal(v, before[k]) for k, v in engine.base.model.state_dict().items())
+    assert unchanged(engine.base, before)
 
 
 def test_it_is_not_called_silent_unless_another_head_predicts():

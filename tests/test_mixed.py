@@ -9,7 +9,7 @@ import torch
 from cli_tools import failed, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_differences import snapshot, sparse, unchanged
+from tiny import snapshot, sparse, unchanged
 from tiny_files import fill
 
 import madx.differences

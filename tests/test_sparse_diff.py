@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from test_differences import sparse
+from tiny import sparse
 
 from madx import gaps
 from madx.errors import StoreError

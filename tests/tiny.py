@@ -1,4 +1,4 @@
-"""Tiny random bases of every family, and a tiny tokenizer, made in milliseconds without any download."""
+"""Tiny random bases of every family, a tiny tokenizer, and modules of random weights, made in milliseconds without any download."""
 
 from functools import lru_cache
 
@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 from madx.base import Base
+from madx.module import new_module
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 WORDS = "the a of in from to for with and is was said works lives city river market teacher Anna Juma Maria Omar".split()
@@ -86,3 +87,37 @@ def wake(module, *, seed: int = 0, std: float = 0.3):
         for _, parameter in sorted(module.named_parameters()):
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
     return module
+
+
+def sparse(base, name, seed=0, *, entries=400, std=0.3, **more):
+    """A module of random entries; those of different seeds overlap by chance."""
+    config = {k: more.pop(k) for k in ("groups", "kinds", "top_layers") if k in more}
+    made = new_module(name, base, parts={"sparse_diff": {"entries": entries, **config}}, **more)
+    unit = made.units["parameters"]["sparse_diff"]
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.randperm(unit.space.size, generator=generator)[: len(unit.indices)].sort().values
+    unit.set_entries(places, torch.randn(len(places), generator=generator) * std)
+    return made
+
+
+def scatter(unit) -> dict[str, torch.Tensor]:
+    """The difference of a `sparse_diff` as full tensors, entry by entry: name -> tensor."""
+    flat = torch.zeros(unit.space.size)
+    flat[unit.indices.long()] = unit.values.detach()
+    parts = flat.split([p.numel for p in unit.space.parameters])
+    return {p.name: part.view(p.shape) for p, part in zip(unit.space.parameters, parts)}
+
+
+def dense(made) -> dict[str, torch.Tensor]:
+    """The same of a module."""
+    return scatter(made.units["parameters"]["sparse_diff"])
+
+
+def snapshot(base) -> dict[str, torch.Tensor]:
+    """A copy of all weights of the base's model."""
+    return {k: v.clone() for k, v in base.model.state_dict().items()}
+
+
+def unchanged(base, state) -> bool:
+    """Whether the weights are those of a snapshot, bit for bit."""
+    return all(torch.equal(v, state[k]) for k, v in base.model.state_dict().items())

@@ -152,7 +152,7 @@ class Comparison:
 
         contents = {"comparison.json": self.to_json().encode(), "comparison.md": self.to_markdown().encode(),
                     "comparison.png": picture_png(self)}  # fmt: skip
-        return write_files(contents, folder)
+        return write_files(contents, folder, what="the comparison")
 
 
 def amount(value: float | None, unit: str) -> str:

@@ -1,11 +1,9 @@
 """A comparison as one picture: a panel for each of the five axes, a row for each candidate."""
 
-import io
-
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from madx.evaluation.comparison import Candidate, Comparison, amount, spread
+from madx.evaluation.heatmap import png
 
 _BLUE, _GREY = "#0072B2", "#555555"
 Interval = tuple[float, float, float]
@@ -13,9 +11,7 @@ Interval = tuple[float, float, float]
 
 def picture_png(comparison: Comparison) -> bytes:
     """The picture as PNG bytes."""
-    out = io.BytesIO()
-    FigureCanvasAgg(picture(comparison)).print_png(out)
-    return out.getvalue()
+    return png(picture(comparison))
 
 
 def picture(comparison: Comparison) -> Figure:

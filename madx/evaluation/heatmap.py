@@ -6,6 +6,7 @@ only, never pyplot: nothing global is opened or left behind.
 
 import io
 import textwrap
+from collections.abc import Sequence
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -24,7 +25,11 @@ _WRAP = 150  # characters of 8 point bold that fit the narrowest picture
 
 def heatmap_png(matrix: TransferMatrix) -> bytes:
     """The picture as PNG bytes."""
-    figure = heatmap_figure(matrix)
+    return png(heatmap_figure(matrix))
+
+
+def png(figure: Figure) -> bytes:
+    """A drawn figure as PNG bytes."""
     out = io.BytesIO()
     FigureCanvasAgg(figure).print_png(out)
     return out.getvalue()
@@ -34,9 +39,7 @@ def heatmap_figure(matrix: TransferMatrix) -> Figure:
     """Left: mean ± sd per language and column; `-` is missing, a red frame is a silent module, `≈` is within noise of the
     row's best. Right: target - none and target - source with their 95 % interval over seeds, for a language without a
     module its first proxy in target's place; hollow = within noise, half = not after the correction over all pairs."""
-    names = list(matrix.targets)
-    if sum(t != matrix.meta.source for t in names) > 1:
-        names.append(AVERAGE)
+    names = matrix.rows
     warnings = [part for line in matrix.warnings() for part in textwrap.wrap(line, _WRAP)]
     notes = textwrap.wrap(matrix.meta.note, _WRAP) if matrix.meta.note else []
     # Everything in inches: 0.46 a row; above it title, notes and legend, below it the axis; labels by their length.
@@ -61,11 +64,9 @@ def heatmap_figure(matrix: TransferMatrix) -> Figure:
     return figure
 
 
-def _scores(axes, bar, matrix: TransferMatrix, names: list[str]) -> None:
+def _scores(axes, bar, matrix: TransferMatrix, names: Sequence[str]) -> None:
     table = matrix.table()
-    means = [r.mean for r in table if r.mean is not None and r.target in names]
-    low, high = (min(means), max(means)) if means else (0.0, 100.0)
-    colours = ScalarMappable(Normalize(low, high) if high - low > 0.1 else Normalize(low - 1, high + 1), "cividis")
+    colours = colour_scale([r.mean for r in table if r.mean is not None and r.target in names])
     for y, name in enumerate(names):
         rows = [r for r in table if r.target == name]
         alike = like_best(matrix, rows)
@@ -81,6 +82,12 @@ def _scores(axes, bar, matrix: TransferMatrix, names: list[str]) -> None:
     bar.figure.colorbar(colours, cax=bar)
     bar.tick_params(labelsize=7)
     bar.set_title(matrix.scored.short, fontsize=8)
+
+
+def colour_scale(means: Sequence[float]) -> ScalarMappable:
+    """cividis from the least to the largest of the means, wider where they hardly differ."""
+    low, high = (min(means), max(means)) if means else (0.0, 100.0)
+    return ScalarMappable(Normalize(low, high) if high - low > 0.1 else Normalize(low - 1, high + 1), "cividis")
 
 
 def score_square(axes, x: int, y: int, row: Row, colours: ScalarMappable, *, mark: str = "") -> None:
@@ -107,13 +114,13 @@ def _leads(matrix: TransferMatrix) -> dict[str, str]:
             for name in (*matrix.targets, AVERAGE)}
 
 
-def _lead_names(matrix: TransferMatrix, names: list[str]) -> list[str]:
+def _lead_names(matrix: TransferMatrix, names: Sequence[str]) -> list[str]:
     """`swa`; `yor (weighted)` where a proxy is compared."""
     leads = _leads(matrix)
     return [n if leads[n] == "target" else f"{n} ({leads[n]})" for n in names]
 
 
-def _differences(axes, matrix: TransferMatrix, names: list[str]) -> None:
+def _differences(axes, matrix: TransferMatrix, names: Sequence[str]) -> None:
     leads = _leads(matrix)
     contrasts = [c for c in matrix.pairs() if c.minus in _SERIES and c.target in names and c.control == leads[c.target]]
     axes.axvline(0, color="black", linewidth=0.8)

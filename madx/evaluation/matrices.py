@@ -32,21 +32,20 @@ class Entry:
 
     @property
     def metric(self) -> str:
-        """The figure that decides, the first of the task's scores."""
-        return next(iter(self.matrix.cells[0].scores.summary())) if self.matrix.cells else "-"
+        """The figure that decides, the first of the task's scores; `-` where there are none."""
+        return self.matrix.scored.metrics[0] if self.matrix.cells else "-"
 
     def scores(self, languages: Iterable[str]) -> dict[int, float]:
         """seed -> mean of the own score over the languages, for the seeds that have all of them."""
-        wanted = set(languages)
-        found: dict[int, dict[str, float]] = {}
-        for cell in self.matrix.cells:
-            if cell.control == self.control and cell.target in wanted:
-                found.setdefault(cell.seed, {})[cell.target] = getattr(cell.scores, self.metric)
-        return {seed: fmean(by.values()) for seed, by in sorted(found.items()) if by.keys() == wanted}
+        return self.matrix.macro(list(languages), self.control)[0]
 
     def languages(self) -> list[str]:
         """The target languages, not the source, that have an own score."""
         return [t for t in self.matrix.targets if t != self.source and self.scores([t])]
+
+    def averages(self) -> dict[str, Row]:
+        """control -> its row of the average over target languages."""
+        return {r.control: r for r in self.matrix.table() if r.target == AVERAGE}
 
     def own(self, target: str) -> Row:
         """Mean and deviation of the own score: of a language, or of the average over `languages`."""
@@ -101,6 +100,10 @@ class Matrices:
     def targets(self, task: str) -> list[str]:
         """Every target language of a task, in order."""
         return list(dict.fromkeys(t for e in self.entries if e.task == task for t in e.matrix.targets))
+
+    def controls(self) -> list[str]:
+        """Every column of any entry's matrix, in order."""
+        return list(dict.fromkeys(c for e in self.entries for c in e.matrix.columns))
 
     def gaps(self) -> list[Gap]:
         """Every pair of module types for one task and source, then of sources for one task and module type."""

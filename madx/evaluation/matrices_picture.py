@@ -1,13 +1,9 @@
 """Several transfer matrices as one picture: for each task the own scores by language, and the averages by control."""
 
-import io
-
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from madx.evaluation.heatmap import score_square
+from madx.evaluation.heatmap import colour_scale, png, score_square
 from madx.evaluation.matrices import Entry, Matrices
 from madx.evaluation.matrix import AVERAGE, Row
 
@@ -16,15 +12,13 @@ _CELL, _ROW, _HEAD, _FOOT, _GAP = 1.05, 0.42, 0.95, 0.25, 0.7  # inches
 
 def picture_png(matrices: Matrices) -> bytes:
     """The picture as PNG bytes."""
-    out = io.BytesIO()
-    FigureCanvasAgg(picture(matrices)).print_png(out)
-    return out.getvalue()
+    return png(picture(matrices))
 
 
 def picture(matrices: Matrices) -> Figure:
     """A row of two panels for each task, with a scale of colours of its own; `-` is missing, a red frame a silent module."""
     rows = {task: [e for e in matrices.entries if e.task == task] for task in matrices.tasks()}
-    controls = list(dict.fromkeys(r.control for e in matrices.entries for r in e.matrix.table()))
+    controls = matrices.controls()
     label = 0.3 + 0.078 * max(len(_name(e)) for e in matrices.entries)
     widest = max(len(matrices.targets(task)) + 1 for task in rows)
     width = label + _CELL * (widest + len(controls)) + _GAP + 0.3
@@ -36,9 +30,8 @@ def picture(matrices: Matrices) -> Figure:
         y = top - _HEAD - body
         targets = [*matrices.targets(task), AVERAGE]
         own = [[None if t == e.source else e.own(t) for t in targets] for e in entries]
-        averages = [{r.control: r for r in e.matrix.table() if r.target == AVERAGE} for e in entries]
-        by_control = [[found.get(c) for c in controls] for found in averages]
-        colours = _colours([*own, *by_control])
+        by_control = [[found.get(c) for c in controls] for found in (e.averages() for e in entries)]
+        colours = colour_scale([row.mean for line in (*own, *by_control) for row in line if row is not None and row.mean is not None])
         panels = ((label, targets, own), (label + _CELL * widest + _GAP, controls, by_control))
         for number, (x, names, table) in enumerate(panels):
             wide = _CELL * len(names)
@@ -52,12 +45,6 @@ def picture(matrices: Matrices) -> Figure:
 
 def _name(entry: Entry) -> str:
     return f"{entry.module_type}, from {entry.source}"
-
-
-def _colours(tables: list[list[Row | None]]) -> ScalarMappable:
-    means = [row.mean for line in tables for row in line if row is not None and row.mean is not None]
-    low, high = (min(means), max(means)) if means else (0.0, 100.0)
-    return ScalarMappable(Normalize(low, high) if high - low > 0.1 else Normalize(low - 1, high + 1), "cividis")
 
 
 def _panel(axes, names: list[str], labels: list[str] | None, table: list[list[Row | None]], colours: ScalarMappable) -> None:

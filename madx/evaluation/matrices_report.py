@@ -24,14 +24,6 @@ def _cell(row: Row) -> str:
     return score_text(row.mean, row.sd) + ("!" if row.silent else "")
 
 
-def _controls(matrices: Matrices) -> list[str]:
-    return list(dict.fromkeys(r.control for e in matrices.entries for r in e.matrix.table()))
-
-
-def _averages(entry: Entry) -> dict[str, Row]:
-    return {r.control: r for r in entry.matrix.table() if r.target == AVERAGE}
-
-
 def _own_lines(matrices: Matrices, task: str) -> tuple[list[str], list[list[str]]]:
     """Head and lines: module type and source against target languages and their average."""
     targets = matrices.targets(task)
@@ -46,9 +38,9 @@ def _own_lines(matrices: Matrices, task: str) -> tuple[list[str], list[list[str]
 
 def _control_lines(matrices: Matrices, task: str) -> tuple[list[str], list[list[str]]]:
     """Head and lines: module type and source against the controls, averaged over the languages that have them all."""
-    controls, lines = _controls(matrices), []
+    controls, lines = matrices.controls(), []
     for e in (e for e in matrices.entries if e.task == task):
-        rows = _averages(e)
+        rows = e.averages()
         of = {c.minus: c for c in e.matrix.differences() if c.target == AVERAGE}
         deltas = [of[m].mark + signed(of[m].delta) if m in of else "-" for m in ("none", "source")]
         lines.append([e.module_type, e.source, *(_cell(rows[c]) if c in rows else "-" for c in controls), *deltas])
@@ -137,4 +129,4 @@ def save(matrices: Matrices, folder: str | Path) -> list[Path]:
     if matrices.entries:
         from madx.evaluation.matrices_picture import picture_png  # matplotlib takes half a second to import
         contents["matrices.png"] = picture_png(matrices)
-    return write_files(contents, folder)
+    return write_files(contents, folder, what="the matrices")

@@ -177,6 +177,11 @@ class TransferMatrix:
         found = {c.control for c in (*self.cells, *self.missing)}
         return (*CONTROLS, *(p for p in PROXIES if p in found))
 
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The languages, then the average where there are several target languages."""
+        return (*self.targets, AVERAGE) if sum(t != self.meta.source for t in self.targets) > 1 else self.targets
+
     def group(self, target: str, control: str) -> list[Cell]:
         """The cells of one place, by seed."""
         return sorted((c for c in self.cells if (c.target, c.control) == (target, control)), key=lambda c: c.seed)

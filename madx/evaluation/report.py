@@ -48,10 +48,7 @@ def _seeds(rows: list[Row]) -> str:
 def _by_target(matrix: TransferMatrix) -> dict[str, list[Row]]:
     """Rows of the table per language; the average only where there is more than one target language."""
     table = matrix.table()
-    names = list(matrix.targets)
-    if sum(t != matrix.meta.source for t in names) > 1:
-        names.append(AVERAGE)
-    return {name: [r for r in table if r.target == name] for name in names}
+    return {name: [r for r in table if r.target == name] for name in matrix.rows}
 
 
 def to_csv(matrix: TransferMatrix) -> str:

@@ -81,18 +81,19 @@ def save(matrix: TransferMatrix, folder: str | Path) -> list[Path]:
     from madx.evaluation.heatmap import heatmap_png  # matplotlib takes half a second to import
     contents = {"matrix.json": matrix.to_json().encode(), "matrix.csv": matrix.to_csv().encode(),
                 "matrix.md": matrix.to_markdown().encode(), "heatmap.png": heatmap_png(matrix)}
-    return write_files(contents, folder)
+    return write_files(contents, folder, what="the matrix")
 
 
-def write_files(contents: dict[str, bytes], folder: str | Path) -> list[Path]:
-    """Write files into a folder, each whole or not at all; gives their paths. Raises MadxError when that is impossible."""
+def write_files(contents: dict[str, bytes], folder: str | Path, *, what: str) -> list[Path]:
+    """Write files into a folder, each whole or not at all; gives their paths. Raises MadxError, which names `what` they
+    are, when that is impossible."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
             write_whole(folder / name, content)
     except OSError as error:
-        raise MadxError(f"cannot write the matrix to {folder}: {error}; files that were there are unchanged or whole. "
+        raise MadxError(f"cannot write {what} to {folder}: {error}; files that were there are unchanged or whole. "
                         "Free space or choose another folder") from error
     return [folder / name for name in contents]
 

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from madx.base import Base
 from madx.composition import check_name
+from madx.data.corpora import sha256_of
 from madx.errors import BaseError, ConfigError, StoreError
 from madx.interop.adapterhub_config import check_version, read_parts, write_config
 from madx.interop.adapterhub_files import CONFIG, HEAD_CONFIG, HEAD_WEIGHTS, WEIGHTS, read_tensors, require_folder
 from madx.interop.adapterhub_head import read_head, write_head
 from madx.interop.adapterhub_keys import Key, KeyReader, foreign_keys, layout_of
-from madx.interop.files import new_folder, other_files, read_json, sha256
+from madx.interop.files import new_folder, other_files, read_json
 from madx.interop.matching import public_name, require_same_base, same_base_name
 from madx.interop.report import ImportReport, ranges
 from madx.module import Module, ModuleInfo, require_base
@@ -54,7 +55,7 @@ def import_adapterhub(
     info = ModuleInfo(
         name=name, role=role, language=language, parts=reading.parts, base=base.identity(),
         task=task if head.labels else None, labels=head.labels, tokenizer=base.tokenizer_fingerprint,
-        training={"imported": _origin(full) | {"sha256": sha256(folder / file)}},
+        training={"imported": _origin(full) | {"sha256": sha256_of(folder / file)}},
     )  # fmt: skip
     skeleton = _skeleton(info, base, tensors, folder / file)
     bottleneck = reading.parts.get("bottleneck")
@@ -201,7 +202,7 @@ def export_adapterhub(
     Raises ConfigError for what the format cannot say, BaseError for a base that does not fit, StoreError for a folder
     in use.
     """
-    require_base(module, base)
+    require_base(module.info, base)
     layout, folder, name = layout_of(base.config.model_type), Path(folder).expanduser(), as_name or module.name
     if "." in name or hasattr(nn.ModuleDict(), name):
         raise ConfigError(

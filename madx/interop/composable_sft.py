@@ -15,11 +15,12 @@ from torch import Tensor
 
 from madx.base import Base
 from madx.composition import Composition, Stack, check_name
+from madx.data.corpora import sha256_of
 from madx.errors import ConfigError, StoreError, did_you_mean
 from madx.interop.base import FORMATS, Format, Imported, Wish, single
 from madx.interop.composable_sft_file import FILE, LARGEST, decoded, encoded, read_tables
 from madx.interop.composable_sft_head import Head, read_head, write_config, write_head
-from madx.interop.files import dense, new_folder, other_files, read_json, sha256
+from madx.interop.files import dense, new_folder, other_files, read_json
 from madx.interop.matching import require_same_base, same_base_name
 from madx.interop.report import ImportReport, ranges
 from madx.module import ROLES, Module, ModuleInfo, require_base
@@ -81,7 +82,7 @@ def import_composable_sft(
     info = ModuleInfo(
         name=name, role=role, language=language, parts=make_parts({"sparse_diff": settings}), base=base.identity(),
         task=task if head.labels else None, labels=head.labels, tokenizer=base.tokenizer_fingerprint,
-        training={"imported": {"format": "composable-sft", "sha256": sha256(file)}},
+        training={"imported": {"format": "composable-sft", "sha256": sha256_of(file)}},
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         module = Module(info, base.sites)
@@ -174,7 +175,7 @@ def export_composable_sft(module: Module, folder: str | Path, *, base: Base) -> 
     Raises ConfigError for what the format cannot say, BaseError for a base that does not fit, StoreError for a folder in
     use.
     """
-    require_base(module, base)
+    require_base(module.info, base)
     if other := [part for part in module.info.parts if part != "sparse_diff"]:
         raise ConfigError(
             f"The module {module.name!r} cannot be written as a file of composable-sft: it has "

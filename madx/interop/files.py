@@ -1,6 +1,5 @@
 """Foreign files, read and written: JSON, pickles that may hold tensors only, folders that are whole or not there."""
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -83,15 +82,6 @@ def dense(key: str, value, path: Path) -> Tensor:
     if not finite:
         raise StoreError(f"{path}: {key[:120]!r} has values that are not finite numbers.")
     return value
-
-
-def sha256(path: Path) -> str:
-    """Of a file's bytes: which file an imported module was made from."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def other_files(folder: Path, read: set[str]) -> list[tuple[str, str]]:

@@ -5,14 +5,13 @@ A module's repository holds the three files of a stored module, and nothing else
 records where it came from (`training.pulled`: hub, repository, commit, name there).
 """
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 from madx.base import Base, load_base
 from madx.composition import HUB_MARK, check_name
+from madx.data.corpora import sha256_of
 from madx.errors import HubError, StoreError
 from madx.interop.hub_words import Place, explained, found_instead, listed, unreachable
 from madx.module import Module, require_base
@@ -228,7 +227,7 @@ class Hub:
         """A file in the cache; a copy there of another size or sha256 than is known of it is fetched once more."""
         path = Path(self.api.hf_hub_download(place.repository, file, revision=revision))
         same = sizes[file] in (None, path.stat().st_size)
-        if not same or sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        if not same or sha256 and sha256_of(path) != sha256:
             path = Path(self.api.hf_hub_download(place.repository, file, revision=revision, force_download=True))
         return path
 
@@ -256,8 +255,7 @@ def _recorded_base(folder: str | Path) -> Base:
 
 def _require_fit(manifest: Manifest, base: Base | None, allow_base_mismatch: bool) -> None:
     if base is not None:
-        info = manifest.info()
-        require_base(SimpleNamespace(name=info.name, info=info), base, allow_base_mismatch=allow_base_mismatch)
+        require_base(manifest.info(), base, allow_base_mismatch=allow_base_mismatch)
 
 
 def _require_module(sizes: dict, place: Place) -> None:

@@ -85,7 +85,7 @@ def source_digest() -> str:
     root = Path(madx.training.__file__).parents[1]
     files = sorted({p for part in LEARNING_CODE for p in (root / part).rglob("*.py") if (root / part).is_dir()}
                    | {p for part in LEARNING_CODE for p in root.glob(part) if p.is_file()})  # fmt: skip
-    return digest(*(hashlib.sha256(p.read_bytes()).hexdigest() for p in files))
+    return digest(*(sha256_of(p) for p in files))
 
 
 def _recorded(info: ModuleInfo, schema: type[JobSettings]) -> dict | None:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -93,7 +92,7 @@ def load_module(folder: str | Path, base: Base, *, allow_base_mismatch: bool = F
     with folders.explained(f"read the module {folder}"), folders.reading(folder):
         manifest = _read_manifest(folder)
         info = manifest.info()
-        require_base(SimpleNamespace(name=info.name, info=info), base, allow_base_mismatch=allow_base_mismatch)
+        require_base(info, base, allow_base_mismatch=allow_base_mismatch)
         data = _read(folder, LAYOUT.weights)
     if folder.name != info.name:
         log.info("The folder %s holds the module %r; it keeps that name.", folder, info.name)
@@ -326,7 +325,7 @@ def _verified(folder: Path, allowed: Callable[[], Path], base: Base | None) -> I
             yield from own_faults(tensors, manifest)
             return
         info = manifest.info()
-        require_base(SimpleNamespace(name=info.name, info=info), base)
+        require_base(info, base)
         yield from to_state(tensors, _skeleton(info, base, folder), manifest)[1]
     except MadxError as error:
         yield str(error)

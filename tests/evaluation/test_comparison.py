@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 from rich.console import Console
 
+from madx.errors import MadxError
 from madx.evaluation.comparison import Candidate, Comparison, amount, spread
 
 GOOD = Candidate("full", 1_200_000, 4_900_000, 80_000_000, 3.2e12, 30, [0.2, 0.1, 0.3], {1: 80.0, 2: 82.0, 3: 81.0}, [1.0, 1.01, 0.99], ["m@1"])
@@ -40,6 +41,8 @@ def test_the_best_and_those_that_seeds_do_not_tell_from_it(tmp_path):
 
 def test_nothing_measured_is_a_report_too(tmp_path):
     assert comparison(FAILED).best() is None and len(comparison(FAILED).save(tmp_path)) == 3
+    with pytest.raises(MadxError, match="cannot write the comparison"):
+        comparison(FAILED).save(tmp_path / "comparison.md")
 
 
 @pytest.mark.parametrize("value, text", [(None, "-"), (0, "0 B"), (999.4, "999 B"), (999.6, "1 kB"), (7_667_712, "7.67 MB"), (2e21, "2000 EB")])

@@ -18,7 +18,7 @@ from madx.errors import DataError, MadxError
 from madx.evaluation import Cell, Missing, TransferMatrix
 from madx.evaluation.page import figures, write_report
 from madx.evaluation.page.errors import INVENTED, MISSED, confusion, examples
-from madx.evaluation.page.record import FORMAT, read_run
+from madx.evaluation.page.record import FORMAT, read_run, save_modules
 from madx.evaluation.page.svg import Svg, log_ticks, luminance, shade, ticks
 from madx.scores import entity_scores, word_scores
 
@@ -259,6 +259,9 @@ def test_faults_of_a_folder(tmp_path):
     (tmp_path / "report.html").mkdir()
     with pytest.raises(MadxError, match="cannot write the report"):
         write_report(tmp_path)
+    (tmp_path / "modules.json").mkdir()
+    with pytest.raises(MadxError, match="cannot write the records of the modules"):
+        save_modules(tmp_path, [])
 
 
 def test_the_command_writes_it_again(folder, tmp_path):

@@ -23,12 +23,6 @@ from madx.module import new_module
 LABELS = ("O", "B-PER", "I-PER")
 BIN, SAFE = "pytorch_adapter.bin", "adapter.safetensors"
 
-
-@pytest.fixture(scope="module")
-def base():
-    return tiny.base()
-
-
 HOULSBY = {"places": ["attention", "ffn"], "reads": "output", "activation": "swish"}
 #: the peer has one activation for both parts
 HOULSBY_INV = {"bottleneck": HOULSBY, "invertible": {"activation": "swish"}}

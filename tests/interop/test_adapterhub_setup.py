@@ -13,11 +13,6 @@ from madx.module import new_module
 ROLES = {"swa": "language", "ner": "task"}
 
 
-@pytest.fixture(scope="module")
-def base():
-    return tiny.base()
-
-
 @pytest.fixture
 def modules(base):
     ner = new_module("ner", base, role="task", task="ner", parts="pfeiffer", labels=("O", "B-PER"))

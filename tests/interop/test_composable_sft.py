@@ -12,7 +12,7 @@ import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_differences import dense, snapshot, sparse, unchanged
+from tiny import dense, snapshot, sparse, unchanged
 
 from madx.engine import Engine
 from madx.errors import BaseError, ConfigError, MadxError, StoreError
@@ -97,11 +97,6 @@ def load(folder, base, **kwargs):
     return import_composable_sft(folder, base, **({"name": "x", "role": "language", "language": "swa"} | kwargs))
 
 
-@pytest.fixture(scope="module")
-def base():
-    return tiny.base()
-
-
 @pytest.fixture
 def folder(base, tmp_path):
     return write(tmp_path / "swa", one(base))
@@ -135,7 +130,7 @@ def test_the_difference_is_added_exactly(family, tmp_path):
 def test_both_names_of_numpy_and_of_the_tables(base, tmp_path, numpy_name, names):
     diffs = random_diffs(base)
     module, _ = load(write(tmp_path / "x", diffs, names=names, numpy_name=numpy_name), base)
-    for name, found in dense(base, module).items():
+    for name, found in dense(module).items():
         assert torch.equal(found, diffs["roberta." + name])
     with pytest.raises(pickle.UnpicklingError):  # torch alone refuses the scalar
         torch.load(tmp_path / "x" / "pytorch_diff.bin", weights_only=True)
@@ -176,7 +171,7 @@ def test_entries_in_norms_are_kept(base, tmp_path):
     diffs["roberta.encoder.layer.1.output.LayerNorm.bias"][5] = -2.0
     module, _ = load(write(tmp_path / "x", diffs), base)
     assert module.info.parts["sparse_diff"].freeze_norms is False
-    assert dense(base, module)["encoder.layer.1.output.LayerNorm.bias"][5] == -2.0
+    assert dense(module)["encoder.layer.1.output.LayerNorm.bias"][5] == -2.0
     assert load(write(tmp_path / "y", one(base)), base)[0].info.parts["sparse_diff"].freeze_norms is True
 
 
@@ -392,7 +387,7 @@ def test_round_trip(family, tmp_path):
     stored = torch.load(folder / "pytorch_diff.bin", weights_only=True)  # plain numbers need no allowances
     prefix = base.model.base_model_prefix + "."
     assert {prefix + p.name for p in base.sites["parameters"].parameters} == set(stored["diffs"])
-    for name, delta in dense(base, made).items():
+    for name, delta in dense(made).items():
         assert torch.equal(understood(stored["diffs"][prefix + name]), delta)
     assert torch.equal(stored["abs"]["classifier.weight"], made.head.weight)
     again, report = load(folder, base, role="task", task="ner", language=None)

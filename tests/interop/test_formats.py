@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from test_differences import sparse
+from tiny import sparse
 
 import madx.interop
 from madx.engine import Engine
@@ -24,11 +24,6 @@ SINGLE = sorted(FORMATS)
 #: names that the peer or torch stumbles over; here they are names like any other
 LEGAL = ("to", "type", "a.b", "parameters", "train")
 ILLEGAL = ("../x", "a/b", "", "base", ".hidden", "x" * 101, "a b")
-
-
-@pytest.fixture(scope="module")
-def base():
-    return tiny.base()
 
 
 def made(base, form, *, name="mine", labels=LABELS):

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 from hub_server import Refusal
-from hub_tools import local_hub, set_offline  # noqa: F401  (a fixture)
+from hub_tools import local_hub, set_offline
 from huggingface_hub import ModelCard
 
 import madx
@@ -25,11 +25,6 @@ from madx.store.manifest import from_text
 #: huggingface_hub 2's own upload over LFS is not up to date with its HTTP library
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 HOME = "/home/juma/texts/swa.txt"
-
-
-@pytest.fixture(scope="module")
-def base():
-    return tiny.base()
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +55,12 @@ def theirs(tmp_path, folder):
 
 
 @pytest.fixture
-def writer(local_hub):  # noqa: F811
+def writer(local_hub):
     return Hub(token="hf_writer", endpoint=local_hub.url)
 
 
 @pytest.fixture
-def anybody(local_hub):  # noqa: F811
+def anybody(local_hub):
     return Hub(endpoint=local_hub.url)
 
 
@@ -95,7 +90,7 @@ def same(a, b) -> bool:
 # ---- round trips -----------------------------------------------------------------------------------------------------
 
 
-def test_round_trip_is_bit_exact_and_says_where_it_came_from(local_hub, writer, anybody, mine, theirs, base):  # noqa: F811
+def test_round_trip_is_bit_exact_and_says_where_it_came_from(local_hub, writer, anybody, mine, theirs, base):
     pushed = writer.push("swa", "juma/xlmr-swa", store=mine, message="first")
     published = local_hub.repositories["juma/xlmr-swa"]
     assert set(published.commits[pushed.revision]) == {".gitattributes", *LAYOUT.files} and published.messages[-1] == "first"
@@ -112,7 +107,7 @@ def test_round_trip_is_bit_exact_and_says_where_it_came_from(local_hub, writer, 
     assert (row.path / LAYOUT.card).read_text() == model_card(from_text(files(row.path)[LAYOUT.manifest], "")), "its own"
 
 
-def test_nobodys_folders_are_published(local_hub, writer, mine):  # noqa: F811
+def test_nobodys_folders_are_published(local_hub, writer, mine):
     pushed = writer.push("swa", "juma/swa", store=mine)
     sent = local_hub.repositories["juma/swa"].commits[pushed.revision]
     record = json.loads(sent[LAYOUT.manifest])
@@ -120,7 +115,7 @@ def test_nobodys_folders_are_published(local_hub, writer, mine):  # noqa: F811
     assert record["base"]["name"] == "mini" and not any(b"juma/texts" in data for data in sent.values())
 
 
-def test_the_card_on_the_hub_is_read_by_its_own_library(local_hub, writer, mine):  # noqa: F811
+def test_the_card_on_the_hub_is_read_by_its_own_library(local_hub, writer, mine):
     pushed = writer.push("swa", "juma/swa", store=mine)
     card = ModelCard(local_hub.repositories["juma/swa"].commits[pushed.revision][LAYOUT.card].decode())
     assert (card.data.language, card.data.license, card.data.library_name) == (["sw"], "cc-by-4.0", "madx")
@@ -128,7 +123,7 @@ def test_the_card_on_the_hub_is_read_by_its_own_library(local_hub, writer, mine)
     assert 'madx.load(\'hf://juma/swa\', base)' in card.text
 
 
-def test_revisions_pin_what_is_pulled(local_hub, writer, anybody, mine, theirs, base):  # noqa: F811
+def test_revisions_pin_what_is_pulled(local_hub, writer, anybody, mine, theirs, base):
     first = writer.push("swa", "juma/swa", store=mine)
     other, third = (tiny.wake(new_module("swa", base, language="swa", parts="pfeiffer"), seed=seed) for seed in (8, 9))
     second, branched = writer.push(other, "juma/swa"), writer.push(third, "juma/swa@v2")
@@ -142,7 +137,7 @@ def test_revisions_pin_what_is_pulled(local_hub, writer, anybody, mine, theirs, 
         )
 
 
-def test_a_module_is_loaded_without_a_store(local_hub, writer, mine, base, monkeypatch):  # noqa: F811
+def test_a_module_is_loaded_without_a_store(local_hub, writer, mine, base, monkeypatch):
     pushed = writer.push("swa", "juma/swa", store=mine)
     module = madx.load("hf://juma/swa", base)
     assert same(module, mine.load("swa", base)) and module.info.training["pulled"]["revision"] == pushed.revision
@@ -159,7 +154,7 @@ def test_a_module_under_another_name(writer, anybody, mine, theirs, base):
     assert "# swa-juma\n" in (row.path / LAYOUT.card).read_text() and same(theirs.load("swa-juma", base), mine.load("swa", base))
 
 
-def test_notes_below_a_card_go_along_and_the_rest_is_made_anew(local_hub, writer, anybody, mine, theirs, caplog):  # noqa: F811
+def test_notes_below_a_card_go_along_and_the_rest_is_made_anew(local_hub, writer, anybody, mine, theirs, caplog):
     card = mine.root / "swa" / LAYOUT.card
     old = card.read_text().replace("model-index", "of-an-older-madx") + "\nThanks to the people of Zanzibar.\n"
     card.write_text(old)
@@ -172,7 +167,7 @@ def test_notes_below_a_card_go_along_and_the_rest_is_made_anew(local_hub, writer
     assert got.count("Zanzibar") == 1
 
 
-def test_a_card_of_ones_own_goes_along_as_it_is(local_hub, writer, anybody, mine, theirs):  # noqa: F811
+def test_a_card_of_ones_own_goes_along_as_it_is(local_hub, writer, anybody, mine, theirs):
     card = mine.root / "swa" / LAYOUT.card
     card.write_text("---\nlicense: mit\ntags: [mine]\n---\n\n# Swahili\n")
     writer.push("swa", "juma/swa", store=mine)
@@ -185,14 +180,14 @@ def test_a_card_of_ones_own_goes_along_as_it_is(local_hub, writer, anybody, mine
     refused(lambda: writer.push("swa", "juma/swa", store=mine), mine, "front matter", "cannot be read")
 
 
-def test_a_new_repository_may_be_private(local_hub, writer, anybody, mine, theirs):  # noqa: F811
+def test_a_new_repository_may_be_private(local_hub, writer, anybody, mine, theirs):
     writer.push("swa", "juma/secret", store=mine, private=True)
     assert local_hub.repositories["juma/secret"].private
     refused(lambda: anybody.pull("juma/secret", theirs), theirs, "or it is private", "hf auth login")
     assert writer.pull("juma/secret", theirs).name == "swa"
 
 
-def test_only_the_three_files_are_fetched(local_hub, anybody, mine, theirs):  # noqa: F811
+def test_only_the_three_files_are_fetched(local_hub, anybody, mine, theirs):
     local_hub.put("juma/swa", {**files(mine.root / "swa"), "evil.py": b"import os", "pytorch_model.bin": b"\x80", "a/b.json": b"{}"})
     anybody.pull("juma/swa", theirs)
     assert sorted(p.name for p in (theirs.root / "swa").iterdir()) == sorted(LAYOUT.files)
@@ -200,7 +195,7 @@ def test_only_the_three_files_are_fetched(local_hub, anybody, mine, theirs):  # 
     assert not [p for p in touched if p.endswith(("evil.py", ".bin", "b.json"))]
 
 
-def test_a_repository_without_a_card_gets_one(local_hub, anybody, mine, theirs):  # noqa: F811
+def test_a_repository_without_a_card_gets_one(local_hub, anybody, mine, theirs):
     bare = files(mine.root / "swa")
     del bare[LAYOUT.card]
     local_hub.put("juma/swa", bare)
@@ -212,7 +207,7 @@ def test_a_repository_without_a_card_gets_one(local_hub, anybody, mine, theirs):
 
 
 @pytest.mark.parametrize("how", ["offline", "down", "broken", "portal"])
-def test_what_was_fetched_before_is_used_when_the_hub_is_out_of_reach(how, local_hub, writer, anybody, mine, theirs, monkeypatch, caplog):  # noqa: F811, E501
+def test_what_was_fetched_before_is_used_when_the_hub_is_out_of_reach(how, local_hub, writer, anybody, mine, theirs, monkeypatch, caplog):
     pushed = writer.push("swa", "juma/swa", store=mine)
     anybody.pull("juma/swa", theirs)
     writer.push("swa", "juma/never", store=mine)
@@ -234,7 +229,7 @@ def test_what_was_fetched_before_is_used_when_the_hub_is_out_of_reach(how, local
     refused(lambda: Hub(token="hf_writer", endpoint=anybody.api.endpoint).push("swa", "juma/swa", store=mine), mine, words)
 
 
-def test_half_a_module_in_the_cache_is_none(local_hub, writer, anybody, mine, theirs, monkeypatch, tmp_path):  # noqa: F811
+def test_half_a_module_in_the_cache_is_none(local_hub, writer, anybody, mine, theirs, monkeypatch, tmp_path):
     writer.push("swa", "juma/swa", store=mine)
     anybody.pull("juma/swa", theirs)
     next((tmp_path / "hub-cache").rglob(LAYOUT.weights)).unlink()
@@ -242,7 +237,7 @@ def test_half_a_module_in_the_cache_is_none(local_hub, writer, anybody, mine, th
     refused(lambda: anybody.pull("juma/swa", theirs, name="again"), theirs, "offline", "in the cache")
 
 
-def test_a_damaged_cache_is_mended(local_hub, writer, anybody, mine, theirs, tmp_path, monkeypatch):  # noqa: F811
+def test_a_damaged_cache_is_mended(local_hub, writer, anybody, mine, theirs, tmp_path, monkeypatch):
     writer.push("swa", "juma/swa", store=mine)
     anybody.pull("juma/swa", theirs)
     for file, damage in ((LAYOUT.weights, lambda d: d[:-1] + bytes([d[-1] ^ 1])), (LAYOUT.manifest, lambda d: d[:40])):
@@ -257,7 +252,7 @@ def test_a_damaged_cache_is_mended(local_hub, writer, anybody, mine, theirs, tmp
         assert theirs.verify() == []
 
 
-def test_a_connection_that_breaks_leaves_nothing(local_hub, writer, anybody, mine, theirs, monkeypatch):  # noqa: F811
+def test_a_connection_that_breaks_leaves_nothing(local_hub, writer, anybody, mine, theirs, monkeypatch):
     writer.push("swa", "juma/swa", store=mine)
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library waits between its attempts
     local_hub.refuse = lambda method, path: Refusal(503, "", "busy") if path.endswith(LAYOUT.weights) else None
@@ -267,14 +262,14 @@ def test_a_connection_that_breaks_leaves_nothing(local_hub, writer, anybody, min
 # ---- refusals of the hub ---------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_there(anybody, writer, local_hub, mine, theirs):  # noqa: F811
+def test_nothing_is_there(anybody, writer, local_hub, mine, theirs):
     refused(lambda: anybody.pull("juma/nothing", theirs), theirs, "juma/nothing", "no such model, or it is private")
     writer.push("swa", "juma/swa", store=mine)
     refused(lambda: anybody.pull("juma/swa", theirs, revision="v9"), theirs, "'v9'", "branch, tag or commit")
     refused(lambda: anybody.pull("juma/swa@" + "0" * 40, theirs), theirs, "0" * 40)
 
 
-def test_tokens(local_hub, writer, anybody, mine, theirs):  # noqa: F811
+def test_tokens(local_hub, writer, anybody, mine, theirs):
     refused(lambda: anybody.push("swa", "juma/swa", store=mine), mine, "needs a token", "hf auth login", "HF_TOKEN")
     assert not local_hub.log, "refused before anything is sent"
     wrong = Hub(token="hf_wrong", endpoint=local_hub.url)
@@ -289,7 +284,7 @@ def test_tokens(local_hub, writer, anybody, mine, theirs):  # noqa: F811
     refused(lambda: anybody.pull("juma/swa", theirs), theirs, "gated", "Ask for access")
 
 
-def test_pushes_that_would_harm(local_hub, writer, mine):  # noqa: F811
+def test_pushes_that_would_harm(local_hub, writer, mine):
     local_hub.put("juma/model", {"config.json": b"{}", "model.safetensors": b"x", "README.md": b"# A model"})
     refused(lambda: writer.push("swa", "juma/model", store=mine), mine, "no module of madx", "config.json")
     writer.push("swa", "juma/swa", store=mine)
@@ -308,7 +303,7 @@ def test_pushes_that_would_harm(local_hub, writer, mine):  # noqa: F811
 @pytest.mark.parametrize(
     ("status", "words"), [(429, "too many requests"), (418, "I am a teapot"), (500, "out of order"), (403, "I am a teapot")]
 )
-def test_other_answers(status, words, local_hub, anybody, theirs):  # noqa: F811
+def test_other_answers(status, words, local_hub, anybody, theirs):
     local_hub.refuse = lambda method, path: Refusal(status, "", "I am a teapot")
     refused(lambda: anybody.pull("juma/swa", theirs), theirs, words)
 
@@ -328,7 +323,7 @@ def test_other_answers(status, words, local_hub, anybody, theirs):  # noqa: F811
         ({}, ["empty"]),
     ],
 )
-def test_what_is_no_module_is_named(found, words, local_hub, anybody, theirs):  # noqa: F811
+def test_what_is_no_module_is_named(found, words, local_hub, anybody, theirs):
     local_hub.put("juma/thing", found)
     refused(lambda: anybody.pull("juma/thing", theirs), theirs, "juma/thing holds no module of madx", *words)
     assert local_hub.fetched() == set()
@@ -355,21 +350,21 @@ def altered(data: bytes, **changes) -> bytes:
         ),
     ],
 )
-def test_damaged_and_malign_modules_are_refused(change, words, local_hub, anybody, mine, theirs):  # noqa: F811
+def test_damaged_and_malign_modules_are_refused(change, words, local_hub, anybody, mine, theirs):
     whole = files(mine.root / "swa")
     local_hub.put("juma/swa", whole | change(whole))
     refused(lambda: anybody.pull("juma/swa", theirs), theirs, *words, error=StoreError)
     assert not list(theirs.root.parent.glob("up*"))
 
 
-def test_huge_texts_are_not_fetched(local_hub, anybody, mine, theirs, monkeypatch):  # noqa: F811
+def test_huge_texts_are_not_fetched(local_hub, anybody, mine, theirs, monkeypatch):
     local_hub.put("juma/swa", files(mine.root / "swa"))
     monkeypatch.setattr(hub_file, "MAX_TEXT", 100)
     refused(lambda: anybody.pull("juma/swa", theirs), theirs, "module.json of juma/swa has", "more than 100")
     assert local_hub.fetched() == set()
 
 
-def test_a_name_that_is_taken_is_told_before_weights_travel(local_hub, writer, anybody, mine, theirs, base):  # noqa: F811
+def test_a_name_that_is_taken_is_told_before_weights_travel(local_hub, writer, anybody, mine, theirs, base):
     writer.push("swa", "juma/swa", store=mine)
     local_hub.log.clear()
     refused(lambda: anybody.pull("juma/swa", theirs, name="eng"), theirs, "already holds a module", error=StoreError)
@@ -379,7 +374,7 @@ def test_a_name_that_is_taken_is_told_before_weights_travel(local_hub, writer, a
     assert same(theirs.load("eng", base), mine.load("swa", base)) and theirs.show("eng").info.language == "swa"
 
 
-def test_another_base_is_told_before_weights_travel(local_hub, writer, mine):  # noqa: F811
+def test_another_base_is_told_before_weights_travel(local_hub, writer, mine):
     writer.push("swa", "juma/swa", store=mine)
     with pytest.raises(BaseError, match="made for the base 'mini'"):
         madx.load("hf://juma/swa", tiny.base(seed=5))
@@ -387,7 +382,7 @@ def test_another_base_is_told_before_weights_travel(local_hub, writer, mine):  #
     assert madx.load("hf://juma/swa", tiny.base(seed=5), allow_base_mismatch=True).name == "swa"
 
 
-def test_a_push_meanwhile_is_noticed(local_hub, writer, anybody, mine, theirs, monkeypatch):  # noqa: F811
+def test_a_push_meanwhile_is_noticed(local_hub, writer, anybody, mine, theirs, monkeypatch):
     writer.push("swa", "juma/swa", store=mine)
     read = anybody.api.model_info
 
@@ -407,7 +402,7 @@ def test_a_push_meanwhile_is_noticed(local_hub, writer, anybody, mine, theirs, m
     "text", ["swa", "", "a/b/c", "juma/", "/swa", "juma/../x", "../juma", "juma/s wa", "juma/swa@", "juma/swa@../..", "juma/a--b",
              "juma/swa@/etc", "https://huggingface.co/juma/swa", "hf://", "juma/swa@a//b", "juma/swä", "juma/swa.git", "juma/" + "x" * 200]
 )  # fmt: skip
-def test_what_is_no_place_is_refused(text, anybody, theirs, local_hub):  # noqa: F811
+def test_what_is_no_place_is_refused(text, anybody, theirs, local_hub):
     refused(lambda: anybody.pull(text, theirs), theirs, "is no ")
     assert not local_hub.log
 

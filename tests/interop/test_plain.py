@@ -3,7 +3,7 @@
 import pytest
 import tiny
 import torch
-from test_differences import snapshot, sparse, unchanged
+from tiny import snapshot, sparse, unchanged
 from transformers import AutoModelForMaskedLM, AutoModelForTokenClassification, AutoTokenizer
 
 from madx.engine import Engine

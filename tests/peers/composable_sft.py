@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import tiny  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
-from test_differences import sparse  # noqa: E402
+from tiny import sparse  # noqa: E402
 from transformers import AutoModelForTokenClassification  # noqa: E402
 
 from madx.engine import Engine  # noqa: E402

@@ -4,7 +4,8 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F
-from test_sparse import FAMILY, as_dense, language, settings
+from test_sparse import FAMILY, language, settings
+from tiny import scatter, snapshot, unchanged
 
 from madx.data.masking import IGNORED
 from madx.errors import CompositionError, ConfigError
@@ -111,7 +112,7 @@ def test_spiel_equals_the_transcription(growth, monkeypatch):
     value, held = transcription(task, unit, start[0].long(), chosen.rate, 12, growth=growth)
     assert torch.equal(unit.indices.long(), held.nonzero().squeeze(1))
     assert not torch.equal(unit.indices, start[0]) and len(unit.indices) == 120 and bool((unit.indices.diff() > 0).all())
-    ours = torch.cat([d.flatten() for d in as_dense(unit).values()])
+    ours = torch.cat([d.flatten() for d in scatter(unit).values()])
     assert torch.allclose(ours, value, atol=2e-5) and value.count_nonzero() > 100
 
 
@@ -119,7 +120,7 @@ def test_spiel_equals_the_transcription(growth, monkeypatch):
 def test_an_exchanging_run_keeps_its_budget_and_gives_the_base_back(growth, monkeypatch):
     """State in proportion to K: nothing dense in the optimiser or the checkpoint; theta_0 bit for bit at the end."""
     engine, task, unit = language(100)
-    state = {k: v.clone() for k, v in engine.base.model.state_dict().items()}
+    state = snapshot(engine.base)
     sizes = []
     step = EntryAdamW.step
     monkeypatch.setattr(EntryAdamW, "step", lambda self: (step(self), sizes.append(max(t.numel() for s in self.state.values() for t in s.values())))[0])
@@ -127,7 +128,7 @@ def test_an_exchanging_run_keeps_its_budget_and_gives_the_base_back(growth, monk
     assert set(sizes) == {100}
     assert engine.explain(*tiny.inputs()).silent == []
     engine.activate(None)
-    assert all(torch.equal(v, state[k]) for k, v in engine.base.model.state_dict().items())
+    assert unchanged(engine.base, state)
     assert not any(p._post_accumulate_grad_hooks for p in engine.base.model.parameters())
 
 
@@ -226,7 +227,7 @@ def test_a_high_price_shuts_gates_and_fewer_entries_differ(groups):
     shares = {}
     for price in (0.0, 3e-2):
         engine, task, unit = language(200)
-        state = {k: v.clone() for k, v in engine.base.model.state_dict().items()}
+        state = snapshot(engine.base)
         chosen = settings(gate_penalty=price, gate_groups=groups, gate_start=1.0, gate_learning_rate=0.5, keep_best=False)
         phase = OverlayPhase(engine, "swa", unit, gates=chosen.sparse)
         with engine.on_top(unit), phase.opened():
@@ -234,7 +235,7 @@ def test_a_high_price_shuts_gates_and_fewer_entries_differ(groups):
             moved = phase.values()
         shares[price] = float((moved != 0).float().mean())
         engine.activate(None)
-        assert all(torch.equal(v, state[k]) for k, v in engine.base.model.state_dict().items())
+        assert unchanged(engine.base, state)
         assert engine.differences.overlay is None and engine.differences.dense == {}
     assert shares[3e-2] < 0.5 * shares[0.0]
 

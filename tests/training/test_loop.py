@@ -7,6 +7,7 @@ import tiny
 import tiny_runs as runs
 import torch
 from safetensors.torch import load_file
+from tiny import snapshot, unchanged
 
 from madx.errors import ConfigError, TrainingError
 from madx.tasks.masked_lm import MaskedLM
@@ -28,7 +29,7 @@ def close(a, b, atol=1e-5):
 def test_training_lowers_the_loss_and_moves_the_module_alone(kind):
     made = runs.engine(kind)
     before = weights(made, kind)
-    base = {k: v.clone() for k, v in made.base.model.state_dict().items()}
+    base = snapshot(made.base)
     other = weights(made, "eng") if kind == "ner" else {}
     _, result = runs.train(kind, made=made, steps=30)
     assert result.history[-1]["loss"] < 0.9 * result.history[0]["loss"]
@@ -39,7 +40,7 @@ def test_training_lowers_the_loss_and_moves_the_module_alone(kind):
     assert result.best_step == result.history[scores.index(result.best[metric])]["step"]
     assert result.steps == 30 and result.seconds > 0 and result.resumed_from is None
     assert all(not torch.equal(v, before[k]) for k, v in weights(made, kind).items()), "a tensor of the module stood still"
-    assert all(torch.equal(v, base[k]) for k, v in made.base.model.state_dict().items())
+    assert unchanged(made.base, base)
     assert all(torch.equal(v, other[k]) for k, v in (weights(made, "eng") if other else {}).items())
     assert all(p.grad is None and not p.requires_grad for p in made.base.model.parameters())
     assert not any(m.training for m in (made.base.model, *made.modules.values()))

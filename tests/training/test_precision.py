@@ -4,6 +4,7 @@ import pytest
 import tiny
 import tiny_runs as runs
 import torch
+from tiny import snapshot, unchanged
 
 from madx.jobs import common
 from madx.jobs.common import open_training_base
@@ -57,14 +58,14 @@ def test_a_job_keeps_the_base_in_its_format(monkeypatch, parts, dtype):
 def test_training_on_a_base_in_bf16_stays_near_fp32_and_leaves_the_base_alone(kind):
     made = runs.engine(kind)
     made.base.model.to(torch.bfloat16)
-    before = {k: v.clone() for k, v in made.base.model.state_dict().items()}
+    before = snapshot(made.base)
     _, half = runs.train(kind, made=made, steps=20)
     _, single = runs.train(kind, steps=20)
     for a, b in zip(single.history, half.history):
         assert abs(a["loss"] - b["loss"]) < 0.03 * a["loss"]
     assert single.history[0]["loss"] != half.history[0]["loss"], "nothing was computed in bfloat16"
     assert all(v.dtype == torch.float32 for v in made.module(kind).tensors().values())
-    assert all(torch.equal(v, before[k]) for k, v in made.base.model.state_dict().items())
+    assert unchanged(made.base, before)
 
 
 def test_a_run_in_bf16_is_not_taken_up_in_fp32(tmp_path):

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from test_sparse import as_dense, language, ner, settings
+from test_sparse import language, ner, settings
+from tiny import scatter, snapshot, unchanged
 
 import madx.training.selections
 from madx.errors import TrainingError
@@ -73,9 +74,9 @@ def test_svd_scores_by_the_leading_components():
 
 def test_fisher_is_the_mean_squared_gradient_of_single_samples():
     engine, task, unit = ner(100)
-    state = {k: v.clone() for k, v in engine.base.model.state_dict().items()}
+    state = snapshot(engine.base)
     squares = mean_squares(engine, "ner", unit, task, samples=11)
-    assert all(torch.equal(v, state[k]) for k, v in engine.base.model.state_dict().items())
+    assert unchanged(engine.base, state)
     assert all(p.grad is None and not p.requires_grad for p in engine.base.model.parameters())
     expected = {p.name: torch.zeros(p.shape) for p in unit.space.parameters}
     weights = [engine.base.encoder.get_parameter(n).requires_grad_(True) for n in expected]
@@ -119,7 +120,7 @@ def test_selections_differ_and_chance_follows_its_seed():
 def test_bitfit_moves_all_biases_and_nothing_else():
     engine, task, unit = language("all", kinds=["bias"])
     fit(engine, "swa", task, settings(), steps=5, seed=0)
-    moved = {name for name, d in as_dense(unit).items() if d.any()}
+    moved = {name for name, d in scatter(unit).items() if d.any()}
     assert moved and all(name.endswith("bias") for name in moved) and unit.values.count_nonzero() > 0.9 * len(unit.values)
 
 
@@ -143,7 +144,7 @@ def test_top_layers_and_full_fine_tuning_are_baselines_of_the_same_kind():
             torch.nn.utils.clip_grad_norm_(opened, 1.0)
             optimizer.param_groups[0]["lr"] = 1e-2 * chosen.rate(step, 4)
             optimizer.step()
-        for name, difference in as_dense(unit).items():
+        for name, difference in scatter(unit).items():
             if name.endswith("key.bias"):  # softmax does not see it: its gradient is rounding, which Adam blows up
                 continue
             assert torch.allclose(model.roberta.get_parameter(name) - start[name], difference, atol=2e-5), (config, name)

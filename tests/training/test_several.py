@@ -5,8 +5,8 @@ import tiny
 import tiny_runs as runs
 import torch
 import torch.nn.functional as F
-from test_differences import dense, sparse
 from test_sparse import FAMILY, settings
+from tiny import dense, sparse, unchanged
 
 from madx.composition import Stack
 from madx.data.labels import LabelSet
@@ -59,7 +59,7 @@ def test_full_fine_tuning_over_several_languages_is_plain_torch(cycle):
     assert {c for c, _ in steps_of(task, 8)} == {"eng + ner", "swa + ner"}
 
     model = tiny.model(FAMILY).eval().requires_grad_(False).roberta
-    under = {f"{n} + ner": dense(engine.base, engine.modules[n]) for n in ("eng", "swa")}
+    under = {f"{n} + ner": dense(engine.modules[n]) for n in ("eng", "swa")}
     theta = {n: p.detach().clone() for n, p in model.named_parameters()}
     w = {p.name: torch.zeros(p.shape, requires_grad=True) for p in unit.space.parameters}
     optimizer = torch.optim.AdamW([*w.values(), *head.parameters()], weight_decay=0.0)
@@ -73,7 +73,7 @@ def test_full_fine_tuning_over_several_languages_is_plain_torch(cycle):
         torch.nn.utils.clip_grad_norm_([*w.values(), *head.parameters()], 1.0)
         optimizer.param_groups[0]["lr"] = 1e-2 * chosen.rate(step, 8)
         optimizer.step()
-    ours = dense(engine.base, module)
+    ours = dense(module)
     for name, expected in w.items():
         if not name.endswith("key.bias"):  # softmax does not see it: its gradient is rounding, which Adam blows up
             assert torch.allclose(ours[name], expected, atol=3e-6), name
@@ -81,7 +81,7 @@ def test_full_fine_tuning_over_several_languages_is_plain_torch(cycle):
     label = "f1 eng under swa + ner" if cycle else "f1 swa"
     assert label in result.best and result.best["f1"] == pytest.approx(sum(v for k, v in result.best.items() if k.startswith("f1 ")) / 2)
     engine.activate(None)
-    assert all(torch.equal(v, state[k]) for k, v in engine.base.model.state_dict().items())
+    assert unchanged(engine.base, state)
 
 
 @pytest.mark.parametrize("parts", PARTS)
@@ -95,7 +95,7 @@ def test_killed_anywhere_it_ends_the_same(parts, cycle, tmp_path, monkeypatch):
     once = fit(engine, "ner", task, chosen, steps=6, seed=0, folder=tmp_path / "whole")
     whole = {k: v.clone() for k, v in engine.modules["ner"].state_dict().items()}
     engine.activate(None)
-    assert all(torch.equal(v, state[k]) for k, v in engine.base.model.state_dict().items())
+    assert unchanged(engine.base, state)
     loss = TokenClassification.loss
     for stop in (4, 9) if parts == "lt-sft" else (4,):
         calls, folder = [], tmp_path / f"killed-{stop}"

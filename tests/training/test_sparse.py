@@ -8,7 +8,7 @@ import tiny
 import tiny_runs as runs
 import torch
 import torch.nn.functional as F
-from test_differences import sparse
+from tiny import dense, scatter, snapshot, sparse, unchanged
 
 from madx.data.labels import LabelSet
 from madx.data.masking import IGNORED
@@ -48,12 +48,6 @@ def ner(entries=300, *, under=True):
     engine.attach(new_module("ner", engine.base, role="task", parts=parts, labels=labels))
     engine.activate("eng + ner" if under else "ner")
     return engine, runs.ner(seed=1), engine.modules["ner"].units["parameters"]["sparse_diff"]
-
-
-def as_dense(unit):
-    flat = torch.zeros(unit.space.size)
-    flat[unit.indices.long()] = unit.values.detach()
-    return {p.name: part.view(p.shape) for p, part in zip(unit.space.parameters, flat.split([p.numel for p in unit.space.parameters]))}
 
 
 # ---- the transcription: dense masks, one optimiser over everything, nothing of madx but data and learning rates ---------
@@ -130,7 +124,7 @@ def test_a_language_equals_the_transcription(rounds):
         maskable, [], lambda step: loss_of(task.batches(step)[0]), lambda: -loss_of({"input_ids": ids, "labels": labels}).item(),
         chosen.rate, entries=300, rounds=rounds, full_steps=6, steps=8, learning_rate=1e-2, l1=l1, number_of_all=number, every=3,
     )  # fmt: skip
-    ours = as_dense(unit)
+    ours = scatter(unit)
     assert sum(int(m.sum()) for m in mask.values()) == 300 == len(unit.indices)
     selected = torch.zeros(unit.space.size, dtype=torch.bool)
     selected[unit.indices.long()] = True
@@ -148,7 +142,7 @@ def test_a_task_equals_the_transcription():
     fit(engine, "ner", task, chosen, steps=7, seed=0)
     model = tiny.model(FAMILY).eval().requires_grad_(False)
     with torch.no_grad():
-        for name, difference in as_dense(engine.modules["eng"].units["parameters"]["sparse_diff"]).items():
+        for name, difference in dense(engine.modules["eng"]).items():
             model.roberta.get_parameter(name).add_(difference)
     maskable = {n: p.requires_grad_(True) for n, p in sorted(model.roberta.named_parameters()) if "LayerNorm" not in n}
 
@@ -163,7 +157,7 @@ def test_a_task_equals_the_transcription():
         maskable, list(head_before.parameters()), loss_at, lambda: next(steps), chosen.rate, entries=250, rounds=1, full_steps=7,
         steps=7, learning_rate=1e-2, l1=(0, 0), number_of_all=1, every=7,
     )  # fmt: skip
-    ours = as_dense(unit)
+    ours = scatter(unit)
     for name, difference in differences.items():
         assert torch.allclose(ours[name], difference, atol=1e-6), name
     head = engine.modules["ner"].head
@@ -176,7 +170,7 @@ def test_a_task_equals_the_transcription():
 @pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
 def test_every_family_learns_and_gets_its_base_back(family):
     engine, task, unit = language(0.05, family=family)
-    state = {k: v.clone() for k, v in engine.base.model.state_dict().items()}
+    state = snapshot(engine.base)
     engine.activate(None)
     before = task.evaluate(engine)["perplexity"]
     engine.activate("swa")
@@ -189,7 +183,7 @@ def test_every_family_learns_and_gets_its_base_back(family):
     assert all(p.grad is None and not p.requires_grad for p in engine.base.model.parameters())
     assert not any(p._post_accumulate_grad_hooks for p in engine.base.model.parameters())
     engine.activate(None)
-    assert all(torch.equal(v, state[k]) for k, v in engine.base.model.state_dict().items())
+    assert unchanged(engine.base, state)
 
 
 def test_values_are_rounded_as_they_will_be_stored():
@@ -229,7 +223,7 @@ def test_gradients_of_whole_parameters_do_not_stay(monkeypatch):
 def test_a_stop_at_any_moment_leaves_the_base(monkeypatch):
     for stop in (0, 3, 7):
         engine, task, _ = language(200)
-        state = {k: v.clone() for k, v in engine.base.model.state_dict().items()}
+        state = snapshot(engine.base)
         calls = []
 
         def failing(self, engine, batch, loss=MaskedLM.loss, calls=calls, stop=stop):
@@ -243,7 +237,7 @@ def test_a_stop_at_any_moment_leaves_the_base(monkeypatch):
             with pytest.raises(RuntimeError, match="stop here"):
                 fit(engine, "swa", task, settings(), steps=5, seed=0)
         engine.close()
-        assert all(torch.equal(v, state[k]) for k, v in engine.base.model.state_dict().items()), stop
+        assert unchanged(engine.base, state), stop
         assert all(p.grad is None and not p.requires_grad for p in engine.base.model.parameters())
 
 
@@ -303,9 +297,9 @@ def test_an_unknown_selection_is_refused():
 
 def test_a_loss_that_is_no_number_leaves_the_base():
     engine, task, _ = language(50)
-    state = {k: v.clone() for k, v in engine.base.model.state_dict().items()}
+    state = snapshot(engine.base)
     with pytest.raises(TrainingError, match="Lower train.learning_rate"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(MaskedLM, "loss", lambda self, engine, batch, loss=MaskedLM.loss: loss(self, engine, batch) * math.nan)
         fit(engine, "swa", task, settings(), steps=2, seed=0)
     engine.activate(None)
-    assert all(torch.equal(v, state[k]) for k, v in engine.base.model.state_dict().items())
+    assert unchanged(engine.base, state)

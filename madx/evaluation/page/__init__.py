@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from madx.errors import MadxError
 from madx.evaluation.page.record import read_run
-from madx.evaluation.storage import write_whole
+from madx.evaluation.storage import write_files
 
 HTML, MARKDOWN = "report.html", "report.md"
 
@@ -15,13 +14,9 @@ def write_report(folder: str | Path) -> list[Path]:
     Raises DataError when the folder holds no run, MadxError when it cannot be written.
     """
     from madx.evaluation.page.render import to_html, to_markdown  # the template engine is not needed for the rest
+    from madx.evaluation.page.sections import context
 
     record = read_run(folder)
-    contents = {HTML: to_html(record), MARKDOWN: to_markdown(record)}
-    paths = [Path(folder) / name for name in contents]
-    try:
-        for path, content in zip(paths, contents.values()):
-            write_whole(path, content.encode())
-    except OSError as error:
-        raise MadxError(f"cannot write the report to {folder}: {error}. Free space or choose another folder.") from error
-    return paths
+    shown = context(record)
+    contents = {HTML: to_html(shown).encode(), MARKDOWN: to_markdown(record.matrix, shown).encode()}
+    return write_files(contents, folder, what="the report")

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from madx.evaluation.comparison import amount
 from madx.evaluation.contrasts import Contrast
 from madx.evaluation.page.svg import Svg, log_ticks, shade, ticks
 
@@ -153,7 +154,7 @@ def scatter(title: str, points: Sequence[tuple[str, float, float]], *, x_name: s
     for value in log_ticks(10**x0, 10**x1) if logarithmic else ticks(x0, x1):
         x = left + (change(value) - x0) / (x1 - x0) * (right - left)
         svg.line(x, bottom, x, bottom + 4, css="axis")
-        svg.text(x, bottom + 17, _short(value), css="quiet", anchor="middle")
+        svg.text(x, bottom + 17, amount(value, ""), css="quiet", anchor="middle")
     svg.line(left, bottom, right, bottom, css="axis")
     svg.text(right, bottom + 33, x_name + (" (logarithmic)" if logarithmic else ""), css="quiet", anchor="end")
     for (name, _, y_value), x_value in zip(points, xs):
@@ -161,10 +162,3 @@ def scatter(title: str, points: Sequence[tuple[str, float, float]], *, x_name: s
         svg.mark(x, y, shape=0, css="s0 full", hint=f"{name}: {y_value:.1f}")
         svg.text(x + 8, y + 4, name, css="label")
     return svg
-
-
-def _short(number: float) -> str:
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g} {letter}"
-    return f"{number:.3g}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from madx.data.conll import Sentence, read_conll
 from madx.errors import DataError
 from madx.evaluation.matrix import TransferMatrix
-from madx.evaluation.storage import write_whole
+from madx.evaluation.storage import write_files
 
 FORMAT, VERSION = "madx modules of a run", 1
 MODULES, PREDICTIONS = "modules.json", "predictions"
@@ -53,10 +53,8 @@ def module_record(info) -> dict:
 def save_modules(folder: str | Path, infos: Sequence) -> Path:
     """Write the records of a run's modules beside its matrix."""
     content = {"format": FORMAT, "version": VERSION, "modules": {info.name: module_record(info) for info in infos}}
-    path = Path(folder) / MODULES
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
-    return path
+    text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+    return write_files({MODULES: text.encode()}, folder, what="the records of the modules")[0]
 
 
 def read_run(folder: str | Path) -> RunRecord:

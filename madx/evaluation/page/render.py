@@ -6,9 +6,9 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from madx.evaluation.matrix import TransferMatrix
 from madx.evaluation.page.errors import ARROW, Piece
-from madx.evaluation.page.record import RunRecord
-from madx.evaluation.page.sections import Table, context
+from madx.evaluation.page.sections import Table
 from madx.evaluation.report import markdown_table
 
 #: colours of types, handed out in the order of the alphabet; there are labels too, so that they may repeat
@@ -24,9 +24,8 @@ def _template():
     return environment.from_string((folder / "report.html.j2").read_text(encoding="utf-8"))
 
 
-def to_html(record: RunRecord) -> str:
-    """The report as one HTML file: no script, no font, no picture from elsewhere."""
-    content = context(record)
+def to_html(content: dict) -> str:
+    """The report as one HTML file: no script, no font, no picture from elsewhere; content: `sections.context` of the run."""
     labels = {p.label for w in content["errors"] for e in w.examples for p in (*e.gold, *e.predicted) if p.label}
     types = sorted({_type(label) for label in labels})
     return _template().render(**content, colour_of={label: types.index(_type(label)) % COLOURS for label in labels})
@@ -37,9 +36,9 @@ def _type(label: str) -> str:
     return label.split(ARROW)[0]
 
 
-def to_markdown(record: RunRecord) -> str:
+def to_markdown(matrix: TransferMatrix, content: dict) -> str:
     """The matrix's own Markdown, then learning, errors, compositions and modules as text."""
-    content, parts = context(record), [record.matrix.to_markdown().rstrip()]
+    parts = [matrix.to_markdown().rstrip()]
     if content["fit_table"]:
         parts += ["## Scores and corpora", _table(content["fit_table"])]
     if content["errors"]:

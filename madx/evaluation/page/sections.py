@@ -57,15 +57,9 @@ class Wrong:
     table: Table
 
 
-def languages(matrix: TransferMatrix) -> list[str]:
-    """The rows of tables and pictures: the average only where there are several target languages."""
-    names = list(matrix.targets)
-    return names + [AVERAGE] if sum(t != matrix.meta.source for t in names) > 1 else names
-
-
 def headline(matrix: TransferMatrix, contrasts: list[Contrast]) -> list[str]:
     """What the run says, in a sentence for each baseline, on the average or the only target."""
-    name = languages(matrix)[-1]
+    name = matrix.rows[-1]
     found = []
     for c in (c for c in contrasts if c.target == name):
         over = f"95 % interval {signed(c.low)} to {signed(c.high)} over {c.n} seeds" if c.low is not None else "one seed, so no interval"
@@ -76,7 +70,7 @@ def headline(matrix: TransferMatrix, contrasts: list[Contrast]) -> list[str]:
 
 def scores(matrix: TransferMatrix, metric: str, heading: str) -> Figure:
     """The transfer matrix as a heatmap."""
-    table, names = matrix.table(metric), languages(matrix)
+    table, names = matrix.table(metric), matrix.rows
     shown = list(matrix.columns)
     of = {t: [r for r in table if r.target == t] for t in names}
     alike = {t: like_best(matrix, of[t]) if metric == matrix.scored.metrics[0] else () for t in names}
@@ -97,7 +91,7 @@ def _square(row: Row, *, noise: bool) -> Square:
 
 def score_table(matrix: TransferMatrix, metric: str) -> Table:
     """The same as numbers."""
-    rows = {t: [r for r in matrix.table(metric) if r.target == t] for t in languages(matrix)}
+    rows = {t: [r for r in matrix.table(metric) if r.target == t] for t in matrix.rows}
     return Table(["language", *matrix.columns, "seeds"], [
         [t, *(score_text(r.mean, r.sd) + " SILENT" * bool(r.silent) for r in found), str(max(r.n for r in found))] for t, found in rows.items()
     ])  # fmt: skip
@@ -105,7 +99,7 @@ def score_table(matrix: TransferMatrix, metric: str) -> Table:
 
 def differences(matrix: TransferMatrix, contrasts: list[Contrast]) -> Figure | None:
     """Target minus each control; None where there is nothing to compare."""
-    names = [t for t in languages(matrix) if any(c.target == t for c in contrasts)]
+    names = [t for t in matrix.rows if any(c.target == t for c in contrasts)]
     title = f"Difference in {matrix.scored.short}: target minus each control"
     return Figure(title, intervals(title, names, contrasts, BASELINES)) if names else None
 
