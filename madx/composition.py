@@ -259,7 +259,7 @@ def as_composition(value: Union[Item, Composition, None]) -> Composition:
     """A composition from text, an Average, Scaled, Ties, a Stack, a Route or None (the bare base)."""
     if value is None:
         return Stack()
-    if isinstance(value, Route):
+    if isinstance(value, (Stack, Route)):
         return value
     return parse(value) if isinstance(value, str) else Stack(value)
 

@@ -256,16 +256,13 @@ def _each(work: Callable, pieces: list[_Piece]) -> list:
 
 def changes(applied: Applied) -> dict[tuple[str, str], float]:
     """(module, part) -> |its change| / |what was there at its places|, as far as the base's number format shows it."""
+    before = sum(p.found.float().square().sum(dtype=torch.float64).item() for p in applied.pieces)
     result = {}
     for share in applied.term.shares:
-        before = change = 0.0
-        if share.kept is None:
-            for piece in applied.pieces:
-                new = torch.add(piece.found, piece.values, alpha=applied.term.scale).to(piece.found.dtype)
-                change += (new.float() - piece.found.float()).square().sum(dtype=torch.float64).item()
-        else:
-            change = share.kept**2
-        before = sum(p.found.float().square().sum(dtype=torch.float64).item() for p in applied.pieces)
+        change = 0.0 if share.kept is None else share.kept**2
+        for piece in applied.pieces if share.kept is None else ():
+            new = torch.add(piece.found, piece.values, alpha=applied.term.scale).to(piece.found.dtype)
+            change += (new.float() - piece.found.float()).square().sum(dtype=torch.float64).item()
         result[share.module, share.part] = (change / max(before, 1e-60)) ** 0.5
     return result
 

@@ -111,8 +111,7 @@ class Engine:
         Raises CompositionError for a name that is not attached, and for a difference that leaves the base's number format;
         the composition before stays active then.
         """
-        if not isinstance(composition, (Stack, Route)):
-            composition = as_composition(composition)
+        composition = as_composition(composition)
         plan = self._plans.get(composition)
         if plan is None:
             plan = self._plans[composition] = self.compile(composition)

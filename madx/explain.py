@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from madx import routing
 from madx.composition import Average, Scaled, Stack
 from madx.differences import changes
 from madx.plan import WeightedMap
@@ -210,7 +211,7 @@ def _of_route(engine, plan: RoutePlan, numbers: np.ndarray | None) -> RouteExpla
     whole = plan.plan(tuple(range(len(plan.stacks))), [0] * (len(plan.stacks) + 1))
     shared = dict.fromkeys(a.module for steps in whole.values() for a in _actions(steps))
     silent = dict.fromkeys(name for branch in found for name in branch.silent)
-    passes = [[k for k, rank in enumerate(plan.ranks.tolist()) if plan.classes[rank] == c] for c in sorted(set(plan.classes))]
+    passes = routing.groups(plan, range(len(plan.route.branches)))
     return RouteExplanation(str(plan.route), _base(engine), found, list(shared), passes, list(silent), numbers is not None)
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from madx.modules.base import all_tokenwise
+
 Plan = dict[str, list]
 GB = 1 << 30
 
@@ -155,6 +157,5 @@ def looks_around(plan: Plan, below: int) -> list[str]:
     then hangs on the batch that it stands in."""
     return [
         site for site, steps in plan.items()
-        if site.startswith("layer.") and int(site.split(".")[1]) < below
-        and not all(getattr(step, "tokenwise", False) for step in steps)
+        if site.startswith("layer.") and int(site.split(".")[1]) < below and not all_tokenwise(steps)
     ]  # fmt: skip

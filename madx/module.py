@@ -90,6 +90,10 @@ class Module(nn.Module):
             f"{site}.{part}.": unit for site, units in self.units.items() for part, unit in units.items() if unit.packed
         }  # fmt: skip
 
+    def start_of(self, unit: ModuleType) -> str:
+        """The beginning of the names of the tensors of one of `packed_units`."""
+        return next(start for start, each in self.packed_units().items() if each is unit)
+
     def parameter_count(self) -> int:
         """Trainable numbers, the head's included."""
         return sum(p.numel() for p in self.parameters())

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from madx.base import Base
+from madx.modules.base import all_tokenwise
 
 #: numbers of rows and of places in them, `(n,)` each
 Positions = tuple[Tensor, Tensor]
@@ -44,7 +45,7 @@ class Narrowing:
     def to(self, at: Positions | None, plan: dict[str, list]) -> Iterator[Callable[[Tensor], Tensor]]:
         """For one forward pass under a plan; gives what makes `(n, width)` of the encoder's output. Nothing is narrowed
         where a step of the last layer looks at other tokens (`tokenwise`)."""
-        narrow = self._norm is not None and all(getattr(step, "tokenwise", False) for step in plan.get(self._site, ()))
+        narrow = self._norm is not None and all_tokenwise(plan.get(self._site, ()))
         self.at = at if narrow else None
         try:
             yield (lambda hidden: hidden) if at is None else (lambda hidden: hidden[0] if narrow else hidden[at])

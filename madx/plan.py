@@ -8,7 +8,7 @@ from torch import Tensor
 from madx.composition import Average, Item, Scaled, Stack, Ties
 from madx.differences import Share, Term, same_state
 from madx.errors import CompositionError
-from madx.modules.base import Difference, ModuleType, Site, Sublayer
+from madx.modules.base import Difference, ModuleType, Site, Sublayer, all_tokenwise
 
 #: a step changes what it is given: at a sublayer `Sublayer -> change`, at the embeddings `Tensor -> Tensor`
 Watch = Callable[[str, str, ModuleType], Callable]
@@ -47,19 +47,16 @@ class WeightedChange:
 
     def __init__(self, branches: list[list[Callable]], weights: tuple[float, ...]):
         self.branches, self.weights = branches, weights
-        self.tokenwise = all(getattr(step, "tokenwise", False) for steps in branches for step in steps)
+        self.tokenwise = all(map(all_tokenwise, branches))
 
     def __call__(self, at: Sublayer) -> Tensor:
         total = None
         for steps, weight in zip(self.branches, self.weights):
             if not steps:  # a branch without a part here changes nothing
                 continue
-            branch, change = at.fork(), None
-            for step in steps:
-                delta = step(branch)
-                branch.add(delta)
-                change = delta if change is None else change + delta
-            total = weight * change if total is None else total + weight * change
+            branch = at.fork()
+            change = weight * branch.run(steps)
+            total = change if total is None else total + change
             at.final_norm = branch.final_norm
         return total
 

@@ -159,11 +159,7 @@ def entity_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
     _check_iob2(gold, predicted)
     found_gold, found_pred = _entities(gold), _entities(predicted)
     hits = [g & p for g, p in zip(found_gold, found_pred)]
-    by_type = [Counter(tag for sentence in found for tag, _, _ in sentence) for found in (hits, found_gold, found_pred)]
-    per_type = {}
-    for tag in sorted(by_type[1].keys() | by_type[2].keys()):
-        precision, recall, f1 = _prf(*(counts[tag] for counts in by_type))
-        per_type[tag] = {"precision": precision, "recall": recall, "f1": f1, "support": by_type[1][tag]}
+    per_type = _per_type(*(Counter(t for s in found for t, _, _ in s) for found in (hits, found_gold, found_pred)))
     statistics = Statistics(*(np.array([len(s) for s in found], dtype=np.int64)
                               for found in (hits, found_gold, found_pred)))
     tp, n_gold, n_pred = (int(a.sum()) for a in (statistics.tp, statistics.n_gold, statistics.n_pred))
@@ -189,14 +185,20 @@ def word_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]
     right = np.array([sum(a == b for a, b in zip(g, p)) for g, p in zip(gold, predicted)], dtype=np.int64)
     hits = Counter(a for g, p in zip(gold, predicted) for a, b in zip(g, p) if a == b)
     golds, found = (Counter(t for s in side for t in s) for side in (gold, predicted))
-    per_type = {}
-    for tag in sorted(golds.keys() | found.keys()):
-        precision, recall, f1 = _prf(hits[tag], golds[tag], found[tag])
-        per_type[tag] = {"precision": precision, "recall": recall, "f1": f1, "support": golds[tag]}
+    per_type = _per_type(hits, golds, found)
     total, correct = int(words.sum()), int(right.sum())
     return WordScores(accuracy=100.0 * correct / total, macro_f1=fmean(f["f1"] for f in per_type.values()),
                       per_type=per_type, gold=total, predicted=total, correct=correct,
                       statistics=Statistics(tp=right, n_gold=words, n_pred=words))
+
+
+def _per_type(hits: Counter, gold: Counter, predicted: Counter) -> dict[str, dict[str, float]]:
+    """The figures of each type, sorted by name; support: how often it is gold."""
+    found = {}
+    for tag in sorted(gold.keys() | predicted.keys()):
+        precision, recall, f1 = _prf(hits[tag], gold[tag], predicted[tag])
+        found[tag] = {"precision": precision, "recall": recall, "f1": f1, "support": gold[tag]}
+    return found
 
 
 def _prf(tp: int, n_gold: int, n_pred: int) -> tuple[float, float, float]:

@@ -60,12 +60,8 @@ class SplitChange(_Split):
     def __call__(self, at: Sublayer) -> Tensor:
         changes, flags = [], []
         for a, b, steps in self.slices(len(at.sum)):
-            part, change = at.rows(a, b), None
-            for number, step in enumerate(steps):
-                delta = step(part)
-                change = delta if change is None else change + delta
-                if number + 1 < len(steps):  # nobody sees the last one's
-                    part.add(delta)
+            part = at.rows(a, b)
+            change = part.run(steps)
             changes.append(torch.zeros_like(part.sum) if change is None else change)
             flags.append(part.final_norm)
         if all(flag is flags[0] for flag in flags):

@@ -89,6 +89,15 @@ def quiet_transformers() -> None:
         enable_progress_bars()
 
 
+def counted(count: int, what: str) -> str:
+    """A number with what it counts.
+
+    >>> counted(1, "module"), counted(1200, "module")
+    ('1 module', '1,200 modules')
+    """
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def shell(*words: str) -> str:
     """Words as one line that can be pasted into a shell."""
     from shlex import join

@@ -7,7 +7,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from madx.cli.console import notes, out, quiet_transformers, show_table
+from madx.cli.console import counted, notes, out, quiet_transformers, show_table
 from madx.cli.options import Base, Config, Sets, StoreFlag, numbers, settings
 
 
@@ -37,7 +37,7 @@ def matrix(
     result = run(chosen)
     show_table(result.matrices.rich())
     trained, evaluated, reused = map(len, (result.trained, result.evaluated, result.reused))
-    out.print(f"\n{trained} modules trained, {evaluated} evaluations, {reused} results used again")
+    out.print(f"\n{counted(trained, 'module')} trained, {counted(evaluated, 'evaluation')}, {counted(reused, 'result')} used again")
     out.print("files: " + "  ".join(map(str, result.files)))
     out.print(f"each matrix with its controls: {result.folder / 'matrices'}")
     if result.failures:
@@ -69,7 +69,7 @@ def compare(
     flags = {"base": base, "language": language, "data": data, "dev": dev, "store": store, "run": output}
     result = run(settings(Compare, config, sets, flags | {"seeds": numbers(seeds, "--seeds")}))
     show_table(result.comparison.rich())
-    out.print(f"\n{len(result.trained)} modules trained, {len(result.reused)} used again")
+    out.print(f"\n{counted(len(result.trained), 'module')} trained, {len(result.reused)} used again")
     out.print("files: " + "  ".join(map(str, result.files)))
     if result.comparison.failures():
         raise typer.Exit(1)
@@ -84,8 +84,9 @@ def _show_plan(plan) -> None:
         table.add_row(*(Text(cell, style=style) for cell in (t.name, t.what, t.under or "-", state, "-" if t.stored else f"{t.steps:,}")))
     show_table(table)
     missing = sum(not t.stored for t in plan.trainings)
-    out.print(f"{missing} of {len(plan.trainings)} modules to train, about {plan.steps:,} optimiser steps")
+    out.print(f"{missing} of {counted(len(plan.trainings), 'module')} to train, about {counted(plan.steps, 'optimiser step')}")
     targets = sum(len(s.job.targets) * len(s.job.controls) for s in plan.scorings)
-    out.print(f"{len(plan.scorings)} evaluations, {targets:,} test sets times controls; those of known modules are used again")
+    evaluations = f"{counted(len(plan.scorings), 'evaluation')}, {counted(targets, 'test set')} times controls"
+    out.print(f"{evaluations}; those of known modules are used again")
     for failure in plan.failures:
         notes.print(Text(f"cannot: {failure.what}: {failure.why}", style="bold red"))

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from madx.cli import foreign
-from madx.cli.console import out, show_table
+from madx.cli.console import counted, out, show_table
 from madx.cli.options import Store
 from madx.errors import StoreError
 
@@ -74,7 +74,7 @@ def verify(
     if faults:
         raise StoreError("Faults in the store:\n  " + "\n  ".join(faults))
     count = 1 if name else len(modules.names())
-    out.print(f"[green]{count} module{'' if count == 1 else 's'} whole and as recorded[/] ({modules.root})")
+    out.print(f"[green]{counted(count, 'module')} whole and as recorded[/] ({modules.root})")
 
 
 @app.command()

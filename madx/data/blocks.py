@@ -17,13 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from madx.data.corpora import Source, corpus_files, read_corpus
-from madx.data.packing import CorpusStats, pack, tokenise
+from madx.data.packing import MANY_UNKNOWN, TINY, CorpusStats, pack, tokenise
 from madx.data.tokenizing import frame_of
 from madx.errors import ConfigError, DataError
 from madx.fingerprints import tokenizer_fingerprint
 
 VERSION = 1  # raise when packing changes what it writes
-TINY, MANY_UNKNOWN = 100_000, 0.01
 log = logging.getLogger(__name__)
 
 

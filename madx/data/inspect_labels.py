@@ -8,6 +8,7 @@ import numpy as np
 
 from madx.data.conll import Sentence
 from madx.data.labels import spans
+from madx.data.packing import MANY_UNKNOWN
 from madx.data.tags import Inventory, TagFault, check_forms, detect_scheme, to_iob2
 from madx.data.windows import word_pieces
 
@@ -147,6 +148,6 @@ def _warnings(r: LabelReport, *, spans: bool) -> list[str]:
         found.append(f"{r.windows / r.sentences:.1%} of the sentences get several windows: raise max_length if the base allows.")
     if r.contradictory:
         found.append(f"{r.contradictory:,} of {r.repeated:,} repeated sentences have other tags than before: they contradict; mend them.")
-    if r.unknown_rate > 0.01:
+    if r.unknown_rate > MANY_UNKNOWN:
         found.append(f"{r.unknown_rate:.1%} of the pieces are unknown to the tokenizer: normalise these characters, or take another base.")
     return found

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from madx.data.packing import CorpusStats, in_batches
+from madx.data.packing import MANY_UNKNOWN, TINY, CorpusStats, in_batches
 from madx.data.tokenizing import frame_of, text_ids
 
 #: distinct lines whose hashes are kept at most: some 100 MB
@@ -23,7 +23,7 @@ KEPT_LINES = 1_000_000
 LISTED = 20
 #: a script (or a character) below this share of the letters (of the text) is the business of a quotation or a name
 FEW = 0.02
-MANY_UNKNOWN, MANY_PIECES, MANY_DUPLICATES, TINY = 0.01, 3.0, 0.1, 100_000
+MANY_PIECES, MANY_DUPLICATES = 3.0, 0.1
 _FORMS = re.compile(r" (?:CAPITAL|SMALL|MODIFIER|FINAL|VOWEL|LETTER|SYLLABLE|SYLLABICS|SIGN|IDEOGRAPH|UNIFIED|COMPATIBILITY)\b.*")
 log = logging.getLogger("madx")
 

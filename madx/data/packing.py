@@ -19,6 +19,8 @@ from madx.errors import DataError
 
 BUCKETS = 1 << 20
 LINES_AT_ONCE, CHARACTERS_AT_ONCE = 1000, 1 << 20
+#: a corpus of fewer tokens, and a larger share of unknown ones, are worth a warning
+TINY, MANY_UNKNOWN = 100_000, 0.01
 log = logging.getLogger(__name__)
 
 

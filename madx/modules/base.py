@@ -8,7 +8,7 @@ milliseconds and runs on every base whose sites are described in `madx.sites`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import ClassVar, Literal
@@ -98,6 +98,17 @@ class Sublayer:
         self.sum = self.sum + change
         self.change = change if self.change is None else self.change + change
 
+    def run(self, steps: Iterable[Callable]) -> Tensor | None:
+        """The sum of the changes of some steps, each made after those before it; None without steps. The last one is not
+        added here, for what `fork` or `rows` gave is not looked at again."""
+        total = delta = None
+        for step in steps:
+            if delta is not None:
+                self.add(delta)
+            delta = step(self)
+            total = delta if total is None else total + delta
+        return total
+
     def fork(self) -> "Sublayer":
         """The same state to run another branch from; changes to one are not seen by the other."""
         twin = Sublayer(self.sum, self.norm, self._captured)
@@ -132,6 +143,11 @@ class _SomeRows(Mapping):
 
     def __len__(self) -> int:
         return len(self.captured)
+
+
+def all_tokenwise(steps: Iterable[Callable]) -> bool:
+    """Whether all steps are `tokenwise`; one that does not say so is not."""
+    return all(getattr(step, "tokenwise", False) for step in steps)
 
 
 class PartConfig(Settings):

@@ -182,7 +182,8 @@ class SparseDiff(WeightsType):
     def pack(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """gaps: the indices as bytes; values: in float16 after division by 2^exponent, where nothing is lost by that or
         `dtype` is float16, else in `dtype`; parameters: what the indices count through."""
-        values, exponent = self.values.detach().cpu(), _exponent(self.values.detach().cpu())
+        values = self.values.detach().cpu()
+        exponent = _exponent(values)
         half = _to_half(values, exponent)
         if dtype != torch.float16 and not torch.equal(_from_half(half, exponent), values):
             half, exponent = values.to(dtype), 0

@@ -20,3 +20,7 @@ class Evidence:
     moved: Tensor | None = None
     squares: Tensor | None = None
     seed: int = 0
+
+    def distance(self, first: int, last: int) -> Tensor:
+        """|moved - start| `(last - first,)` of the entries first..last-1 of the flattened parameter."""
+        return (self.moved.reshape(-1)[first:last] - self.start.reshape(-1)[first:last]).abs_()

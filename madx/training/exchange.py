@@ -4,8 +4,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast, reduce
 from torch import Tensor
 
 BETAS, EPS = (0.9, 0.999), 1e-8
@@ -67,13 +65,3 @@ class EntryAdamW(torch.optim.Optimizer):
                 square = state["exp_avg_sq"].mul_(BETAS[1]).addcmul_(parameter.grad, parameter.grad, value=1 - BETAS[1])
                 spread = square.div(1 - BETAS[1] ** age).sqrt_().add_(EPS)
                 parameter.addcdiv_(mean.div(1 - BETAS[0] ** age), spread, value=-group["lr"])
-
-
-def over_processes(tensor: Tensor) -> Tensor:
-    """The sum over all processes."""
-    return reduce(tensor, reduction="sum") if PartialState().num_processes > 1 else tensor
-
-
-def of_the_first(tensor: Tensor) -> Tensor:
-    """The first process's tensor, in every process."""
-    return broadcast(tensor) if PartialState().num_processes > 1 else tensor

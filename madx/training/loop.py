@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast, reduce
 from torch import Tensor, nn
 
 from madx.engine import Engine
@@ -23,6 +22,7 @@ from madx.errors import ConfigError, TrainingError
 from madx.tasks.base import Task
 from madx.training.checkpoint import read_checkpoint, require_same_run, write_checkpoint
 from madx.training.moving import Moving
+from madx.training.processes import of_the_first, over_processes
 from madx.training.progress import ProgressView
 from madx.training.settings import TrainSettings
 
@@ -57,8 +57,6 @@ def run(
     folder: keeps the checkpoint (None: none is written); identity: settings that identify the run, compared on resume.
     Ends with the best weights (by the task's metric on its held-out data). Raises as `madx.training.fit` does.
     """
-    if steps < 1:
-        raise ConfigError(f"training for {steps} steps: at least 1 is needed.")
     loop = _Loop(engine, moving, task, settings, steps=steps, seed=seed, folder=folder, identity=identity or {})
     if resume:
         loop.resume()
@@ -130,7 +128,7 @@ class _Loop:
         self.moving.begins(self.step, self.seed)
         batches = [{k: v.to(device, non_blocking=True) for k, v in batch.items()} for batch in batches]
         counts = torch.tensor([sum(self.task.count(b) for b in batches), stop], dtype=torch.float32, device=device)
-        total, stop = self._sum(counts).unbind()
+        total, stop = over_processes(counts).unbind()
         total = total.clamp_min(1.0)
         summed = torch.zeros((), device=device)
         self.optimizer.zero_grad(set_to_none=False)
@@ -139,7 +137,7 @@ class _Loop:
                 loss = self.task.loss(self.engine, batch)
             (loss / total).backward()
             summed += loss.detach().float()
-        mean = (self._sum(summed) / total).item()
+        mean = (over_processes(summed) / total).item()
         self._share_gradients()
         self.moving.penalise()
         self._move(mean)
@@ -165,7 +163,7 @@ class _Loop:
         if self.processes.num_processes == 1:
             return
         grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
-        flat = self._sum(torch.cat([g.reshape(-1) for g in grads]))
+        flat = over_processes(torch.cat([g.reshape(-1) for g in grads]))
         for parameter, grad in zip(self.parameters, flat.split([g.numel() for g in grads])):
             parameter.grad = grad.view_as(parameter).clone()
 
@@ -174,11 +172,8 @@ class _Loop:
         if self.processes.num_processes > 1:
             with torch.no_grad():
                 for parameter in self.parameters:
-                    parameter.copy_(broadcast(parameter.detach().clone()))
+                    parameter.copy_(of_the_first(parameter.detach().clone()))
             self.moving.moved()
-
-    def _sum(self, tensor: Tensor) -> Tensor:
-        return reduce(tensor, reduction="sum") if self.processes.num_processes > 1 else tensor
 
     def _precision(self):
         if self.settings.precision == "fp32":

@@ -170,9 +170,9 @@ class OverlayPhase(DensePhase):
 
     @torch.no_grad()
     def load(self, state: dict[str, Tensor]) -> None:
-        own = self.state()
-        for key in own.keys() - self.others_state().keys():
+        own, others = self.state(), self.others_state()
+        for key in own.keys() - others.keys():
             own[key].copy_(state[key])
-        self.module.load_state_dict({k: v for k, v in state.items() if k in self.others_state()}, strict=False)
+        self.module.load_state_dict({k: v for k, v in state.items() if k in others}, strict=False)
         self._draw = None
         self._write()

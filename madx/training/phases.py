@@ -47,7 +47,7 @@ class Phase(Moving):
 
     def others_state(self) -> dict[str, Tensor]:
         """The module's tensors without those of the sparse difference."""
-        own = next(start for start, unit in self.module.packed_units().items() if unit is self.unit)
+        own = self.module.start_of(self.unit)
         return {k: v for k, v in self.module.state_dict().items() if not k.startswith(own)}
 
     def applied(self) -> Applied | None:

@@ -142,7 +142,7 @@ def _require_trainable(engine: Engine, name: str, settings: TrainSettings) -> Sp
 def _reset(engine: Engine, name: str, unit: SparseDiff, before: dict[str, Tensor], indices: Tensor) -> None:
     """Head and other parts as they were; the entries of the rounds before keep their values, new ones begin at zero."""
     module = engine.module(name)
-    own = next(start for start, each in module.packed_units().items() if each is unit)
+    own = module.start_of(unit)
     old, values = before[own + "indices"].long(), before[own + "values"]
     merged = torch.cat([old, indices.to(old.device)]).sort().values
     fresh = values.new_zeros(len(merged))

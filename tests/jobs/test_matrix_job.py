@@ -12,6 +12,7 @@ from tiny_files import fill, write_conll
 
 import madx.jobs.reuse as reuse
 from madx.config import dump
+from madx.data.corpora import sha256_of
 from madx.errors import ConfigError, TrainingError
 from madx.jobs import Matrix, make_plan, matrix
 from madx.store import Store
@@ -110,6 +111,24 @@ def test_settings_of_the_evaluation_name_languages(here):
     assert cycling.job.cycle == [swa] and cycling.under == eng and not cycling.stored
 
 
+def test_texts_of_proxies_may_be_folders_and_their_content_decides(here):
+    for language in ("eng", "swa"):
+        (here / "texts" / language).mkdir(parents=True)
+        for part in "ab":
+            (here / "texts" / language / f"{part}.txt").write_text((here / f"{language}.txt").read_text())
+    proxies = {"use": ["nearest"], "texts": {"eng": "texts/eng", "swa": "texts/swa"}}
+    chosen = settings(evaluation={"controls": ["none"], "proxies": proxies}, seeds=[1], module_types={"adapters": {}}, run="folders")
+    result = matrix(chosen)
+    assert result.failures == [] and result.trained == [] and len(result.evaluated) == 1
+    (entry,) = result.matrices.entries
+    assert {c.control for c in entry.matrix.cells} == {"none", "nearest"} and entry.matrix.missing == ()
+    read = {f"texts/{language}/{part}.txt" for language in ("eng", "swa") for part in "ab"}
+    assert all(entry.matrix.meta.data[path] == sha256_of(Path(path)) for path in read)
+    assert matrix(chosen).evaluated == []
+    (here / "texts" / "swa" / "b.txt").write_text("the city\n" * 300)
+    assert len(matrix(chosen).evaluated) == 1
+
+
 def test_the_plan_counts_the_steps_of_every_phase(here):
     def steps(**sparse) -> list[int]:
         parts = sparse.pop("parts", {"sparse_diff": {"entries": 20}})
@@ -182,7 +201,7 @@ def test_bad_files_are_failures_of_their_own_and_the_command_ends_with_1(here):
     chosen = settings(tasks=tasks, module_types={"adapters": {}}, seeds=[1], run="bad")
     dump(chosen, "bad.yaml")
     dry = run("matrix", "bad.yaml", "--dry-run")
-    assert "0 of 3 modules to train" in dry.stdout and "1 evaluations, 4 test sets" in dry.stdout and not Path("bad").exists()
+    assert "0 of 3 modules to train" in dry.stdout and "1 evaluation, 4 test sets" in dry.stdout and not Path("bad").exists()
     for said in (failed(dry), failed(run("matrix", "bad.yaml")) + json.dumps(json.loads(Path("bad/matrices.json").read_text())["failures"])):
         assert "ner, target xho" in said and "DATE" in said and "ner, target yor" in said and "no such file" in said
     assert [r["target"] for r in json.loads(Path("bad/matrices.json").read_text())["entries"][0]["own"]] == ["swa", "average"]

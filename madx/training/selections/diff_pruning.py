@@ -22,4 +22,4 @@ class DiffPruning(Selection):
         return OverlayPhase(engine, name, unit, gates=self.settings)
 
     def scores(self, evidence: Evidence, first: int, last: int) -> Tensor:
-        return (evidence.moved.reshape(-1)[first:last] - evidence.start.reshape(-1)[first:last]).abs_()
+        return evidence.distance(first, last)

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from madx.errors import ConfigError
 from madx.modules.sparse_diff import SparseDiff
-from madx.training.exchange import BETAS, Change, Exchange, of_the_first, over_processes
+from madx.training.exchange import BETAS, Change, Exchange
+from madx.training.processes import of_the_first, over_processes
 from madx.training.selections.base import RUN, SELECTIONS, Evidence, Selection, top, uniform
 from madx.training.settings import SparseSettings
 

@@ -17,4 +17,4 @@ class Magnitude(Selection):
         return full_phase(engine, name, unit, l1=share_of_l1(engine, engine.module(name), self.settings.full_l1), swaps=swaps)
 
     def scores(self, evidence: Evidence, first: int, last: int) -> Tensor:
-        return (evidence.moved.reshape(-1)[first:last] - evidence.start.reshape(-1)[first:last]).abs_()
+        return evidence.distance(first, last)

@@ -29,7 +29,7 @@ class Svd(Selection):
     def scores(self, evidence: Evidence, first: int, last: int) -> Tensor:
         matrix = evidence.parameter.group != "embeddings" and len(evidence.parameter.shape) == 2
         if not matrix:
-            return (evidence.moved.reshape(-1)[first:last] - evidence.start.reshape(-1)[first:last]).abs_()
+            return evidence.distance(first, last)
         if self._last is None or self._last[0] != evidence.parameter.name:
             self._last = evidence.parameter.name, self._denoised(evidence.moved - evidence.start)
         return self._last[1].reshape(-1)[first:last].abs()
