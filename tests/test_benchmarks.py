@@ -30,11 +30,22 @@ def test_every_file_but_the_helpers_is_a_measurement_with_the_common_options(fil
         assert "arguments(__doc__" in text or '"--out"' in text and '"--threads"' in text, name
 
 
-def test_ratios_are_those_of_rounds_that_stood_beside_each_other(files):
-    ratio = files("common").ratio
-    ours, peer = [(2.0, 1.0), (9.0, 1.0), (2.0, 2.0)], [(6.0, 3.0), (45.0, 5.0), (4.0, 2.0)]
-    assert ratio(ours, peer) == {"median": 3.0, "least": 1.0, "most": 5.0}
-    assert ratio(ours, peer, 0)["median"] == 3.0
+def test_ratios_are_those_of_rounds_that_stood_beside_each_other(files, monkeypatch):
+    common = files("common")
+    ours, peer = [(2.0, 1.0), (9.0, 1.0), (2.0, 2.0)], [(6.0, 3.0), (36.0, 5.0), (4.0, 2.0)]
+    assert common.ratio(ours, peer) == {"median": 3.0, "least": 1.0, "most": 5.0} and common.seconds(ours) == 1.0
+    monkeypatch.setattr(common, "TIMED", common.CLOCK)
+    assert common.ratio(ours, peer) == {"median": 3.0, "least": 2.0, "most": 4.0} and common.seconds(ours) == 2.0
+
+
+def test_several_threads_are_timed_by_the_clock(files, monkeypatch):
+    common = files("common")
+    for threads, timed in (("1", common.PROCESSOR), ("2", common.CLOCK)):
+        monkeypatch.setattr("sys.argv", ["x", "--threads", threads])
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        monkeypatch.setattr("torch.set_num_threads", lambda n: None)
+        common.arguments("text")
+        assert common.TIMED == timed
 
 
 def test_ways_are_timed_turn_about_and_the_first_round_does_not_count(files):

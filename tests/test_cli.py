@@ -206,9 +206,8 @@ def test_there_are_configs():
         "train_language_small.yaml",
         "train_task.yaml",
         "evaluate.yaml",
-        "real_input/language.yaml",
-        "real_input/ner.yaml",
-        "real_input/evaluate.yaml",
+        "matrix.yaml",
+        "real_input.yaml",
     } <= names
 
 
