@@ -75,11 +75,11 @@ class Ours:
     """The steps of our own loop on one module."""
 
     def __init__(self, base, kind: str, precision: str, rows: list | None, parts="pfeiffer"):
-        import torch
 
         from madx.engine import Engine
         from madx.training import TrainSettings, loop
         from madx.training.moving import ModuleMoves
+        from madx.training.precision import to_bf16
 
         self.base = base
         self.engine = Engine(base)
@@ -87,7 +87,7 @@ class Ours:
         if kind == "task":
             self.engine.attach(make_module(base, "ner", role="task", parts=parts, labels=LABELS))
         if precision == "bf16":
-            base.model.to(torch.bfloat16)
+            to_bf16(base)
         name = "eng" if kind == "language" else "ner"
         self.engine.activate("eng" if kind == "language" else "eng + ner")
         task = language_task(base.config.vocab_size) if kind == "language" else ner_task(rows, tokens_per_batch=BUDGET)

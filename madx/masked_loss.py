@@ -49,14 +49,18 @@ def _loss(z: Tensor, targets: Tensor, *, write: bool) -> Tensor:
     """The loss of scores `(n, vocabulary)`; write: leaves p - onehot(t) in their place. A few rows at a time."""
     total = torch.zeros((), device=z.device)
     rows = max(1, BLOCK.get(z.device.type, 1 << 19) // max(z.shape[1], 1))
+    in_place = write and z.dtype == torch.float32
+    work = None if in_place else torch.empty(min(rows, len(z)), z.shape[1], device=z.device)  # one for all: new memory costs more than exp
     for part, target in zip(z.split(rows), targets[:, None].split(rows)):
         of_target = part.gather(1, target).float()
         high = part.amax(1, keepdim=True).float()
-        p = part.sub_(high).exp_() if write and part.dtype == torch.float32 else (part.float() - high).exp_()
+        p = (part if work is None else work[: len(part)].copy_(part)).sub_(high).exp_()
         mass = p.sum(1, keepdim=True)
         total += (mass.log() + high - of_target).sum()
         if write:
-            part.copy_(p.div_(mass).scatter_add_(1, target, torch.full_like(mass, -1.0)))
+            p.div_(mass).scatter_add_(1, target, torch.full_like(mass, -1.0))
+            if work is not None:
+                part.copy_(p)
     return total
 
 

@@ -21,7 +21,7 @@ from madx.modules import MODULE_TYPES
 from madx.modules.base import PartConfig
 from madx.presets import make_parts, preset
 from madx.store import Store, check_language
-from madx.training.precision import choose_precision
+from madx.training.precision import choose_precision, to_bf16
 from madx.training.settings import TrainSettings
 
 log = logging.getLogger("madx")
@@ -66,7 +66,7 @@ def open_training_base(settings: JobSettings, train: TrainSettings, *parts: dict
     weights = any(MODULE_TYPES.get(part).family == "weights" for each in parts for part in each)
     precision = choose_precision(train.precision, base.device, width=base.width, weights=weights)
     if precision == "bf16" and not weights:
-        base.model.to(torch.bfloat16)
+        to_bf16(base)
     return base, train.model_copy(update={"precision": precision})
 
 

@@ -30,6 +30,16 @@ def multiplies_bf16(device: torch.device) -> bool:
     return any(ask is not None and ask() for ask in asked)
 
 
+def to_bf16(base: Base) -> None:
+    """Keep a base in bfloat16. On a CPU attention then runs as plain matrix products: in this format the fused kernel's backward
+    pass takes three times as long (in float32 it is the quicker one, and stays). With transformers 4.57 most bases cannot
+    change it once they are loaded, and keep what they have."""
+    base.model.to(torch.bfloat16)
+    fused = getattr(base.config, "_attn_implementation", None) == "sdpa"
+    if fused and base.device.type == "cpu" and base.model._can_set_attn_implementation():
+        base.model.set_attn_implementation("eager")
+
+
 def precision_of(base: Base) -> str:
     """The format a base is in: what `auto` means where a base is handed over ready."""
     return "bf16" if base.model.dtype == torch.bfloat16 else "fp32"

@@ -76,3 +76,16 @@ def test_a_run_in_bf16_is_not_taken_up_in_fp32(tmp_path):
     with pytest.raises(Exception, match="precision: checkpoint 'bf16', now 'fp32'"):
         fit(again, "mlm", runs.masked_lm(seed=0), TrainSettings(learning_rate=1e-2, progress=False, evaluate_every=1), steps=4,
             seed=0, folder=tmp_path)  # fmt: skip
+
+
+@pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
+def test_a_base_in_bf16_computes_nearly_the_same_with_attention_as_plain_products(family):
+    base = tiny.base(family)
+    ids, mask = tiny.inputs()
+    fixed = None if base.model._can_set_attn_implementation() else base.config._attn_implementation  # transformers 4.57: at loading
+    with torch.no_grad():
+        before = base.model(ids, attention_mask=mask).logits
+        precision.to_bf16(base)
+        after = base.model(ids, attention_mask=mask).logits
+    assert base.model.dtype == torch.bfloat16 and base.config._attn_implementation == (fixed or "eager")
+    assert (before - after.float())[mask.bool()].abs().max() < 0.03 * before[mask.bool()].abs().max()
