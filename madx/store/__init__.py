@@ -73,7 +73,9 @@ def check_target(folder: str | Path, *, overwrite: bool = False) -> None:
     if present and not _looks_stored(folder):
         raise StoreError(f"{folder} holds other files and no module. Choose another folder, or empty this one.")
     if _looks_stored(folder) and not overwrite:
-        raise StoreError(f"{folder} already holds a module. Pass overwrite=True (command: --overwrite) to replace it, or choose another name.")
+        raise StoreError(
+            f"{folder} already holds a module. Pass overwrite=True (command: --overwrite) to replace it, or choose another name."
+        )
     _require_no_other_files(folder, "replaced")
 
 
