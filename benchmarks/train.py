@@ -75,7 +75,6 @@ class Ours:
     """The steps of our own loop on one module."""
 
     def __init__(self, base, kind: str, precision: str, rows: list | None, parts="pfeiffer"):
-
         from madx.engine import Engine
         from madx.training import TrainSettings, loop
         from madx.training.moving import ModuleMoves

@@ -88,9 +88,14 @@ def compare(settings: Compare) -> CompareResult:
     jobs = jobs_of(settings)
     base = open_base(settings)
     data, labels = read_data(next(iter(jobs.values())))  # of all: what differs is how it is cut into batches
-    tasks = {
-        name: task_over(job, base, labels, data[settings.language], seed=job.seeds[0]) for name, job in jobs.items()
-    }
+    cut: dict[tuple, TokenClassification] = {}
+    tasks = {}
+    for name, job in jobs.items():
+        # sentences are split into pieces once for all candidates that cut them alike
+        how = (job.max_length, job.batch_size, job.tokens_per_batch, job.micro_batch)
+        if how not in cut:
+            cut[how] = task_over(job, base, labels, data[settings.language], seed=job.seeds[0])
+        tasks[name] = cut[how]
     return _Run(settings, jobs, base, tasks).go()
 
 
