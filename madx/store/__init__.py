@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -21,7 +22,8 @@ from madx.module import Module, ModuleInfo, require_base
 from madx.store import folders
 from madx.store.card import model_card
 from madx.store.manifest import FORMAT, LAYOUT, Manifest, WeightsRecord, check_language, from_text, to_text
-from madx.store.weights import DTYPES, decode, encode, own_faults, to_state
+from madx.store.tensors import read_bytes
+from madx.store.weights import DTYPES, decode, encode, own_faults, to_state, undamaged
 
 __all__ = [
     "DTYPES", "FORMAT", "LAYOUT", "Store", "StoredModule", "check_language", "check_target", "load_module", "read_info",
@@ -95,14 +97,14 @@ def load_module(folder: str | Path, base: Base, *, allow_base_mismatch: bool = F
         manifest = _read_manifest(folder)
         info = manifest.info()
         require_base(info, base, allow_base_mismatch=allow_base_mismatch)
-        data = _read(folder, LAYOUT.weights)
+        data = _read(folder, LAYOUT.weights, as_=read_bytes)
     if folder.name != info.name:
         log.info("The folder %s holds the module %r; it keeps that name.", folder, info.name)
-    tensors = decode(data, manifest, folder)
-    module = _skeleton(info, base, folder)
-    state, faults = to_state(tensors, module, manifest)
-    _require(faults, folder)
-    module.load_state_dict(state, assign=True)
+    with undamaged(data, manifest, folder):
+        module = _skeleton(info, base, folder)
+        state, faults = to_state(decode(data, folder), module, manifest)
+        _require(faults, folder)
+        module.load_state_dict(state, assign=True)
     if any(t.is_meta for t in chain(module.parameters(), module.buffers())):
         raise StoreError(f"A part of {info.name!r} keeps a buffer that is not stored; its module type must store it.")
     return module.to(base.device)
@@ -123,15 +125,16 @@ def read_stored(folder: str | Path) -> tuple[Manifest, bytes, str | None]:
     folder = _absolute(folder)
     with folders.explained(f"read the module {folder}"), folders.reading(folder):
         manifest = _read_manifest(folder)
-        data = _read(folder, LAYOUT.weights)
+        data = _read(folder, LAYOUT.weights, as_=read_bytes)
         card = _read(folder, LAYOUT.card).decode("utf-8", "replace") if (folder / LAYOUT.card).is_file() else None
-    _require(own_faults(decode(data, manifest, folder), manifest), folder)
-    return manifest, data, card
+    with undamaged(data, manifest, folder):
+        _require(own_faults(decode(data, folder), manifest), folder)
+    return manifest, data.numpy().tobytes(), card
 
 
-def _read(folder: Path, file: str) -> bytes:
+def _read(folder: Path, file: str, *, as_: Callable = Path.read_bytes) -> Any:
     try:
-        return (folder / file).read_bytes()
+        return as_(folder / file)
     except (FileNotFoundError, IsADirectoryError) as error:
         if not folder.is_dir():
             raise StoreError(f"There is no module at {folder}: no such folder.") from None
@@ -317,18 +320,19 @@ def _verified(folder: Path, allowed: Callable[[], Path], base: Base | None) -> I
         allowed()
         with folders.explained(f"read the module {folder}"), folders.reading(folder):
             manifest = _read_manifest(folder)
-            data = _read(folder, LAYOUT.weights)
+            data = _read(folder, LAYOUT.weights, as_=read_bytes)
             if not (folder / LAYOUT.card).is_file():
                 yield f"lacks the file {LAYOUT.card}"
         if folder.name != manifest.name:
             yield f"calls itself {manifest.name!r}"
-        tensors = decode(data, manifest, folder)
-        if base is None:
-            yield from own_faults(tensors, manifest)
-            return
-        info = manifest.info()
-        require_base(info, base)
-        yield from to_state(tensors, _skeleton(info, base, folder), manifest)[1]
+        with undamaged(data, manifest, folder):
+            tensors, info = decode(data, folder), manifest.info()
+            if base is None:
+                faults = own_faults(tensors, manifest)
+            else:
+                require_base(info, base)
+                faults = to_state(tensors, _skeleton(info, base, folder), manifest)[1]
+        yield from faults
     except MadxError as error:
         yield str(error)
 

@@ -1,6 +1,9 @@
 """`weights.safetensors`: the tensors of a module as bytes, and all that they can say against `module.json`."""
 
 import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -10,6 +13,7 @@ from madx.errors import StoreError, did_you_mean
 from madx.module import Module
 from madx.modules import MODULE_TYPES
 from madx.store.manifest import LAYOUT, Manifest, WeightsRecord, manifest_of
+from madx.store.tensors import tensors_in
 
 #: what weights can be stored as; they are always loaded as float32
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -50,26 +54,34 @@ def encode(module: Module, dtype: str) -> tuple[Manifest, bytes]:
     return manifest_of(module.info, weights), data
 
 
-def decode(data: bytes, manifest: Manifest, folder: Path) -> dict[str, Tensor]:
-    """The tensors of the weights file as stored, once size and sha256 agree with `module.json`."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
+@contextmanager
+def undamaged(data: Tensor, manifest: Manifest, folder: Path) -> Iterator[None]:
+    """Size and sha256 of the weights file are those of `module.json`; the sum is taken in a thread while the block makes use
+    of the bytes. Raises StoreError, in place of whatever the block ran into, when they are not."""
     path, record = folder / LAYOUT.weights, manifest.weights
     if len(data) != record.bytes:
         raise StoreError(
             f"{path} is damaged: it has {len(data)} bytes, {LAYOUT.manifest} records {record.bytes}. "
             "Fetch the module again."
         )
-    if (found := hashlib.sha256(data).hexdigest()) != record.sha256:
-        raise StoreError(
-            f"{path} is damaged or was altered: its sha256 is {found[:12]}..., {LAYOUT.manifest} records "
-            f"{record.sha256[:12]}.... Fetch the module again."
-        )
+    with ThreadPoolExecutor(1) as pool:
+        summing = pool.submit(lambda: hashlib.sha256(data.numpy()).hexdigest())
+        try:
+            yield
+        finally:
+            if (found := summing.result()) != record.sha256:
+                raise StoreError(
+                    f"{path} is damaged or was altered: its sha256 is {found[:12]}..., {LAYOUT.manifest} records "
+                    f"{record.sha256[:12]}.... Fetch the module again."
+                ) from None
+
+
+def decode(data: Tensor, folder: Path) -> dict[str, Tensor]:
+    """The tensors of the weights file as stored, in the memory of `data`."""
     try:
-        return load(data)
-    except (SafetensorError, KeyError, ValueError, AssertionError) as error:
-        raise StoreError(f"{path} is no safetensors file of weights: {error}. Fetch the module again.") from None
+        return tensors_in(data)
+    except ValueError as error:
+        raise StoreError(f"{folder / LAYOUT.weights} is no safetensors file of weights: {error}. Fetch the module again.") from None
 
 
 def to_state(tensors: dict[str, Tensor], module: Module, manifest: Manifest) -> tuple[dict[str, Tensor], list[str]]:
@@ -90,7 +102,7 @@ def to_state(tensors: dict[str, Tensor], module: Module, manifest: Manifest) -> 
             faults.append(f"{name}: shape {tuple(tensor.shape)}, expected {shape}{hint}")
         if tensor.dtype != dtype:
             faults.append(f"{name}: {_name(tensor.dtype)}, expected {_name(dtype)}")
-        state[name] = restored(tensor)
+        state[name] = tensor.float() if tensor.is_floating_point() else tensor
     for start, unit in packed.items():
         own = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
         try:
@@ -141,11 +153,6 @@ def _numbers(tensors: dict[str, Tensor]) -> int:
 
 def _stored_as(tensor: Tensor, dtype: str) -> torch.dtype:
     return DTYPES[dtype] if tensor.is_floating_point() else tensor.dtype
-
-
-def restored(tensor: Tensor) -> Tensor:
-    """In float32 and in memory of its own, aligned as torch does it."""
-    return tensor.to(torch.float32, copy=True) if tensor.is_floating_point() else tensor.clone()
 
 
 def _not_finite(tensor: Tensor) -> int:
