@@ -85,7 +85,7 @@ class ByGradients(Growth):
     def __init__(self, unit: SparseDiff, settings: SparseSettings, steps: int):
         super().__init__(unit, settings, steps)
         values = unit.values.detach()
-        self.candidates = torch.full_like(values, -1, dtype=torch.int64)  # ascending; -1: none
+        self.candidates = torch.full_like(values, -1, dtype=unit.space.dtype)  # ascending; -1: none
         self.sums, self.squares, self._now = torch.zeros_like(values), torch.zeros_like(values), torch.zeros_like(values)
         self._met: set[int] = set()
         self._sizes, self._places = values[:0], self.candidates[:0]  # the largest gradients so far
@@ -104,19 +104,25 @@ class ByGradients(Growth):
             for a in range(0, len(gradient), RUN):
                 self._merge(offset + a, gradient[a : a + RUN].abs())
         elif 0 < self.place <= self.settings.accumulate:
-            border = torch.tensor([offset, offset + len(gradient)], device=gradient.device)
+            border = self.candidates.new_tensor([offset, offset + len(gradient)])
             a, b = torch.searchsorted(self.candidates, border).tolist()
-            self._now[a:b] += gradient[self.candidates[a:b] - offset]
+            self._now[a:b] += gradient[(self.candidates[a:b] - offset).long()]
 
     def _merge(self, offset: int, sizes: Tensor) -> None:
+        """Keep the largest so far, of equal ones the first met; they stay in the order in which they were met."""
         limit = len(self.candidates)
         if len(self._sizes) == limit:  # only what beats the smallest of them
             places = (sizes > self._sizes.min()).nonzero().squeeze(1)
         else:
             places = torch.arange(len(sizes), device=sizes.device)
-        found, where = torch.cat([self._sizes, sizes[places]]), torch.cat([self._places, places + offset])
-        best = found.argsort(descending=True, stable=True)[:limit]
-        self._sizes, self._places = found[best], where[best]
+        self._places = torch.cat([self._places, (places + offset).to(self._places.dtype)])
+        self._sizes = torch.cat([self._sizes, sizes[places]])
+        if (surplus := len(self._sizes) - limit) > 0:
+            least = self._sizes.kthvalue(surplus).values  # sorting takes seven times as long and twice the memory
+            stays = self._sizes > least
+            equal = (self._sizes == least).nonzero().squeeze(1)
+            stays[equal[: limit - int(stays.sum())]] = True
+            self._sizes, self._places = self._sizes[stays], self._places[stays]
 
     def gathers(self, indices: Tensor, gradient: Tensor) -> None:
         """The candidates of the first process are everybody's; their gradients are summed over all."""
@@ -139,7 +145,7 @@ class ByGradients(Growth):
 
     def moments(self, new: Tensor) -> dict[str, Tensor]:
         steps = self.settings.accumulate
-        place = torch.searchsorted(self.candidates, new.long()).clamp_max(len(new) - 1)
+        place = torch.searchsorted(self.candidates, new).clamp_max(len(new) - 1)
         return {
             "age": torch.full_like(self.sums, steps),
             "exp_avg": self.sums[place] * ((1 - BETAS[0] ** steps) / steps),
