@@ -182,6 +182,121 @@ def test_half_precision_and_its_overflow(dtype):
     assert unchanged(base, state)
 
 
+# ---- terms that come again ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Counts how often places of the base are read."""
+    counted, real = [], torch.index_select
+
+    def reading(*args, **options):
+        counted.append(1)
+        return real(*args, **options)
+
+    monkeypatch.setattr(torch, "index_select", reading)
+    return counted
+
+
+@torch.no_grad()
+def test_a_term_that_comes_again_is_written_without_reading_the_base(reads):
+    base = tiny.base()
+    engine, state, seen = Engine(base), snapshot(base), {}
+    for k, name in enumerate("abc"):
+        engine.attach(sparse(base, name, k, entries=0.02))
+    for turn in range(3):
+        for composition in ("a + c", "b + c", "0.5*a", "ties(a, b)", None):
+            engine.activate(composition)
+            assert unchanged(base, seen.setdefault(composition, snapshot(base))), (turn, composition)
+        if turn == 0:
+            first = len(reads)
+    assert first and len(reads) == first
+    engine.activate("c + a")  # the same terms over others find something else
+    assert len(reads) > first
+    engine.activate(None)
+    assert unchanged(base, state)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("under", [None, "a"])
+def test_whoever_writes_to_the_base_in_between_is_read(under, reads):
+    base = tiny.base()
+    engine = Engine(base)
+    for k, name in enumerate("ab"):
+        engine.attach(sparse(base, name, k, entries=0.1))
+    engine.activate("b + a" if under else "b"), engine.activate(under)
+    weights = base.encoder.get_parameter(sorted(dense(engine.module("b")))[0])
+    weights.add_(1.0)  # what nobody should do
+    here, before = snapshot(base), len(reads)
+    engine.activate("b + a" if under else "b")
+    assert len(reads) > before
+    engine.activate(under)
+    assert unchanged(base, here)
+    weights.data = weights.data.clone()
+    before = len(reads)
+    engine.activate("b + a" if under else "b")
+    assert len(reads) > before
+
+
+@torch.no_grad()
+def test_what_was_found_in_another_precision_is_forgotten(reads):
+    base, other = tiny.base(), tiny.base()
+    engine, fresh = Engine(base), Engine(other)
+    for e in (engine, fresh):
+        e.attach(sparse(e.base, "a"))
+    other.model.to(torch.bfloat16)
+    engine.activate("a")
+    base.model.to(torch.bfloat16)
+    engine.activate(None)
+    engine.activate("a"), fresh.activate("a")
+    assert unchanged(base, snapshot(other))
+
+
+@torch.no_grad()
+def test_values_that_have_changed_are_read_again(reads):
+    base = tiny.base()
+    engine = Engine(base)
+    engine.attach(sparse(base, "a"))
+    engine.activate("a"), engine.activate(None)
+    engine.module("a").units["parameters"]["sparse_diff"].values.mul_(2.0)
+    theta, before = encoder(base), len(reads)
+    engine.activate("a")
+    assert len(reads) > before
+    expect(base, theta, (1, dense(engine.module("a"))))
+
+
+@torch.no_grad()
+def test_what_was_found_takes_a_bounded_share_of_the_base(reads):
+    base = tiny.base()
+    engine = Engine(base)
+    names = [f"m{k}" for k in range(12)]
+    for k, name in enumerate(names):
+        engine.attach(sparse(base, name, k, entries=0.05))
+    for name in names:
+        engine.activate(name)
+    engine.activate(None)
+    size = sum(p.nbytes for p in base.encoder.parameters())
+    kept = sum(piece.found.nbytes for _, applied in engine.differences._off.terms for piece in applied.pieces)
+    assert 0.15 * size < kept <= 0.25 * size
+    before = len(reads)
+    engine.activate(names[-1])
+    assert len(reads) == before, "the last one is known"
+    engine.activate(names[0])
+    assert len(reads) > before, "the first one made room"
+
+
+@torch.no_grad()
+def test_a_term_that_overflowed_is_refused_again():
+    base = tiny.base()
+    base.model.to(torch.float16)
+    engine, state = Engine(base), snapshot(base)
+    engine.attach(sparse(base, "huge", 1, entries=5, std=1e38))
+    for _ in range(2):
+        with pytest.raises(CompositionError, match="leaves the range"):
+            engine.activate("huge")
+        assert unchanged(base, state)
+
+
 def test_a_difference_lost_in_rounding_is_silent():
     base = tiny.base()
     base.model.to(torch.bfloat16)
