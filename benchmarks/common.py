@@ -82,11 +82,11 @@ def has_peer(chosen: Namespace) -> bool:
     return not chosen.no_peer and _version("adapters") is not None
 
 
-def turn_about(ways: dict, rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """(seconds on the clock, seconds of the processor) of each way in each round, after one round that does not count. What
-    else the machine does falls on all ways alike; processor time leaves it out as far as can be."""
+def turn_about(ways: dict, rounds: int, *, warm: bool = False) -> dict[str, list[tuple[float, float]]]:
+    """(seconds on the clock, seconds of the processor) of each way in each round, after one round that does not count (`warm`:
+    each has run already). What else the machine does falls on all ways alike; processor time leaves it out as far as can be."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
+    for number in range(1 if warm else 0, rounds + 1):
         for name, way in ways.items():
             clock, processor = time.perf_counter(), time.process_time()
             way()

@@ -1,6 +1,6 @@
 """Zero-shot evaluation: one task module over several languages under four controls, the same loop on both sides.
 
-    python benchmarks/evaluate.py --out evaluate.json --languages 10
+    python benchmarks/evaluate.py --out evaluate.json --languages 10 --file eng-train.conll
 
 For each language and control the sentences are predicted once. Ours: rows sorted by length in batches by a token budget,
 the last layer for the words' first pieces alone. The peer: batches of 16 sentences in the order of the file, padded to
@@ -42,7 +42,7 @@ def measure(chosen) -> list[dict]:
     modules.append(make_module(base, "ner", role="task", parts="pfeiffer", labels=LABELS))
     for module in modules:
         engine.attach(module)
-    data = {name: sentence_rows(chosen.sentences, chosen.shape, seed=i) for i, name in enumerate(names)}
+    data = {name: sentence_rows(chosen.sentences, chosen.shape, file=chosen.file or None, seed=i) for i, name in enumerate(names)}
     compositions = {
         name: control_compositions("ner", language=name, source=names[0], modules={n: n for n in names}) for name in names
     }
@@ -89,7 +89,7 @@ def measure(chosen) -> list[dict]:
             joined = ["average" in str(composition) for _, composition in cells]
             found = list(zip(joined, ours(), theirs()))
             same = {name: agreement([f[1:] for f in found if f[0] == which]) for name, which in (("stacks", False), ("means", True))}
-        times = turn_about(ways, chosen.rounds)
+        times = turn_about(ways, chosen.rounds, warm=same is not None)
     amount = chosen.sentences * len(cells)
     tokens = sum(len(row) for name, _ in cells for row in data[name])
     of_modules = sum(p.numel() for m in modules[-2:] for p in m.parameters())
@@ -111,5 +111,5 @@ def agreement(cells: list) -> float:
 
 
 if __name__ == "__main__":
-    options = arguments(__doc__, languages=10, sentences=48)
+    options = arguments(__doc__, languages=10, sentences=64, file="")
     write(options, measure(options))

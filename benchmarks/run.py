@@ -1,6 +1,6 @@
 """All measurements with one command: a table with ratios, everything as JSON, and a plot.
 
-    python benchmarks/run.py --out runs/benchmarks                      `make bench`; about half an hour on 2 quiet cores
+    python benchmarks/run.py --out runs/benchmarks                      `make bench`; about an hour on 2 quiet cores
     .venv-peers/bin/python benchmarks/run.py --out runs/benchmarks      with the peer beside (`make bench-peers`)
     python benchmarks/run.py --only train infer --shape small --rounds 2
 
@@ -16,6 +16,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 NO_MEASUREMENT = {"run", "common", "peer"}
+READ_SENTENCES = {"train", "evaluate"}
 
 
 def measurements() -> list[str]:
@@ -30,6 +31,7 @@ def measure(name: str, options: argparse.Namespace) -> dict:
     command = [sys.executable, str(HERE / f"{name}.py"), "--out", str(file), "--threads", str(options.threads)]
     if "arguments(__doc__" in (HERE / f"{name}.py").read_text(encoding="utf-8"):  # it has the options of common.py
         command += ["--shape", options.shape, "--rounds", str(options.rounds)] + (["--no-peer"] if options.no_peer else [])
+        command += ["--file", options.file] if options.file and name in READ_SENTENCES else []
     print(f"-- {name}: {' '.join(command[1:])}", flush=True)
     began = time.monotonic()
     done = subprocess.run(command)
@@ -80,6 +82,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--shape", choices=("base", "small"), default="base")
+    parser.add_argument("--file", help="a CoNLL file whose sentence lengths are used; without one they are drawn at random")
     parser.add_argument("--no-peer", action="store_true")
     options = parser.parse_args()
     Path(options.out).mkdir(parents=True, exist_ok=True)
