@@ -3,10 +3,13 @@
     python benchmarks/evaluate.py --out evaluate.json --languages 10 --file eng-train.conll
 
 For each language and control the sentences are predicted once. Ours: rows sorted by length in batches by a token budget,
-the last layer for the words' first pieces alone. The peer: batches of 16 sentences in the order of the file, padded to
-their longest. `same_labels`: share of words that get the same label on both sides, in stacks and under a mean of language
-modules (the peer uses the first one's invertible part there, madx the mean of them).
+the last layer for the words' first pieces alone; in bf16 the base alone is (`precision` of an evaluation). The peer: batches of
+16 sentences in the order of the file, padded to their longest. `same_labels`: share of words that get the same label on both
+sides, in stacks and under a mean of language modules (the peer divides a mean by their number twice and takes the first one's
+invertible part), and in both number formats on ours.
 """
+
+from functools import partial
 
 from common import (
     LABELS,
@@ -34,14 +37,17 @@ def measure(chosen) -> list[dict]:
     from madx.data.batches import collate
     from madx.engine import Engine
     from madx.jobs.evaluate import control_compositions
+    from madx.training.precision import to_bf16
 
     base = make_base(chosen.shape)
-    engine = Engine(base)
     names = [f"l{i}" for i in range(chosen.languages)]
     modules = [make_module(base, name, parts="madx") for name in names]
     modules.append(make_module(base, "ner", role="task", parts="pfeiffer", labels=LABELS))
-    for module in modules:
-        engine.attach(module)
+    engines = {"fp32": Engine(base), "bf16": Engine(make_base(chosen.shape))}
+    to_bf16(engines["bf16"].base)
+    for engine in engines.values():
+        for module in modules:
+            engine.attach(module)
     data = {name: sentence_rows(chosen.sentences, chosen.shape, file=chosen.file or None, seed=i) for i, name in enumerate(names)}
     compositions = {
         name: control_compositions("ner", language=name, source=names[0], modules={n: n for n in names}) for name in names
@@ -55,14 +61,14 @@ def measure(chosen) -> list[dict]:
 
     sentences = {name: [Words(row) for row in rows] for name, rows in data.items()}
 
-    def ours() -> list:
-        found = []
+    def ours(precision: str) -> list:
+        found, engine = [], engines[precision]
         for name, composition in cells:
             engine.activate(composition)
             found.append(task.predict(engine, sentences[name], rows=data[name]))
         return found
 
-    ways = {"ours": ours}
+    ways = {precision: partial(ours, precision) for precision in engines}
     if has_peer(chosen):
         from peer import Peer
 
@@ -84,30 +90,35 @@ def measure(chosen) -> list[dict]:
 
         ways["peer"] = theirs
     with torch.inference_mode():
-        same = None
-        if "peer" in ways:
-            joined = ["average" in str(composition) for _, composition in cells]
-            found = list(zip(joined, ours(), theirs()))
-            same = {name: agreement([f[1:] for f in found if f[0] == which]) for name, which in (("stacks", False), ("means", True))}
-        times = turn_about(ways, chosen.rounds, warm=same is not None)
+        found = {name: way() for name, way in ways.items()}
+        joined = ["average" in str(composition) for _, composition in cells]
+        pairs = {"stacks": ("fp32", "peer", False), "means": ("fp32", "peer", True), "bf16 and fp32": ("bf16", "fp32", None)}
+        same = {
+            name: agreement([(x, y) for x, y, mean in zip(found[a], found[b], joined) if which in (None, mean)])
+            for name, (a, b, which) in pairs.items() if b in found
+        }  # fmt: skip
+        times = turn_about(ways, chosen.rounds, warm=True)
     amount = chosen.sentences * len(cells)
     tokens = sum(len(row) for name, _ in cells for row in data[name])
     of_modules = sum(p.numel() for m in modules[-2:] for p in m.parameters())
-    limit = amount / (2 * tokens * (layer_weights(base) + of_modules) / flops_per_second("fp32"))
-    row = {
-        "measure": f"evaluation, {chosen.languages} languages x 4 controls", "way": "fp32", "unit": "sentences/s",
-        "ours": round(amount / seconds(times["ours"]), 2), "limit": round(limit, 2),
-        "share": round(amount / seconds(times["ours"]) / limit, 2),
-    }  # fmt: skip
-    if "peer" in ways:
-        row |= {"peer": round(amount / seconds(times["peer"]), 2), "ratio": ratio(times["ours"], times["peer"]), "same_labels": same}
-    return [row]
+    operations = 2 * tokens * (layer_weights(base) + of_modules)
+    rows = []
+    for way in engines:
+        limit = amount / (operations / flops_per_second(way))
+        speed = amount / seconds(times[way])
+        rows.append({
+            "measure": f"evaluation, {chosen.languages} languages x 4 controls", "way": way, "unit": "sentences/s", "ours": round(speed, 2),
+            "limit": round(limit, 2), "share": round(speed / limit, 2), "same_labels": same,
+        })  # fmt: skip
+        if "peer" in ways:
+            rows[-1] |= {"peer": round(amount / seconds(times["peer"]), 2), "ratio": ratio(times[way], times["peer"])}
+    return rows
 
 
-def agreement(cells: list) -> float:
-    """Share of words with the same label in two predictions of each cell."""
+def agreement(cells: list) -> float | None:
+    """Share of words with the same label in two predictions of each cell; None without cells."""
     pairs = [(a, b) for x, y in cells for s, t in zip(x, y) for a, b in zip(s, t)]
-    return round(sum(a == b for a, b in pairs) / max(1, len(pairs)), 4)
+    return round(sum(a == b for a, b in pairs) / len(pairs), 4) if pairs else None
 
 
 if __name__ == "__main__":

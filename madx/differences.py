@@ -3,8 +3,7 @@
 theta <- theta + lambda * delta at the touched places alone, one term of a composition after the other. Each term keeps the
 values that it found; taking off writes those back, the last term first. So theta_0 returns exactly, in any precision, and
 nothing is ever as large as the base. Places are ascending, and are worked on in runs that fit a processor's cache: what is
-read is still there when it is written. A term that was taken off lately still knows what it found, so it comes back without
-reading the base, unless somebody else has written to it since (through `.data` or numpy torch does not see that).
+read is still there when it is written.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +20,6 @@ from madx.modules.base import Difference, WeightsType
 
 RUN = 32_768  # places worked on at once; with more of them torch would start threads for such a small piece
 PIECE = 500_000  # places that one thread takes at a time
-KEPT = 0.25  # of the base's bytes at most is what terms found that are off by now
 
 
 @dataclass(frozen=True)
@@ -68,10 +66,6 @@ class _Piece:
         """Indices into the flattened parameter, in int64, from the first to before the last of the piece."""
         return self.indices[first:last].long().sub_(self.offset)
 
-    def bytes(self, *, own: bool) -> int:
-        """Size of what was found; own: and of what is added, which then is no module's."""
-        return self.found.nbytes + (self.indices.nbytes + self.values.nbytes if own else 0)
-
 
 @dataclass
 class Applied:
@@ -80,51 +74,6 @@ class Applied:
     term: Term
     state: list[tuple]
     pieces: list[_Piece] = field(default_factory=list)
-    whole: bool = False  # all of it is written, and finite
-
-
-class _TakenOff:
-    """Terms that are off by now, the last one last, and what they found over the terms below them."""
-
-    def __init__(self, base: Base):
-        self.base = base
-        self.terms: list[tuple[list[list[tuple]], Applied]] = []
-        self._seen: dict[str, tuple] = {}
-
-    def look(self) -> None:
-        """Forget all of them if the base's weights are others, or were written to, since `seen`."""
-        if self.terms and self._seen != self._stamps():
-            self.terms.clear()
-
-    def seen(self) -> None:
-        """What the base is now is known."""
-        self._seen = self._stamps()
-
-    def _stamps(self) -> dict[str, tuple]:
-        found = {}
-        for name in {piece.parameter for _, applied in self.terms for piece in applied.pieces}:
-            p = self.base.encoder.get_parameter(name)
-            found[name] = (p.data_ptr(), p.dtype, p.device, object() if p.is_inference() else p._version)  # not counted there
-        return found
-
-    def put(self, below: list[list[tuple]], applied: Applied) -> None:
-        """Keep a term that was just taken off, if it and the base's number format are those of when it was put on; the
-        oldest ones make room."""
-        weights = {piece.parameter: self.base.encoder.get_parameter(piece.parameter) for piece in applied.pieces}
-        found_there = all((p.found.dtype, p.found.device) == (weights[p.parameter].dtype, weights[p.parameter].device) for p in applied.pieces)
-        if not (applied.whole and found_there and same_state(applied.state, applied.term.state())):
-            return
-        self.terms.append((below, applied))
-        room = KEPT * sum(p.nbytes for p in self.base.encoder.parameters())
-        while self.terms and sum(p.bytes(own=len(a.term.shares) > 1) for _, a in self.terms for p in a.pieces) > room:
-            self.terms.pop(0)
-
-    def take(self, below: list[list[tuple]], state: list[tuple]) -> list[_Piece] | None:
-        """The pieces of that term over those below it, which are then no longer here."""
-        for number, (under, applied) in enumerate(self.terms):
-            if same_state(applied.state, state) and len(under) == len(below) and all(map(same_state, under, below)):
-                return self.terms.pop(number)[1].pieces
-        return None
 
 
 class AppliedDifferences:
@@ -133,7 +82,6 @@ class AppliedDifferences:
     def __init__(self, base: Base):
         self.base = base
         self.applied: list[Applied] = []
-        self._off = _TakenOff(base)
         #: dense copies, kept by a training that moves whole parameters, of what those were when it began
         self.dense: dict[str, Tensor] = {}
         #: a training that moves them over several compositions: `lift()` takes off what has moved, `lay()` puts it over another composition
@@ -150,7 +98,6 @@ class AppliedDifferences:
         if same == len(self.applied) == len(terms):
             return
         before = [applied.term for applied in self.applied[same:]]
-        self._off.look()
         if self.overlay is not None:
             self.overlay.lift()
         elif self.dense:
@@ -165,7 +112,6 @@ class AppliedDifferences:
                 self._put_on(term)
             raise
         finally:
-            self._off.seen()
             if self.overlay is not None:
                 self.overlay.lay()
         touched = {piece.parameter for applied in self.applied for piece in applied.pieces}
@@ -214,7 +160,6 @@ class AppliedDifferences:
     def keep(self) -> None:
         """Make what is on the base now its own: it can no longer be taken off."""
         self.applied, self._copies = [], {}
-        self._off.terms.clear()
 
     # ---- a difference in training ----------------------------------------------------------------------------------
 
@@ -233,15 +178,9 @@ class AppliedDifferences:
 
     @torch.no_grad()
     def _put_on(self, term: Term) -> None:
-        applied, below = Applied(term, term.state()), [a.state for a in self.applied]
+        applied = Applied(term, term.state())
         self.applied.append(applied)
         try:
-            known = self._off.take(below, applied.state)
-            if known is not None:
-                applied.pieces = known
-                _each(lambda piece: self._run(piece, term.scale, fresh=False), known)
-                applied.whole = True
-                return
             for difference in term.differences():
                 parameter = self.base.encoder.get_parameter(difference.parameter)
                 if not parameter.is_contiguous():
@@ -258,7 +197,6 @@ class AppliedDifferences:
                     f"With the difference of {names}, {worst} leaves the range of {str(self.base.model.dtype)[6:]}: "
                     "the base is as before. Use a smaller factor, or a base in float32."
                 )
-            applied.whole = True
         except BaseException:
             self._take_off(len(self.applied) - 1)
             raise
@@ -267,7 +205,7 @@ class AppliedDifferences:
         """found <- theta (if fresh), theta <- found + scale * values, run by run; if fresh, whether all of it is finite."""
         flat = self.base.encoder.get_parameter(piece.parameter).detach().view(-1)
         run = RUN if flat.device.type == "cpu" else PIECE
-        total = torch.zeros((), device=flat.device)
+        sums = [torch.zeros((), device=flat.device)]
         for a in range(0, len(piece.indices), run):
             b = min(a + run, len(piece.indices))
             places = piece.places(a, b)
@@ -277,8 +215,8 @@ class AppliedDifferences:
             new = torch.add(piece.found[a:b], piece.values[a:b], alpha=scale).to(flat.dtype)
             flat.scatter_(0, places, new)
             if fresh:
-                total += new.sum(dtype=torch.float32)  # one number that is not finite shows in it
-        if not fresh or bool(total.isfinite()):
+                sums.append(new.sum(dtype=torch.float32))  # one number that is not finite shows in it
+        if bool(torch.stack(sums).isfinite().all()):
             return True
         # or the sum of many large ones left the range, and none of them
         return all(bool(flat[piece.places(a, a + run)].isfinite().all()) for a in range(0, len(piece.indices), run))
@@ -288,8 +226,7 @@ class AppliedDifferences:
         while len(self.applied) > keep:
             pieces = self.applied[-1].pieces  # of one term: no place is there twice, so their order does not matter
             _each(lambda p: _write(self.base.encoder.get_parameter(p.parameter).detach().view(-1), p), pieces)
-            taken = self.applied.pop()
-            self._off.put([a.state for a in self.applied], taken)
+            self.applied.pop()
 
 
 def same_state(one: list[tuple], other: list[tuple]) -> bool:

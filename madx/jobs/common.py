@@ -63,11 +63,17 @@ def open_training_base(settings: JobSettings, train: TrainSettings, *parts: dict
     parts: of all modules that will act. With differences of weights among them the base stays in float32.
     """
     base = open_base(settings)
+    return base, train.model_copy(update={"precision": bring_to(train.precision, base, *parts)})
+
+
+def bring_to(wanted: str, base: Base, *parts: dict[str, PartConfig]) -> str:
+    """The number format, `fp32` or `bf16`, for a wish and all modules that will act; the base is brought to it, except that
+    with differences of weights among them it stays in float32."""
     weights = any(MODULE_TYPES.get(part).family == "weights" for each in parts for part in each)
-    precision = choose_precision(train.precision, base.device, width=base.width, weights=weights)
+    precision = choose_precision(wanted, base.device, width=base.width, weights=weights)
     if precision == "bf16" and not weights:
         to_bf16(base)
-    return base, train.model_copy(update={"precision": precision})
+    return precision
 
 
 def keep_freed_memory() -> bool:
@@ -147,6 +153,6 @@ def run_folder(given: str | None, default: str) -> Path:
 
 
 __all__ = [
-    "JobSettings", "check_language", "check_parts", "is_main", "layered", "module_names", "open_base", "open_training_base", "pick_device",
+    "JobSettings", "bring_to", "check_language", "check_parts", "is_main", "layered", "module_names", "open_base", "open_training_base", "pick_device",
     "run_folder", "told_failure", "versions",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from madx.errors import CompositionError, ConfigError, did_you_mean
 from madx.evaluation import CONTROLS, Cell, Meta, Missing, TransferMatrix
 from madx.evaluation.page import write_report
 from madx.evaluation.page.record import save_modules
-from madx.jobs.common import JobSettings, module_names, open_base, run_folder, versions
+from madx.jobs.common import JobSettings, bring_to, module_names, open_base, run_folder, versions
 from madx.jobs.proxies import Proxies, check_proxies, likeness, proxy_compositions
 from madx.jobs.train_task import Columns, file_sha256, read_labelled
 from madx.mixing import EntropyMixing
@@ -25,6 +25,7 @@ from madx.module import ModuleInfo
 from madx.store import Store
 from madx.tasks import TASKS
 from madx.tasks.token_classification import TokenClassification, word_logits
+from madx.training.precision import precision_of
 from madx.training.progress import ProgressView
 
 log = logging.getLogger("madx")
@@ -57,6 +58,9 @@ class Evaluate(JobSettings):
     )
     columns: Columns = Field(default=Columns(), description="How the files are read.")
     max_length: int = Field(default=256, ge=8, description="Tokens of a window at most.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="fp32", description="Of the base, as train.precision. bf16 moves scores by rounding, and every report says so."
+    )
     predictions: bool = Field(default=True, description="Write every prediction as CoNLL.")
     progress: bool = Field(default=True, description="Show a progress bar.")
     run: str | None = Field(default=None, description="Folder of the results; null: runs/evaluate-TASK_MODULE.")
@@ -89,24 +93,27 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
         require(labels, LabelSet.from_sentences(sentences, source=settings.targets[language]))
     alike = likeness(settings.proxies) if set(settings.proxies.use) - {"emea"} else {}
     base = open_base(settings.model_copy(update={"base": settings.base or first.base["name"]}))
+    used = dict.fromkeys([*languages.values(), *(settings.mean_of or []), *settings.proxies.modules()])
+    infos = [store.show(name).info for name in [*used, *tasks.values()]]
+    bring_to(settings.precision, base, *(info.parts for info in infos))
     folder = run_folder(settings.run, f"evaluate-{settings.task_module}")
     engine = Engine(base)
     try:
-        used = dict.fromkeys([*languages.values(), *(settings.mean_of or []), *settings.proxies.modules()])
         for name in used:
             engine.attach(store.load(name, engine.base))
         cells, missing = _cells(engine, store, settings, tasks=tasks, sources=sources, data=data, languages=languages, alike=alike,
                                 folder=folder)  # fmt: skip
     finally:
         engine.close()
+    label = f"{base.label} in bfloat16" if precision_of(base) == "bf16" else base.label
     meta = Meta(
-        task_module=settings.task_module, source=", ".join(sources), base=base.label, versions=versions(), note=settings.note,
+        task_module=settings.task_module, source=", ".join(sources), base=label, versions=versions(), note=settings.note,
         data={path: file_sha256(path) or "" for path in settings.targets.values()}
         | {file.path: file.sha256 or "" for text in settings.proxies.texts.values() for file in corpus_files(text)},
     )  # fmt: skip
     matrix = TransferMatrix(meta, tuple(cells), tuple(missing), tuple(settings.targets))
     files = matrix.save(folder)
-    save_modules(folder, [store.show(name).info for name in [*used, *tasks.values()]])
+    save_modules(folder, infos)
     return EvaluateResult(matrix, folder, files + write_report(folder))
 
 

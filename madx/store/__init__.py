@@ -7,10 +7,10 @@ and names each mismatch; a module is never partially loaded.
 import logging
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -22,8 +22,8 @@ from madx.module import Module, ModuleInfo, require_base
 from madx.store import folders
 from madx.store.card import model_card
 from madx.store.manifest import FORMAT, LAYOUT, Manifest, WeightsRecord, check_language, from_text, to_text
-from madx.store.tensors import read_bytes
-from madx.store.weights import DTYPES, decode, encode, own_faults, to_state, undamaged
+from madx.store.tensors import TensorFile
+from madx.store.weights import DTYPES, encode, own_faults, read_weights, to_state, undamaged
 
 __all__ = [
     "DTYPES", "FORMAT", "LAYOUT", "Store", "StoredModule", "check_language", "check_target", "load_module", "read_info",
@@ -97,12 +97,12 @@ def load_module(folder: str | Path, base: Base, *, allow_base_mismatch: bool = F
         manifest = _read_manifest(folder)
         info = manifest.info()
         require_base(info, base, allow_base_mismatch=allow_base_mismatch)
-        data = _read(folder, LAYOUT.weights, as_=read_bytes)
+        file = _weights(folder, manifest)
     if folder.name != info.name:
         log.info("The folder %s holds the module %r; it keeps that name.", folder, info.name)
-    with undamaged(data, manifest, folder):
+    with undamaged(file, manifest, folder) as tensors:
         module = _skeleton(info, base, folder)
-        state, faults = to_state(decode(data, folder), module, manifest)
+        state, faults = to_state(tensors, module, manifest)
         _require(faults, folder)
         module.load_state_dict(state, assign=True)
     if any(t.is_meta for t in chain(module.parameters(), module.buffers())):
@@ -125,20 +125,32 @@ def read_stored(folder: str | Path) -> tuple[Manifest, bytes, str | None]:
     folder = _absolute(folder)
     with folders.explained(f"read the module {folder}"), folders.reading(folder):
         manifest = _read_manifest(folder)
-        data = _read(folder, LAYOUT.weights, as_=read_bytes)
+        file = _weights(folder, manifest)
         card = _read(folder, LAYOUT.card).decode("utf-8", "replace") if (folder / LAYOUT.card).is_file() else None
-    with undamaged(data, manifest, folder):
-        _require(own_faults(decode(data, folder), manifest), folder)
-    return manifest, data.numpy().tobytes(), card
+    with undamaged(file, manifest, folder) as tensors:
+        _require(own_faults(tensors, manifest), folder)
+    return manifest, b"".join(file.pieces()), card
 
 
-def _read(folder: Path, file: str, *, as_: Callable = Path.read_bytes) -> Any:
+@contextmanager
+def _there(folder: Path, file: str) -> Iterator[Path]:
+    """A file of a module, to be read."""
     try:
-        return as_(folder / file)
+        yield folder / file
     except (FileNotFoundError, IsADirectoryError) as error:
         if not folder.is_dir():
             raise StoreError(f"There is no module at {folder}: no such folder.") from None
         raise StoreError(f"{folder} is no whole module: it lacks the file {file}. Fetch the module again.") from error
+
+
+def _read(folder: Path, file: str) -> bytes:
+    with _there(folder, file) as path:
+        return path.read_bytes()
+
+
+def _weights(folder: Path, manifest: Manifest) -> TensorFile:
+    with _there(folder, LAYOUT.weights):
+        return read_weights(folder, manifest)
 
 
 def _read_manifest(folder: Path) -> Manifest:
@@ -320,13 +332,13 @@ def _verified(folder: Path, allowed: Callable[[], Path], base: Base | None) -> I
         allowed()
         with folders.explained(f"read the module {folder}"), folders.reading(folder):
             manifest = _read_manifest(folder)
-            data = _read(folder, LAYOUT.weights, as_=read_bytes)
+            file = _weights(folder, manifest)
             if not (folder / LAYOUT.card).is_file():
                 yield f"lacks the file {LAYOUT.card}"
         if folder.name != manifest.name:
             yield f"calls itself {manifest.name!r}"
-        with undamaged(data, manifest, folder):
-            tensors, info = decode(data, folder), manifest.info()
+        with undamaged(file, manifest, folder) as tensors:
+            info = manifest.info()
             if base is None:
                 faults = own_faults(tensors, manifest)
             else:

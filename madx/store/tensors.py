@@ -1,17 +1,20 @@
-"""A safetensors file, read once into memory that its tensors then are: nothing is copied.
+"""A safetensors file, read straight into the memory of its tensors: nothing is copied, none shares memory with another.
 
 The file: 8 bytes of the header's length, little-endian; the header, JSON of name -> dtype, shape and the first and last byte
-of each tensor; their bytes, without gaps. Format: https://github.com/huggingface/safetensors. That library's own reader copies
-each tensor, which for a language module takes as long as all the rest.
+of each tensor; their bytes, without gaps. Format: https://github.com/huggingface/safetensors. That library's own reader takes
+the bytes of the whole file, which must be read first, and copies each tensor out of them, unaligned.
 """
 
+import hashlib
 import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-ALIGNED = 64  # bytes: as torch places its own tensors, on which the last bits of a matrix product may depend
 HEAD = 8
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -19,42 +22,82 @@ DTYPES = {
 }  # fmt: skip
 
 
-def read_bytes(path: Path) -> Tensor:
-    """All bytes of a file `(size,)`, placed so that the first tensor of a safetensors file is aligned. Raises OSError."""
+@dataclass
+class TensorFile:
+    """What a file holds: head, the bytes up to the first tensor; tensors by name, in the order of the file; rest, bytes that
+    the header says nothing true of; fault, why that is so."""
+
+    head: bytes
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    rest: bytes = b""
+    fault: str = ""
+
+    def __len__(self) -> int:
+        return sum(map(len, self.pieces()))
+
+    def pieces(self) -> Iterator[memoryview]:
+        """The bytes of the file, piece by piece."""
+        yield memoryview(self.head)
+        for tensor in self.tensors.values():
+            yield memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+        yield memoryview(self.rest)
+
+    def sha256(self) -> str:
+        """The sum of the bytes; it leaves the interpreter to other threads."""
+        total = hashlib.sha256()
+        for piece in self.pieces():
+            total.update(piece)
+        return total.hexdigest()
+
+
+def read_tensors(path: Path) -> TensorFile:
+    """A file that may be damaged in any way: what is no tensor is in `rest`. Raises OSError, and MemoryError for one that is
+    larger than the memory."""
     with open(path, "rb", buffering=0) as file:
-        length = int.from_bytes(file.read(HEAD), "little")
         size = file.seek(0, 2)
-        memory = torch.empty(size + ALIGNED, dtype=torch.uint8)
-        start = -(memory.data_ptr() + HEAD + length) % ALIGNED
-        data = memory[start : start + size]
         file.seek(0)
-        place, view = 0, memoryview(data.numpy())
-        while place < size and (count := file.readinto(view[place:])):
-            place += count
-    return data[:place]
+        start = file.read(HEAD)
+        length = int.from_bytes(start, "little")
+        found = TensorFile(start + file.read(length) if length <= size else start)
+        try:
+            described = _described(found.head, size)
+        except ValueError as error:
+            found.fault, found.rest = str(error), file.read()
+            return found
+        for name, (dtype, shape, count) in described.items():
+            tensor = torch.empty(shape, dtype=dtype, device="cpu")
+            place, view = 0, memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+            while place < count and (more := file.readinto(view[place:])):
+                place += more
+            found.tensors[name] = tensor
+    return found
 
 
-def tensors_in(data: Tensor) -> dict[str, Tensor]:
-    """Name -> tensor, in the memory of `data`, or in its own where it would not be aligned.
-
-    Raises ValueError when the bytes are not exactly what the header says.
-    """
-    first = HEAD + int.from_bytes(data[:HEAD].numpy().tobytes(), "little")
-    if not HEAD <= first <= len(data) or len(data) < HEAD:
+def _described(head: bytes, size: int) -> dict[str, tuple[torch.dtype, tuple[int, ...], int]]:
+    """Name -> (type, shape, bytes), in the order of a file of `size` bytes. Raises ValueError for a header that does not
+    describe exactly the bytes that follow it."""
+    if len(head) < HEAD or len(head) != HEAD + int.from_bytes(head[:HEAD], "little"):
         raise ValueError("its header is longer than the file")
+    if sys.byteorder == "big":
+        raise ValueError("its numbers are little-endian, which this machine does not read")
     try:
-        header = json.loads(data[HEAD:first].numpy().tobytes())
+        header = json.loads(head[HEAD:].decode("utf-8"))
         header.pop("__metadata__", None)
-        entries = sorted((*entry["data_offsets"], name, DTYPES[entry["dtype"]], entry["shape"]) for name, entry in header.items())
+        entries = sorted((*entry["data_offsets"], name, entry["dtype"], entry["shape"]) for name, entry in header.items())
         found, place = {}, 0
         for begin, end, name, dtype, shape in entries:
-            raw = data[first + place : first + end]
-            if begin != place or len(raw) != end - begin or any(size < 0 for size in shape):
+            numbers = 1
+            for extent in shape:
+                if type(extent) is not int or extent < 0:
+                    raise ValueError(f"{name} has a side of length {extent!r}")
+                numbers *= extent
+            name.encode()  # a text that can be printed
+            count = numbers * DTYPES[dtype].itemsize
+            if type(begin) is not int or begin != place or end != begin + count:
                 raise ValueError(f"{name} is not where it should be")
-            place = end
-            found[name] = (raw if raw.data_ptr() % ALIGNED == 0 else raw.clone()).view(dtype).view(shape)
-    except (AttributeError, KeyError, TypeError, ArithmeticError, RuntimeError, ValueError) as error:
-        raise ValueError(f"its header does not describe its bytes ({type(error).__name__}: {str(error)[:80]})") from None
-    if first + place != len(data):
-        raise ValueError(f"{len(data) - first - place} bytes belong to no tensor")
+            found[name], place = (DTYPES[dtype], tuple(shape), count), end
+    except (AttributeError, KeyError, TypeError, RecursionError, ValueError) as error:
+        raise ValueError(f"its header does not describe its bytes ({type(error).__name__}: {str(error)[:80]!a})") from None
+    if len(head) + place != size:
+        raise ValueError(f"its header describes {len(head) + place} bytes, it has {size}")
     return found

@@ -13,7 +13,7 @@ from madx.errors import StoreError, did_you_mean
 from madx.module import Module
 from madx.modules import MODULE_TYPES
 from madx.store.manifest import LAYOUT, Manifest, WeightsRecord, manifest_of
-from madx.store.tensors import tensors_in
+from madx.store.tensors import TensorFile, read_tensors
 
 #: what weights can be stored as; they are always loaded as float32
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -54,34 +54,44 @@ def encode(module: Module, dtype: str) -> tuple[Manifest, bytes]:
     return manifest_of(module.info, weights), data
 
 
-@contextmanager
-def undamaged(data: Tensor, manifest: Manifest, folder: Path) -> Iterator[None]:
-    """Size and sha256 of the weights file are those of `module.json`; the sum is taken in a thread while the block makes use
-    of the bytes. Raises StoreError, in place of whatever the block ran into, when they are not."""
-    path, record = folder / LAYOUT.weights, manifest.weights
-    if len(data) != record.bytes:
+def read_weights(folder: Path, manifest: Manifest) -> TensorFile:
+    """The weights file, if it has the size that `module.json` records; its bytes are still to be summed. Raises StoreError
+    for another size, and OSError."""
+    path = folder / LAYOUT.weights
+    if (size := path.stat().st_size) != manifest.weights.bytes:
         raise StoreError(
-            f"{path} is damaged: it has {len(data)} bytes, {LAYOUT.manifest} records {record.bytes}. "
+            f"{path} is damaged: it has {size} bytes, {LAYOUT.manifest} records {manifest.weights.bytes}. "
             "Fetch the module again."
         )
-    with ThreadPoolExecutor(1) as pool:
-        summing = pool.submit(lambda: hashlib.sha256(data.numpy()).hexdigest())
-        try:
-            yield
-        finally:
-            if (found := summing.result()) != record.sha256:
-                raise StoreError(
-                    f"{path} is damaged or was altered: its sha256 is {found[:12]}..., {LAYOUT.manifest} records "
-                    f"{record.sha256[:12]}.... Fetch the module again."
-                ) from None
-
-
-def decode(data: Tensor, folder: Path) -> dict[str, Tensor]:
-    """The tensors of the weights file as stored, in the memory of `data`."""
     try:
-        return tensors_in(data)
-    except ValueError as error:
-        raise StoreError(f"{folder / LAYOUT.weights} is no safetensors file of weights: {error}. Fetch the module again.") from None
+        return read_tensors(path)
+    except (MemoryError, RuntimeError) as error:  # torch's for memory that there is not
+        raise StoreError(f"{path} does not fit into this machine's memory: {size} bytes.") from error
+
+
+@contextmanager
+def undamaged(file: TensorFile, manifest: Manifest, folder: Path) -> Iterator[dict[str, Tensor]]:
+    """The tensors of a weights file as stored, for a block that makes use of them while a thread takes their sha256. Raises
+    StoreError, in place of whatever the block ran into, when that is not the one in `module.json`."""
+    path, record = folder / LAYOUT.weights, manifest.weights.sha256
+    with ThreadPoolExecutor(1) as pool:
+        summing = pool.submit(file.sha256)
+
+        def check() -> None:
+            if (found := summing.result()) != record:
+                raise StoreError(
+                    f"{path} is damaged or was altered: its sha256 is {found[:12]}..., {LAYOUT.manifest} records {record[:12]}.... "
+                    "Fetch the module again."
+                )
+
+        try:
+            if file.fault:
+                raise StoreError(f"{path} is no safetensors file of weights: {file.fault}. Fetch the module again.")
+            yield file.tensors
+        except Exception:
+            check()
+            raise
+        check()
 
 
 def to_state(tensors: dict[str, Tensor], module: Module, manifest: Manifest) -> tuple[dict[str, Tensor], list[str]]:

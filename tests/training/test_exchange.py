@@ -1,9 +1,14 @@
 """Entries that are exchanged in training (SpIEL), against a transcription with dense tensors; gates of diff pruning."""
 
+from types import SimpleNamespace
+
+import hypothesis
 import pytest
 import tiny
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from test_sparse import FAMILY, language, settings
 from tiny import scatter, snapshot, unchanged
 
@@ -152,6 +157,23 @@ def test_killed_between_exchanges_it_ends_the_same(growth, stop, tmp_path):
     engine, task, again = language(80)
     fit(engine, "swa", task, chosen, steps=9, seed=0, folder=tmp_path / "killed")
     assert torch.equal(again.indices, unit.indices) and torch.equal(again.values, unit.values)
+
+
+@given(st.integers(1, 30), st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0, float("inf")]), min_size=1, max_size=40), min_size=1, max_size=6))
+@hypothesis.settings(derandomize=True, max_examples=200, deadline=None)
+def test_candidates_are_the_largest_and_of_equals_the_first_met(limit, runs):
+    unit = SimpleNamespace(values=torch.zeros(limit), space=SimpleNamespace(dtype=torch.int32))
+    by = drop_and_grow.ByGradients(unit, SparseSettings(accumulate=2, reselect_every=5), 100)
+    sizes = torch.tensor(sum(runs, []))
+    place = 0
+    for run_ in runs:
+        by._merge(place, torch.tensor(run_))
+        place += len(run_)
+    assert by._places.dtype == torch.int32
+    assert by._places.sort().values.tolist() == sizes.argsort(descending=True, stable=True)[:limit].sort().values.tolist()
+    assert torch.equal(by._sizes, sizes[by._places.long()])
+    smallest = drop_and_grow._smallest
+    assert all(smallest(sizes, k) == sizes.sort().values[k - 1] for k in (1, len(sizes)))
 
 
 def test_fewer_candidates_than_entries_and_too_few_steps():
