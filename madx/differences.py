@@ -19,7 +19,7 @@ from madx.errors import CompositionError
 from madx.modules.base import Difference, WeightsType
 
 RUN = 32_768  # places worked on at once; with more of them torch would start threads for such a small piece
-PIECE = 500_000  # places that one thread takes at a time
+PIECE = 500_000  # places at most that go to one thread together
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,19 @@ class _Piece:
     found: Tensor
     done: int = 0
 
-    def places(self, first: int = 0, last: int | None = None) -> Tensor:
-        """Indices into the flattened parameter, in int64, from the first to before the last of the piece."""
-        return self.indices[first:last].long().sub_(self.offset)
+    def places(self) -> Tensor:
+        """Indices into the flattened parameter, in int64."""
+        return self.indices.long().sub_(self.offset)
+
+    def runs(self, device: torch.device, *more: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Run by run the places, what was found there and what else is given of them; without more, as far as `done`. Few
+        operations for each run: threads pass Python's lock to each other at every one."""
+        whole = (self.indices, self.found, *more)
+        if not more:
+            whole = tuple(t[: self.done] for t in whole)
+        for indices, *others in zip(*(t.split(RUN if device.type == "cpu" else PIECE) for t in whole)):
+            places = indices.to(device).long()
+            yield (places.sub_(self.offset) if self.offset else places, *others)
 
 
 @dataclass
@@ -204,22 +214,12 @@ class AppliedDifferences:
     def _run(self, piece: _Piece, scale: float, *, fresh: bool) -> bool:
         """found <- theta (if fresh), theta <- found + scale * values, run by run; if fresh, whether all of it is finite."""
         flat = self.base.encoder.get_parameter(piece.parameter).detach().view(-1)
-        run = RUN if flat.device.type == "cpu" else PIECE
-        sums = [torch.zeros((), device=flat.device)]
-        for a in range(0, len(piece.indices), run):
-            b = min(a + run, len(piece.indices))
-            places = piece.places(a, b)
+        for places, found, values in piece.runs(flat.device, piece.values):
             if fresh:
-                torch.index_select(flat, 0, places, out=piece.found[a:b])
-                piece.done = b
-            new = torch.add(piece.found[a:b], piece.values[a:b], alpha=scale).to(flat.dtype)
-            flat.scatter_(0, places, new)
-            if fresh:
-                sums.append(new.sum(dtype=torch.float32))  # one number that is not finite shows in it
-        if bool(torch.stack(sums).isfinite().all()):
-            return True
-        # or the sum of many large ones left the range, and none of them
-        return all(bool(flat[piece.places(a, a + run)].isfinite().all()) for a in range(0, len(piece.indices), run))
+                torch.index_select(flat, 0, places, out=found)
+                piece.done += len(places)
+            flat.scatter_(0, places, torch.add(found, values, alpha=scale).to(flat.dtype))
+        return not fresh or _cannot_overflow(piece, scale, flat.dtype) or bool(flat[piece.places()].isfinite().all())
 
     @torch.no_grad()
     def _take_off(self, keep: int) -> None:
@@ -238,20 +238,36 @@ def same_state(one: list[tuple], other: list[tuple]) -> bool:
 
 def _write(flat: Tensor, piece: _Piece) -> None:
     """The values that were found, back into a flattened parameter."""
-    found = piece.found.to(flat.device, flat.dtype)
-    run = RUN if flat.device.type == "cpu" else PIECE
-    for a in range(0, piece.done, run):
-        b = min(a + run, piece.done)
-        flat.scatter_(0, piece.places(a, b).to(flat.device), found[a:b])
+    for places, found in piece.runs(flat.device):
+        flat.scatter_(0, places, found.to(flat.device, flat.dtype))
+
+
+def _cannot_overflow(piece: _Piece, scale: float, dtype: torch.dtype) -> bool:
+    """Whether max |found| + |scale| max |values| is a number of that format: cheaper than to look at every sum."""
+    if not len(piece.indices):
+        return True
+    largest, change = (torch.stack(ends).abs().max().item() for ends in (piece.found.aminmax(), piece.values.aminmax()))
+    return largest + abs(scale) * change <= torch.finfo(dtype).max  # False for what is no number, too
 
 
 def _each(work: Callable, pieces: list[_Piece]) -> list:
-    """The results of `work` for each piece; in threads where the machine has them and there is enough to do."""
-    threads = min(torch.get_num_threads(), len(pieces))
-    if threads < 2 or sum(len(p.indices) for p in pieces) < PIECE:
+    """The results of `work` for each piece; in threads where the machine has them and there is enough to do. A thread takes
+    neighbouring pieces: memory that lies far apart for the threads is a sixth faster than memory that they share."""
+    threads, places = min(torch.get_num_threads(), len(pieces)), sum(len(p.indices) for p in pieces)
+    if threads < 2 or places < PIECE:
         return [work(piece) for piece in pieces]
+    shares: list[list[_Piece]] = [[] for _ in range(threads)]
+    before = 0
+    for piece in pieces:
+        shares[before * threads // places].append(piece)
+        before += len(piece.indices)
+
+    @torch.no_grad()
+    def each(share: list[_Piece]) -> list:
+        return [work(piece) for piece in share]
+
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(torch.no_grad()(work), pieces))
+        return [result for results in pool.map(each, shares) for result in results]
 
 
 def changes(applied: Applied) -> dict[tuple[str, str], float]:

@@ -182,6 +182,32 @@ def test_half_precision_and_its_overflow(dtype):
     assert unchanged(base, state)
 
 
+@torch.no_grad()
+def test_large_numbers_at_different_places_do_not_overflow():
+    base = tiny.base()
+    base.model.to(torch.float16)
+    engine = Engine(base)
+    made = sparse(base, "a", entries=2, groups=["layers"], kinds=["weight"])
+    unit = made.units["parameters"]["sparse_diff"]
+    first = unit.space.parameters[0]
+    weights = base.encoder.get_parameter(first.name).view(-1)
+    weights[:2] = torch.tensor([60_000.0, 0.0])
+    state = snapshot(base)
+    for values, fits in (([0.0, 50_000.0], True), ([10_000.0, 0.0], False), ([0.0, float("nan")], False)):
+        unit.set_entries(torch.tensor([0, 1]), torch.tensor([0.0, 0.0]))
+        unit.values.copy_(torch.tensor(values))
+        if "a" not in engine.modules:
+            engine.attach(made)
+        if fits:
+            engine.activate("a")
+            assert weights[:2].tolist() == [60_000.0, 50_000.0 // 32 * 32]
+            engine.activate(None)
+        else:
+            with pytest.raises(CompositionError, match="leaves the range of float16"):
+                engine.activate("a")
+        assert unchanged(base, state)
+
+
 def test_a_difference_lost_in_rounding_is_silent():
     base = tiny.base()
     base.model.to(torch.bfloat16)
