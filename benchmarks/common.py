@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -214,5 +213,5 @@ def in_own_process(script: str, *options: str) -> dict:
 
 
 def peak_gb() -> float:
-    """The largest resident memory of this process so far."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3)
+    """The largest resident memory of this process so far, in GB (Linux; getrusage would count what it was forked from, too)."""
+    return round(_resident("VmHWM"), 3)
