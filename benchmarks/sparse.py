@@ -231,9 +231,22 @@ def measure_train() -> dict:
         found = in_own_process("sparse.py", "--way", way, "--threads", str(torch.get_num_threads()))
         result[way] = found | {"seconds": round(time.perf_counter() - began, 1)}
         print(way, result[way], flush=True)
-    result["sparse_share"] = round(result["madx-sparse"]["peak_gb"] / result["reference-sparse"]["peak_gb"], 3)
-    result["full_share"] = round(result["madx-full"]["peak_gb"] / result["reference-full"]["peak_gb"], 3)
+    for way, reference in (("sparse", "sparse"), ("spiel", "sparse"), ("full", "full")):
+        result[f"{way}_share"] = round(result[f"madx-{way}"]["peak_gb"] / result[f"reference-{reference}"]["peak_gb"], 3)
     return result
+
+
+def rows_of(result: dict) -> list[dict]:
+    """What of it belongs in the table of all measurements."""
+    found = []
+    if "apply" in result:
+        found += [("put on", "median", "ms", result["apply"]["on"]["median_ms"]), ("taken off", "median", "ms", result["apply"]["off"]["median_ms"])]
+    if "store" in result:
+        half = result["store"]["half"]
+        found += [("its file", "half precision", "MB", half["file_mb"]), ("loaded", "half precision", "ms", half["load_median_ms"])]
+    if "train" in result:
+        found += [("its training's peak memory", way, "of the reference's", result["train"][f"{way}_share"]) for way in ("sparse", "spiel", "full")]
+    return [{"measure": f"a sparse difference, {K:,} entries: {what}", "way": way, "unit": unit, "ours": value} for what, way, unit, value in found]
 
 
 def main() -> None:
@@ -256,6 +269,7 @@ def main() -> None:
     for part in chosen.only:
         result[part] = {"apply": measure_apply, "store": measure_store, "select": measure_select, "train": measure_train}[part]()
         print(part, json.dumps(result[part]), flush=True)
+    result["rows"] = rows_of(result)
     if chosen.out:
         Path(chosen.out).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

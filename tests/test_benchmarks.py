@@ -39,6 +39,19 @@ def test_ratios_are_those_of_rounds_that_stood_beside_each_other(files, monkeypa
     assert common.ratio(ours, peer) == {"median": 3.0, "least": 2.0, "most": 4.0} and common.seconds(ours) == 2.0
 
 
+def test_the_table_holds_what_every_measurement_writes(files):
+    sparse = {
+        "apply": {"on": {"median_ms": 71.5}, "off": {"median_ms": 48.0}}, "store": {"half": {"file_mb": 23.01, "load_median_ms": 70.4}},
+        "train": {"sparse_share": 0.4, "spiel_share": 0.47, "full_share": 0.78},
+    }  # fmt: skip
+    rows = files("sparse").rows_of(sparse)
+    speed = {"measure": "x", "way": "fp32", "unit": "tokens/s", "ours": 2, "peer": 1, "ratio": {"median": 2.0, "least": 1.9, "most": 2.1}}
+    lines = files("run").table({"sparse": {"rows": rows}, "train": {"rows": [speed]}, "gpu": {"exit": 0}}).splitlines()
+    assert len(lines) == 2 + 7 + 1 and all(line.count("|") == 9 for line in lines)
+    assert "put on | median | ms | 71.5" in lines[2] and "2.0 (1.9–2.1)" in lines[-1]
+    assert files("sparse").rows_of({}) == []
+
+
 def test_several_threads_are_timed_by_the_clock(files, monkeypatch):
     common = files("common")
     for threads, timed in (("1", common.PROCESSOR), ("2", common.CLOCK)):
