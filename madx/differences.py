@@ -259,7 +259,7 @@ def _each(work: Callable, pieces: list[_Piece]) -> list:
     shares: list[list[_Piece]] = [[] for _ in range(threads)]
     before = 0
     for piece in pieces:
-        shares[before * threads // places].append(piece)
+        shares[min(before * threads // places, threads - 1)].append(piece)
         before += len(piece.indices)
 
     @torch.no_grad()
