@@ -23,7 +23,7 @@ def read(data: bytes, tmp_path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(data)
     found = read_tensors(path)
-    assert b"".join(found.pieces()) == data and len(found) == len(data)
+    assert b"".join(found.pieces()) == data and sum(map(len, found.pieces())) == len(data)
     return found
 
 
@@ -32,7 +32,7 @@ def written(header: dict | bytes, body: bytes = bytes(8)) -> bytes:
     return len(text).to_bytes(8, "little") + text + body
 
 
-@settings(max_examples=60)
+@settings(derandomize=True, max_examples=60, deadline=None)
 @given(files, st.integers(0, 2**32))
 def test_equal_to_the_librarys_reader(tmp_path_factory, described, seed):
     generator = torch.Generator().manual_seed(seed)
@@ -114,7 +114,7 @@ def test_bytes_that_are_not_what_the_header_says(data, tmp_path):
     found.fault.encode()
 
 
-@settings(max_examples=150)
+@settings(derandomize=True, max_examples=150, deadline=None)
 @given(st.integers(0, 1 << 16), st.integers(0, 255))
 def test_an_altered_byte_gives_tensors_or_a_fault(tmp_path_factory, place, byte):
     data = bytearray(save({"a": torch.randn(3), "b": torch.randn(2, 2)}))

@@ -338,10 +338,10 @@ def _verified(folder: Path, allowed: Callable[[], Path], base: Base | None) -> I
         if folder.name != manifest.name:
             yield f"calls itself {manifest.name!r}"
         with undamaged(file, manifest, folder) as tensors:
-            info = manifest.info()
             if base is None:
                 faults = own_faults(tensors, manifest)
             else:
+                info = manifest.info()
                 require_base(info, base)
                 faults = to_state(tensors, _skeleton(info, base, folder), manifest)[1]
         yield from faults

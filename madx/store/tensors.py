@@ -32,14 +32,11 @@ class TensorFile:
     rest: bytes = b""
     fault: str = ""
 
-    def __len__(self) -> int:
-        return sum(map(len, self.pieces()))
-
     def pieces(self) -> Iterator[memoryview]:
         """The bytes of the file, piece by piece."""
         yield memoryview(self.head)
         for tensor in self.tensors.values():
-            yield memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+            yield _bytes_of(tensor)
         yield memoryview(self.rest)
 
     def sha256(self) -> str:
@@ -53,7 +50,7 @@ class TensorFile:
 def read_tensors(path: Path) -> TensorFile:
     """A file that may be damaged in any way: what is no tensor is in `rest`. Raises OSError, and MemoryError for one that is
     larger than the memory."""
-    with open(path, "rb", buffering=0) as file:
+    with open(path, "rb") as file:
         size = file.seek(0, 2)
         file.seek(0)
         start = file.read(HEAD)
@@ -64,17 +61,19 @@ def read_tensors(path: Path) -> TensorFile:
         except ValueError as error:
             found.fault, found.rest = str(error), file.read()
             return found
-        for name, (dtype, shape, count) in described.items():
-            tensor = torch.empty(shape, dtype=dtype, device="cpu")
-            place, view = 0, memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
-            while place < count and (more := file.readinto(view[place:])):
-                place += more
-            found.tensors[name] = tensor
+        for name, (dtype, shape) in described.items():
+            found.tensors[name] = torch.empty(shape, dtype=dtype, device="cpu")
+            file.readinto(_bytes_of(found.tensors[name]))
     return found
 
 
-def _described(head: bytes, size: int) -> dict[str, tuple[torch.dtype, tuple[int, ...], int]]:
-    """Name -> (type, shape, bytes), in the order of a file of `size` bytes. Raises ValueError for a header that does not
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor."""
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+
+
+def _described(head: bytes, size: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Name -> (type, shape), in the order of a file of `size` bytes. Raises ValueError for a header that does not
     describe exactly the bytes that follow it."""
     if len(head) < HEAD or len(head) != HEAD + int.from_bytes(head[:HEAD], "little"):
         raise ValueError("its header is longer than the file")
@@ -95,7 +94,7 @@ def _described(head: bytes, size: int) -> dict[str, tuple[torch.dtype, tuple[int
             count = numbers * DTYPES[dtype].itemsize
             if type(begin) is not int or begin != place or end != begin + count:
                 raise ValueError(f"{name} is not where it should be")
-            found[name], place = (DTYPES[dtype], tuple(shape), count), end
+            found[name], place = (DTYPES[dtype], tuple(shape)), end
     except (AttributeError, KeyError, TypeError, RecursionError, ValueError) as error:
         raise ValueError(f"its header does not describe its bytes ({type(error).__name__}: {str(error)[:80]!a})") from None
     if len(head) + place != size:
