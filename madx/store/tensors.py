@@ -1,4 +1,7 @@
-"""A safetensors file, read straight into the memory of its tensors: nothing is copied, none shares memory with another.
+"""A safetensors file, read straight into the memory of its tensors: nothing is copied, no byte belongs to two of them.
+
+All of one type lie in one block: where the system has huge pages, it gives a large block out in them, and to touch a fresh
+page of 4 kB can cost more than to read the bytes that go there.
 
 The file: 8 bytes of the header's length, little-endian; the header, JSON of name -> dtype, shape and the first and last byte
 of each tensor; their bytes, without gaps. Format: https://github.com/huggingface/safetensors. That library's own reader takes
@@ -7,15 +10,18 @@ the bytes of the whole file, which must be read first, and copies each tensor ou
 
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 HEAD = 8
+ALIGNED = 64  # bytes, as torch aligns its own tensors
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
@@ -61,10 +67,32 @@ def read_tensors(path: Path) -> TensorFile:
         except ValueError as error:
             found.fault, found.rest = str(error), file.read()
             return found
-        for name, (dtype, shape) in described.items():
-            found.tensors[name] = torch.empty(shape, dtype=dtype, device="cpu")
-            file.readinto(_bytes_of(found.tensors[name]))
+        found.tensors = _memory(described)
+        for tensor in found.tensors.values():
+            file.readinto(_bytes_of(tensor))
     return found
+
+
+def _memory(described: dict[str, tuple[torch.dtype, tuple[int, ...]]]) -> dict[str, Tensor]:
+    """Tensors that are still to be filled. All of one type lie in one block, which goes as a whole when they are converted."""
+    lengths = {name: math.prod(shape) * dtype.itemsize for name, (dtype, shape) in described.items()}
+    places, ends = {}, dict.fromkeys((dtype for dtype, _ in described.values()), 0)
+    for name, (dtype, _) in described.items():
+        places[name] = ends[dtype]
+        ends[dtype] += -(-lengths[name] // ALIGNED) * ALIGNED
+    blocks = {dtype: _block(size) for dtype, size in ends.items()}
+    found = {}
+    for name, (dtype, shape) in described.items():
+        own = blocks[dtype][places[name] : places[name] + lengths[name]]
+        found[name] = torch.from_numpy(own).view(dtype).view(shape)  # a storage of its own: it can be saved alone
+    return found
+
+
+def _block(size: int) -> np.ndarray:
+    """Bytes, aligned. numpy asks the system for huge pages, torch does not."""
+    block = np.empty(size + ALIGNED, np.uint8)
+    start = -block.ctypes.data % ALIGNED
+    return block[start : start + size]
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
