@@ -99,9 +99,11 @@ def measure(chosen) -> list[dict]:
         }  # fmt: skip
         times = turn_about(ways, chosen.rounds, warm=True)
     amount = chosen.sentences * len(cells)
-    tokens = sum(len(row) for name, _ in cells for row in data[name])
-    of_modules = sum(p.numel() for m in modules[-2:] for p in m.parameters())
-    operations = 2 * tokens * (layer_weights(base) + of_modules)
+    weights = {module.name: sum(p.numel() for p in module.parameters()) for module in modules}
+    operations = 0
+    for name, composition in cells:
+        acting = layer_weights(base) + sum(weights[module] for module in composition.names())
+        operations += 2 * acting * sum(len(row) for row in data[name])
     rows = []
     for way in engines:
         limit = amount / (operations / flops_per_second(way))
