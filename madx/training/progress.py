@@ -6,6 +6,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from madx.training.crowding import Crowding
+
 #: seconds between two lines when the output is no terminal
 LINE_SECONDS = 15.0
 
@@ -17,6 +19,7 @@ class ProgressView:
         self.title, self.steps, self.start = title, steps, start
         self.bar, self.task = None, None
         self.console = Console(file=sys.stderr) if shown else None
+        self.crowding = Crowding() if shown else None
         self.began = self.said = time.monotonic()
         self.tokens, self.done = 0, start
 
@@ -34,6 +37,7 @@ class ProgressView:
 
     def step(self, step: int, *, loss: float, tokens: int, score: str = "") -> None:
         """After `step` steps: the running loss, tokens seen in the last step, and the last score as text."""
+        self._look_around()
         self.tokens += tokens
         now = time.monotonic()
         speed = self.tokens / max(now - self.began, 1e-9)
@@ -47,9 +51,14 @@ class ProgressView:
 
     def count(self, note: str) -> None:
         """One more piece of work done, for jobs that have no loss."""
+        self._look_around()
         self.done = self.done + 1
         if self.bar is not None:
             self.bar.update(self.task, completed=self.done, note=note)
         elif self.console is not None and time.monotonic() - self.said > LINE_SECONDS:
             self.said = time.monotonic()
             self.console.print(f"{self.title}: {self.done}/{self.steps}  {note}", highlight=False)
+
+    def _look_around(self) -> None:
+        if self.crowding is not None and (text := self.crowding.notice()) is not None:
+            self.console.print(text, highlight=False)
