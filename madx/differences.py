@@ -99,8 +99,8 @@ class AppliedDifferences:
         self._copies: dict[str, Tensor] = {}
 
     def activate(self, terms: list[Term]) -> None:
-        """Make exactly these terms act. Raises CompositionError when a sum leaves the base's number format; whatever goes
-        wrong, the base is then as it was before the call."""
+        """Make exactly these terms act. Raises CompositionError when a sum leaves the base's number format; whatever
+        goes wrong, what acted before acts again, with the entries that its modules have now."""
         states = [term.state() for term in terms]
         same = 0
         while same < min(len(states), len(self.applied)) and same_state(self.applied[same].state, states[same]):
@@ -124,6 +124,7 @@ class AppliedDifferences:
         finally:
             if self.overlay is not None:
                 self.overlay.lay()
+            torch.clear_autocast_cache()  # its casts of weights that ask for gradients do not see that they have changed
         touched = {piece.parameter for applied in self.applied for piece in applied.pieces}
         self._copies = {name: copy for name, copy in self._copies.items() if name in touched}
 
@@ -179,6 +180,7 @@ class AppliedDifferences:
         for piece, values in zip(applied.pieces, self._values(applied)):
             piece.values = values
         _each(lambda piece: self._run(piece, applied.term.scale, fresh=False), applied.pieces)
+        torch.clear_autocast_cache()
 
     def _values(self, applied: Applied) -> Iterator[Tensor]:
         for difference in applied.term.differences():
@@ -315,8 +317,12 @@ def _decoding(module: nn.Linear, name: str, differences: AppliedDifferences) -> 
     def wrap(original: Callable) -> Callable:
         def forward(x: Tensor) -> Tensor:
             shared = differences.base.encoder.get_parameter(name)
-            weight = differences.original(name) if module.weight is shared else module.weight  # after a merge: its own
-            return original(x) if weight is module.weight else nn.functional.linear(x, weight, module.bias)
+            if module.weight is not shared:  # after a merge: its own
+                return original(x)
+            weight = differences.original(name)
+            if weight is shared and not weight.requires_grad:
+                return original(x)
+            return nn.functional.linear(x, weight.detach(), module.bias)  # no decoder trains: the embeddings are no output there
 
         return forward
 
@@ -333,7 +339,7 @@ class _Weight:
 def _given(names: dict[int, str], differences: AppliedDifferences) -> Callable:
     def wrap(original: Callable) -> Callable:
         def forward(hidden: Tensor, embeddings: nn.Module) -> Tensor:
-            return original(hidden, _Weight(differences.original(names[id(embeddings.weight)])))
+            return original(hidden, _Weight(differences.original(names[id(embeddings.weight)]).detach()))
 
         return forward
 

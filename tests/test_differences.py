@@ -478,3 +478,48 @@ def test_a_difference_of_another_shape_is_refused_even_on_a_sister_base():
     engine.attach(made, allow_base_mismatch=True)
     engine.activate("a")
     assert engine.explain(*tiny.inputs()).silent == []
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("where", ["engine", "rewrite"])
+def test_autocast_keeps_no_cast_of_weights_that_have_changed(where):
+    """In training the base's weights ask for gradients; an evaluation of several languages swaps inside one context."""
+    base = tiny.base("xlm-roberta")
+    engine = Engine(base)
+    for number, name in enumerate("ab"):
+        engine.attach(sparse(base, name, number, entries=0.5, std=0.2))
+    inputs, found = tiny.inputs(), []
+    base.model.requires_grad_(True)
+    for names in ("ab", "b"):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            for name in names:
+                if where == "engine":
+                    engine.activate(name)
+                else:  # as at every step of a sparse phase
+                    engine.activate("b")
+                    unit = engine.module("b").units["parameters"]["sparse_diff"]
+                    kept = unit.values.detach().clone()
+                    unit.values.copy_(kept if name == "b" else -kept)
+                    engine.differences.rewrite(engine.differences.applied[0])
+                    unit.values.copy_(kept) if name == "b" else None
+                hidden = engine(*inputs)
+                unit = engine.module("b").units["parameters"]["sparse_diff"]
+                if where == "rewrite":
+                    unit.values.copy_(kept)
+        found.append(hidden)
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("family", ["xlm-roberta", "deberta-v2"])
+def test_no_gradient_reaches_the_embeddings_through_the_decoder(family):
+    """Scores and full gradients are those of the inputs: the decoder is no part of what trains."""
+    base = tiny.base(family)
+    engine = Engine(base)
+    engine.attach(sparse(base, "a", 1, groups=["layers"]))
+    engine.activate("a")
+    words = base.encoder.get_input_embeddings().weight.requires_grad_(True)
+    ids, mask = tiny.inputs()
+    engine.mlm_logits(engine(ids, mask)[:, 1]).logsumexp(-1).sum().backward()
+    absent = torch.ones(len(words), dtype=torch.bool)
+    absent[ids.unique()] = False
+    assert words.grad[absent].abs().max() == 0 and words.grad[~absent].abs().max() > 0

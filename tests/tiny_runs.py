@@ -20,6 +20,7 @@ from madx.data.conll import Sentence
 from madx.data.labels import LabelSet
 from madx.data.packing import CorpusStats
 from madx.engine import Engine
+from madx.errors import TrainingError
 from madx.module import new_module
 from madx.tasks.masked_lm import MaskedLM
 from madx.tasks.ner import NER
@@ -73,6 +74,10 @@ def engine(kind: str, *, family: str = "xlm-roberta", dropout: float = 0.0, seed
     if kind == "mlm":
         made.attach(new_module("mlm", made.base, parts=parts | {"invertible": {}}))
         made.activate("mlm")
+    elif kind == "sft":
+        labels = LabelSet.from_sentences(sentences()).tags
+        made.attach(new_module("sft", made.base, role="task", parts={"sparse_diff": {"entries": 200}}, labels=labels))
+        made.activate("sft")
     else:
         made.attach(tiny.wake(new_module("eng", made.base, parts="madx"), std=0.05))
         labels = LabelSet.from_sentences(sentences()).tags
@@ -86,7 +91,7 @@ def train(
 ):  # fmt: skip
     """(engine, result) of a run; `stop_at`: the step in which this process is sent SIGTERM."""
     made = made or engine(kind, dropout=dropout, seed=seed)
-    chosen = {"mlm": masked_lm, "ner": ner}[kind](seed=seed, **(task or {}))
+    chosen = {"mlm": masked_lm, "ner": ner, "sft": ner}[kind](seed=seed, **(task or {}))
     if stop_at is not None:
         batches = chosen.batches
 
@@ -143,12 +148,17 @@ def shared(out: str, jobs: list) -> None:
                 options["made"] = engine(kind, seed=100 + state.process_index)
             if (last := options.pop("stop_at", None)) is not None and state.process_index == 0:
                 options["stop_at"] = last
+            if options.pop("own_folder", False):  # machines without a common disk
+                options["folder"] += f"-{state.process_index}"
             words = Path(f"{out}-{number}-{state.process_index}.txt")
             try:
                 made, _ = train(kind, **options)
             except KeyboardInterrupt as error:
                 words.write_text(str(error))
                 return
+            except TrainingError as error:
+                words.write_text(str(error))
+                sys.exit(1)
             save_file(made.module(kind).tensors(), f"{out}-{number}-{state.process_index}.safetensors")
         Path(f"{out}-{state.process_index}.json").write_text(json.dumps([state.num_processes, state.backend, state.device.type]))
     finally:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from accelerate import PartialState
+
 from madx.engine import Engine
 from madx.errors import ConfigError
 from madx.tasks.base import Task
@@ -10,7 +12,7 @@ from madx.training.caching import frozen_layers
 from madx.training.moving import ModuleMoves
 from madx.training.precision import precision_of
 from madx.training.settings import TrainSettings
-from madx.training.sparse import fit_sparse
+from madx.training.sparse import SELECTED, fit_sparse
 
 
 def fit(
@@ -29,9 +31,19 @@ def fit(
         raise ConfigError(f"training for {steps} steps: at least 1 is needed.")
     if settings.precision == "auto":
         settings = settings.model_copy(update={"precision": precision_of(engine.base)})
+    if folder is not None and not resume and PartialState().is_main_process:
+        _forget(Path(folder))
     options = {"steps": steps, "seed": seed, "folder": folder, "resume": resume, "title": title or name, "identity": run or {}}
     if "parameters" in engine.module(name).units:
         return fit_sparse(engine, name, task, settings, **options)
     moving = ModuleMoves(engine, name)
     with moving.opened(), frozen_layers(engine, name, task, settings, folder=folder):
         return loop.run(engine, moving, task, settings, **options)
+
+
+def _forget(folder: Path) -> None:
+    """Remove what a run that is not to be taken up left: a phase that the new one has not reached would be found there."""
+    of_phases = [folder, folder / "full", *(path for pattern in ("round-*", "round-*/*") for path in folder.glob(pattern))]
+    for place in of_phases:
+        for name in (loop.CHECKPOINT, SELECTED):
+            (place / name).unlink(missing_ok=True)

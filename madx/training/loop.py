@@ -22,7 +22,7 @@ from madx.errors import ConfigError, TrainingError
 from madx.tasks.base import Task
 from madx.training.checkpoint import read_checkpoint, require_same_run, write_checkpoint
 from madx.training.moving import Moving
-from madx.training.processes import of_the_first, over_processes
+from madx.training.processes import over_processes, require_same, same_weights
 from madx.training.progress import ProgressView
 from madx.training.settings import TrainSettings
 
@@ -108,13 +108,18 @@ class _Loop:
                 if self.step % self.settings.checkpoint_every == 0 or self.step == self.steps or stop:
                     self._save()
                 if stop and self.step < self.steps:
-                    kept = "the same command goes on from there" if self.checkpoint else "nothing was kept: no run folder"
-                    raise KeyboardInterrupt(f"stopped at step {self.step} of {self.steps}; {kept}")
+                    raise self._stopped()
+            if over_processes(torch.tensor(float(stopped()), device=self.engine.base.device)) > 0:
+                raise self._stopped()  # asked for in the last step or after it: what follows this run is not to begin
         if self.averaged > 1:
             self._end_with_the_mean()
         elif self.settings.keep_best and self.best_weights is not None:
             self.moving.load(self.best_weights)
         return self.result
+
+    def _stopped(self) -> KeyboardInterrupt:
+        kept = "the same command goes on from there" if self.checkpoint else "nothing was kept: no run folder"
+        return KeyboardInterrupt(f"stopped at step {self.step} of {self.steps}; {kept}")
 
     def _step(self, stop: bool) -> tuple[float, int, bool]:
         """One optimiser step; returns the mean loss of the global batch, the tokens this process read, and whether any
@@ -170,9 +175,7 @@ class _Loop:
     def _same_weights(self) -> None:
         """Every process starts from the first one's weights, whatever seed the caller's own code had."""
         if self.processes.num_processes > 1:
-            with torch.no_grad():
-                for parameter in self.parameters:
-                    parameter.copy_(of_the_first(parameter.detach().clone()))
+            same_weights(self.parameters)
             self.moving.moved()
 
     def _precision(self):
@@ -247,7 +250,10 @@ class _Loop:
 
     def resume(self) -> None:
         """Take up the state of the run's checkpoint, when there is one."""
-        found = read_checkpoint(self.checkpoint) if self.checkpoint is not None else None
+        if self.checkpoint is None:
+            return
+        found = read_checkpoint(self.checkpoint)
+        require_same(found[1]["step"] if found is not None else 0, "steps done", self.checkpoint.parent)
         if found is None:
             return
         tensors, state = found

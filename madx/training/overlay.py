@@ -46,6 +46,7 @@ class OverlayPhase(DensePhase):
     def __init__(self, engine: Engine, name: str, unit: SparseDiff, *, l1: float = 0.0, gates: SparseSettings | None = None):
         super().__init__(engine, name, unit, l1=l1)
         self.settings, self._draw = gates, None  # (seed, step) that the gates are drawn for; None: nothing is drawn
+        self._known: set[str] = set()  # parameters whose start is that of the composition on the base
         self.w = {n: nn.Parameter(torch.zeros_like(p)) for n, p in self.weights.items()}
         odds = gates.gate_start if gates is not None else 0.0
         self.gates = {n: nn.Parameter(torch.full_like(p, odds)) for n, p in self.weights.items()} if gates is not None else {}
@@ -65,6 +66,7 @@ class OverlayPhase(DensePhase):
         """Gradients of whole parameters live until they have been read, one parameter at a time."""
         handles = []
         with super().opened():
+            self._known = set(self.weights)
             self.engine.differences.overlay = self
             try:
                 for parameter in self.parameters:
@@ -82,13 +84,21 @@ class OverlayPhase(DensePhase):
     def lift(self) -> None:
         """Take off what has moved: the weights are those of the composition alone."""
         self.back()
+        self._known = set()
 
     @torch.no_grad()
     def lay(self) -> None:
         """Put it over the composition that acts now."""
         for name, parameter in self.weights.items():
             self.start[name].copy_(parameter)
+            self._known.add(name)
         self._write()
+
+    @torch.no_grad()
+    def back(self) -> None:
+        """The weights are those of the composition; where `lay` did not get to (a second Ctrl-C), they still are."""
+        for name in self._known:
+            self.weights[name].copy_(self.start[name])
 
     @torch.no_grad()
     def _write(self) -> None:

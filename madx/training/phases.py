@@ -36,7 +36,8 @@ class Phase(Moving):
         super().__init__(engine, name)
         self.unit, self.l1 = unit, l1
         self.others = [p for p in self.parameters if p is not unit.values]
-        self.others_start = [p.detach().clone() for p in self.others] if l1 else []
+        #: where the penalty pulls them; with several rounds, what they were before the first
+        self.others_start = [p.detach().clone() for p in self.others]
 
     def penalise_others(self) -> None:
         """+ lambda/n sign(p - p_0)."""

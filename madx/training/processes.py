@@ -1,8 +1,14 @@
 """What the processes of a run tell each other; with one process nothing is sent."""
 
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast, reduce
-from torch import Tensor
+from accelerate.utils import broadcast, gather, reduce
+from torch import Tensor, nn
+
+from madx.errors import TrainingError
 
 
 def over_processes(tensor: Tensor) -> Tensor:
@@ -13,3 +19,24 @@ def over_processes(tensor: Tensor) -> Tensor:
 def of_the_first(tensor: Tensor) -> Tensor:
     """The first process's tensor, in every process."""
     return broadcast(tensor) if PartialState().num_processes > 1 else tensor
+
+
+@torch.no_grad()
+def same_weights(parameters: Iterable[nn.Parameter]) -> None:
+    """Every process takes the first one's values, whatever seed the caller's own code had."""
+    if PartialState().num_processes > 1:
+        for parameter in (p for p in parameters if p.numel()):
+            parameter.copy_(of_the_first(parameter.detach().clone()))
+
+
+def require_same(value: int, what: str, folder: Path) -> None:
+    """Raises TrainingError, in every process, when they did not all find the same in a run's folder."""
+    process = PartialState()
+    if process.num_processes == 1:
+        return
+    found = gather(torch.tensor([value], device=process.device)).tolist()
+    if len(set(found)) > 1:
+        raise TrainingError(
+            f"The processes found different states of the run in {folder} ({what}: {', '.join(map(str, found))}). The first one "
+            "alone writes there and all read: the folder must be on a disk that all machines share. Put it there, or start with resume=false."
+        )

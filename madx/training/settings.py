@@ -67,7 +67,7 @@ class TrainSettings(Settings):
     cache_memory_gb: float = Field(default=2.0, ge=0, description="Of such states, gigabytes in memory at most, for each process;")
     cache_disk_gb: float = Field(default=16.0, ge=0, description="and gigabytes in a file of the run's folder after that.")
     base_dropout: bool = Field(default=False, description="Dropout inside the frozen base while training.")
-    evaluate_every: int | None = Field(default=None, ge=1, description="Steps between evaluations; null: 10 in a run.")
+    evaluate_every: int | None = Field(default=None, ge=1, description="Steps between evaluations; null: a tenth of the run.")
     checkpoint_every: int = Field(default=500, ge=1, description="Steps between checkpoints.")
     keep_best: bool = Field(default=True, description="End with the weights of the best evaluation, not the last.")
     average_last: int = Field(

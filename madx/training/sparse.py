@@ -12,6 +12,7 @@ masked-LM decoder keeps the bare base's embeddings, and the rest of the masked-L
 sum |theta - theta_0| / (number of all parameters), over all that moves, once a step.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,12 +22,14 @@ from torch import Tensor
 
 from madx.engine import Engine
 from madx.errors import ConfigError, TrainingError
+from madx.module import Module
 from madx.modules.sparse_diff import SparseDiff
 from madx.tasks.base import Task
 from madx.training.checkpoint import read_checkpoint, require_same_run, write_checkpoint
 from madx.training.loop import CHECKPOINT, TrainResult, run, run_identity
 from madx.training.overlay import full_phase
-from madx.training.phases import SparsePhase, share_of_l1
+from madx.training.phases import Phase, SparsePhase, share_of_l1
+from madx.training.processes import of_the_first, require_same, same_weights
 from madx.training.selections import SELECTIONS, Selection
 from madx.training.selections.base import top
 from madx.training.settings import TrainSettings
@@ -44,18 +47,37 @@ def fit_sparse(
     """
     unit = _require_trainable(engine, name, settings)
     SELECTIONS.get(settings.sparse.selection)
-    wanted = len(unit.indices)
+    wanted = unit.config.count(unit.site)
+    before = _state(engine.module(name))
     unit.set_entries(unit.indices[:0], unit.values.detach()[:0])
     options = {"steps": steps, "seed": seed, "folder": folder, "resume": resume, "identity": identity, "title": title}
-    with engine.on_top(unit):
-        if wanted == unit.space.size:
-            total = _everything(engine, name, unit, task, settings, **options)
-        else:
-            total = _rounds(engine, name, unit, task, settings, wanted, **options)
-        with torch.no_grad():
-            unit.round_values()
+    try:
+        with engine.on_top(unit):
+            same_weights(engine.module(name).parameters())
+            if wanted == unit.space.size:
+                total = _everything(engine, name, unit, task, settings, **options)
+            else:
+                total = _rounds(engine, name, unit, task, settings, wanted, **options)
+            with torch.no_grad():
+                unit.round_values()
+    except BaseException:
+        _restore(engine, name, unit, before)
+        raise
     engine.refresh()
     return total
+
+
+def _state(module: Module) -> dict[str, Tensor]:
+    return {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+
+def _restore(engine: Engine, name: str, unit: SparseDiff, state: dict[str, Tensor]) -> None:
+    """The whole module as it was, entries and all."""
+    module = engine.module(name)
+    own = module.start_of(unit)
+    unit.set_entries(state[own + "indices"], state[own + "values"])
+    module.load_state_dict(state)
+    engine.refresh()
 
 
 def _rounds(
@@ -65,14 +87,20 @@ def _rounds(
     module, selection = engine.module(name), SELECTIONS.get(settings.sparse.selection)(settings.sparse)
     total, rounds = TrainResult(steps=steps), settings.sparse.iterations
     looking = settings.model_copy(update={"average_last": 1})  # a phase before a selection ends with its best weights
+    start: list[Tensor] = []  # of the head and other parts, before the first round
+
+    def from_the_start(moving: Phase) -> Phase:
+        start[:] = moving.others_start = start or moving.others_start
+        return moving
+
     for number in range(rounds):
-        before = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        before = _state(module)
         count = wanted // rounds if number + 1 < rounds else wanted - len(unit.indices)
         where = Path(folder) / f"round-{number + 1}" if folder is not None else None
         phase = {"seed": seed, "resume": resume, "title": title}
         indices, full = _select(
             engine, name, unit, task, looking, selection, count=count, folder=where, steps=steps,
-            identity=identity | {"round": number + 1}, **phase,
+            identity=identity | {"round": number + 1}, from_the_start=from_the_start, **phase,
         )  # fmt: skip
         _reset(engine, name, unit, before, indices)
         exchange = selection.exchange(unit, steps=steps)
@@ -81,7 +109,8 @@ def _rounds(
                 f"train.average_last is {settings.average_last}, but the selection {settings.sparse.selection} exchanges entries in "
                 "training: weights at different places have no mean. Set it to 1."
             )
-        moving = SparsePhase(engine, name, unit, l1=share_of_l1(engine, module, settings.sparse.sparse_l1), exchange=exchange)
+        l1 = share_of_l1(engine, module, settings.sparse.sparse_l1)
+        moving = from_the_start(SparsePhase(engine, name, unit, l1=l1, exchange=exchange))
         with moving.opened():
             last = run(
                 engine, moving, task, settings, steps=steps, folder=where / "sparse" if where is not None else None,
@@ -164,18 +193,21 @@ def _add(total: TrainResult, phase: TrainResult | None, name: str) -> None:
 
 def _select(
     engine: Engine, name: str, unit: SparseDiff, task: Task, settings: TrainSettings, selection: Selection, *, count: int,
-    folder: Path | None, steps: int, seed: int, identity: dict, resume: bool, title: str,
+    folder: Path | None, steps: int, seed: int, identity: dict, resume: bool, title: str, from_the_start: Callable,
 ) -> tuple[Tensor, TrainResult | None]:  # fmt: skip
-    """(`count` new global indices, what the full phase left), from the file of a run before if it got so far."""
+    """(`count` new global indices, the same in every process; what the full phase left), from the file of a run before if it
+    got so far."""
     run_of = run_identity(settings, steps=steps, seed=seed, **identity, count=count)
     known = read_checkpoint(folder / SELECTED) if folder is not None and resume else None
+    if folder is not None:
+        require_same(int(known is not None), "entries selected", folder)
     if known is not None:
         tensors, state = known
         require_same_run(state["run"], run_of, folder / SELECTED)
         return tensors["indices"].long(), TrainResult(**state["result"]) if state["result"] else None
     result, moving = None, selection.before(engine, name, unit, swaps=task.swaps)
     if moving is not None:
-        with moving.opened():
+        with from_the_start(moving).opened():
             result = run(
                 engine, moving, task, settings, steps=max(1, round(settings.sparse.full_share * steps)), seed=seed, resume=resume,
                 folder=folder / "full" if folder is not None else None, identity=identity | {"phase": "full"}, title=f"{title}, full",
@@ -183,6 +215,7 @@ def _select(
             indices = _top(unit, selection, count, moving.evidence)
     else:
         indices = _top(unit, selection, count, selection.evidence(engine, name, unit, task, seed=seed))
+    indices = of_the_first(indices.to(engine.base.device))  # scores may differ between processes in their last bits
     if folder is not None and PartialState().is_main_process:
         state = {"run": run_of, "result": vars(result) if result is not None else None}
         write_checkpoint(folder / SELECTED, {"indices": indices.to(unit.space.dtype)}, state)

@@ -102,3 +102,30 @@ def test_torchrun(tmp_path):
     for rank in range(2):
         close(load_file(f"{out}-0-{rank}.safetensors"), expected)
 
+
+@pytest.mark.parametrize("selection", ["magnitude", "fisher", "drop_and_grow"])
+def test_all_processes_hold_the_same_entries(spawn, tmp_path, selection):
+    """Heads from seeds of their own: what one process would select by itself is not what the other would."""
+    out, at = str(tmp_path / "w"), port()
+    sparse = {"selection": selection, "samples": 4, "accumulate": 1, "reselect_every": 3}
+    job = ["sft", {"steps": 5, "own_seed": True, "learning_rate": 1e-3, "sparse": sparse}]
+    processes = [spawn(runs.together, rank, 2, at, out, copies([job])) for rank in range(2)]
+    for process in processes:
+        process.join()
+    assert [p.exitcode for p in processes] == [0, 0]
+    first, second = (load_file(f"{out}-0-{rank}.safetensors") for rank in range(2))
+    assert any(len(tensor) == 200 for tensor in first.values())
+    assert first.keys() == second.keys() and all((first[k] == second[k]).all() for k in first)
+
+
+def test_processes_that_see_different_folders_are_told(spawn, tmp_path):
+    """Two machines without a common disk, after a stop: one would go on from step 4, the other begin anew."""
+    out, options = str(tmp_path / "w"), {"steps": 4, "folder": str(tmp_path / "run"), "own_folder": True}
+    for expected in (0, 1):
+        at = port()
+        processes = [spawn(runs.together, rank, 2, at, out, [["mlm", dict(options)]]) for rank in range(2)]
+        for process in processes:
+            process.join()
+        assert [p.exitcode for p in processes] == [expected] * 2
+    words = [Path(f"{out}-0-{rank}.txt").read_text() for rank in range(2)]
+    assert all("different states" in text and "steps done: 4, 0" in text and "disk that all machines share" in text for text in words)

@@ -82,6 +82,16 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(spawn, tmp_path, num
     assert 0 < step < 4000 and words == f"KeyboardInterrupt: stopped at step {step} of 4000; the same command goes on from there"
 
 
+def test_a_signal_in_the_last_step_is_not_lost(tmp_path):
+    """What would follow, the next seed or phase, is not to begin; the run itself is whole."""
+    whole, _ = runs.train("ner", steps=4)
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 4 of 4; the same command goes on from there"):
+        runs.train("ner", steps=4, folder=tmp_path, stop_at=3)
+    made, result = runs.train("ner", steps=4, folder=tmp_path)
+    assert result.resumed_from == 4
+    same(made.module("ner").tensors(), whole.module("ner").tensors())
+
+
 def test_different_settings_refuse_to_go_on_and_name_the_key(tmp_path):
     runs.train("mlm", steps=3, folder=tmp_path, checkpoint_every=1)
     before = (tmp_path / "checkpoint.safetensors").read_bytes()

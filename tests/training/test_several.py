@@ -15,6 +15,7 @@ from madx.module import new_module
 from madx.tasks.sources import Source, Sources
 from madx.tasks.token_classification import TokenClassification
 from madx.training import fit
+from madx.training.overlay import OverlayPhase
 
 PARTS = {
     "adapter": {"bottleneck": {"reduction_factor": 2.0}},
@@ -167,3 +168,35 @@ def test_the_mean_of_the_last_evaluations_weights(parts):
         values = engine.modules["ner"].units["parameters"]["sparse_diff"].values
         assert torch.allclose(start + values, sum(look["base"] for look in looks) / 3, atol=1e-6)
     assert "averaged" not in run()[1].history[-1]
+
+
+def test_a_second_ctrl_c_while_the_difference_is_laid_over_loses_nothing_of_the_base():
+    engine, task = several("everything")
+    state = tiny.model(FAMILY).state_dict()
+    lay, calls = OverlayPhase.lay, []
+
+    def interrupted(self):
+        calls.append(1)
+        if len(calls) < 3:
+            return lay(self)
+        weights = self.weights
+
+        class Weights(dict):
+            def items(self):
+                for number, item in enumerate(weights.items()):
+                    if number == 4:
+                        raise KeyboardInterrupt
+                    yield item
+
+        self.weights = Weights()
+        try:
+            lay(self)
+        finally:
+            self.weights = weights
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(OverlayPhase, "lay", interrupted)
+        fit(engine, "ner", task, settings(), steps=8, seed=0)
+    assert len(calls) == 3
+    engine.activate(None)
+    assert unchanged(engine.base, state)

@@ -17,6 +17,7 @@ from madx.errors import ConfigError, TrainingError
 from madx.module import new_module
 from madx.tasks.masked_lm import MaskedLM
 from madx.training import SparseSettings, TrainSettings, fit
+from madx.training.phases import Phase
 from madx.training.selections import SELECTIONS
 
 FAMILY = "xlm-roberta"
@@ -303,3 +304,60 @@ def test_a_loss_that_is_no_number_leaves_the_base():
         fit(engine, "swa", task, settings(), steps=2, seed=0)
     engine.activate(None)
     assert unchanged(engine.base, state)
+
+
+@pytest.mark.parametrize("entries", [300, "all"])
+def test_after_an_accident_the_module_is_as_it_was_and_the_same_call_trains_it(entries, tmp_path):
+    """In one session, without a fresh engine: in a notebook, say."""
+
+    def failing(self, engine, batch):
+        raise KeyboardInterrupt
+
+    calm, calm_task, _ = ner(entries)
+    fit(calm, "ner", calm_task, settings(), steps=4, seed=0)
+    engine, task, unit = ner(entries)
+    before = {k: v.clone() for k, v in engine.module("ner").state_dict().items()}
+    for folder in (None, tmp_path):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(runs.NER, "loss", failing)
+            fit(engine, "ner", task, settings(), steps=4, seed=0, folder=folder)
+        found = engine.module("ner").state_dict()
+        assert found.keys() == before.keys() and all(torch.equal(found[k], v) for k, v in before.items())
+    fit(engine, "ner", task, settings(), steps=4, seed=0, folder=tmp_path)
+    assert all(torch.equal(v, calm.module("ner").state_dict()[k]) for k, v in engine.module("ner").state_dict().items())
+
+
+def test_what_a_declined_run_left_does_not_block_the_new_one(tmp_path):
+    """Declined, then killed in its full phase, then taken up."""
+    engine, task, _ = language()
+    fit(engine, "swa", task, settings(iterations=2), steps=4, seed=0, folder=tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "checkpoint.safetensors").touch()
+    other = settings(iterations=2, learning_rate=3e-2, checkpoint_every=1)
+    calm, calm_task, _ = language()
+    fit(calm, "swa", calm_task, other, steps=4, seed=0)
+    calls = []
+
+    def failing(self, engine, batch, loss=MaskedLM.loss):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("killed")
+        return loss(self, engine, batch)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(MaskedLM, "loss", failing)
+        fit(engine, "swa", task, other, steps=4, seed=0, folder=tmp_path, resume=False)
+    result = fit(engine, "swa", task, other, steps=4, seed=0, folder=tmp_path)
+    assert result.resumed_from is not None
+    assert all(torch.equal(v, calm.module("swa").state_dict()[k]) for k, v in engine.module("swa").state_dict().items())
+    assert (tmp_path / "elsewhere" / "checkpoint.safetensors").exists(), "not a file of this run"
+
+
+def test_in_every_round_the_penalty_pulls_the_head_to_where_it_was_before_the_first(monkeypatch):
+    engine, task, _ = ner()
+    before, seen = [p.detach().clone() for p in engine.module("ner").head.parameters()], []
+    penalise = Phase.penalise_others
+    monkeypatch.setattr(Phase, "penalise_others", lambda self: (seen.append(self.others_start), penalise(self))[1])
+    fit(engine, "ner", task, settings(iterations=2, full_l1=0.1, sparse_l1=0.1), steps=3, seed=0)
+    assert len(seen) >= 10
+    assert all(torch.equal(a, b) for start in seen for a, b in zip(start, before, strict=True))

@@ -41,6 +41,10 @@ class Selection(ABC):
         swaps: whether the steps of the run have different compositions."""
         return None
 
+    def least_steps(self) -> int:
+        """How many steps a run must have for this selection to make sense."""
+        return 1
+
     @classmethod
     def trains_before(cls) -> bool:
         """Whether something is trained `before` the selection, for `full_share` of a run's steps."""

@@ -34,6 +34,9 @@ class DropAndGrow(Selection):
     def exchange(self, unit: SparseDiff, *, steps: int) -> Exchange:
         return {"gradients": ByGradients, "momentum": ByMomentum}[self.settings.growth](unit, self.settings, steps)
 
+    def least_steps(self) -> int:
+        return self.settings.accumulate + 1
+
     def scores(self, evidence: Evidence, first: int, last: int) -> Tensor:
         return uniform(evidence, first, last)
 
