@@ -92,7 +92,11 @@ def describe(schema: type[Settings], *, indent: str = "") -> str:
         inner = _settings_of(field.annotation)
         if inner is not None:
             lines.append(f"{indent}{name}:")
-            lines.append(describe(inner, indent=indent + "  ").rstrip("\n"))
+            deeper = indent + "  "
+            if typing.get_origin(field.annotation) is dict:
+                lines.append(f"{deeper}NAME:   # one such block for each name")
+                deeper += "  "
+            lines.append(describe(inner, indent=deeper).rstrip("\n"))
         elif field.is_required():
             lines.append(f"{indent}{name}:   # required")
         else:
@@ -249,7 +253,7 @@ def _keys_at(schema: type[Settings], key: Path_) -> list[str]:
 
 def _settings_of(annotation: Any) -> type[Settings] | None:
     """The Settings class of a field, looking through unions and generics."""
-    if isinstance(annotation, type) and issubclass(annotation, Settings):
+    if typing.get_origin(annotation) is None and isinstance(annotation, type) and issubclass(annotation, Settings):
         return annotation
     return next((found for a in typing.get_args(annotation) if (found := _settings_of(a))), None)
 

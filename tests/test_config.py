@@ -113,3 +113,12 @@ def test_description_is_valid_settings(write):
 def test_settings_do_not_change():
     with pytest.raises(ValueError, match="frozen"):
         Outer(name="x").name = "y"
+
+
+def test_settings_by_name_are_described_with_their_name(write):
+    class Table(Settings):
+        rows: dict[str, Inner] = Field(default={}, description="Rows.")
+
+    text = describe(Table)
+    assert "rows:\n  NAME:" in text
+    assert load(write(text.replace("NAME", "first")), Table) == Table(rows={"first": Inner()})

@@ -96,7 +96,7 @@ def export_module(
     FORMATS.get(form)
     composition, modules = as_composition(stack), ModuleStore(store)
     quiet_transformers()
-    loaded = load_base(base_of(composition, modules, base))
+    loaded = load_base(**base_of(composition, modules, base))
     given = {name: modules.load(name, loaded) for name in composition.names()}
     written = export_modules(composition, given, form, folder, base=loaded, as_name=as_name)
     files = sorted(str(p.relative_to(written)) for p in written.rglob("*") if p.is_file())

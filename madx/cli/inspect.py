@@ -19,7 +19,7 @@ def inspect(
     config: Config = None,
     base: Base = None,
     corpus: Annotated[
-        Optional[list[str]], typer.Option(help="Raw text: .txt, .gz, .jsonl, a folder, or datasets:NAME. Repeatable.")
+        Optional[list[str]], typer.Option(help="Raw text: .txt, .jsonl, either with .gz, a folder, or datasets:NAME. Repeatable.")
     ] = None,
     data: Annotated[
         Optional[list[str]],

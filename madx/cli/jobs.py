@@ -29,7 +29,7 @@ def train_language(
     base: Base = None,
     language: Annotated[Optional[str], typer.Option(help="Language of the text: ISO 639-3, e.g. swa.")] = None,
     corpus: Annotated[
-        Optional[list[str]], typer.Option(help="Raw text: .txt, .gz, .jsonl, a folder, or datasets:NAME. Repeatable.")
+        Optional[list[str]], typer.Option(help="Raw text: .txt, .jsonl, either with .gz, a folder, or datasets:NAME. Repeatable.")
     ] = None,
     name: Annotated[Optional[str], typer.Option(help="Name of the module (default: the language).")] = None,
     store: StoreFlag = None,

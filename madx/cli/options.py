@@ -51,13 +51,13 @@ def settings(schema, config: Path | None, sets: list[str] | None, flags: dict[st
     return load(config, schema, [*(sets or []), *given])
 
 
-def base_of(composition, modules, given: str | None) -> str:
-    """The base to load for a composition of stored modules: that given, else the one they record. Raises CompositionError
-    where there is neither."""
-    recorded = [info.base["name"] for info in (modules.show(name).info for name in composition.names()) if info.base]
+def base_of(composition, modules, given: str | None) -> dict[str, str | None]:
+    """name, revision: the base to load for a composition of stored modules, that given, else the one they record. Raises
+    CompositionError where there is neither."""
+    recorded = [info.base for info in (modules.show(name).info for name in composition.names()) if info.base]
     if not given and not recorded:
         raise CompositionError(f"The composition '{composition}' names no module that records its base: add --base FOLDER_OR_ID.")
-    return given or recorded[-1]
+    return {"name": given} if given else {key: recorded[-1][key] for key in ("name", "revision")}
 
 
 def numbers(text: str | None, flag: str) -> list[int] | None:

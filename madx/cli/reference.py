@@ -19,19 +19,22 @@ class Job(str, Enum):
     matrix = "matrix"
     compare = "compare"
     inspect = "inspect"
+    quickstart = "quickstart"
 
 
 def config(job: Annotated[Job, typer.Argument(help="The command that the settings are for.")]):
-    """Print all settings of a job as YAML with comments; a file to start from.
+    """Print all settings of a job as YAML with comments; a file to start from (the quick start takes them by --set).
 
     Example: madx config train-language > language.yaml
     """
     from madx import jobs
     from madx.config import describe
+    from madx.jobs.quickstart import Quickstart
 
     schema = {
         Job.train_language: jobs.TrainLanguage, Job.train_task: jobs.TrainTask, Job.evaluate: jobs.Evaluate,
         Job.matrix: jobs.Matrix, Job.compare: jobs.Compare, Job.inspect: jobs.Inspect,
+        Job.quickstart: Quickstart,
     }[job]  # fmt: skip
     out.print(f"# madx {job.value} FILE.yaml\n{describe(schema)}".rstrip(), markup=False)
 

@@ -162,7 +162,7 @@ def _engine(stack: str, store: str, base: str | None):
 
     quiet_transformers()
     composition, modules = as_composition(stack), ModuleStore(store)
-    engine = Engine(load_base(base_of(composition, modules, base)))
+    engine = Engine(load_base(**base_of(composition, modules, base)))
     for name in composition.names():
         engine.attach(modules.load(name, engine.base))
     engine.activate(composition)

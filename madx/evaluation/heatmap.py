@@ -45,7 +45,7 @@ def heatmap_figure(matrix: TransferMatrix) -> Figure:
     # Everything in inches: 0.46 a row; above it title, notes and legend, below it the axis; labels by their length.
     above, below, body = 0.95 + 0.2 * len(warnings + notes), 0.6, max(0.46 * len(names), 1.1)
     label = 0.2 + 0.078 * max(map(len, _lead_names(matrix, names)))
-    left = 0.2 + 0.078 * max(len(n + _SOURCE * (n == matrix.meta.source)) for n in names)
+    left = 0.2 + 0.078 * max(len(n + _SOURCE * (n in matrix.meta.sources)) for n in names)
     height = above + body + below
     wide = 1.275 * len(matrix.columns)  # of the left panel
     right = left + wide + 0.85 + label
@@ -76,7 +76,7 @@ def _scores(axes, bar, matrix: TransferMatrix, names: Sequence[str]) -> None:
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(names) - 0.5, -0.5))
     axes.set_xticks(range(len(columns)), [c if c in PROXIES else "no\nmodule" if c == "none" else f"{c}\nmodule"
                                           for c in columns], fontsize=9)
-    _language_axis(axes, [n + _SOURCE * (n == matrix.meta.source) for n in names])
+    _language_axis(axes, [n + _SOURCE * (n in matrix.meta.sources) for n in names])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     bar.figure.colorbar(colours, cax=bar)
@@ -109,7 +109,7 @@ def score_square(axes, x: int, y: int, row: Row, colours: ScalarMappable, *, mar
 def _leads(matrix: TransferMatrix) -> dict[str, str]:
     """For each row the column that is compared: the target's module, else the first proxy that has a score. The source
     language has its module: no proxy stands in for it."""
-    scored = {(r.target, r.control) for r in matrix.table() if r.mean is not None and r.target != matrix.meta.source}
+    scored = {(r.target, r.control) for r in matrix.table() if r.mean is not None and r.target not in matrix.meta.sources}
     return {name: next((c for c in ("target", *PROXIES) if (name, c) in scored), "target")
             for name in (*matrix.targets, AVERAGE)}
 

@@ -108,6 +108,11 @@ class Meta:
         for name in ("data", "versions"):
             object.__setattr__(self, name, _plain(f"meta.{name}", getattr(self, name)))
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The source languages, which `source` names apart by commas."""
+        return tuple(self.source.split(", "))
+
 
 @dataclass(frozen=True)
 class Row:
@@ -128,7 +133,7 @@ class Row:
 
 @dataclass(frozen=True)
 class TransferMatrix:
-    """All cells of one task module. `targets` orders the rows; the source language always comes first.
+    """All cells of one task module. `targets` orders the rows; the source languages always come first.
 
     Raises DataError on no language, on a cell given twice, on scores of two kinds, and when cells of one language were
     scored on different gold sentences.
@@ -147,8 +152,8 @@ class TransferMatrix:
             raise DataError(f"cells of languages that are no targets: {', '.join(stray)}; targets: {', '.join(order)}")
         if not order:
             raise DataError("a transfer matrix without any language; give cells, or missing places with their reason")
-        source = self.meta.source
-        order = ((source,) if source in order else ()) + tuple(t for t in order if t != source)
+        sources = self.meta.sources
+        order = tuple(t for t in order if t in sources) + tuple(t for t in order if t not in sources)
         for name, value in (("cells", tuple(self.cells)), ("missing", tuple(self.missing)), ("targets", order)):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "_pairs", {})
@@ -180,7 +185,7 @@ class TransferMatrix:
     @property
     def rows(self) -> tuple[str, ...]:
         """The languages, then the average where there are several target languages."""
-        return (*self.targets, AVERAGE) if sum(t != self.meta.source for t in self.targets) > 1 else self.targets
+        return (*self.targets, AVERAGE) if sum(t not in self.meta.sources for t in self.targets) > 1 else self.targets
 
     def group(self, target: str, control: str) -> list[Cell]:
         """The cells of one place, by seed."""
@@ -192,7 +197,7 @@ class TransferMatrix:
         So that every control is averaged over the same languages. Proxies do not count: one that only some languages
         have has no average.
         """
-        others = [t for t in self.targets if t != self.meta.source]
+        others = [t for t in self.targets if t not in self.meta.sources]
         used = {c.control for c in self.cells if c.target in others and c.control in CONTROLS}
         used = used or {c.control for c in self.cells if c.target in others}
         return [t for t in others if used and all(self.group(t, control) for control in used)]
@@ -264,7 +269,7 @@ class TransferMatrix:
         lines = footnotes(self, self.differences() if shown is None else shown, samples=SAMPLES)
         rows = self.table()
         lines += [f"- {r.target}, {r.control}: {r.reason}" for r in rows if r.mean is None]
-        others = [t for t in self.targets if t != self.meta.source]
+        others = [t for t in self.targets if t not in self.meta.sources]
         if 0 < len(self.averaged()) < len(others):
             lines.append(f"{AVERAGE} over {len(self.averaged())} of {len(others)} target languages, those with every "
                          f"control: {', '.join(self.averaged())}")

@@ -17,6 +17,7 @@ from pydantic import Field
 from madx.base import Base, load_base
 from madx.config import Settings
 from madx.errors import ConfigError, MadxError
+from madx.module import ModuleInfo
 from madx.modules import MODULE_TYPES
 from madx.modules.base import PartConfig
 from madx.presets import make_parts, preset
@@ -69,11 +70,17 @@ def open_training_base(settings: JobSettings, train: TrainSettings, *parts: dict
 def bring_to(wanted: str, base: Base, *parts: dict[str, PartConfig]) -> str:
     """The number format, `fp32` or `bf16`, for a wish and all modules that will act; the base is brought to it, except that
     with differences of weights among them it stays in float32."""
-    weights = any(MODULE_TYPES.get(part).family == "weights" for each in parts for part in each)
-    precision = choose_precision(wanted, base.device, width=base.width, weights=weights)
-    if precision == "bf16" and not weights:
+    precision, halved = precision_over(wanted, base, *parts)
+    if halved:
         to_bf16(base)
     return precision
+
+
+def precision_over(wanted: str, base: Base, *parts: dict[str, PartConfig]) -> tuple[str, bool]:
+    """What `bring_to` chooses, and whether the base is in bfloat16 then."""
+    weights = any(MODULE_TYPES.get(part).family == "weights" for each in parts for part in each)
+    precision = choose_precision(wanted, base.device, width=base.width, weights=weights)
+    return precision, precision == "bf16" and not weights
 
 
 def keep_freed_memory() -> bool:
@@ -131,9 +138,17 @@ def told_failure(what: str, error: Exception) -> str:
     return text
 
 
-def module_names(store: Store, name: str) -> dict[int, str]:
-    """The stored modules that a task module's name stands for, by seed: `ner` itself, or `ner@1`, `ner@2`, ..."""
+def recorded_base(info: ModuleInfo) -> dict[str, str | None]:
+    """base, revision: what to load for a module that says on which base it was trained."""
+    return {"base": info.base["name"], "revision": info.base["revision"]}
+
+
+def module_names(store: Store, name: str, seeds: list[int] | None = None) -> dict[int, str]:
+    """The stored modules that a task module's name stands for, by seed: `ner` itself, or `ner@1`, `ner@2`, ...; those of the
+    given seeds, each of which must be there."""
     stored = store.names()
+    if seeds is not None:
+        return {seed: store.show(f"{name}@{seed}").name for seed in seeds}  # raises with the nearest name
     if name in stored:
         return {store.show(name).info.training.get("seed", 0): name}
     found = {int(n.rpartition("@")[2]): n for n in stored if n.rpartition("@")[0] == name and n.rpartition("@")[2].isdigit()}
@@ -153,6 +168,6 @@ def run_folder(given: str | None, default: str) -> Path:
 
 
 __all__ = [
-    "JobSettings", "bring_to", "check_language", "check_parts", "is_main", "layered", "module_names", "open_base", "open_training_base", "pick_device",
-    "run_folder", "told_failure", "versions",
+    "JobSettings", "bring_to", "check_language", "check_parts", "is_main", "layered", "module_names", "open_base", "open_training_base", "pick_device", "precision_over",
+    "recorded_base", "run_folder", "told_failure", "versions",
 ]  # fmt: skip

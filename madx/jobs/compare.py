@@ -27,6 +27,7 @@ from madx.store import Store
 from madx.tasks import TASKS
 from madx.tasks.token_classification import TokenClassification
 from madx.training.progress import ProgressView
+from madx.training.selections import SELECTIONS
 
 log = logging.getLogger("madx")
 
@@ -60,7 +61,7 @@ class Compare(JobSettings):
         default={"epochs": 3}, description="Settings of train-task for all candidates; each candidate's own go first."
     )
     seeds: list[int] = Field(default=[1, 2, 3], min_length=1, description="Seeds of the trainings that accuracy is measured on.")
-    measured_steps: int = Field(default=4, ge=1, description="Steps over which memory, operations and seconds are measured.")
+    measured_steps: int = Field(default=4, ge=1, description="Steps over which memory, operations and seconds are measured, at least.")
     rounds: int = Field(default=9, ge=3, description="Rounds of every timing; in each all candidates have their turn.")
     inference_batches: int = Field(default=4, ge=1, description="Batches of the development data that inference is timed on.")
     inference_tokens: int = Field(default=1024, ge=16, description="Tokens in such a batch, padding included.")
@@ -133,6 +134,7 @@ def jobs_of(settings: Compare) -> dict[str, TrainTask]:
 class _Run:
     def __init__(self, settings: Compare, jobs: dict[str, TrainTask], base: Base, tasks: dict[str, TokenClassification]):
         self.settings, self.jobs, self.base, self.tasks = settings, jobs, base, tasks
+        self.bases = {"fp32": base}  # by number format: a candidate is measured over the one that it trains over
         self.task = next(iter(tasks.values()))  # its development data and its metric are those of all
         self.store, self.folder = Store(settings.store), Path(settings.run)
         self.found: dict[str, dict[str, Any]] = {name: {} for name in jobs}
@@ -191,17 +193,20 @@ class _Run:
             found["modules"].append(stored_as)
             found["scores"][seed] = row.info.training["scores"]["dev"][self.task.metric]
 
+    def _steps(self, job: TrainTask) -> int:
+        """Steps to measure: no fewer than the candidate's selection needs."""
+        return max(self.settings.measured_steps, SELECTIONS.get(job.train.sparse.selection)(job.train.sparse).least_steps())
+
     def _memory(self, name: str, job: TrainTask, found: dict[str, Any]) -> None:
-        found["memory"] = measure.training_memory(job, steps=self.settings.measured_steps)
+        found["memory"] = measure.training_memory(job, steps=self._steps(job))
 
     def _flops(self, name: str, job: TrainTask, found: dict[str, Any]) -> None:
-        found["flops"] = measure.training_flops(
-            job, self.base, self.tasks[name], measured=self.settings.measured_steps, steps=found["steps"]
-        )  # fmt: skip
+        job, base = measure.as_trained(job, self.bases)
+        found["flops"] = measure.training_flops(job, base, self.tasks[name], measured=self._steps(job), steps=found["steps"])
 
     def _seconds(self, name: str, job: TrainTask, found: dict[str, Any]) -> None:
-        seconds = measure.seconds_per_step(job, self.base, self.tasks[name], measured=self.settings.measured_steps)
-        found.setdefault("seconds", []).append(seconds)
+        job, base = measure.as_trained(job, self.bases)
+        found.setdefault("seconds", []).append(measure.seconds_per_step(job, base, self.tasks[name], measured=self._steps(job)))
 
     def _inference(self, view: ProgressView) -> None:
         """Rounds of the bare base and every trained module of the first seed; each round gives a ratio to its own base."""

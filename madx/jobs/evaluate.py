@@ -16,8 +16,8 @@ from madx.engine import Engine
 from madx.errors import CompositionError, ConfigError, did_you_mean
 from madx.evaluation import CONTROLS, Cell, Meta, Missing, TransferMatrix
 from madx.evaluation.page import write_report
-from madx.evaluation.page.record import save_modules
-from madx.jobs.common import JobSettings, bring_to, module_names, open_base, run_folder, versions
+from madx.evaluation.page.record import PREDICTIONS, prediction_file, save_modules
+from madx.jobs.common import JobSettings, bring_to, module_names, open_base, recorded_base, run_folder, versions
 from madx.jobs.proxies import Proxies, check_proxies, likeness, proxy_compositions
 from madx.jobs.train_task import Columns, file_sha256, read_labelled
 from madx.mixing import EntropyMixing
@@ -39,6 +39,9 @@ class Evaluate(JobSettings):
 
     base: str | None = Field(default=None, description="The frozen base; null: the one that the task module records.")
     task_module: str = Field(default="ner", description="Task module, or the name before @SEED of several.")
+    seeds: list[int] | None = Field(
+        default=None, min_length=1, description="Which of several, TASK_MODULE@SEED; null: all that are stored."
+    )
     source: str | list[str] | None = Field(
         default=None, description="Source language, or a list; null: what the task module records."
     )
@@ -79,7 +82,7 @@ class EvaluateResult:
 def evaluate(settings: Evaluate) -> EvaluateResult:
     """Score a task module on every target language under the controls and proxies. Raises MadxError for bad input."""
     store = Store(settings.store)
-    tasks = module_names(store, settings.task_module)
+    tasks = module_names(store, settings.task_module, settings.seeds)
     first = store.show(next(iter(tasks.values()))).info
     if first.task not in TASKS.names():
         raise ConfigError(f"The module {first.name!r} (role {first.role}) is no task module; evaluate one that train-task made.")
@@ -92,7 +95,10 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     for language, sentences in data.items():
         require(labels, LabelSet.from_sentences(sentences, source=settings.targets[language]))
     alike = likeness(settings.proxies) if set(settings.proxies.use) - {"emea"} else {}
-    base = open_base(settings.model_copy(update={"base": settings.base or first.base["name"]}))
+    recorded = recorded_base(first) if settings.base is None else {}
+    if settings.revision is not None:
+        recorded.pop("revision", None)
+    base = open_base(settings.model_copy(update=recorded))
     used = dict.fromkeys([*languages.values(), *(settings.mean_of or []), *settings.proxies.modules()])
     infos = [store.show(name).info for name in [*used, *tasks.values()]]
     bring_to(settings.precision, base, *(info.parts for info in infos))
@@ -114,6 +120,10 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     matrix = TransferMatrix(meta, tuple(cells), tuple(missing), tuple(settings.targets))
     files = matrix.save(folder)
     save_modules(folder, infos)
+    written = {prediction_file(c.target, c.control, c.seed) for c in cells} if settings.predictions else set()
+    for file in (folder / PREDICTIONS).glob("*.conll"):
+        if file.name not in written:  # of a run before: the report would show it as this one's
+            file.unlink()
     return EvaluateResult(matrix, folder, files + write_report(folder))
 
 
@@ -169,7 +179,8 @@ def control_compositions(
     without = [code for code in kept if code not in modules]
     result: dict[str, Composition | str] = {
         "none": Stack(task),
-        "source": lacking.format(without[0]) if without else Stack(Average(*(modules[code] for code in kept)), task),
+        "source": "the task module records no source language; set source=LANGUAGE" if not kept
+        else lacking.format(without[0]) if without else Stack(Average(*(modules[code] for code in kept)), task),
         "target": Stack(own, task) if own else lacking.format(language),
         "mean": Stack(Average(*others), task) if others else "no other language module to average",
     }
@@ -240,6 +251,6 @@ def _cell(
     if explanation.silent:
         log.error("%s, %s: SILENT %s: the score does not show what it does", language, control, ", ".join(explanation.silent))
     if settings.predictions:
-        write_conll(folder / "predictions" / f"{language}.{control}.seed{seed}.conll", sentences, predicted)
+        write_conll(folder / PREDICTIONS / prediction_file(language, control, seed), sentences, predicted)
     record = explanation.as_dict() | ({"mixing": mixing.summary()} if mixing else {})
     return Cell(language, control, str(composition), seed, task.score(sentences, predicted), record)

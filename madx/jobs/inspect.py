@@ -32,7 +32,7 @@ class Inspect(Settings):
     base: str = Field(description="Folder or id of the base whose tokenizer is used; its weights are not loaded.")
     revision: str | None = Field(default=None, description="Commit, tag or branch of a downloaded base.")
     corpus: str | list[str] | None = Field(
-        default=None, description="Raw text: .txt, .gz or .jsonl files, a folder of them, or datasets:NAME[:CONFIG][:SPLIT]."
+        default=None, description="Raw text: .txt or .jsonl files, either with .gz after it, a folder of them, or datasets:NAME[:CONFIG][:SPLIT]."
     )
     data: dict[str, str] = Field(default={}, description="Name of a set (train, dev, swa ...) -> labelled data.")
     task: str = Field(default="ner", description="The task of the labelled data: one of `madx tasks`.")

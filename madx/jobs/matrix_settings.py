@@ -17,8 +17,8 @@ OWN = {
     "language": ("base", "revision", "device", "store", "run", "name", "language", "corpus", "seed", "overwrite"),
     "task": ("base", "revision", "device", "store", "run", "name", "language", "data", "dev", "task", "columns", "seeds",
              "language_module", "overwrite"),
-    "evaluation": ("base", "revision", "device", "store", "run", "task_module", "source", "targets", "modules", "columns",
-                   "progress", "note"),
+    "evaluation": ("base", "revision", "device", "store", "run", "task_module", "seeds", "source", "targets", "modules",
+                   "columns", "progress", "note"),
 }  # fmt: skip
 
 

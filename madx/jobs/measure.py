@@ -25,9 +25,10 @@ from madx.composition import Stack
 from madx.data.batches import batches, collate
 from madx.engine import Engine
 from madx.errors import MadxError
-from madx.jobs.common import open_base
+from madx.jobs.common import bring_to, check_parts, open_base, open_training_base, precision_over
 from madx.jobs.train_task import TrainTask, read_data, task_over
 from madx.module import new_module
+from madx.modules.base import PartConfig
 from madx.store import Store
 from madx.tasks.base import Batch, Task
 from madx.tasks.token_classification import word_logits
@@ -41,7 +42,7 @@ class Unscored(Task):
     """A task whose evaluations cost nothing and say nothing: only the training steps are measured."""
 
     def __init__(self, task: Task):
-        self.task, self.metric, self.higher_is_better = task, task.metric, task.higher_is_better
+        self.task, self.metric, self.higher_is_better, self.repeats = task, task.metric, task.higher_is_better, task.repeats
 
     def batches(self, step: int, *, process_index: int = 0, process_count: int = 1) -> list[Batch]:
         return self.task.batches(step, process_index=process_index, process_count=process_count)
@@ -60,6 +61,22 @@ def task_of(job: TrainTask, base: Base):
     """The task of a training job with its data read."""
     data, labels = read_data(job)
     return task_over(job, base, labels, data[job.language], seed=job.seeds[0])
+
+
+def parts_of(job: TrainTask) -> list[dict[str, PartConfig]]:
+    """The parts of all modules that act in a training."""
+    store = Store(job.store)
+    return [check_parts(job.parts), *(store.show(name).info.parts for name in job.language_modules())]
+
+
+def as_trained(job: TrainTask, bases: dict[str, Base]) -> tuple[TrainTask, Base]:
+    """The job and the base in the number format that it trains in. bases: those at hand by format, fp32 among them."""
+    precision, halved = precision_over(job.train.precision, bases["fp32"], *parts_of(job))
+    if halved and "bf16" not in bases:
+        bases["bf16"] = open_base(job)
+        bring_to("bf16", bases["bf16"])
+    train = job.train.model_copy(update={"precision": precision})
+    return job.model_copy(update={"train": train}), bases["bf16" if halved else "fp32"]
 
 
 @contextmanager
@@ -173,7 +190,8 @@ def main() -> None:
 
 def memory_here(job: TrainTask, *, steps: int) -> int:
     """Peak memory of a few training steps above the loaded base, of this process from now on, in bytes."""
-    base = open_base(job)
+    base, train = open_training_base(job, job.train, *parts_of(job))
+    job = job.model_copy(update={"train": train})
     task = task_of(job, base)
     before = _begin(base.device)
     with candidate(job, base, task) as engine:

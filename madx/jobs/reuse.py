@@ -34,16 +34,24 @@ NOT_LEARNT = frozenset(
 LEARNING_CODE = ("modules", "training", "tasks", "data/*.py", "*.py", "jobs/train_*.py")
 
 
-def identity(job: TrainLanguage | TrainTask, base: Base, *, seed: int, under: str | None = None) -> dict:
+def identity(
+    job: TrainLanguage | TrainTask, base: Base, *, seed: int, under: str | None = None, cycle: dict[str, str | None] | None = None
+) -> dict:  # fmt: skip
     """Everything that decides what the job learns with this seed; `under`: sha256 of the weights of the language module
-    that a task module is trained over. Raises DataError for a file that is not there."""
+    that a task module is trained over; `cycle`: of those that take turns with it. Raises DataError for a file that is not there."""
     corpus = isinstance(job, TrainLanguage)
     sources = [job.corpus] if corpus else [job.data, job.dev]
     return {
         "settings": _learnt(job.model_dump(mode="json"), _parts(check_parts(job.parts))), "seed": seed, "under": under,
         "data": [mark for source in sources for mark in file_marks(source, corpus=corpus)], "madx": versions()["madx"],
         "base": base.fingerprint, "tokenizer": base.tokenizer_fingerprint,
-    }  # fmt: skip
+    } | ({"cycle": cycle} if cycle else {})  # fmt: skip
+
+
+def weights_of(store: Store, job: TrainLanguage | TrainTask) -> dict[str, str | None]:
+    """sha256 of the weights of the modules that take turns in a job; None for one that is not stored."""
+    names = store.names()
+    return {m: store.show(m).weights.sha256 if m in names else None for m in getattr(job, "cycle", [])}
 
 
 def digest(*what) -> str:
@@ -76,7 +84,9 @@ def train_if_missing(store: Store, job: TrainLanguage | TrainTask, name: str, wa
 
 
 def content_name(kind: str, wanted: dict, *, seed: int, under: str | None = None, code: str = "") -> str:
-    """`swa-1a2b3c4d@1`: a name by all that decides what is learnt; `under`: the name of the module under it."""
+    """`swa-1a2b3c4d@1`: a name by all that decides what is learnt; `under`: the name of the module under it. (The names of those
+    that take turns are settings.)"""
+    wanted = {key: value for key, value in wanted.items() if key != "cycle"}
     return f"{kind}-{digest(wanted | {'seed': None, 'under': under}, code)}@{seed}"
 
 
@@ -94,11 +104,12 @@ def _recorded(info: ModuleInfo, schema: type[JobSettings]) -> dict | None:
     try:  # through the schema: a setting that came later has its default
         settings = schema.model_validate_json(json.dumps(training["settings"])).model_dump(mode="json")
         data = [entry["sha256"] or entry["path"] for entry in training["data"]]
+        cycle = {name: training["language_modules"].get(name) for name in settings.get("cycle", [])}
         return {
             "settings": _learnt(settings, _parts(info.parts)),
             "seed": training["seed"], "under": training.get("language_module"), "data": data,
             "madx": training["versions"]["madx"], "base": info.base["fingerprint"], "tokenizer": info.tokenizer,
-        }  # fmt: skip
+        } | ({"cycle": cycle} if cycle else {})  # fmt: skip
     except (KeyError, TypeError, ValidationError):
         return None
 

@@ -30,13 +30,13 @@ class TrainLanguage(JobSettings):
 
     language: str = Field(description="Language of the corpus: ISO 639-3 or BCP-47, e.g. swa.")
     corpus: str | list[str] = Field(
-        description="Raw text: .txt, .gz or .jsonl files, a folder of them, or datasets:NAME[:CONFIG][:SPLIT]."
+        description="Raw text: .txt or .jsonl files, either with .gz after it, a folder of them, or datasets:NAME[:CONFIG][:SPLIT]."
     )
     name: str | None = Field(default=None, description="Name of the module; null: the language.")
     parts: str | dict[str, dict[str, Any]] = Field(default="madx", description="A preset, or settings by module type.")
     text_key: str = Field(default="text", description="Key of the text in JSON lines and data sets.")
     limit: int | None = Field(default=None, ge=1, description="Lines or documents read at most.")
-    cache: str | None = Field(default=None, description="Folder of tokenised corpora; null: ~/.cache/madx.")
+    cache: str | None = Field(default=None, description="Folder of tokenised corpora; null: $MADX_CACHE, else ~/.cache/madx.")
     block_size: int = Field(default=256, ge=8, description="Tokens in a block of packed text.")
     batch_size: int = Field(default=64, ge=1, description="Blocks in a step, over all processes.")
     micro_batch: int | None = Field(default=None, ge=1, description="Blocks computed at once; null: all of them.")

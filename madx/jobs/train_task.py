@@ -201,8 +201,10 @@ def train_task(settings: TrainTask) -> TaskResult:
             module.info.training["precision"] = options.precision
             result.modules.append(module)
             result.training.append(trained)
-            result.folders.append(store.save(module, overwrite=settings.overwrite) if is_main() else store.root / name)
             engine.activate(None)
+        # not before the last seed is trained: a run that was killed finds the store as it was, and goes on from its checkpoints
+        for module in result.modules:
+            result.folders.append(store.save(module, overwrite=settings.overwrite) if is_main() else store.root / module.name)
     finally:
         engine.close()
     return result

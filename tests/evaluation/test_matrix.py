@@ -71,6 +71,14 @@ def test_source_row_comes_first_and_is_not_averaged():
         assert [w for w in firsts if w in ("eng", "hau", "swa", "average")][:4] == ["eng", "hau", "swa", "average"]
 
 
+def test_of_several_sources_none_is_averaged_and_each_is_marked():
+    groups = [cells(target) for target in ("hau", "deu", "eng", "swa")]
+    m = TransferMatrix(replace(META, source="eng, deu"), tuple(c for group in groups for c in group))
+    assert m.targets == ("deu", "eng", "hau", "swa") and m.averaged() == ["hau", "swa"]
+    labels = [t.get_text() for t in heatmap.heatmap_figure(m).axes[0].get_yticklabels()]
+    assert labels == ["deu (source)", "eng (source)", "hau", "swa", "average"]
+
+
 def test_differences_pair_the_seeds():
     m = matrix(cells("swa", seeds=(1, 2, 3)), cells("hau", seeds=(5,)))
     found = {(c.target, c.minus): c for c in m.differences()}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from cli_tools import failed, run
 from tiny_files import fill
 
@@ -121,3 +122,18 @@ def test_the_candidates_by_default_are_settings_that_exist():
     assert jobs.keys() == CANDIDATES.keys() and jobs["full"].train.sparse.selection == "everything"
     assert preset(jobs["top_layers"].parts)["sparse_diff"].top_layers == 2
     assert jobs["head_only"].train.learning_rate == 1e-3 and jobs["head_only"].epochs == 2
+
+
+def test_a_selection_is_measured_over_the_steps_that_it_needs(here):
+    grow = {"parts": {"sparse_diff": {"entries": 50}}, "epochs": 2, "train": {"sparse": {"selection": "drop_and_grow"}}}
+    (found,) = compare(settings(candidates={"grow": grow}, seeds=[1], measured_steps=2)).comparison.candidates
+    assert found.failure == "" and found.flops and found.memory is not None and len(found.seconds) == 3
+
+
+def test_a_candidate_is_measured_in_the_format_it_trains_in_with_the_states_it_keeps(here, monkeypatch):
+    half = {"parts": {"bottleneck": {"leave_out": [0]}}, "train": {"precision": "bf16", "cache_frozen": "on"}}
+    formats, fit = [], measure.fit
+    monkeypatch.setattr(measure, "fit", lambda engine, *a, **k: (formats.append(engine.base.model.dtype), fit(engine, *a, **k))[1])
+    candidates = compare(settings(candidates={"half": half, "head": SMALL["head"]}, seeds=[1])).comparison.candidates
+    assert [c.failure for c in candidates] == ["", ""]
+    assert set(formats) == {torch.bfloat16, torch.float32}

@@ -5,7 +5,8 @@ import tiny
 import tiny_files
 
 from madx.base import load_base
-from madx.jobs import Evaluate, evaluate
+from madx.errors import StoreError
+from madx.jobs import Evaluate, Predictor, evaluate
 from madx.module import new_module
 from madx.store import Store
 
@@ -51,3 +52,58 @@ def test_bf16_moves_few_tags_and_every_report_says_so(folder, tmp_path):
 def test_with_differences_of_weights_the_base_stays_exact(folder, tmp_path):
     found = result(folder, run=str(tmp_path / "run"), precision="bf16", modules={"swa": "deu"})
     assert "bfloat16" not in found.matrix.meta.base
+
+
+def test_predictions_of_a_run_before_are_not_shown_as_this_ones(folder, tmp_path):
+    run = str(tmp_path / "run")
+    found = result(folder, run=run)
+    assert len(list((found.folder / "predictions").glob("*.conll"))) == len(found.matrix.cells) > 1
+    result(folder, run=run, controls=["target"])
+    assert [p.name for p in (found.folder / "predictions").iterdir()] == ["swa.target.seed0.conll"]
+    again = result(folder, run=run, predictions=False)
+    assert not list((found.folder / "predictions").iterdir())
+    assert "B-PER" not in (again.folder / "report.md").read_text()
+
+
+def test_a_task_module_that_records_no_source_is_evaluated_without_it(folder, tmp_path):
+    """One that was imported."""
+    base, store = load_base(folder / "base"), Store(folder / "modules")
+    task = new_module("foreign", base, role="task", parts="pfeiffer", task="ner", labels=LABELS)
+    store.save(tiny.wake(task, seed=1, std=0.2))
+    found = result(folder, run=str(tmp_path / "run"), task_module="foreign")
+    (missing,) = [m for m in found.matrix.missing if m.control == "source"]
+    assert "source=LANGUAGE" in missing.reason and {c.control for c in found.matrix.cells} >= {"none", "target"}
+    found = result(folder, run=str(tmp_path / "given"), task_module="foreign", source="eng")
+    assert "source" in {c.control for c in found.matrix.cells}
+
+
+def test_the_seeds_that_were_asked_for(folder, tmp_path):
+    base, store = load_base(folder / "base"), Store(folder / "modules")
+    for seed in (1, 2, 3):
+        module = new_module(f"pos@{seed}", base, role="task", language="eng", parts="pfeiffer", task="ner", labels=LABELS)
+        module.info.training["seed"] = seed
+        store.save(tiny.wake(module, seed=seed, std=0.2))
+    for seeds, expected in ((None, {1, 2, 3}), ([1, 3], {1, 3})):
+        found = result(folder, run=str(tmp_path / str(seeds)), task_module="pos", seeds=seeds, controls=["target"])
+        assert {c.seed for c in found.matrix.cells} == expected
+    with pytest.raises(StoreError, match="pos@4"):
+        result(folder, task_module="pos", seeds=[4])
+
+
+def test_the_recorded_revision_of_the_base_is_the_one_that_is_loaded(folder, tmp_path, monkeypatch):
+    store, asked = Store(folder / "modules"), []
+    path = store.root / "ner" / "module.json"
+    text = path.read_text()
+    assert '"revision": null' in text
+    monkeypatch.setattr("madx.jobs.common.load_base", lambda name, *, revision: (asked.append((name, revision)), load_base(name))[1])
+    monkeypatch.setattr("madx.jobs.predict.load_base", lambda name, *, revision=None: (asked.append((name, revision)), load_base(name))[1])
+    path.write_text(text.replace('"revision": null', '"revision": "0123abc"'))
+    try:
+        name = str(folder / "base")
+        result(folder, run=str(tmp_path / "a"), base=None)
+        Predictor("swa + ner", store=str(store.root))
+        result(folder, run=str(tmp_path / "b"), base=None, revision="main")
+        result(folder, run=str(tmp_path / "c"), base=name)
+        assert asked == [(name, "0123abc"), (name, "0123abc"), (name, "main"), (name, None)]
+    finally:
+        path.write_text(text)

@@ -55,6 +55,14 @@ def test_other_settings_or_another_source_module_train_anew(first, tmp_path):
     assert info["training"]["language_module"] == store.show("eng").weights.sha256
 
 
+def test_modules_of_seeds_that_were_not_asked_for_are_not_scored(first, tmp_path):
+    """Stored by a run before, and perhaps over another English module."""
+    settings, result = first
+    shutil.copytree(result.folder, tmp_path / "copy")
+    found = quickstart(settings.model_copy(update={"out": str(tmp_path / "copy"), "seeds": [2]}))
+    assert {c.seed for c in found.matrix.cells} == {2} and "ner@1" in Store(tmp_path / "copy" / "modules").names()
+
+
 def test_other_text_is_another_module_and_the_same_text_elsewhere_is_not(first, tmp_path):
     settings, result = first
     base, store, job = load_base(world.BASE), Store(result.folder / "modules"), language_job(settings, "swa")

@@ -1,6 +1,7 @@
 """Several source languages, cycling, averaged checkpoints and the fine-tuning baselines, by command, to the transfer matrix."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from transformers import AutoModelForTokenClassification
 
 import madx
 from madx.composition import Average, Stack
-from madx.jobs import Predictor
+from madx.jobs import Predictor, TrainTask
 from madx.jobs.evaluate import control_compositions
+from madx.jobs.reuse import content_name, identity, stored, weights_of
 from madx.store import Store
 
 SMALL = ["--set", "train.learning_rate=0.01", "--set", "train.evaluate_every=2", "--set", "train.progress=false", "--base", "base"]
@@ -139,3 +141,37 @@ def test_faults_in_words(here, words, wanted):
     said = failed(run(*words))
     for text in wanted:
         assert text in said, said
+
+
+def test_killed_in_its_second_seed_the_same_command_goes_on(here, monkeypatch):
+    """No module is stored before the last seed is trained, so none stands in the way; each goes on from its checkpoint."""
+    command, job = [*ONE, "--name", "twice"], sys.modules["madx.jobs.train_task"]
+    command[command.index("--seeds") + 1] = "1,2"
+    fit, calls = job.fit, []
+
+    def stopped(*args, **kwargs):
+        calls.append(kwargs["seed"])
+        if len(calls) == 2:
+            raise KeyboardInterrupt("stopped")
+        return fit(*args, **kwargs)
+
+    monkeypatch.setattr(job, "fit", stopped)
+    assert run(*command).exit_code != 0
+    assert not [name for name in Store("modules").names() if name.startswith("twice")]
+    done = run(*command)
+    assert done.exit_code == 0, done.output
+    assert calls == [1, 2, 1, 2]
+    assert [name for name in Store("modules").names() if name.startswith("twice")] == ["twice@1", "twice@2"]
+
+
+def test_a_module_that_takes_turns_and_was_trained_anew_makes_another_task_module(here):
+    done = run(*ONE, "--name", "turns", "--set", "cycle=[swa]")
+    assert done.exit_code == 0, done.output
+    store, base = Store("modules"), madx.load_base("base")
+    job = TrainTask(**store.show("turns").info.training["settings"])
+    wanted = identity(job, base, seed=1, under=store.show("eng").weights.sha256, cycle=weights_of(store, job))
+    assert wanted["cycle"] == {"swa": store.show("swa").weights.sha256}
+    assert stored(store, "turns", wanted, TrainTask)
+    assert not stored(store, "turns", wanted | {"cycle": {"swa": "0" * 64}}, TrainTask)
+    names = {content_name("ner", wanted | {"cycle": {"swa": sha}}, seed=1) for sha in ("0" * 64, None)}
+    assert len(names) == 1, "planned before the module that takes turns is there"

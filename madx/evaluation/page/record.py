@@ -34,11 +34,16 @@ class RunRecord:
 
     def prediction(self, language: str, control: str, seed: int) -> Prediction | None:
         """The predictions of one cell; None when the run did not write them."""
-        path = self.folder / PREDICTIONS / f"{language}.{control}.seed{seed}.conll"
+        path = self.folder / PREDICTIONS / prediction_file(language, control, seed)
         if not path.exists():
             return None
         gold, found = (read_conll(path, token_column=0, tag_column=n, separator="tab", scheme="none", style="conll") for n in (1, 2))
         return Prediction(gold, [s.tags for s in found])
+
+
+def prediction_file(language: str, control: str, seed: int) -> str:
+    """Name of the file with the predictions of one cell."""
+    return f"{language}.{control}.seed{seed}.conll"
 
 
 def module_record(info) -> dict:

@@ -75,7 +75,7 @@ def scores(matrix: TransferMatrix, metric: str, heading: str) -> Figure:
     of = {t: [r for r in table if r.target == t] for t in names}
     alike = {t: like_best(matrix, of[t]) if metric == matrix.scored.metrics[0] else () for t in names}
     squares = [[_square(r, noise=r.control in alike[t]) for r in of[t]] for t in names]
-    rows = [t + " (source)" * (t == matrix.meta.source) for t in names]
+    rows = [t + " (source)" * (t in matrix.meta.sources) for t in names]
     last = len(names) - 1 if names[-1] == AVERAGE else None
     return Figure(heading, heatmap(f"{heading} by language and control", rows, shown, squares, separate=last))
 
@@ -169,7 +169,7 @@ def against_language(record: RunRecord) -> tuple[list[Figure], Table | None]:
     """Scores against the corpus of the language's module: its size, and how its words are cut."""
     matrix, rows = record.matrix, []
     for target in matrix.targets:
-        cells = {c: matrix.group(target, c) for c in ("none", "target" if target != matrix.meta.source else "source")}
+        cells = {c: matrix.group(target, c) for c in ("none", "target" if target not in matrix.meta.sources else "source")}
         own = list(cells.values())[1]
         name = own[0].composition.split(" + ")[0] if own else ""
         corpus = record.modules.get(name, {}).get("training", {}).get("corpus")
