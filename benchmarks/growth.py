@@ -49,7 +49,7 @@ def modules(chosen, count: int) -> dict:
 
 
 def sizes(chosen) -> list[dict]:
-    """Tokens per second of a stack by sentence length at 16 rows, and by rows at 64 tokens."""
+    """Tokens per second of a stack by sentence length at 4 rows, and by rows at 64 tokens."""
     import torch
 
     from madx.engine import Engine

@@ -71,6 +71,7 @@ def plot(results: dict, path: Path) -> None:
     axis.set_yticks(range(len(rows)), [f"{r['measure']}, {r['way']}" for r in reversed(rows)], fontsize=8)
     axis.axvline(1, color="black", linewidth=0.8)
     axis.set(xlabel="times the peer's speed", xscale="log")
+    axis.set_xlim(right=axis.get_xlim()[1] * 2)  # room for the last figure
     figure.savefig(path, dpi=90)
 
 

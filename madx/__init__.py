@@ -4,8 +4,8 @@
     base = madx.load_base("xlm-roberta-base")
     engine = madx.Engine(base)
     engine.attach(madx.load_module("modules/swa", base))
-    engine.attach(madx.load_module("modules/ner", base))
-    engine.activate("swa + ner")
+    engine.attach(madx.load_module("modules/ner@1", base))
+    engine.activate("swa + ner@1")
     print(engine.explain())
 """
 

@@ -43,7 +43,7 @@ def conllu_rows(path, lines: Iterable[tuple[int, str]]) -> Iterator[list[tuple[i
             if len(cells) != COLUMNS:
                 raise DataError(
                     f"{where}: {len(cells)} columns apart by tabs, CoNLL-U has {COLUMNS}: {text[:80]!r}. "
-                    "For a plain file of columns set style=conll, and tag_column if the tag is not the last one."
+                    "For a plain file of columns set columns.style=conll, and columns.tag if the tag is not the last one."
                 )
             if _checked_id(where, cells[0], count=len(words), covered=last[0]):
                 words.append((number, cells))
@@ -71,6 +71,6 @@ def _checked_id(where: str, text: str, *, count: int, covered: int) -> bool:
     else:
         raise DataError(
             f"{where}: ID {text!r}. Allowed: a word (3), a multiword token (3-4), an empty node (3.1). "
-            "Is the file CoNLL-U? For plain columns set style=conll."
+            "Is the file CoNLL-U? For plain columns set columns.style=conll."
         )
     return False

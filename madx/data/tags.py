@@ -59,7 +59,7 @@ def check_forms(tags: Sequence[str]) -> None:
             raise TagFault(
                 index,
                 f"tag {tag!r} is neither O nor a letter of B I E S L U M, a hyphen and a type, as in B-PER; {hint}"
-                "Not the column of the tags? Set tag_column. Plain labels, such as parts of speech? Set scheme='none'.",
+                "Not the column of the tags? Set columns.tag. Plain labels, such as parts of speech? Set columns.scheme=null, or the task to pos.",
             )
 
 
@@ -128,5 +128,5 @@ def _check_order(tags: Sequence[str], scheme: str) -> None:
         else:
             continue
         raise TagFault(
-            index, f"{fault} Correct the file, or read it with repair=True (an odd tag then begins an entity)."
+            index, f"{fault} Correct the file, or set columns.repair=true (an odd tag then begins an entity)."
         )
