@@ -55,10 +55,10 @@ def check_forms(tags: Sequence[str]) -> None:
     for index, tag in enumerate(tags):
         if not _FORM.fullmatch(tag):
             near = {"0": "O", "o": "O"}.get(tag) or (tag[:1].upper() + "-" + tag[2:])
-            hint = f"did you mean {near!r}? " if _FORM.fullmatch(near) and tag[1:2] in ("", "-", "_") else ""
+            hint = f"Did you mean {near!r}? " if _FORM.fullmatch(near) and tag[1:2] in ("", "-", "_") else ""
             raise TagFault(
                 index,
-                f"tag {tag!r} is neither O nor a letter of B I E S L U M, a hyphen and a type, as in B-PER; {hint}"
+                f"tag {tag!r} is neither O nor a letter of B I E S L U M, a hyphen and a type, as in B-PER. {hint}"
                 "Not the column of the tags? Set columns.tag. Plain labels, such as parts of speech? Set columns.scheme=null, or the task to pos.",
             )
 

@@ -1,6 +1,7 @@
 """Job 2: labelled sentences of one or several source languages -> a task module, under their frozen language modules."""
 
 import logging
+import shutil
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -25,7 +26,7 @@ from madx.tasks import TASKS
 from madx.tasks.base import Task
 from madx.tasks.sources import Source, Sources
 from madx.tasks.token_classification import TokenClassification
-from madx.training import TrainResult, TrainSettings, fit
+from madx.training import TrainResult, TrainSettings, fit, forget
 
 log = logging.getLogger("madx")
 
@@ -178,6 +179,10 @@ def train_task(settings: TrainTask) -> TaskResult:
     try:
         for under in settings.language_modules():
             engine.attach(store.load(under, base))
+        folders = {seed: run_folder(settings.run, f"train-task-{base_name}") / f"seed-{seed}" for seed in names}
+        if not settings.resume and is_main():
+            for folder in folders.values():  # those of later seeds, too: a killed run would take them up
+                forget(folder)
         for seed, name in names.items():
             torch.manual_seed(seed)
             module = new_module(
@@ -194,7 +199,7 @@ def train_task(settings: TrainTask) -> TaskResult:
             )  # fmt: skip
             trained = fit(
                 engine, name, task, options, steps=steps, seed=seed, resume=settings.resume, title=name,
-                folder=run_folder(settings.run, f"train-task-{base_name}") / f"seed-{seed}", run=_identity(settings, engine),
+                folder=folders[seed], run=_identity(settings, engine),
             )  # fmt: skip
             engine.activate(next(iter(compositions.values()))[0])
             module.info.training = _record(settings, seed, steps, trained, engine, compositions) | _modules_used(settings, store)
@@ -203,11 +208,22 @@ def train_task(settings: TrainTask) -> TaskResult:
             result.training.append(trained)
             engine.activate(None)
         # not before the last seed is trained: a run that was killed finds the store as it was, and goes on from its checkpoints
-        for module in result.modules:
-            result.folders.append(store.save(module, overwrite=settings.overwrite) if is_main() else store.root / module.name)
+        result.folders = _store(store, result.modules, overwrite=settings.overwrite)
     finally:
         engine.close()
     return result
+
+
+def _store(store: Store, modules: list[Module], *, overwrite: bool) -> list[Path]:
+    """All of them, or none that was not there before: one alone would stand in the way of the same command."""
+    folders = [store.root / module.name for module in modules]
+    fresh = [folder for folder in folders if not folder.exists()]
+    try:
+        return [store.save(module, overwrite=overwrite) for module in modules] if is_main() else folders
+    except BaseException:
+        for folder in fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 Labelled = dict[str, tuple[list[Sentence], list[Sentence]]]  # language -> training sentences, development sentences

@@ -37,6 +37,8 @@ def reading() -> Reading | None:
         ticks = sum(int(n) for fields in lines for place, n in enumerate(fields[1:9]) if place not in (3, 4))  # idle, waiting
     except (AttributeError, OSError, ValueError):
         return None
+    if len(lines) != len(ours):  # a container that numbers its cores anew
+        return None
     own = sum(os.times()[:4])  # user and system, children that have ended among them
     return Reading(time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), own, len(lines))
 
@@ -56,7 +58,7 @@ class Crowding:
             return None
         now, threads = self.before, torch.get_num_threads()
         others = (now.busy - before.busy - (now.own - before.own)) / (now.clock - before.clock)
-        if threads < 2 or others < now.cores - threads + 0.5:
+        if threads < 2 or others < max(now.cores - threads, 0) + max(0.5, 0.05 * now.cores):
             return None
         self.before = None
         return (

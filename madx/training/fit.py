@@ -32,7 +32,7 @@ def fit(
     if settings.precision == "auto":
         settings = settings.model_copy(update={"precision": precision_of(engine.base)})
     if folder is not None and not resume and PartialState().is_main_process:
-        _forget(Path(folder))
+        forget(Path(folder))
     options = {"steps": steps, "seed": seed, "folder": folder, "resume": resume, "title": title or name, "identity": run or {}}
     if "parameters" in engine.module(name).units:
         return fit_sparse(engine, name, task, settings, **options)
@@ -41,8 +41,8 @@ def fit(
         return loop.run(engine, moving, task, settings, **options)
 
 
-def _forget(folder: Path) -> None:
-    """Remove what a run that is not to be taken up left: a phase that the new one has not reached would be found there."""
+def forget(folder: Path) -> None:
+    """Remove what a run that is not to be taken up left in its folder: a phase that the new one has not reached would be found."""
     of_phases = [folder, folder / "full", *(path for pattern in ("round-*", "round-*/*") for path in folder.glob(pattern))]
     for place in of_phases:
         for name in (loop.CHECKPOINT, SELECTED):

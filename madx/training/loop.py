@@ -22,7 +22,7 @@ from madx.errors import ConfigError, TrainingError
 from madx.tasks.base import Task
 from madx.training.checkpoint import read_checkpoint, require_same_run, write_checkpoint
 from madx.training.moving import Moving
-from madx.training.processes import over_processes, require_same, same_weights
+from madx.training.processes import by_the_first, over_processes, require_same, same_weights
 from madx.training.progress import ProgressView
 from madx.training.settings import TrainSettings
 
@@ -237,8 +237,10 @@ class _Loop:
             yield writer
 
     def _save(self) -> None:
-        if self.checkpoint is None or not self.processes.is_main_process:
-            return
+        if self.checkpoint is not None:
+            by_the_first(self._write)
+
+    def _write(self) -> None:
         tensors = {f"module.{k}": v for k, v in self.moving.state().items()}
         tensors |= {f"best.{k}": v for k, v in (self.best_weights or {}).items()}
         tensors |= {f"mean.{k}": v for k, v in self.mean.items()}

@@ -1,6 +1,6 @@
 """What the processes of a run tell each other; with one process nothing is sent."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -8,7 +8,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast, gather, reduce
 from torch import Tensor, nn
 
-from madx.errors import TrainingError
+from madx.errors import MadxError, TrainingError
 
 
 def over_processes(tensor: Tensor) -> Tensor:
@@ -40,3 +40,18 @@ def require_same(value: int, what: str, folder: Path) -> None:
             f"The processes found different states of the run in {folder} ({what}: {', '.join(map(str, found))}). The first one "
             "alone writes there and all read: the folder must be on a disk that all machines share. Put it there, or start with resume=false."
         )
+
+
+def by_the_first(action: Callable[[], None]) -> None:
+    """Have the first process do something. When it fails, every process raises: the others would wait for it for ever."""
+    process, error = PartialState(), None
+    if process.is_main_process:
+        try:
+            action()
+        except MadxError as raised:
+            error = raised
+    failed = over_processes(torch.tensor(float(error is not None), device=process.device)).item()
+    if error is not None:
+        raise error
+    if failed:
+        raise TrainingError("The first process could not write the state of the run; its own message says why.")

@@ -17,7 +17,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from torch import Tensor
 
 from madx.engine import Engine
@@ -29,7 +28,7 @@ from madx.training.checkpoint import read_checkpoint, require_same_run, write_ch
 from madx.training.loop import CHECKPOINT, TrainResult, run, run_identity
 from madx.training.overlay import full_phase
 from madx.training.phases import Phase, SparsePhase, share_of_l1
-from madx.training.processes import of_the_first, require_same, same_weights
+from madx.training.processes import by_the_first, of_the_first, require_same, same_weights
 from madx.training.selections import SELECTIONS, Selection
 from madx.training.selections.base import top
 from madx.training.settings import TrainSettings
@@ -216,11 +215,15 @@ def _select(
     else:
         indices = _top(unit, selection, count, selection.evidence(engine, name, unit, task, seed=seed))
     indices = of_the_first(indices.to(engine.base.device))  # scores may differ between processes in their last bits
-    if folder is not None and PartialState().is_main_process:
+
+    def keep() -> None:
         state = {"run": run_of, "result": vars(result) if result is not None else None}
         write_checkpoint(folder / SELECTED, {"indices": indices.to(unit.space.dtype)}, state)
         with suppress(OSError):  # as large as the base three times over, and no longer needed
             (folder / "full" / CHECKPOINT).unlink()
+
+    if folder is not None:
+        by_the_first(keep)
     return indices, result
 
 

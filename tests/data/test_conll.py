@@ -130,8 +130,8 @@ def test_words_become_nfc(tmp_path):
         (b"Ada\tO\n\0\tO\n", {}, "x.conll:2: a zero byte"),
         ("Ada\tO\nBob\tPERSON\n", {}, "x.conll:2: tag 'PERSON' is neither O nor"),
         ("Ada\tO\nBob\t0\n", {}, "x.conll:2: tag '0' is neither O nor"),
-        ("Ada\tO\nBob\tb-PER\n", {}, "did you mean 'B-PER'?"),
-        ("Ada\tO\nBob\tB_PER\n", {}, "did you mean 'B-PER'?"),
+        ("Ada\tO\nBob\tb-PER\n", {}, "Did you mean 'B-PER'?"),
+        ("Ada\tO\nBob\tB_PER\n", {}, "Did you mean 'B-PER'?"),
         ("Ada\tO\nBob\tB-\n", {}, "x.conll:2: tag 'B-' is neither"),
         (
             "Ada\tB-PER\n\n# c\nmet\tO\nBob\tI-PER\n",

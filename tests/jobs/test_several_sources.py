@@ -12,6 +12,7 @@ from transformers import AutoModelForTokenClassification
 
 import madx
 from madx.composition import Average, Stack
+from madx.errors import StoreError
 from madx.jobs import Predictor, TrainTask
 from madx.jobs.evaluate import control_compositions
 from madx.jobs.reuse import content_name, identity, stored, weights_of
@@ -175,3 +176,33 @@ def test_a_module_that_takes_turns_and_was_trained_anew_makes_another_task_modul
     assert not stored(store, "turns", wanted | {"cycle": {"swa": "0" * 64}}, TrainTask)
     names = {content_name("ner", wanted | {"cycle": {"swa": sha}}, seed=1) for sha in ("0" * 64, None)}
     assert len(names) == 1, "planned before the module that takes turns is there"
+
+
+def test_when_the_second_module_cannot_be_stored_the_first_is_not_left_in_the_way(here, monkeypatch):
+    command, save = [*ONE, "--name", "full"], Store.save
+    command[command.index("--seeds") + 1] = "1,2"
+    with monkeypatch.context() as patch:
+        def fails(self, module, **options):
+            if module.name == "full@2":
+                raise StoreError("No space left on device")
+            return save(self, module, **options)
+
+        patch.setattr(Store, "save", fails)
+        failed(run(*command))
+    assert "full@1" not in Store("modules").names()
+    assert run(*command).exit_code == 0 and {"full@1", "full@2"} <= set(Store("modules").names())
+
+
+def test_a_declined_run_is_forgotten_for_all_seeds_before_the_first(here, monkeypatch):
+    command, job = [*ONE, "--name", "anew"], sys.modules["madx.jobs.train_task"]
+    command[command.index("--seeds") + 1] = "1,2"
+    assert run(*command).exit_code == 0
+    command += ["--overwrite", "--set", "train.warmup=0.5"]
+    with monkeypatch.context() as patch:
+        def stopped(*args, **kwargs):
+            raise KeyboardInterrupt("stopped")
+
+        patch.setattr(job, "fit", stopped)
+        assert run(*command, "--set", "resume=false").exit_code != 0
+    done = run(*command)
+    assert done.exit_code == 0, done.output

@@ -129,3 +129,17 @@ def test_processes_that_see_different_folders_are_told(spawn, tmp_path):
         assert [p.exitcode for p in processes] == [expected] * 2
     words = [Path(f"{out}-0-{rank}.txt").read_text() for rank in range(2)]
     assert all("different states" in text and "steps done: 4, 0" in text and "disk that all machines share" in text for text in words)
+
+
+@pytest.mark.parametrize("kind", ["mlm", "sft"])
+def test_a_checkpoint_that_the_first_cannot_write_is_an_error_in_all(spawn, tmp_path, kind):
+    """The others would wait for the first one, which has gone on to something else."""
+    (tmp_path / "file").touch()
+    out, at = str(tmp_path / "w"), port()
+    options = {"steps": 2, "folder": str(tmp_path / "file" / "run"), "sparse": {"selection": "random"}}
+    processes = [spawn(runs.together, rank, 2, at, out, [[kind, options]]) for rank in range(2)]
+    for process in processes:
+        process.join()
+    assert [p.exitcode for p in processes] == [1, 1]
+    words = [Path(f"{out}-0-{rank}.txt").read_text() for rank in range(2)]
+    assert words[0].startswith("Cannot write the checkpoint") and words[1].startswith("The first process could not write")

@@ -95,3 +95,15 @@ def test_a_view_that_is_not_shown_looks_at_nothing(machine, monkeypatch):
     monkeypatch.setattr(crowding, "reading", lambda: pytest.fail("read"))
     with ProgressView("ner", 10, shown=False) as view:
         view.step(1, loss=1.0, tokens=8)
+
+
+def test_more_threads_than_cores_are_no_crowd_by_themselves_and_cores_must_be_known(machine, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    watch = Crowding()
+    machine(WATCHED, 2 * WATCHED, 2 * WATCHED)
+    assert watch.notice() is None
+    monkeypatch.undo()
+    (tmp_path / "stat").write_text("cpu0 1 1 1 1 1 1 1 1 1 1\n")
+    monkeypatch.setattr(crowding, "COUNTS", str(tmp_path / "stat"))
+    monkeypatch.setattr(crowding.os, "sched_getaffinity", lambda _: {4, 5}, raising=False)
+    assert crowding.reading() is None
