@@ -240,7 +240,7 @@ def rows_of(result: dict) -> list[dict]:
     """What of it belongs in the table of all measurements."""
     found = []
     if "apply" in result:
-        found += [("put on", "median", "ms", result["apply"]["on"]["median_ms"]), ("taken off", "median", "ms", result["apply"]["off"]["median_ms"])]
+        found += [(what, "median", "ms", result["apply"][key]["median_ms"]) for what, key in (("put on", "on"), ("taken off", "off"))]
     if "store" in result:
         half = result["store"]["half"]
         found += [("its file", "half precision", "MB", half["file_mb"]), ("loaded", "half precision", "ms", half["load_median_ms"])]

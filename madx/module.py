@@ -32,6 +32,12 @@ class ModuleInfo:
     training: dict = field(default_factory=dict)
     licence: str | None = None
 
+    def base_to_load(self, given: str | None = None, revision: str | None = None) -> dict[str, str | None]:
+        """name, revision: what `load_base` takes; those given, else those that the module records."""
+        if given:
+            return {"name": given, "revision": revision}
+        return {"name": self.base["name"], "revision": revision or self.base["revision"]}
+
 
 class Module(nn.Module):
     """The weights of a module: one instance of a module type for each site and part, and the head of a task.

@@ -3,8 +3,8 @@
     python pipelines/make_world_base.py --out madx/data/world/base
 
 The tokenizer (SentencePiece unigram, in the id order of XLM-R) and the initial word vectors come from a little text of all
-seven languages, 10,000 sentences each; the masked LM sees only `PRETRAINED`, half of its steps blocks, a quarter single sentences, a quarter pairs of
-translations (TLM: Conneau & Lample 2019, arXiv:1901.07291). Three things let so small a base learn in minutes: word vectors from
+seven languages, 10,000 sentences each; the masked LM sees only `PRETRAINED`, half of its steps blocks, a quarter
+single sentences, a quarter pairs of translations (TLM: Conneau & Lample 2019, arXiv:1901.07291). Three things let so small a base learn in minutes: word vectors from
 co-occurrence (PPMI, then SVD: Levy & Goldberg 2014) as initial embeddings, log frequencies as the decoder's initial bias,
 and no dropout. At the end the vectors of pieces that the masked LM never met follow those it did meet (`carry_along`). The text has all frames, as a language has, and names of the training split only.
 """

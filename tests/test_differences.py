@@ -490,22 +490,22 @@ def test_autocast_keeps_no_cast_of_weights_that_have_changed(where):
         engine.attach(sparse(base, name, number, entries=0.5, std=0.2))
     inputs, found = tiny.inputs(), []
     base.model.requires_grad_(True)
+    values = engine.module("b").units["parameters"]["sparse_diff"].values
+    kept = values.detach().clone()
+
+    def bring(name):
+        if where == "engine":
+            engine.activate(name)
+        else:  # as at every step of a sparse phase
+            values.copy_(kept if name == "b" else -kept)
+            engine.differences.rewrite(engine.differences.applied[0])
+
+    engine.activate("b")
     for names in ("ab", "b"):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             for name in names:
-                if where == "engine":
-                    engine.activate(name)
-                else:  # as at every step of a sparse phase
-                    engine.activate("b")
-                    unit = engine.module("b").units["parameters"]["sparse_diff"]
-                    kept = unit.values.detach().clone()
-                    unit.values.copy_(kept if name == "b" else -kept)
-                    engine.differences.rewrite(engine.differences.applied[0])
-                    unit.values.copy_(kept) if name == "b" else None
+                bring(name)
                 hidden = engine(*inputs)
-                unit = engine.module("b").units["parameters"]["sparse_diff"]
-                if where == "rewrite":
-                    unit.values.copy_(kept)
         found.append(hidden)
     assert torch.equal(*found)
 

@@ -54,10 +54,10 @@ def settings(schema, config: Path | None, sets: list[str] | None, flags: dict[st
 def base_of(composition, modules, given: str | None) -> dict[str, str | None]:
     """name, revision: the base to load for a composition of stored modules, that given, else the one they record. Raises
     CompositionError where there is neither."""
-    recorded = [info.base for info in (modules.show(name).info for name in composition.names()) if info.base]
+    recorded = [info for info in (modules.show(name).info for name in composition.names()) if info.base]
     if not given and not recorded:
         raise CompositionError(f"The composition '{composition}' names no module that records its base: add --base FOLDER_OR_ID.")
-    return {"name": given} if given else {key: recorded[-1][key] for key in ("name", "revision")}
+    return {"name": given} if given else recorded[-1].base_to_load()
 
 
 def numbers(text: str | None, flag: str) -> list[int] | None:

@@ -250,7 +250,7 @@ def _recorded_base(folder: str | Path) -> Base:
     info = read_info(folder)
     if info.base is None:
         raise StoreError(f"The module {info.name!r} records no base. Load one by madx.load_base(...) and pass it.")
-    return load_base(info.base["name"], revision=info.base["revision"])
+    return load_base(**info.base_to_load())
 
 
 def _require_fit(manifest: Manifest, base: Base | None, allow_base_mismatch: bool) -> None:

@@ -17,7 +17,6 @@ from pydantic import Field
 from madx.base import Base, load_base
 from madx.config import Settings
 from madx.errors import ConfigError, MadxError
-from madx.module import ModuleInfo
 from madx.modules import MODULE_TYPES
 from madx.modules.base import PartConfig
 from madx.presets import make_parts, preset
@@ -138,11 +137,6 @@ def told_failure(what: str, error: Exception) -> str:
     return text
 
 
-def recorded_base(info: ModuleInfo) -> dict[str, str | None]:
-    """base, revision: what to load for a module that says on which base it was trained."""
-    return {"base": info.base["name"], "revision": info.base["revision"]}
-
-
 def module_names(store: Store, name: str, seeds: list[int] | None = None) -> dict[int, str]:
     """The stored modules that a task module's name stands for, by seed: `ner` itself, or `ner@1`, `ner@2`, ...; those of the
     given seeds, each of which must be there."""
@@ -168,6 +162,6 @@ def run_folder(given: str | None, default: str) -> Path:
 
 
 __all__ = [
-    "JobSettings", "bring_to", "check_language", "check_parts", "is_main", "layered", "module_names", "open_base", "open_training_base", "pick_device", "precision_over",
-    "recorded_base", "run_folder", "told_failure", "versions",
+    "JobSettings", "bring_to", "check_language", "check_parts", "is_main", "layered", "module_names", "open_base",
+    "open_training_base", "pick_device", "precision_over", "run_folder", "told_failure", "versions",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from madx.errors import CompositionError, ConfigError, did_you_mean
 from madx.evaluation import CONTROLS, Cell, Meta, Missing, TransferMatrix
 from madx.evaluation.page import write_report
 from madx.evaluation.page.record import PREDICTIONS, prediction_file, save_modules
-from madx.jobs.common import JobSettings, bring_to, module_names, open_base, recorded_base, run_folder, versions
+from madx.jobs.common import JobSettings, bring_to, module_names, open_base, run_folder, versions
 from madx.jobs.proxies import Proxies, check_proxies, likeness, proxy_compositions
 from madx.jobs.train_task import Columns, file_sha256, read_labelled
 from madx.mixing import EntropyMixing
@@ -95,10 +95,8 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     for language, sentences in data.items():
         require(labels, LabelSet.from_sentences(sentences, source=settings.targets[language]))
     alike = likeness(settings.proxies) if set(settings.proxies.use) - {"emea"} else {}
-    recorded = recorded_base(first) if settings.base is None else {}
-    if settings.revision is not None:
-        recorded.pop("revision", None)
-    base = open_base(settings.model_copy(update=recorded))
+    chosen = first.base_to_load(settings.base, settings.revision)
+    base = open_base(settings.model_copy(update={"base": chosen["name"], "revision": chosen["revision"]}))
     used = dict.fromkeys([*languages.values(), *(settings.mean_of or []), *settings.proxies.modules()])
     infos = [store.show(name).info for name in [*used, *tasks.values()]]
     bring_to(settings.precision, base, *(info.parts for info in infos))

@@ -19,7 +19,7 @@ from madx.jobs.common import is_main, told_failure, versions
 from madx.jobs.evaluate import Evaluate, evaluate
 from madx.jobs.matrix_settings import Matrix
 from madx.jobs.plan import Failure, Plan, Scoring, Training, make_plan
-from madx.jobs.reuse import digest, file_marks, source_digest, train_if_missing, weights_of
+from madx.jobs.reuse import digest, file_marks, source_digest, taking_turns, train_if_missing
 from madx.store import Store
 
 log = logging.getLogger("madx")
@@ -88,8 +88,7 @@ class _Run:
             if training.under not in names:
                 raise MadxError(f"it needs the language module {training.under}, which is not in the store {self.store.root}")
             wanted = wanted | {"under": self.store.show(training.under).weights.sha256}
-        if cycle := weights_of(self.store, training.job):
-            wanted = wanted | {"cycle": cycle}
+        wanted = wanted | taking_turns(self.store, training.job)
         log.info("%s  %s: %s", place, training.name, training.what)
         trained = train_if_missing(self.store, training.job, training.name, wanted)
         (self.result.trained if trained else self.result.reused).append(training.name)

@@ -25,14 +25,14 @@ from madx.composition import Stack
 from madx.data.batches import batches, collate
 from madx.engine import Engine
 from madx.errors import MadxError
-from madx.jobs.common import bring_to, check_parts, open_base, open_training_base, precision_over
-from madx.jobs.train_task import TrainTask, read_data, task_over
+from madx.jobs.common import open_base, open_training_base, precision_over
+from madx.jobs.train_task import TrainTask, parts_of, read_data, task_over
 from madx.module import new_module
-from madx.modules.base import PartConfig
 from madx.store import Store
 from madx.tasks.base import Batch, Task
 from madx.tasks.token_classification import word_logits
 from madx.training import TrainResult, fit
+from madx.training.precision import to_bf16
 
 NAME = "candidate"
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -63,18 +63,12 @@ def task_of(job: TrainTask, base: Base):
     return task_over(job, base, labels, data[job.language], seed=job.seeds[0])
 
 
-def parts_of(job: TrainTask) -> list[dict[str, PartConfig]]:
-    """The parts of all modules that act in a training."""
-    store = Store(job.store)
-    return [check_parts(job.parts), *(store.show(name).info.parts for name in job.language_modules())]
-
-
 def as_trained(job: TrainTask, bases: dict[str, Base]) -> tuple[TrainTask, Base]:
     """The job and the base in the number format that it trains in. bases: those at hand by format, fp32 among them."""
     precision, halved = precision_over(job.train.precision, bases["fp32"], *parts_of(job))
     if halved and "bf16" not in bases:
         bases["bf16"] = open_base(job)
-        bring_to("bf16", bases["bf16"])
+        to_bf16(bases["bf16"])
     train = job.train.model_copy(update={"precision": precision})
     return job.model_copy(update={"train": train}), bases["bf16" if halved else "fp32"]
 

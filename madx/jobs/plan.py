@@ -17,7 +17,7 @@ from madx.errors import MadxError
 from madx.jobs.common import check_parts
 from madx.jobs.evaluate import Evaluate
 from madx.jobs.matrix_settings import JobsOf, Matrix
-from madx.jobs.reuse import content_name, identity, source_digest, stored, weights_of
+from madx.jobs.reuse import content_name, identity, source_digest, stored, taking_turns
 from madx.jobs.train_language import TrainLanguage, recipe_steps
 from madx.jobs.train_task import TrainTask, read_labelled
 from madx.store import Store
@@ -145,8 +145,7 @@ class _Planner:
         """Plan one module; gives its name, or None and a failure when its data cannot be read."""
         try:
             weights = self.store.show(under).weights.sha256 if under in self.store.names() else None
-            cycle = weights_of(self.store, job)
-            own = identity(job, self.base, seed=seed, under=weights, cycle=cycle)
+            own = identity(job, self.base, seed=seed, under=weights) | taking_turns(self.store, job)
             steps = self._steps(job)
         except MadxError as error:
             self._fail(what, error)
@@ -154,7 +153,7 @@ class _Planner:
         kind = job.language if isinstance(job, TrainLanguage) else f"{job.task}-{job.language}"
         name = content_name(kind, own, seed=seed, under=under, code=self.code)
         if name not in self.trainings:
-            ready = (under is None or weights is not None) and None not in cycle.values()
+            ready = (under is None or weights is not None) and None not in own.get("cycle", {}).values()
             there = ready and stored(self.store, name, own, type(job))
             run = Path(self.settings.run) / "runs" / name
             job = job.model_copy(update={"name": name, "run": str(run)} | ({"language_module": under} if under else {}))

@@ -78,7 +78,7 @@ class Predictor:
                 raise CompositionError(f"'{composition}' has several branches for {twice[0]}: lines could not tell them apart.")
             self.languages = {language: number for number, language in enumerate(own)}
         task = _one_task(composition, infos)
-        loaded = load_base(base) if base else load_base(task.base["name"], revision=task.base["revision"])
+        loaded = load_base(**task.base_to_load(base))
         loaded.model.to(pick_device(device))
         self.engine = Engine(loaded)
         for name in infos:

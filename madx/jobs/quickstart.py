@@ -128,7 +128,8 @@ def evaluate_job(settings: Quickstart) -> Evaluate:
     """Settings of the zero-shot evaluation of the quick start."""
     out = out_folder(settings)
     return Evaluate(
-        base=str(world.BASE), store=str(out / "modules"), task_module="ner", seeds=settings.seeds, source=SOURCE, progress=settings.progress,
+        base=str(world.BASE), store=str(out / "modules"), task_module="ner", seeds=settings.seeds, source=SOURCE,
+        progress=settings.progress,
         targets={c: str(out / "data" / f"ner-test-{c}.conll") for c in (SOURCE, *settings.targets)},
         run=str(out / "results"), note=NOTE,
     )  # fmt: skip

@@ -34,24 +34,25 @@ NOT_LEARNT = frozenset(
 LEARNING_CODE = ("modules", "training", "tasks", "data/*.py", "*.py", "jobs/train_*.py")
 
 
-def identity(
-    job: TrainLanguage | TrainTask, base: Base, *, seed: int, under: str | None = None, cycle: dict[str, str | None] | None = None
-) -> dict:  # fmt: skip
+def identity(job: TrainLanguage | TrainTask, base: Base, *, seed: int, under: str | None = None) -> dict:
     """Everything that decides what the job learns with this seed; `under`: sha256 of the weights of the language module
-    that a task module is trained over; `cycle`: of those that take turns with it. Raises DataError for a file that is not there."""
+    that a task module is trained over. Where others take turns with it: | `taking_turns(...)`. Raises DataError for a file
+    that is not there."""
     corpus = isinstance(job, TrainLanguage)
     sources = [job.corpus] if corpus else [job.data, job.dev]
     return {
         "settings": _learnt(job.model_dump(mode="json"), _parts(check_parts(job.parts))), "seed": seed, "under": under,
         "data": [mark for source in sources for mark in file_marks(source, corpus=corpus)], "madx": versions()["madx"],
         "base": base.fingerprint, "tokenizer": base.tokenizer_fingerprint,
-    } | ({"cycle": cycle} if cycle else {})  # fmt: skip
+    }  # fmt: skip
 
 
-def weights_of(store: Store, job: TrainLanguage | TrainTask) -> dict[str, str | None]:
-    """sha256 of the weights of the modules that take turns in a job; None for one that is not stored."""
+def taking_turns(store: Store, job: TrainLanguage | TrainTask) -> dict[str, dict[str, str | None]]:
+    """What an identity says of the modules that take turns in a job, if any do: cycle, by name the sha256 of the weights;
+    None for one that is not stored."""
     names = store.names()
-    return {m: store.show(m).weights.sha256 if m in names else None for m in getattr(job, "cycle", [])}
+    cycle = {m: store.show(m).weights.sha256 if m in names else None for m in getattr(job, "cycle", [])}
+    return {"cycle": cycle} if cycle else {}
 
 
 def digest(*what) -> str:

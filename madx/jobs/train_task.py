@@ -1,7 +1,6 @@
 """Job 2: labelled sentences of one or several source languages -> a task module, under their frozen language modules."""
 
 import logging
-import shutil
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +20,7 @@ from madx.engine import Engine
 from madx.errors import ConfigError
 from madx.jobs.common import JobSettings, check_language, check_parts, is_main, open_training_base, run_folder, versions
 from madx.module import Module, new_module
+from madx.modules.base import PartConfig
 from madx.store import Store, check_target
 from madx.tasks import TASKS
 from madx.tasks.base import Task
@@ -164,7 +164,7 @@ def train_task(settings: TrainTask) -> TaskResult:
     TASKS.get(settings.task)
     for code in settings.sources():
         check_language(code)
-    parts = [check_parts(settings.parts)]
+    check_parts(settings.parts)
     base_name = check_name(settings.name or settings.task)
     names = {s: base_name if len(settings.seeds) == 1 else f"{base_name}@{s}" for s in settings.seeds}
     if len(names) != len(settings.seeds):
@@ -173,8 +173,7 @@ def train_task(settings: TrainTask) -> TaskResult:
     for name in names.values():
         check_target(store.root / name, overwrite=settings.overwrite)
     data, labels = read_data(settings)
-    parts += [store.show(under).info.parts for under in settings.language_modules()]
-    base, options = open_training_base(settings, settings.train, *parts)
+    base, options = open_training_base(settings, settings.train, *parts_of(settings))
     engine, result = Engine(base), TaskResult()
     try:
         for under in settings.language_modules():
@@ -214,15 +213,22 @@ def train_task(settings: TrainTask) -> TaskResult:
     return result
 
 
+def parts_of(settings: TrainTask) -> list[dict[str, PartConfig]]:
+    """The parts of all modules that act in a training."""
+    store = Store(settings.store)
+    return [check_parts(settings.parts), *(store.show(name).info.parts for name in settings.language_modules())]
+
+
 def _store(store: Store, modules: list[Module], *, overwrite: bool) -> list[Path]:
     """All of them, or none that was not there before: one alone would stand in the way of the same command."""
-    folders = [store.root / module.name for module in modules]
-    fresh = [folder for folder in folders if not folder.exists()]
+    names, there = [module.name for module in modules], store.names()
+    if not is_main():
+        return [store.root / name for name in names]
     try:
-        return [store.save(module, overwrite=overwrite) for module in modules] if is_main() else folders
+        return [store.save(module, overwrite=overwrite) for module in modules]
     except BaseException:
-        for folder in fresh:
-            shutil.rmtree(folder, ignore_errors=True)
+        for name in set(names) & set(store.names()) - set(there):
+            store.remove(name)
         raise
 
 

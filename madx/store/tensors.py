@@ -10,7 +10,6 @@ the bytes of the whole file, which must be read first, and copies each tensor ou
 
 import hashlib
 import json
-import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -73,19 +72,21 @@ def read_tensors(path: Path) -> TensorFile:
     return found
 
 
-def _memory(described: dict[str, tuple[torch.dtype, tuple[int, ...]]]) -> dict[str, Tensor]:
+def _memory(described: dict[str, tuple[torch.dtype, tuple[int, ...], int]]) -> dict[str, Tensor]:
     """Tensors that are still to be filled. All of one type lie in one block, which goes as a whole when they are converted."""
-    lengths = {name: math.prod(shape) * dtype.itemsize for name, (dtype, shape) in described.items()}
-    places, ends = {}, dict.fromkeys((dtype for dtype, _ in described.values()), 0)
-    for name, (dtype, _) in described.items():
-        places[name] = ends[dtype]
-        ends[dtype] += -(-lengths[name] // ALIGNED) * ALIGNED
-    blocks = {dtype: _block(size) for dtype, size in ends.items()}
-    found = {}
-    for name, (dtype, shape) in described.items():
-        own = blocks[dtype][places[name] : places[name] + lengths[name]]
-        found[name] = torch.from_numpy(own).view(dtype).view(shape)  # a storage of its own: it can be saved alone
+    sizes = dict.fromkeys((dtype for dtype, _, _ in described.values()), 0)
+    for dtype, _, count in described.values():
+        sizes[dtype] += _padded(count)
+    left, found = {dtype: _block(size) for dtype, size in sizes.items()}, {}
+    for name, (dtype, shape, count) in described.items():
+        found[name] = torch.from_numpy(left[dtype][:count]).view(dtype).view(shape)  # a storage of its own: it can be saved alone
+        left[dtype] = left[dtype][_padded(count) :]
     return found
+
+
+def _padded(count: int) -> int:
+    """So many bytes, and as many more as the next tensor needs to be aligned."""
+    return -(-count // ALIGNED) * ALIGNED
 
 
 def _block(size: int) -> np.ndarray:
@@ -100,8 +101,8 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
 
 
-def _described(head: bytes, size: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    """Name -> (type, shape), in the order of a file of `size` bytes. Raises ValueError for a header that does not
+def _described(head: bytes, size: int) -> dict[str, tuple[torch.dtype, tuple[int, ...], int]]:
+    """Name -> (type, shape, bytes), in the order of a file of `size` bytes. Raises ValueError for a header that does not
     describe exactly the bytes that follow it."""
     if len(head) < HEAD or len(head) != HEAD + int.from_bytes(head[:HEAD], "little"):
         raise ValueError("its header is longer than the file")
@@ -122,7 +123,7 @@ def _described(head: bytes, size: int) -> dict[str, tuple[torch.dtype, tuple[int
             count = numbers * DTYPES[dtype].itemsize
             if type(begin) is not int or begin != place or end != begin + count:
                 raise ValueError(f"{name} is not where it should be")
-            found[name], place = (DTYPES[dtype], tuple(shape)), end
+            found[name], place = (DTYPES[dtype], tuple(shape), count), end
     except (AttributeError, KeyError, TypeError, RecursionError, ValueError) as error:
         raise ValueError(f"its header does not describe its bytes ({type(error).__name__}: {str(error)[:80]!a})") from None
     if len(head) + place != size:

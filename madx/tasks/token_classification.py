@@ -29,7 +29,8 @@ MIXING_TOKENS = 1024
 class TokenClassification(Task):
     """Labelled sentences, batched by length; long sentences are windowed, every word is predicted once.
 
-    batch_size: rows of a global batch, or tokens_per_batch: rows times the longest row's tokens; max_length: tokens of a window at most; micro_batch: rows computed at once (None: all);
+    batch_size: rows of a global batch, or tokens_per_batch: rows times the longest row's tokens; max_length: tokens of a
+    window at most; micro_batch: rows computed at once (None: all);
     train_branches, dev_branches: under a route, the number of each sentence's branch.
     """
 

@@ -36,8 +36,13 @@ class Phase(Moving):
         super().__init__(engine, name)
         self.unit, self.l1 = unit, l1
         self.others = [p for p in self.parameters if p is not unit.values]
-        #: where the penalty pulls them; with several rounds, what they were before the first
-        self.others_start = [p.detach().clone() for p in self.others]
+        self.others_start = [p.detach().clone() for p in self.others] if l1 else []
+
+    def pull_to(self, state: dict[str, Tensor]) -> None:
+        """Where the penalty pulls the head and other parts, if that is not what they are now: a state of the module."""
+        if self.l1:
+            names = {id(p): name for name, p in self.module.named_parameters()}
+            self.others_start = [state[names[id(p)]] for p in self.others]
 
     def penalise_others(self) -> None:
         """+ lambda/n sign(p - p_0)."""

@@ -12,7 +12,6 @@ masked-LM decoder keeps the bare base's embeddings, and the rest of the masked-L
 sum |theta - theta_0| / (number of all parameters), over all that moves, once a step.
 """
 
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from madx.tasks.base import Task
 from madx.training.checkpoint import read_checkpoint, require_same_run, write_checkpoint
 from madx.training.loop import CHECKPOINT, TrainResult, run, run_identity
 from madx.training.overlay import full_phase
-from madx.training.phases import Phase, SparsePhase, share_of_l1
+from madx.training.phases import SparsePhase, share_of_l1
 from madx.training.processes import by_the_first, of_the_first, require_same, same_weights
 from madx.training.selections import SELECTIONS, Selection
 from madx.training.selections.base import top
@@ -86,12 +85,7 @@ def _rounds(
     module, selection = engine.module(name), SELECTIONS.get(settings.sparse.selection)(settings.sparse)
     total, rounds = TrainResult(steps=steps), settings.sparse.iterations
     looking = settings.model_copy(update={"average_last": 1})  # a phase before a selection ends with its best weights
-    start: list[Tensor] = []  # of the head and other parts, before the first round
-
-    def from_the_start(moving: Phase) -> Phase:
-        start[:] = moving.others_start = start or moving.others_start
-        return moving
-
+    start = _state(module)  # in every round the penalty pulls the head and other parts to what they were before the first
     for number in range(rounds):
         before = _state(module)
         count = wanted // rounds if number + 1 < rounds else wanted - len(unit.indices)
@@ -99,7 +93,7 @@ def _rounds(
         phase = {"seed": seed, "resume": resume, "title": title}
         indices, full = _select(
             engine, name, unit, task, looking, selection, count=count, folder=where, steps=steps,
-            identity=identity | {"round": number + 1}, from_the_start=from_the_start, **phase,
+            identity=identity | {"round": number + 1}, start=start, **phase,
         )  # fmt: skip
         _reset(engine, name, unit, before, indices)
         exchange = selection.exchange(unit, steps=steps)
@@ -108,8 +102,8 @@ def _rounds(
                 f"train.average_last is {settings.average_last}, but the selection {settings.sparse.selection} exchanges entries in "
                 "training: weights at different places have no mean. Set it to 1."
             )
-        l1 = share_of_l1(engine, module, settings.sparse.sparse_l1)
-        moving = from_the_start(SparsePhase(engine, name, unit, l1=l1, exchange=exchange))
+        moving = SparsePhase(engine, name, unit, l1=share_of_l1(engine, module, settings.sparse.sparse_l1), exchange=exchange)
+        moving.pull_to(start)
         with moving.opened():
             last = run(
                 engine, moving, task, settings, steps=steps, folder=where / "sparse" if where is not None else None,
@@ -192,7 +186,8 @@ def _add(total: TrainResult, phase: TrainResult | None, name: str) -> None:
 
 def _select(
     engine: Engine, name: str, unit: SparseDiff, task: Task, settings: TrainSettings, selection: Selection, *, count: int,
-    folder: Path | None, steps: int, seed: int, identity: dict, resume: bool, title: str, from_the_start: Callable,
+    folder: Path | None, steps: int, seed: int, identity: dict, resume: bool, title: str,
+    start: dict[str, Tensor],
 ) -> tuple[Tensor, TrainResult | None]:  # fmt: skip
     """(`count` new global indices, the same in every process; what the full phase left), from the file of a run before if it
     got so far."""
@@ -206,7 +201,8 @@ def _select(
         return tensors["indices"].long(), TrainResult(**state["result"]) if state["result"] else None
     result, moving = None, selection.before(engine, name, unit, swaps=task.swaps)
     if moving is not None:
-        with from_the_start(moving).opened():
+        moving.pull_to(start)
+        with moving.opened():
             result = run(
                 engine, moving, task, settings, steps=max(1, round(settings.sparse.full_share * steps)), seed=seed, resume=resume,
                 folder=folder / "full" if folder is not None else None, identity=identity | {"phase": "full"}, title=f"{title}, full",

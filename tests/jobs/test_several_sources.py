@@ -15,7 +15,7 @@ from madx.composition import Average, Stack
 from madx.errors import StoreError
 from madx.jobs import Predictor, TrainTask
 from madx.jobs.evaluate import control_compositions
-from madx.jobs.reuse import content_name, identity, stored, weights_of
+from madx.jobs.reuse import content_name, identity, stored, taking_turns
 from madx.store import Store
 
 SMALL = ["--set", "train.learning_rate=0.01", "--set", "train.evaluate_every=2", "--set", "train.progress=false", "--base", "base"]
@@ -170,7 +170,7 @@ def test_a_module_that_takes_turns_and_was_trained_anew_makes_another_task_modul
     assert done.exit_code == 0, done.output
     store, base = Store("modules"), madx.load_base("base")
     job = TrainTask(**store.show("turns").info.training["settings"])
-    wanted = identity(job, base, seed=1, under=store.show("eng").weights.sha256, cycle=weights_of(store, job))
+    wanted = identity(job, base, seed=1, under=store.show("eng").weights.sha256) | taking_turns(store, job)
     assert wanted["cycle"] == {"swa": store.show("swa").weights.sha256}
     assert stored(store, "turns", wanted, TrainTask)
     assert not stored(store, "turns", wanted | {"cycle": {"swa": "0" * 64}}, TrainTask)
