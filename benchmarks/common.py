@@ -164,7 +164,7 @@ def sentence_rows(count: int, shape: str, *, file: str | None = None, seed: int 
     those of English newswire drawn at random), random ids and labels."""
     import numpy as np
 
-    from madx.data.windows import Row
+    from madx.data.labelled.windows import Row
 
     chance = np.random.default_rng(seed)
     rows = []
@@ -181,7 +181,7 @@ def _pieces(count: int, file: str | None, chance) -> list[list[int]]:
     if file is None:
         lengths = chance.lognormal(2.9, 0.6, count).clip(2, 80).astype(int)
         return [(1 + chance.poisson(0.35, n)).tolist() for n in lengths]
-    from madx.data.conll import read_conll
+    from madx.data.labelled.conll import read_conll
 
     sentences = read_conll(file, repair=True)[:count]
     return [[-(-len(word) // LETTERS_OF_A_PIECE) for word in s.tokens] for s in sentences]

@@ -34,7 +34,7 @@ def measure(chosen) -> list[dict]:
     import torch
     from train import ner_task
 
-    from madx.data.batches import collate
+    from madx.data.labelled.batches import collate
     from madx.engine import Engine
     from madx.jobs.evaluate import control_compositions
     from madx.training.precision import to_bf16

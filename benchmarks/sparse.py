@@ -134,9 +134,9 @@ def measure_store() -> dict:
 
 def measure_select() -> dict:
     """Seconds and transient memory of the exact choice of K entries among all weights."""
-    from madx.training.selections import SELECTIONS, Evidence
-    from madx.training.selections.base import top
     from madx.training.settings import SparseSettings
+    from madx.training.sparse.selections import SELECTIONS, Evidence
+    from madx.training.sparse.selections.base import top
 
     base = xlmr_base()
     made, unit = difference(base, "swa", 1)

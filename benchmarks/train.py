@@ -57,7 +57,7 @@ def language_task(vocabulary: int):
 
 def ner_task(rows: list, *, tokens_per_batch: int | None = None):
     """NER on ready rows."""
-    from madx.data.labels import LabelSet
+    from madx.data.labelled.labels import LabelSet
     from madx.tasks.ner import NER
 
     class Marks:
@@ -77,8 +77,8 @@ class Ours:
     def __init__(self, base, kind: str, precision: str, rows: list | None, parts="pfeiffer"):
         from madx.engine import Engine
         from madx.training import TrainSettings, loop
-        from madx.training.moving import ModuleMoves
         from madx.training.precision import to_bf16
+        from madx.training.trainable import ModuleMoves
 
         self.base = base
         self.engine = Engine(base)
@@ -126,7 +126,7 @@ class Theirs:
         """One step, or one epoch of a task; the first loss of it."""
         import torch
 
-        from madx.data.batches import collate
+        from madx.data.labelled.batches import collate
 
         losses = []
         chunks = [None] if self.kind == "language" else [self.rows[i : i + PEER_ROWS] for i in range(0, len(self.rows), PEER_ROWS)]
@@ -192,7 +192,7 @@ class Kept(Ours):
     """A task module in the upper half of the layers, the states below kept."""
 
     def __init__(self, base, precision: str, rows: list):
-        from madx.training.caching import frozen_layers
+        from madx.training.cache_policy import frozen_layers
 
         lower = list(range(base.depth // 2))
         super().__init__(base, "task", precision, rows, parts={"bottleneck": {"leave_out": lower, "reduction_factor": 2}})
@@ -204,7 +204,7 @@ def _mean_loss(ours: Ours, rows: list) -> float:
     """The mean loss over the peer's first batch, by our engine."""
     import torch
 
-    from madx.data.batches import collate
+    from madx.data.labelled.batches import collate
 
     batch = collate(rows[:PEER_ROWS], 1)
     with torch.no_grad():

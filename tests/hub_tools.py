@@ -34,7 +34,8 @@ def local_hub(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # Xet is a protocol of its own; LFS is spoken by both
     with LocalHub() as hub:
-        monkeypatch.setattr("madx.interop.hub.Hub", partial(Hub, endpoint=hub.url))
+        for home in ("madx.interop.hub.Hub", "madx.interop.hub.hub.Hub"):
+            monkeypatch.setattr(home, partial(Hub, endpoint=hub.url))
         set_offline(monkeypatch, False)
         yield hub
     fresh_sessions()

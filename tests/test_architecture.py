@@ -17,15 +17,14 @@ FLOORS = (
     ("madx.cli",),
     ("madx.front",),
     ("madx.jobs",),
-    ("madx.training", "madx.evaluation", "madx.interop"),
+    ("madx.training", "madx.report", "madx.results", "madx.interop"),
     ("madx.tasks", "madx.store"),
-    ("madx.data", "madx.scores"),
-    ("madx.engine", "madx.mixing", "madx.explain", "madx.differences", "madx.merging", "madx.narrowing", "madx.frozen", "madx.masked_loss",
-     "madx.plan", "madx.routing", "madx.splits", "madx.module", "madx.base"),
-    ("madx.composition", "madx.composition_text", "madx.sites", "madx.presets"),
-    ("madx.fingerprints",),
-    ("madx.modules",),
-    ("madx.registry", "madx.config", "madx.gaps"),
+    ("madx.data", "madx.metrics"),
+    ("madx.engine",),
+    ("madx.module",),
+    ("madx.base", "madx.module_types"),
+    ("madx.composition", "madx.contract"),
+    ("madx.registry", "madx.config"),
     ("madx.errors",),
 )
 
@@ -71,10 +70,10 @@ def test_the_rule_finds_an_import_that_goes_up(tmp_path):
     bad = tmp_path / "x.py"
     bad.write_text("def f():\n    from madx.engine import Engine\n")
     assert [n for n, _ in imports(bad)] == ["madx.engine"]
-    assert floor("madx.engine") < floor("madx.modules.bottleneck") and floor("madx.cli.jobs") < floor("madx")
+    assert floor("madx.engine") < floor("madx.module_types.bottleneck") and floor("madx.cli.jobs") < floor("madx")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "modules").glob("*.py")), ids=name_of)
+@pytest.mark.parametrize("path", sorted((ROOT / "module_types").glob("*.py")), ids=name_of)
 def test_module_types_know_torch_alone(path):
     allowed = {"torch", "pydantic", "madx", "typing", "abc", "dataclasses", "math", "collections", "functools", "itertools", "hashlib"}
     assert {name.partition(".")[0] for name, _ in imports(path)} <= allowed
@@ -103,7 +102,7 @@ def test_no_assert_in_the_library(path):
 
 def public(node, inside=""):
     """Public functions, classes and methods by name. A method needs no words of its own when the contract of its parent
-    says them (modules/base.py, tasks/base.py, nn.Module's forward), or when it is as short as a sentence would be."""
+    says them (contract/module_type.py, tasks/base.py, nn.Module's forward), or when it is as short as a sentence would be."""
     for child in node.body:
         if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not child.name.startswith("_"):
             if not inside or isinstance(child, ast.ClassDef) or child.name not in CONTRACT and child.end_lineno - child.lineno > 8:
@@ -113,7 +112,7 @@ def public(node, inside=""):
 
 
 CONTRACT = {"forward"} | {
-    n.name for p in ("modules/base.py", "tasks/base.py") for n in ast.walk(tree(ROOT / p)) if isinstance(n, ast.FunctionDef)
+    n.name for p in ("contract/module_type.py", "tasks/base.py") for n in ast.walk(tree(ROOT / p)) if isinstance(n, ast.FunctionDef)
 }
 
 

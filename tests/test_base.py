@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 
 from madx.base import Base, load_base
+from madx.base.families import FAMILIES, family_of
+from madx.base.fingerprints import VALUES, base_fingerprint, tokenizer_fingerprint
 from madx.engine import Engine
 from madx.errors import BaseError
-from madx.fingerprints import VALUES, base_fingerprint, tokenizer_fingerprint
-from madx.sites import FAMILIES, family_of
 
 
 def save(folder, model, tokenizer=None):

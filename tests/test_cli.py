@@ -13,12 +13,12 @@ import yaml
 from cli_tools import ROOT, SCHEMAS, captured, process, run
 
 import madx.jobs
+from madx.base.families import FAMILIES
 from madx.cli import app
 from madx.config import load
 from madx.errors import MadxError
-from madx.modules import MODULE_TYPES
-from madx.presets import PRESETS, make_parts
-from madx.sites import FAMILIES
+from madx.module.presets import PRESETS, make_parts
+from madx.module_types import MODULE_TYPES
 from madx.tasks import TASKS
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import dense, snapshot, sparse, unchanged
 
-import madx.differences
+import madx.engine.weight_deltas
 from madx.composition import Average, Scaled, Stack, Ties
 from madx.engine import Engine
 from madx.errors import BaseError, CompositionError, ConfigError
@@ -145,7 +145,7 @@ def test_a_failure_at_any_moment_leaves_the_composition_before(monkeypatch, ids)
     engine.activate("a + b")
     before = snapshot(base)
     real, calls = torch.Tensor.scatter_, []
-    monkeypatch.setattr(madx.differences, "RUN", 7)
+    monkeypatch.setattr(madx.engine.weight_deltas, "RUN", 7)
     for number in (0, 1, 5, 40, 200):
         calls.clear()
 
@@ -236,7 +236,7 @@ def test_threads_write_the_same(monkeypatch):
     once = snapshot(base)
     engine.activate(None)
     state = snapshot(base)
-    monkeypatch.setattr(madx.differences, "PIECE", 100)
+    monkeypatch.setattr(madx.engine.weight_deltas, "PIECE", 100)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     engine.activate("a + b")
     assert unchanged(base, once)
@@ -326,7 +326,7 @@ def test_a_factor_scales_the_change_of_an_adapter(base, ids):
     assert len({tuple(o.flatten()[:9].tolist()) for o in outs.values()}) == 4
     unit = engine.modules["a"].units["layer.2.ffn"]["bottleneck"]
     step = engine.compile(Stack(Scaled("a", 0.5)))["layer.2.ffn"][0]
-    from madx.modules.base import Sublayer
+    from madx.contract.module_type import Sublayer
 
     at = Sublayer(torch.randn(1, 2, 32), lambda x: x, {})
     assert torch.allclose(step(at), 0.5 * unit(at))
@@ -440,8 +440,8 @@ def test_counts():
 
 
 def test_the_papers_counts_on_xlmr_base():
-    from madx.modules.base import BaseParameter, Site
-    from madx.modules.sparse_diff import SparseDiffConfig
+    from madx.contract.module_type import BaseParameter, Site
+    from madx.module_types.sparse_diff import SparseDiffConfig
 
     site = Site("parameters", "parameters", 768, 12, parameters=(BaseParameter("w", (250_002, 768), "embeddings", None, "weight"),))
     assert SparseDiffConfig().count(site) == 7_667_712 and SparseDiffConfig(entries="task").count(site) == 14_155_776

@@ -6,10 +6,10 @@ import torch
 from tiny import snapshot, unchanged
 
 from madx.composition import Average, Stack, parse
+from madx.contract.module_type import Sublayer
 from madx.engine import Engine
 from madx.errors import BaseError, CompositionError, MadxError
 from madx.module import Module, new_module
-from madx.modules.base import Sublayer
 
 
 def module(base, name, parts="madx", *, seed=0, role="language", labels=()):
@@ -269,7 +269,7 @@ def test_one_engine_per_base_and_an_undescribed_base():
     Engine(base).close()
     from transformers import FNetConfig
 
-    from madx.sites import family_of
+    from madx.base.families import family_of
 
     with pytest.raises(BaseError, match="'fnet', whose sites are not described. Described: BERT.*one more `Family`"):
         family_of(FNetConfig())

@@ -9,7 +9,7 @@ import torch
 from cli_tools import run
 from tiny import snapshot, unchanged
 
-from madx.data.labels import LabelSet
+from madx.data.labelled.labels import LabelSet
 from madx.engine import Engine
 from madx.errors import ConfigError, StoreError
 from madx.interop import export_plain

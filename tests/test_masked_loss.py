@@ -5,9 +5,9 @@ import tiny
 import torch
 import torch.nn.functional as F
 
-from madx import masked_loss as file
 from madx.engine import Engine
-from madx.masked_loss import masked_loss
+from madx.engine import mlm_loss as file
+from madx.engine.mlm_loss import masked_loss
 from madx.module import new_module
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny import snapshot, sparse, unchanged
 from tiny_files import fill
 
-import madx.differences
+import madx.engine.weight_deltas
 from madx.engine import Engine
 from madx.errors import BaseError, CompositionError, ConfigError
 from madx.module import new_module
@@ -47,7 +47,7 @@ def test_any_order_and_any_accident_returns_theta_0(sequence):
         return write(self, *args)
 
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr(madx.differences, "RUN", 300)
+        patch.setattr(madx.engine.weight_deltas, "RUN", 300)
         seen = {}
         for item, more, cut_at in sequence:
             before = str(engine.composition)
@@ -74,7 +74,7 @@ def test_a_language_and_a_task_of_different_kinds_train_evaluate_and_swap(langua
     """An adapter language module under a sparse task module and the reverse, both swapped for the other kind."""
     import tiny_runs as runs
 
-    from madx.data.labels import LabelSet
+    from madx.data.labelled.labels import LabelSet
     from madx.training import SparseSettings, TrainSettings, fit
 
     engine = Engine(tiny.base())

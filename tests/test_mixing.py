@@ -2,11 +2,11 @@ import pytest
 import tiny
 import torch
 
-from madx.data.conll import Sentence
-from madx.data.labels import LabelSet
+from madx.data.labelled.conll import Sentence
+from madx.data.labelled.labels import LabelSet
 from madx.engine import Engine
+from madx.engine.entropy_mixing import EntropyMixing
 from madx.errors import CompositionError
-from madx.mixing import EntropyMixing
 from madx.module import new_module
 from madx.tasks.ner import NER
 from madx.tasks.token_classification import word_logits
@@ -37,7 +37,7 @@ def task():
 
 
 def batch(task, sentences=SENTENCES):
-    from madx.data.windows import encode_words
+    from madx.data.labelled.windows import encode_words
 
     return task._collate(encode_words(task.tokenizer, sentences, None, max_length=40))
 

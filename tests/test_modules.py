@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import madx.modules
+import madx.module_types
+from madx.contract.module_type import BaseParameter, ModuleType, PartConfig, Site, Sublayer
 from madx.errors import ConfigError, MadxError
-from madx.modules import MODULE_TYPES
-from madx.modules.base import BaseParameter, ModuleType, PartConfig, Site, Sublayer
-from madx.modules.bottleneck import ACTIVATIONS, Bottleneck, BottleneckConfig
-from madx.modules.invertible import Invertible, InvertibleConfig
-from madx.presets import PRESETS, make_parts, preset
+from madx.module.presets import PRESETS, make_parts, preset
+from madx.module_types import MODULE_TYPES
+from madx.module_types.bottleneck import ACTIVATIONS, Bottleneck, BottleneckConfig
+from madx.module_types.invertible import Invertible, InvertibleConfig
 
 WIDTH, DEPTH = 12, 3
 SITES = [Site("embeddings", "embeddings", WIDTH, DEPTH)] + [
@@ -57,7 +57,7 @@ def bottleneck(seed=0, **config):
 
 
 def test_the_registry_is_the_folder():
-    files = {p.stem for p in Path(madx.modules.__file__).parent.glob("*.py")} - {"__init__", "base"}
+    files = {p.stem for p in Path(madx.module_types.__file__).parent.glob("*.py")} - {"__init__", "base"}
     assert {cls.__module__.rpartition(".")[2] for cls in map(MODULE_TYPES.get, MODULE_TYPES.names())} == files
     assert all(not f.startswith("_") for f in files), "a file of this folder that is never discovered"
 

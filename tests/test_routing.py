@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from madx.composition import Route
 from madx.engine import Engine
+from madx.engine.entropy_mixing import EntropyMixing
+from madx.engine.routing import RoutePlan
 from madx.errors import CompositionError
 from madx.interop import export_modules
-from madx.mixing import EntropyMixing
 from madx.module import new_module
-from madx.modules import MODULE_TYPES
-from madx.routing import RoutePlan
+from madx.module_types import MODULE_TYPES
 from madx.tasks.token_classification import word_logits
 from madx.training import TrainSettings, fit
 
@@ -177,14 +177,14 @@ def test_a_batch_of_one_branch_runs_the_plain_plan_and_nothing_is_compiled_twice
     mixed = made(ids, mask, branches=[0, 1, 0, 1])
     made.activate(None)
     monkeypatch.setattr(Engine, "compile", None)
-    monkeypatch.setattr("madx.routing.merged", None)
+    monkeypatch.setattr("madx.engine.routing.merged", None)
     made.activate("route(swa + ner, yor + ner)")
     assert torch.equal(made(ids, mask, branches=[0, 1, 0, 1]), mixed)
     assert torch.allclose(made(ids, mask, branches=[0, 1, 1, 1])[:2], mixed[:2], atol=1e-5)
 
 
 def test_only_the_newest_sets_of_branches_are_kept(monkeypatch):
-    monkeypatch.setattr("madx.routing.KEPT", 2)
+    monkeypatch.setattr("madx.engine.routing.KEPT", 2)
     made = engine(swa="pfeiffer", yor="pfeiffer", hau="pfeiffer")
     made.activate("route(swa, yor, hau)")
     ids, mask = tiny.inputs(2)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny import sparse
 
-from madx import gaps
+from madx.contract import index_coding
+from madx.contract.module_type import BaseParameter, Site
 from madx.errors import StoreError
-from madx.modules.base import BaseParameter, Site
-from madx.modules.sparse_diff import Space, SparseDiff, SparseDiffConfig
+from madx.module_types.sparse_diff import Space, SparseDiff, SparseDiffConfig
 from madx.store import Store
 
 quick = settings(derandomize=True, max_examples=100, deadline=None)
@@ -24,8 +24,8 @@ quick = settings(derandomize=True, max_examples=100, deadline=None)
 @quick
 def test_gaps_and_back(indices, dtype):
     indices = torch.tensor(sorted(indices), dtype=dtype)
-    coded = gaps.encode(indices)
-    assert coded.dtype == torch.uint8 and torch.equal(gaps.decode(coded).long(), indices.long()) and gaps.entries(coded) == len(indices)
+    coded = index_coding.encode(indices)
+    assert coded.dtype == torch.uint8 and torch.equal(index_coding.decode(coded).long(), indices.long()) and index_coding.entries(coded) == len(indices)
     assert len(coded) == len(indices) + int((indices.diff(prepend=indices.new_tensor([-1])) - 1).div(255, rounding_mode="floor").sum())
 
 
@@ -33,34 +33,34 @@ def test_gaps_and_back(indices, dtype):
 def test_gaps_at_the_borders_of_a_byte(gap):
     indices = torch.tensor([3, 4 + gap, 5 + gap])
     if gap < 10**6:
-        assert torch.equal(gaps.decode(gaps.encode(indices)).long(), indices)
-        assert len(gaps.encode(indices)) == 3 + gap // 255
+        assert torch.equal(index_coding.decode(index_coding.encode(indices)).long(), indices)
+        assert len(index_coding.encode(indices)) == 3 + gap // 255
     else:  # indices beyond 32 bits: 8.4 million escapes
-        assert torch.equal(gaps.decode(gaps.encode(indices)), indices)
+        assert torch.equal(index_coding.decode(index_coding.encode(indices)), indices)
 
 
 @pytest.mark.parametrize(("indices", "message"), [([3, 2], "entry 1 is not above.*unsorted"), ([2, 2], "entry 1.*the same"), ([-2, 1], "entry 0")])
 def test_what_cannot_be_coded(indices, message):
     with pytest.raises(ValueError, match=message):
-        gaps.encode(torch.tensor(indices))
+        index_coding.encode(torch.tensor(indices))
 
 
 def test_damaged_gaps():
     with pytest.raises(ValueError, match="cut"):
-        gaps.decode(torch.tensor([3, 255], dtype=torch.uint8))
+        index_coding.decode(torch.tensor([3, 255], dtype=torch.uint8))
     with pytest.raises(ValueError, match="one row of bytes"):
-        gaps.decode(torch.tensor([3, 255]))
+        index_coding.decode(torch.tensor([3, 255]))
 
 
 @given(st.binary(max_size=40))
 @quick
 def test_any_bytes_spell_ascending_indices_or_are_refused(data):
     try:
-        indices = gaps.decode(torch.tensor(list(data), dtype=torch.uint8))
+        indices = index_coding.decode(torch.tensor(list(data), dtype=torch.uint8))
     except ValueError:
         assert data[-1] == 255
     else:
-        assert (indices.diff() > 0).all() and gaps.encode(indices).tolist() == list(data)
+        assert (indices.diff() > 0).all() and index_coding.encode(indices).tolist() == list(data)
 
 
 # ---- entries ---------------------------------------------------------------------------------------------------------

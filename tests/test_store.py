@@ -24,7 +24,7 @@ import madx
 from madx.engine import Engine
 from madx.errors import BaseError, ConfigError, MadxError, StoreError
 from madx.module import ModuleInfo, new_module
-from madx.presets import PRESETS, make_parts
+from madx.module.presets import PRESETS, make_parts
 from madx.store import Store, check_target, folders, load_module, read_info, save_module
 from madx.store.card import model_card
 from madx.store.manifest import FORMAT, LAYOUT, WeightsRecord, check_language, from_text, manifest_of, to_text

@@ -15,10 +15,10 @@ import tiny
 import torch
 from safetensors.torch import save_file
 
-from madx.data.blocks import BlockArray, Blocks
-from madx.data.conll import Sentence
-from madx.data.labels import LabelSet
-from madx.data.packing import CorpusStats
+from madx.data.labelled.conll import Sentence
+from madx.data.labelled.labels import LabelSet
+from madx.data.text.blocks import BlockArray, Blocks
+from madx.data.text.packing import CorpusStats
 from madx.engine import Engine
 from madx.errors import TrainingError
 from madx.module import new_module

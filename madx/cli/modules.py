@@ -103,7 +103,7 @@ def types(
     import sys
 
     from madx.config import describe
-    from madx.modules import MODULE_TYPES
+    from madx.module_types import MODULE_TYPES
 
     out.print("parts:")
     for kind_name in [name] if name else MODULE_TYPES.names():
@@ -117,7 +117,7 @@ def types(
 @app.command()
 def presets():
     """Presets: named sets of parts, for `parts: NAME` in YAML or --parts NAME."""
-    from madx.presets import PRESETS
+    from madx.module.presets import PRESETS
 
     table = Table("preset", "what it is", "parts", box=SIMPLE)
     for name, (parts, description) in PRESETS.items():

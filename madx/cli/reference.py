@@ -51,7 +51,7 @@ def tasks():
 
 def bases():
     """List the families of bases whose sites are described; any base of such a model type can be used."""
-    from madx.sites import FAMILIES
+    from madx.base.families import FAMILIES
 
     table = Table(
         "family", "model_type in config.json", "norm", "invertible part undone before the decoder", box=SIMPLE

@@ -132,7 +132,7 @@ def report(
 
     Example: madx report runs/evaluate-ner
     """
-    from madx.evaluation.page import write_report
+    from madx.report.page import write_report
 
     out.print("files: " + "  ".join(map(str, write_report(run))))
 

@@ -9,8 +9,8 @@ from madx.interop.adapterhub import (
 from madx.interop.base import FORMATS, Format, Imported, Wish, export_modules, import_into, import_modules
 from madx.interop.composable_sft import export_composable_sft, import_composable_sft
 from madx.interop.hub import Hub
-from madx.interop.plain import export_plain
 from madx.interop.report import ImportReport
+from madx.interop.transformers_checkpoint import export_plain
 from madx.registry import discover
 
 discover(__name__)

@@ -4,8 +4,8 @@ from madx.jobs.compare import Compare, CompareResult, compare
 from madx.jobs.evaluate import Evaluate, EvaluateResult, evaluate
 from madx.jobs.inspect import Inspect, Inspection, inspect
 from madx.jobs.matrix import MatrixResult, matrix
-from madx.jobs.matrix_settings import Matrix
-from madx.jobs.plan import make_plan
+from madx.jobs.matrix.plan import make_plan
+from madx.jobs.matrix.settings import Matrix
 from madx.jobs.predict import Predictor
 from madx.jobs.train_language import LanguageResult, TrainLanguage, train_language
 from madx.jobs.train_task import TaskResult, TrainTask, train_task

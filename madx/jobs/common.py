@@ -16,10 +16,10 @@ from pydantic import Field
 
 from madx.base import Base, load_base
 from madx.config import Settings
+from madx.contract.module_type import PartConfig
 from madx.errors import ConfigError, MadxError
-from madx.modules import MODULE_TYPES
-from madx.modules.base import PartConfig
-from madx.presets import make_parts, preset
+from madx.module.presets import make_parts, preset
+from madx.module_types import MODULE_TYPES
 from madx.store import Store, check_language
 from madx.training.precision import choose_precision, to_bf16
 from madx.training.settings import TrainSettings

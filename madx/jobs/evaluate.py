@@ -8,20 +8,20 @@ from typing import Literal
 from pydantic import Field
 
 from madx.composition import Average, Composition, Stack
-from madx.data.conll import Sentence, write_conll
-from madx.data.corpora import corpus_files
-from madx.data.labels import LabelSet, require
-from madx.data.windows import Row
+from madx.data.labelled.conll import Sentence, write_conll
+from madx.data.labelled.labels import LabelSet, require
+from madx.data.labelled.windows import Row
+from madx.data.text.corpora import corpus_files
 from madx.engine import Engine
+from madx.engine.entropy_mixing import EntropyMixing
 from madx.errors import CompositionError, ConfigError, did_you_mean
-from madx.evaluation import CONTROLS, Cell, Meta, Missing, TransferMatrix
-from madx.evaluation.page import write_report
-from madx.evaluation.page.record import PREDICTIONS, prediction_file, save_modules
 from madx.jobs.common import JobSettings, bring_to, module_names, open_base, run_folder, versions
 from madx.jobs.proxies import Proxies, check_proxies, likeness, proxy_compositions
 from madx.jobs.train_task import Columns, file_sha256, read_labelled
-from madx.mixing import EntropyMixing
 from madx.module import ModuleInfo
+from madx.report.page import write_report
+from madx.report.page.record import PREDICTIONS, prediction_file, save_modules
+from madx.results.matrix import CONTROLS, Cell, Meta, Missing, TransferMatrix
 from madx.store import Store
 from madx.tasks import TASKS
 from madx.tasks.token_classification import TokenClassification, word_logits

@@ -7,13 +7,13 @@ from pathlib import Path
 from pydantic import Field
 
 from madx.base import load_tokenizer
+from madx.base.fingerprints import tokenizer_fingerprint
 from madx.config import Settings
-from madx.data.corpora import corpus_files, read_corpus
-from madx.data.inspect_labels import LabelReport, inspect_labels
-from madx.data.inspect_overlap import Overlap, SentenceIndex
-from madx.data.inspect_text import TextReport, inspect_text
+from madx.data.inspect.labels import LabelReport, inspect_labels
+from madx.data.inspect.overlap import Overlap, SentenceIndex
+from madx.data.inspect.text import TextReport, inspect_text
+from madx.data.text.corpora import corpus_files, read_corpus
 from madx.errors import ConfigError
-from madx.fingerprints import tokenizer_fingerprint
 from madx.jobs.common import versions
 from madx.jobs.train_language import recipe_steps
 from madx.jobs.train_task import Columns, file_sha256, read_labelled

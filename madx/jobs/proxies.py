@@ -1,9 +1,9 @@
 """What stands in for the module of a language that has none: compositions of other languages' modules, and their settings.
 
     nearest      the module of the most similar language
-    weighted     average(w_1 * a, w_2 * b, ...), weights by similarity, given or from n-grams (`madx.evaluation.similarity`)
+    weighted     average(w_1 * a, w_2 * b, ...), weights by similarity, given or from n-grams (`madx.metrics.language_similarity`)
     arithmetic   average(share * own, (1 - share) * relative); without a module of its own: relative and source's
-    emea         average(a, b, ...), its weights moved for each sentence to lower the entropy (`madx.mixing`)
+    emea         average(a, b, ...), its weights moved for each sentence to lower the entropy (`madx.engine.entropy_mixing`)
 
 Averages are of changes (weights types: of differences), where Klimaszewski et al. 2024 (arXiv:2404.15737) add the modules'
 weights themselves: for differences of weights that is the same, for bottlenecks it is not; they too choose the share on
@@ -18,9 +18,9 @@ from pydantic import Field
 
 from madx.composition import Average, Composition, Stack
 from madx.config import Settings
-from madx.data.corpora import read_corpus
+from madx.data.text.corpora import read_corpus
 from madx.errors import ConfigError, did_you_mean
-from madx.evaluation.similarity import LIMIT, NGRAM, Measure, mean_weights, similarities
+from madx.metrics.language_similarity import LIMIT, NGRAM, Measure, mean_weights, similarities
 
 log = logging.getLogger("madx")
 

@@ -15,11 +15,11 @@ from madx.base import load_base
 from madx.config import Settings
 from madx.data import world
 from madx.errors import ConfigError, did_you_mean
-from madx.evaluation import TransferMatrix
 from madx.jobs.evaluate import Evaluate, evaluate
 from madx.jobs.reuse import identity, train_if_missing
 from madx.jobs.train_language import TrainLanguage
 from madx.jobs.train_task import TrainTask
+from madx.results.matrix import TransferMatrix
 from madx.store import Store
 from madx.training import TrainSettings
 

@@ -15,13 +15,13 @@ from pydantic import ValidationError
 
 import madx.training
 from madx.base import Base
-from madx.data.corpora import check_exists, find_files, is_dataset, sha256_of
+from madx.contract.module_type import PartConfig
+from madx.data.text.corpora import check_exists, find_files, is_dataset, sha256_of
 from madx.errors import StoreError
 from madx.jobs.common import JobSettings, check_parts, is_main, versions
 from madx.jobs.train_language import TrainLanguage, train_language
 from madx.jobs.train_task import TrainTask, train_task
 from madx.module import ModuleInfo
-from madx.modules.base import PartConfig
 from madx.store import Store
 from madx.training.loop import UNIMPORTANT
 
@@ -31,7 +31,9 @@ NOT_LEARNT = frozenset(
     "seed seeds language_module".split()
 )  # fmt: skip
 #: folders and files of madx whose code decides what is learnt
-LEARNING_CODE = ("modules", "training", "tasks", "data/*.py", "*.py", "jobs/train_*.py")
+LEARNING_CODE = (
+    "composition", "contract", "module_types", "base", "module", "engine", "training", "tasks", "data", "*.py", "jobs/train_*.py",
+)  # fmt: skip
 
 
 def identity(job: TrainLanguage | TrainTask, base: Base, *, seed: int, under: str | None = None) -> dict:

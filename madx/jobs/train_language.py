@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 
 from madx.composition import check_name
-from madx.data.blocks import Blocks, pack_corpus
-from madx.data.corpora import corpus_files, find_files
+from madx.data.text.blocks import Blocks, pack_corpus
+from madx.data.text.corpora import corpus_files, find_files
 from madx.engine import Engine
 from madx.jobs.common import JobSettings, check_language, check_parts, is_main, open_training_base, run_folder, versions
 from madx.module import Module, new_module

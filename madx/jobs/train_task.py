@@ -13,14 +13,14 @@ from pydantic import Field, model_validator
 from madx.base import Base
 from madx.composition import Composition, Stack, check_name
 from madx.config import Settings
-from madx.data.conll import Sentence, read_conll, read_dataset
-from madx.data.corpora import is_dataset, sha256_of
-from madx.data.labels import LabelSet, require
+from madx.contract.module_type import PartConfig
+from madx.data.labelled.conll import Sentence, read_conll, read_dataset
+from madx.data.labelled.labels import LabelSet, require
+from madx.data.text.corpora import is_dataset, sha256_of
 from madx.engine import Engine
 from madx.errors import ConfigError
 from madx.jobs.common import JobSettings, check_language, check_parts, is_main, open_training_base, run_folder, versions
 from madx.module import Module, new_module
-from madx.modules.base import PartConfig
 from madx.store import Store, check_target
 from madx.tasks import TASKS
 from madx.tasks.base import Task

@@ -13,8 +13,8 @@ from madx.composition import check_name
 from madx.config import Settings
 from madx.errors import ConfigError, MadxError, StoreError, did_you_mean
 from madx.module import ModuleInfo
-from madx.modules import MODULE_TYPES
-from madx.presets import make_parts
+from madx.module.presets import make_parts
+from madx.module_types import MODULE_TYPES
 
 #: of the whole folder; a reader refuses a newer one
 FORMAT = 1

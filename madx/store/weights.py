@@ -11,7 +11,7 @@ from torch import Tensor
 
 from madx.errors import StoreError, did_you_mean
 from madx.module import Module
-from madx.modules import MODULE_TYPES
+from madx.module_types import MODULE_TYPES
 from madx.store.manifest import LAYOUT, Manifest, WeightsRecord, manifest_of
 from madx.store.tensors import TensorFile, read_tensors
 

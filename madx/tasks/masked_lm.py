@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from madx.data.batches import BlockBatches
-from madx.data.blocks import Blocks
-from madx.data.masking import IGNORED, mask_tokens, row_seed
+from madx.data.labelled.batches import BlockBatches
+from madx.data.text.blocks import Blocks
+from madx.data.text.masking import IGNORED, mask_tokens, row_seed
 from madx.engine import Engine
 from madx.errors import BaseError
 from madx.tasks.base import Batch, Task

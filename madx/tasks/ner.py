@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from madx.data.conll import Sentence
-from madx.scores import EntityScores, entity_scores
+from madx.data.labelled.conll import Sentence
+from madx.metrics.scores import EntityScores, entity_scores
 from madx.tasks.base import TASKS
 from madx.tasks.token_classification import TokenClassification
 

@@ -5,10 +5,10 @@ Score: accuracy over words; and macro F1, the mean over tags, in which rare ones
 
 from collections.abc import Sequence
 
-from madx.data.conll import Sentence
-from madx.data.labels import LabelSet
-from madx.data.tags import Inventory
-from madx.scores import WordScores, word_scores
+from madx.data.labelled.conll import Sentence
+from madx.data.labelled.labels import LabelSet
+from madx.data.labelled.tags import Inventory
+from madx.metrics.scores import WordScores, word_scores
 from madx.tasks.base import TASKS
 from madx.tasks.token_classification import TokenClassification
 

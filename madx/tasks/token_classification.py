@@ -8,16 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from madx.data.batches import batches, collate, merge_predictions
-from madx.data.conll import Sentence
-from madx.data.labels import LabelSet
-from madx.data.masking import IGNORED
-from madx.data.tags import Inventory
-from madx.data.windows import Row, encode_words
+from madx.data.labelled.batches import batches, collate, merge_predictions
+from madx.data.labelled.conll import Sentence
+from madx.data.labelled.labels import LabelSet
+from madx.data.labelled.tags import Inventory
+from madx.data.labelled.windows import Row, encode_words
+from madx.data.text.masking import IGNORED
 from madx.engine import Engine
+from madx.engine.entropy_mixing import EntropyMixing
+from madx.engine.explain import Explanation, RouteExplanation
 from madx.errors import DataError
-from madx.explain import Explanation, RouteExplanation
-from madx.mixing import EntropyMixing
 from madx.tasks.base import Batch, Task
 
 #: tokens, padding included, of a batch in prediction; a CPU is as fast with few, which leave less padding in a small set

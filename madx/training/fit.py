@@ -8,11 +8,11 @@ from madx.engine import Engine
 from madx.errors import ConfigError
 from madx.tasks.base import Task
 from madx.training import loop
-from madx.training.caching import frozen_layers
-from madx.training.moving import ModuleMoves
+from madx.training.cache_policy import frozen_layers
 from madx.training.precision import precision_of
 from madx.training.settings import TrainSettings
 from madx.training.sparse import SELECTED, fit_sparse
+from madx.training.trainable import ModuleMoves
 
 
 def fit(

@@ -1,4 +1,4 @@
-"""The training loop: what moves is given (`madx.training.moving`), everything else stands still.
+"""The training loop: what moves is given (`madx.training.trainable`), everything else stands still.
 
 Processes (started by `accelerate launch` or torchrun) share each global batch; gradients are summed and divided by the
 global count of predictions, so n processes take the same steps as one, to rounding. Data, masks, dropout and learning
@@ -21,10 +21,10 @@ from madx.engine import Engine
 from madx.errors import ConfigError, TrainingError
 from madx.tasks.base import Task
 from madx.training.checkpoint import read_checkpoint, require_same_run, write_checkpoint
-from madx.training.moving import Moving
 from madx.training.processes import by_the_first, over_processes, require_same, same_weights
 from madx.training.progress import ProgressView
 from madx.training.settings import TrainSettings
+from madx.training.trainable import Moving
 
 EVALUATIONS = 10  # in a run, when `evaluate_every` is not set
 CHECKPOINT = "checkpoint.safetensors"

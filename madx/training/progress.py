@@ -6,7 +6,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from madx.training.crowding import Crowding
+from madx.training.cpu_contention import Crowding
 
 #: seconds between two lines when the output is no terminal
 LINE_SECONDS = 15.0

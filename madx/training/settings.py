@@ -12,7 +12,7 @@ class SparseSettings(Settings):
 
     selection: str = Field(
         default="magnitude",
-        description="Which entries: magnitude, fisher, svd, diff_pruning, drop_and_grow, random, everything; see madx.training.selections.",
+        description="Which entries: magnitude, fisher, svd, diff_pruning, drop_and_grow, random, everything; see madx.training.sparse.selections.",
     )
     iterations: int = Field(default=1, ge=1, description="Rounds of selecting and training; each adds its share of the entries.")
     full_share: float = Field(

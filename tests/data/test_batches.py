@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from madx.data.batches import BlockBatches, batches, collate, merge_predictions
-from madx.data.conll import Sentence, read_conll
-from madx.data.labels import LabelSet
-from madx.data.windows import Row, encode_words, windows, word_pieces
+from madx.data.labelled.batches import BlockBatches, batches, collate, merge_predictions
+from madx.data.labelled.conll import Sentence, read_conll
+from madx.data.labelled.labels import LabelSet
+from madx.data.labelled.windows import Row, encode_words, windows, word_pieces
 from madx.errors import ConfigError, DataError
 
 LABELS = LabelSet(("O", "B-A", "I-A"))

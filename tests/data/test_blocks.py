@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from madx.data import packing
-from madx.data.blocks import BlockArray, Blocks, pack_corpus
-from madx.data.packing import BUCKETS, CorpusStats, Flat, held_out_lines
-from madx.data.tokenizing import frame_of, text_ids
+from madx.base.fingerprints import tokenizer_fingerprint
+from madx.data.text import packing
+from madx.data.text.blocks import BlockArray, Blocks, pack_corpus
+from madx.data.text.packing import BUCKETS, CorpusStats, Flat, held_out_lines
+from madx.data.text.tokenizing import frame_of, text_ids
 from madx.errors import BaseError, ConfigError, DataError
-from madx.fingerprints import tokenizer_fingerprint
 
 
 def corpus(folder, lines=400, seed=0):
@@ -127,7 +127,7 @@ def test_second_use_reads_the_cache_and_says_so(tmp_path, tokenizer, caplog, mon
     first = pack_corpus(file, tokenizer, block_size=32, cache=tmp_path / "cache")
     assert "packed into" in caplog.text and [p.name for p in (tmp_path / "cache").iterdir()] == [first.folder.name]
     file.rename(tmp_path / "moved.txt")  # the contents count, not the name
-    monkeypatch.setattr("madx.data.blocks.tokenise", None)
+    monkeypatch.setattr("madx.data.text.blocks.tokenise", None)
     second = pack_corpus(tmp_path / "moved.txt", tokenizer, block_size=32, cache=tmp_path / "cache")
     assert "read from the cache" in caplog.text
     assert second.stats == first.stats and np.array_equal(second.train[:], first.train[:])
@@ -167,7 +167,7 @@ def test_full_disk_leaves_nothing_behind(tmp_path, tokenizer, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("madx.data.blocks.pack", full)
+    monkeypatch.setattr("madx.data.text.blocks.pack", full)
     with pytest.raises(DataError, match="cannot be written.*No space left"):
         pack_corpus(file, tokenizer, block_size=32, cache=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []

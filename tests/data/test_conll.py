@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from madx.data.conll import Sentence, read_conll, read_dataset, write_conll
-from madx.data.labels import LabelSet, spans
-from madx.data.tags import detect_scheme, to_iob2
+from madx.data.labelled.conll import Sentence, read_conll, read_dataset, write_conll
+from madx.data.labelled.labels import LabelSet, spans
+from madx.data.labelled.tags import detect_scheme, to_iob2
 from madx.errors import ConfigError, DataError
 
 FINE = "Ada\tB-PER\nLovelace\tI-PER\nmet\tO\n\nBob\tB-PER\n"
@@ -196,7 +196,7 @@ def test_writing_is_whole_or_not_at_all(tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("madx.data.conll.os.fsync", full)
+    monkeypatch.setattr("madx.data.labelled.conll.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_conll(file, [Sentence(("new",), ("O",))])
     assert file.read_text().startswith("a b c") and list(tmp_path.iterdir()) == [file]

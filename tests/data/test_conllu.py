@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from madx.data.conll import Sentence, read_conll
+from madx.data.labelled.conll import Sentence, read_conll
 from madx.errors import DataError
 
 

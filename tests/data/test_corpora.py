@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 
-from madx.data.corpora import corpus_files, parse_dataset_name, read_corpus
+from madx.data.text.corpora import corpus_files, parse_dataset_name, read_corpus
 from madx.errors import ConfigError, DataError
 
 LINES = ["first line", "zweite Zeile", "mstari wa tatu"]

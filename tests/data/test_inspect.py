@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from madx.data import inspect_text as module
-from madx.data.conll import Sentence
-from madx.data.inspect_labels import inspect_labels
-from madx.data.inspect_overlap import LEAST, SentenceIndex, letters
-from madx.data.inspect_text import Duplicates, inspect_text, script_of, scripts
-from madx.data.tags import Inventory
+from madx.data.inspect import text as module
+from madx.data.inspect.labels import inspect_labels
+from madx.data.inspect.overlap import LEAST, SentenceIndex, letters
+from madx.data.inspect.text import Duplicates, inspect_text, script_of, scripts
+from madx.data.labelled.conll import Sentence
+from madx.data.labelled.tags import Inventory
 
 
 def has(warnings, *words):

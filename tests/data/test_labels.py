@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from madx.data.conll import Sentence
-from madx.data.labels import LabelSet, require, spans
+from madx.data.labelled.conll import Sentence
+from madx.data.labelled.labels import LabelSet, require, spans
 from madx.errors import DataError
 
 

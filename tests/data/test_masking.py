@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from madx.data.masking import mask_tokens, row_seed
+from madx.data.text.masking import mask_tokens, row_seed
 
 SPECIAL, MASK, VOCAB = [0, 1, 2, 3, 49], 49, 50
 

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from madx.errors import MadxError
-from madx.evaluation.comparison import Candidate, Comparison, amount, spread
+from madx.results.comparison import Candidate, Comparison, amount, spread
 
 GOOD = Candidate("full", 1_200_000, 4_900_000, 80_000_000, 3.2e12, 30, [0.2, 0.1, 0.3], {1: 80.0, 2: 82.0, 3: 81.0}, [1.0, 1.01, 0.99], ["m@1"])
 LIKE = Candidate("adapters", 9000, 40_000, 9_000_000, 2e12, 30, [0.1], {1: 79.0, 2: 82.5, 3: 80.0}, [1.1])

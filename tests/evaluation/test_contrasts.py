@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from madx.evaluation import Cell, Meta, Missing, TransferMatrix, entity_scores, heatmap, holm
-from madx.evaluation.contrasts import best, between, like_best
-from madx.evaluation.significance import judged, resampled_f1, seed_difference
+from madx.metrics.scores import entity_scores
+from madx.metrics.significance import holm, judged, resampled_f1, seed_difference
+from madx.report import heatmap
+from madx.results.contrasts import best, between, like_best
+from madx.results.matrix import Cell, Meta, Missing, TransferMatrix
 
 META = Meta("ner", "eng", "tiny-base")
 SKILL = {"none": 0.6, "source": 0.6, "target": 0.9, "mean": 0.62, "weighted": 0.75, "emea": 0.9}
@@ -141,7 +143,7 @@ counts = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0,
 @given(counts, st.integers(0, 99))
 @settings(derandomize=True, max_examples=40, deadline=None)
 def test_bootstrap_is_symmetric(rows, seed):
-    from madx.evaluation import Statistics
+    from madx.metrics.scores import Statistics
 
     gold = [g for g, *_ in rows]
     a = Statistics([min(g, t) for g, t, *_ in rows], gold, [min(g, t) + w for g, t, w, *_ in rows])

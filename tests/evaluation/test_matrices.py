@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from madx.errors import DataError
-from madx.evaluation import Cell, Meta, Missing, TransferMatrix, entity_scores
-from madx.evaluation.matrices import Entry, Matrices, joined
+from madx.metrics.scores import entity_scores
+from madx.results.matrices import Entry, Matrices, joined
+from madx.results.matrix import Cell, Meta, Missing, TransferMatrix
 
 TAGS = ["O", "O", "B-PER", "B-LOC"]
 

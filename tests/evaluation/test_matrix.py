@@ -15,8 +15,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
 
 from madx.errors import DataError, MadxError
-from madx.evaluation import CONTROLS, Cell, Meta, Missing, TransferMatrix, entity_scores, heatmap
-from madx.evaluation.significance import paired_bootstrap, seed_difference
+from madx.metrics.scores import entity_scores
+from madx.metrics.significance import paired_bootstrap, seed_difference
+from madx.report import heatmap
+from madx.results.matrix import CONTROLS, Cell, Meta, Missing, TransferMatrix
 
 META = Meta("ner", "eng", "tiny-base", {"swa/test.conll": "ab" * 32}, {"torch": "2.13.0"}, "Synthetic.")
 SKILL = {"none": 0.70, "source": 0.68, "target": 0.85, "mean": 0.72}
@@ -283,6 +285,6 @@ def test_heatmap_shows_every_place_and_keeps_labels_inside():
 
 
 def test_no_engine_is_imported():
-    code = ("import sys, madx.evaluation, madx.evaluation.heatmap, madx.evaluation.storage; "
+    code = ("import sys, madx.results.matrix, madx.report.heatmap, madx.results.json; "
             "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'matplotlib.pyplot')))")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

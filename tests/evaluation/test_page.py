@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_matrix import META, cells
 
-from madx.data.conll import Sentence, write_conll
+from madx.data.labelled.conll import Sentence, write_conll
 from madx.errors import DataError, MadxError
-from madx.evaluation import Cell, Missing, TransferMatrix
-from madx.evaluation.page import figures, write_report
-from madx.evaluation.page.errors import INVENTED, MISSED, confusion, examples
-from madx.evaluation.page.record import FORMAT, read_run, save_modules
-from madx.evaluation.page.svg import Svg, log_ticks, luminance, shade, ticks
-from madx.scores import entity_scores, word_scores
+from madx.metrics.scores import entity_scores, word_scores
+from madx.report.page import figures, write_report
+from madx.report.page.errors import INVENTED, MISSED, confusion, examples
+from madx.report.page.record import FORMAT, read_run, save_modules
+from madx.report.page.svg import Svg, log_ticks, luminance, shade, ticks
+from madx.results.matrix import Cell, Missing, TransferMatrix
 
 SECTIONS = ["scores", "differences", "types", "learning", "languages", "errors", "confusion", "compositions", "data"]
 HOSTILE = "<script>alert(1)</script>"
@@ -212,7 +212,7 @@ def test_text_in_a_heatmap_has_contrast(share):
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
 def test_the_style_sheet_has_contrast_in_both_modes(mode):
-    css = (files("madx.evaluation.page") / "report.css").read_text()
+    css = (files("madx.report.page") / "report.css").read_text()
     light, dark = (dict(re.findall(r"(--\w+): (#\w{6})", part)) for part in css.split("* {")[0].split("@media", 1))
     assert light.keys() == dark.keys()
     colours = light if mode == "light" else dark
@@ -273,5 +273,5 @@ def test_the_command_writes_it_again(folder, tmp_path):
 
 
 def test_the_package_of_the_record_needs_no_engine():
-    code = "import sys, madx.evaluation.page.record; sys.exit('transformers' in sys.modules or 'jinja2' in sys.modules)"
+    code = "import sys, madx.report.page.record; sys.exit('transformers' in sys.modules or 'jinja2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,7 +11,7 @@ import subprocess
 import pytest
 from test_page import fill
 
-from madx.evaluation.page import write_report
+from madx.report.page import write_report
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 HARNESS = """<!doctype html><body><script>

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from madx.errors import DataError, MadxError
-from madx.evaluation import Statistics, paired_bootstrap, seed_difference
-from madx.scores import _prf
+from madx.metrics.scores import Statistics, _prf
+from madx.metrics.significance import paired_bootstrap, seed_difference
 
 
 def drawn(sentences, skill, seed, gold_seed=0):
@@ -55,7 +55,7 @@ def test_bootstrap_is_deterministic_also_in_chunks(monkeypatch):
     a, b = drawn(50, 0.8, 1), drawn(50, 0.75, 2)
     whole = paired_bootstrap(a, b, seed=3)
     assert paired_bootstrap(a, b, seed=3) == whole != paired_bootstrap(a, b, seed=4)
-    monkeypatch.setattr("madx.evaluation.significance._CHUNK", 50 * 7)
+    monkeypatch.setattr("madx.metrics.significance._CHUNK", 50 * 7)
     assert paired_bootstrap(a, b, seed=3) == whole
 
 

@@ -10,7 +10,7 @@ from scipy.spatial.distance import cosine, jensenshannon
 
 from madx.data import world
 from madx.errors import ConfigError, DataError
-from madx.evaluation.similarity import mean_weights, ngrams, similarities
+from madx.metrics.language_similarity import mean_weights, ngrams, similarities
 
 words = st.lists(st.text("abcdä", min_size=1, max_size=6), min_size=1, max_size=8).map(" ".join)
 

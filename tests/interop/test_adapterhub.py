@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from madx.engine import Engine
 from madx.errors import BaseError, CompositionError, ConfigError, MadxError, StoreError
 from madx.interop import export_adapterhub, import_adapterhub
-from madx.interop.adapterhub_config import ACTIVATIONS, read_parts, write_config
-from madx.interop.adapterhub_keys import LAYOUTS
+from madx.interop.adapterhub.config import ACTIVATIONS, read_parts, write_config
+from madx.interop.adapterhub.keys import LAYOUTS
 from madx.module import new_module
 
 LABELS = ("O", "B-PER", "I-PER")

@@ -17,7 +17,7 @@ from tiny import dense, snapshot, sparse, unchanged
 from madx.engine import Engine
 from madx.errors import BaseError, ConfigError, MadxError, StoreError
 from madx.interop import export_composable_sft, import_composable_sft
-from madx.interop.composable_sft_file import decoded, encoded
+from madx.interop.composable_sft.file import decoded, encoded
 from madx.module import new_module
 
 LABELS = ("O", "B-PER", "I-PER")

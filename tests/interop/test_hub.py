@@ -13,9 +13,9 @@ from huggingface_hub import ModelCard
 
 import madx
 from madx.errors import BaseError, CompositionError, HubError, MadxError, StoreError
-from madx.interop import hub as hub_file
 from madx.interop.hub import Hub, load
-from madx.interop.hub_words import Place
+from madx.interop.hub import hub as hub_file
+from madx.interop.hub.errors import Place
 from madx.jobs import Predictor
 from madx.module import new_module
 from madx.store import LAYOUT, Store, write_stored

@@ -16,11 +16,11 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 
 from madx.base import Base
 from madx.composition import Average, Stack, as_composition
+from madx.contract.module_type import Sublayer
 from madx.engine import Engine
 from madx.errors import BaseError, ConfigError
 from madx.interop import import_adapterhub
 from madx.module import new_module
-from madx.modules.base import Sublayer
 
 TOLERANCE = 1e-5
 BASES = ("xlmr", "bert")

@@ -11,9 +11,9 @@ from tiny_files import fill
 
 from madx.config import dump
 from madx.errors import ConfigError, MadxError
-from madx.jobs import Compare, compare, measure
-from madx.jobs.compare import CANDIDATES, jobs_of
-from madx.presets import preset
+from madx.jobs import Compare, compare
+from madx.jobs.compare import CANDIDATES, jobs_of, measure
+from madx.module.presets import preset
 from madx.store import Store
 
 FULL = CANDIDATES["full"]

@@ -39,8 +39,8 @@ from madx.interop import (  # noqa: E402
     import_adapterhub,
     import_adapterhub_setup,
 )
-from madx.interop.adapterhub_config import ACTIVATIONS  # noqa: E402
-from madx.interop.adapterhub_keys import LAYOUTS  # noqa: E402
+from madx.interop.adapterhub.config import ACTIVATIONS  # noqa: E402
+from madx.interop.adapterhub.keys import LAYOUTS  # noqa: E402
 from madx.module import new_module  # noqa: E402
 
 TOLERANCE = 1e-5

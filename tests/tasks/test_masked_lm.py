@@ -9,7 +9,7 @@ import tiny_runs as runs
 import torch
 import torch.nn.functional as F
 
-from madx.data.masking import IGNORED, mask_tokens, row_seed
+from madx.data.text.masking import IGNORED, mask_tokens, row_seed
 from madx.engine import Engine
 from madx.errors import BaseError
 from madx.module import new_module

@@ -8,12 +8,12 @@ from cli_tools import failed, run
 from sklearn.metrics import accuracy_score, f1_score
 from tiny_files import fill
 
-from madx.data.conll import Sentence
-from madx.data.labels import LabelSet
+from madx.data.labelled.conll import Sentence
+from madx.data.labelled.labels import LabelSet
 from madx.errors import ConfigError, DataError
-from madx.evaluation import TransferMatrix
 from madx.jobs.train_task import Columns, read_labelled
-from madx.scores import word_scores
+from madx.metrics.scores import word_scores
+from madx.results.matrix import TransferMatrix
 from madx.store import Store
 from madx.tasks import TASKS
 from madx.tasks.pos import POS, UPOS

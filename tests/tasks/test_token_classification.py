@@ -8,10 +8,10 @@ import tiny_runs as runs
 import torch
 
 from madx.composition import Route
-from madx.data.batches import collate
-from madx.data.conll import Sentence
-from madx.data.labels import LabelSet
-from madx.data.windows import encode_words
+from madx.data.labelled.batches import collate
+from madx.data.labelled.conll import Sentence
+from madx.data.labelled.labels import LabelSet
+from madx.data.labelled.windows import encode_words
 from madx.engine import Engine
 from madx.errors import CompositionError, ConfigError, DataError
 from madx.module import new_module

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from test_sparse import FAMILY, language, settings
 from tiny import scatter, snapshot, unchanged
 
-from madx.data.masking import IGNORED
+from madx.data.text.masking import IGNORED
 from madx.errors import CompositionError, ConfigError
 from madx.tasks.masked_lm import MaskedLM
 from madx.training import SparseSettings, fit
-from madx.training.exchange import EntryAdamW
 from madx.training.loop import run
-from madx.training.overlay import OverlayPhase
-from madx.training.phases import FullPhase
-from madx.training.selections import drop_and_grow
+from madx.training.sparse.dense_delta import OverlayPhase
+from madx.training.sparse.phases import FullPhase
+from madx.training.sparse.regrowth import EntryAdamW
+from madx.training.sparse.selections import drop_and_grow
 
 QUICK = {"selection": "drop_and_grow", "accumulate": 2, "reselect_every": 4, "replaced": 0.4, "sparse_l1": 0.0, "keep_best": False}
 

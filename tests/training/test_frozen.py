@@ -5,10 +5,10 @@ import tiny
 import tiny_runs as runs
 import torch
 
-from madx.data.labels import LabelSet
+from madx.data.labelled.labels import LabelSet
 from madx.engine import Engine
+from madx.engine.activation_cache import States
 from madx.errors import ConfigError
-from madx.frozen import States
 from madx.module import new_module
 from madx.training import TrainSettings, fit
 

@@ -9,7 +9,7 @@ from tiny import snapshot, unchanged
 from madx.jobs import common
 from madx.jobs.common import open_training_base
 from madx.jobs.train_language import TrainLanguage
-from madx.presets import preset
+from madx.module.presets import preset
 from madx.training import TrainSettings, fit, precision
 from madx.training.precision import choose_precision
 

@@ -5,8 +5,9 @@ import re
 import pytest
 import torch
 
-from madx.training import crowding, progress
-from madx.training.crowding import WATCHED, Crowding, Reading
+from madx.training import cpu_contention as crowding
+from madx.training import progress
+from madx.training.cpu_contention import WATCHED, Crowding, Reading
 from madx.training.progress import ProgressView
 
 CORES = 2

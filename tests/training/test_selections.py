@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from test_sparse import language, ner, settings
 from tiny import scatter, snapshot, unchanged
 
-import madx.training.selections
+import madx.training.sparse.selections
+from madx.contract.module_type import BaseParameter
 from madx.errors import TrainingError
-from madx.modules.base import BaseParameter
-from madx.modules.sparse_diff import Space
+from madx.module_types.sparse_diff import Space
 from madx.training import fit
-from madx.training.gradients import mean_squares
-from madx.training.selections import SELECTIONS, Evidence, base
+from madx.training.sparse.fisher_information import mean_squares
+from madx.training.sparse.selections import SELECTIONS, Evidence, base
 
 
 def test_the_registry_is_the_folder():
-    files = {p.stem for p in Path(madx.training.selections.__file__).parent.glob("*.py")} - {"__init__", "base"}
+    files = {p.stem for p in Path(madx.training.sparse.selections.__file__).parent.glob("*.py")} - {"__init__", "base"}
     assert {cls.__module__.rpartition(".")[2] for cls in map(SELECTIONS.get, SELECTIONS.names())} == files
 
 

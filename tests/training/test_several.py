@@ -9,13 +9,13 @@ from test_sparse import FAMILY, settings
 from tiny import dense, sparse, unchanged
 
 from madx.composition import Stack
-from madx.data.labels import LabelSet
+from madx.data.labelled.labels import LabelSet
 from madx.engine import Engine
 from madx.module import new_module
 from madx.tasks.sources import Source, Sources
 from madx.tasks.token_classification import TokenClassification
 from madx.training import fit
-from madx.training.overlay import OverlayPhase
+from madx.training.sparse.dense_delta import OverlayPhase
 
 PARTS = {
     "adapter": {"bottleneck": {"reduction_factor": 2.0}},

@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from tiny import dense, scatter, snapshot, sparse, unchanged
 
-from madx.data.labels import LabelSet
-from madx.data.masking import IGNORED
+from madx.data.labelled.labels import LabelSet
+from madx.data.text.masking import IGNORED
 from madx.engine import Engine
 from madx.errors import ConfigError, TrainingError
 from madx.module import new_module
 from madx.tasks.masked_lm import MaskedLM
 from madx.training import SparseSettings, TrainSettings, fit
-from madx.training.phases import Phase
-from madx.training.selections import SELECTIONS
+from madx.training.sparse.phases import Phase
+from madx.training.sparse.selections import SELECTIONS
 
 FAMILY = "xlm-roberta"
 
@@ -117,7 +117,7 @@ def test_a_language_equals_the_transcription(rounds):
         return F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORED)
 
     held_out = runs.blocks().held_out
-    from madx.data.masking import row_seed
+    from madx.data.text.masking import row_seed
     from madx.tasks.masked_lm import HELD_OUT_SEED
 
     ids, labels = task._mask(held_out[: len(held_out)], row_seed(HELD_OUT_SEED, 0, torch.arange(len(held_out)).numpy()))

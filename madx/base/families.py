@@ -1,0 +1,161 @@
+"""Where each base family keeps its sites, as data.
+
+A sublayer computes LN(h + x) in a post-norm base, h + x in a pre-norm base. For each, `SublayerPlace` names, as paths
+inside one layer: the module whose output is h, the module whose first input is x, and either the LN that takes h + x
+(post-norm) or the module whose output is the normed input (pre-norm). One more entry in `FAMILIES` describes a base.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from madx.contract.module_type import BaseParameter, Site
+from madx.errors import BaseError
+
+
+@dataclass(frozen=True)
+class SublayerPlace:
+    """Paths inside a layer; exactly one of `norm` (post-norm) and `input` (pre-norm) is set."""
+
+    output: str
+    residual: str
+    norm: str | None = None
+    input: str | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of bases.
+
+    layers: path of the layer list inside the encoder; embeddings: path of the embedding block inside the encoder;
+    embedding_width: config attribute, or the attribute to fall back to; before_decoder: paths inside the masked-LM
+    model, the first that exists is the last module before the decoder (an invertible part is undone on its output);
+    mlm_logits: hidden states `(n, width)` -> logits `(n, vocabulary)` by the model's own head; tied: whether the
+    decoder shares its weights with the embeddings (else nothing is undone before it); decoder_is_given: path inside the
+    masked-LM model of a head that is handed the embedding module as its second argument.
+    """
+
+    title: str
+    model_types: tuple[str, ...]
+    layers: str
+    embeddings: str
+    attention: SublayerPlace
+    ffn: SublayerPlace
+    before_decoder: tuple[str, ...]
+    mlm_logits: Callable[[nn.Module, Tensor], Tensor]
+    embedding_width: tuple[str, ...] = ("hidden_size",)
+    tied: bool = True
+    decoder_is_given: str | None = None
+
+
+def _distilbert_logits(model: nn.Module, hidden: Tensor) -> Tensor:
+    return model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))))
+
+
+def _deberta_logits(model: nn.Module, hidden: Tensor) -> Tensor:
+    if hasattr(model, "cls"):  # the head in the older of the two layouts
+        return model.cls(hidden)
+    return model.lm_predictions(hidden, model.deberta.embeddings.word_embeddings)
+
+
+_BERT_ATTENTION = SublayerPlace(
+    output="attention.output.dropout", residual="attention", norm="attention.output.LayerNorm"
+)
+_BERT_FFN = SublayerPlace(output="output.dropout", residual="intermediate", norm="output.LayerNorm")
+
+
+def _bert_like(title: str, model_types: tuple[str, ...], **changes) -> Family:
+    fields = {
+        "layers": "encoder.layer", "embeddings": "embeddings", "attention": _BERT_ATTENTION, "ffn": _BERT_FFN,
+        "before_decoder": ("cls.predictions.transform",), "mlm_logits": lambda model, hidden: model.cls(hidden),
+    }  # fmt: skip
+    return Family(title, model_types, **(fields | changes))
+
+
+_ROBERTA_HEAD = {"before_decoder": ("lm_head.layer_norm",), "mlm_logits": lambda model, hidden: model.lm_head(hidden)}
+
+FAMILIES: tuple[Family, ...] = (
+    _bert_like("BERT, mBERT", ("bert",)),
+    _bert_like("RoBERTa, XLM-R", ("roberta", "xlm-roberta", "camembert"), **_ROBERTA_HEAD),
+    _bert_like(
+        "XLM-R-XL", ("xlm-roberta-xl",), **_ROBERTA_HEAD,
+        attention=SublayerPlace(
+            output="attention.output.dropout", residual="attention", input="attention.self_attn_layer_norm"
+        ),
+        ffn=SublayerPlace(output="output.dense", residual="LayerNorm", input="LayerNorm"),
+    ),
+    _bert_like(
+        "ELECTRA (generator)", ("electra",), embedding_width=("embedding_size",),
+        before_decoder=("generator_predictions",),
+        mlm_logits=lambda model, hidden: model.generator_lm_head(model.generator_predictions(hidden)),
+    ),
+    _bert_like(
+        "DeBERTa-v2, v3, mDeBERTa", ("deberta-v2",),
+        before_decoder=("cls.predictions.transform", "lm_predictions.lm_head.LayerNorm"), mlm_logits=_deberta_logits,
+        decoder_is_given="lm_predictions.lm_head",
+    ),
+    _bert_like(
+        "RemBERT", ("rembert",), embedding_width=("input_embedding_size",),
+        before_decoder=("cls.predictions.LayerNorm",), tied=False,
+    ),
+    Family(
+        "DistilBERT", ("distilbert",), layers="transformer.layer", embeddings="embeddings",
+        attention=SublayerPlace(output="attention", residual="attention", norm="sa_layer_norm"),
+        ffn=SublayerPlace(output="ffn", residual="ffn", norm="output_layer_norm"),
+        before_decoder=("vocab_layer_norm",), mlm_logits=_distilbert_logits, embedding_width=("dim",),
+    ),
+    Family(
+        "ModernBERT, mmBERT", ("modernbert",), layers="layers", embeddings="embeddings",
+        attention=SublayerPlace(output="attn", residual="attn_norm", input="attn_norm"),
+        ffn=SublayerPlace(output="mlp", residual="mlp_norm", input="mlp_norm"),
+        before_decoder=("head",), mlm_logits=lambda model, hidden: model.decoder(model.head(hidden)),
+    ),
+)  # fmt: skip
+
+
+def family_of(config) -> Family:
+    """The family that describes a base's config; raises BaseError for a base that is not described."""
+    for family in FAMILIES:
+        if config.model_type in family.model_types:
+            return family
+    described = "; ".join(f"{f.title} ({', '.join(f.model_types)})" for f in FAMILIES)
+    raise BaseError(
+        f"The base has model type {config.model_type!r}, whose sites are not described. Described: {described}. "
+        "To add one, write one more `Family` entry in madx/base/families.py (docs/architecture.md, 'A new base')."
+    )
+
+
+def layer_count(config) -> int:
+    """Layers of the base (DistilBERT calls them n_layers)."""
+    return config.num_hidden_layers
+
+
+def layout(family: Family, config) -> dict[str, Site]:
+    """All sites of a base by name, in the order in which the forward pass meets them."""
+    depth, width = layer_count(config), config.hidden_size
+    embedding_width = next(getattr(config, a) for a in (*family.embedding_width, "hidden_size") if hasattr(config, a))
+    sites = [Site("embeddings", "embeddings", embedding_width, depth)]
+    for layer in range(depth):
+        for place in ("attention", "ffn"):
+            sites.append(Site(f"layer.{layer}.{place}", "sublayer", width, depth, layer, place))
+    return {site.name: site for site in sites}
+
+
+def parameter_site(family: Family, encoder: nn.Module, *, depth: int, width: int) -> Site:
+    """The site `parameters`: names and shapes of the encoder's parameters, sorted by name, the pooler's left out
+    (masked-LM models have none)."""
+    found = []
+    for name, parameter in sorted(encoder.named_parameters()):
+        if name.startswith("pooler."):
+            continue
+        group, layer = "other", None
+        if name.startswith(family.embeddings + "."):
+            group = "embeddings"
+        elif name.startswith(family.layers + "."):
+            group, layer = "layers", int(name.removeprefix(family.layers + ".").split(".")[0])
+        owner = encoder.get_submodule(name.rpartition(".")[0])
+        norm = "norm" in type(owner).__name__.lower()
+        kind = "norm" if norm else "bias" if name.rpartition(".")[2].endswith("bias") else "weight"
+        found.append(BaseParameter(name, tuple(parameter.shape), group, layer, kind))
+    return Site("parameters", "parameters", width, depth, parameters=tuple(found))

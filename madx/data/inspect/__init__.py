@@ -1,0 +1,2 @@
+"""What a corpus and labelled files hold, looked at before training."""
+

@@ -1,0 +1,2 @@
+"""Labelled text: readers, tags, windows over long sentences, batches."""
+

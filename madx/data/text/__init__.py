@@ -1,0 +1,2 @@
+"""Raw text: from corpora to packed and masked blocks."""
+

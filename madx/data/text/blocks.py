@@ -1,0 +1,177 @@
+"""Blocks of token ids for masked language modelling, `<s> ... </s>`, no padding, from a cache on disk.
+
+The cache is a folder `KEY/` with `train.npy`, `held_out.npy` (blocks, block_size) and `blocks.json`; the key is a hash
+of the files' contents, the tokenizer and the settings, so a change of any of them makes a new folder.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from madx.base.fingerprints import tokenizer_fingerprint
+from madx.data.text.corpora import Source, corpus_files, read_corpus
+from madx.data.text.packing import MANY_UNKNOWN, TINY, CorpusStats, pack, tokenise
+from madx.data.text.tokenizing import frame_of
+from madx.errors import ConfigError, DataError
+
+VERSION = 1  # raise when packing changes what it writes
+log = logging.getLogger(__name__)
+
+
+class BlockArray:
+    """Blocks of one side: `[i]` -> int64 (block_size,); `[[i, j]]` or a slice -> int64 (rows, block_size)."""
+
+    def __init__(self, stored: np.ndarray):
+        self.stored = stored  # a memory map, two or four bytes an id
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __getitem__(self, rows) -> np.ndarray:
+        return np.asarray(self.stored[rows], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A packed corpus. `len` and `[i]` are those of the training side."""
+
+    train: BlockArray
+    held_out: BlockArray
+    stats: CorpusStats
+    folder: Path
+
+    @property
+    def block_size(self) -> int:
+        return self.train.stored.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.train)
+
+    def __getitem__(self, rows) -> np.ndarray:
+        return self.train[rows]
+
+    def warnings(self) -> list[str]:
+        """What a user should know before training on this corpus; empty when all is well."""
+        found = []
+        if self.stats.unknown_rate > MANY_UNKNOWN:
+            found.append(
+                f"{self.stats.unknown_rate:.1%} of the tokens are unknown to the tokenizer: the script or some "
+                "characters are not in its vocabulary, and the module cannot learn them. Clean the text, transliterate "
+                "it, or take a base whose tokenizer covers the language."
+            )
+        if self.stats.tokens < TINY:
+            found.append(
+                f"the corpus is tiny: {self.stats.tokens:,} tokens in {self.stats.lines:,} lines. Below {TINY:,} a "
+                "language module mostly memorises: add text, train for fewer steps, and trust the held-out score, "
+                "not the training loss."
+            )
+        return found
+
+
+def pack_corpus(
+    source: Source, tokenizer, *, block_size: int = 256, text_key: str = "text", limit: int | None = None,
+    held_out_share: float = 0.05, held_out_most: int = 500, cache: Path | str | None = None, refresh: bool = False,
+) -> Blocks:  # fmt: skip
+    """Read, tokenise and pack a corpus, or take it from the cache and say so in the log.
+
+    `cache`: a folder, by default $MADX_CACHE/blocks or ~/.cache/madx/blocks. A `datasets` name is keyed by its name
+    only: `refresh=True` packs it anew. Raises DataError (see `read_corpus`) and when the corpus is too small.
+    """
+    if block_size < 8 or not 0 < held_out_share < 1 or held_out_most < 1:
+        raise ConfigError(
+            f"block_size {block_size}, held_out_share {held_out_share}, held_out_most {held_out_most}: "
+            "allowed are at least 8 tokens, a share between 0 and 1, and at least 1 block."
+        )
+    settings = {
+        "version": VERSION, "block_size": block_size, "share": held_out_share, "most": held_out_most,
+        "text_key": text_key, "limit": limit,
+        "files": [file.sha256 or file.path for file in corpus_files(source)],
+        "tokenizer": [tokenizer_fingerprint(tokenizer), _behaviour(tokenizer)],
+    }  # fmt: skip
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    folder = _cache_root(cache) / key[:32]
+    if not refresh and (blocks := _open(folder)):
+        log.info("%s: tokenised before, %s blocks read from the cache %s", source, f"{len(blocks):,}", folder)
+        return blocks
+    frame = frame_of(tokenizer)
+
+    def fill(work: Path, scratch: Path) -> None:
+        flat = tokenise(read_corpus(source, text_key=text_key, limit=limit), tokenizer, scratch)
+        try:
+            pack(flat, work, frame=frame, block_size=block_size, share=held_out_share, most=held_out_most)
+        except DataError as error:
+            raise DataError(f"{source}: {error}") from None
+        (work / "blocks.json").write_text(json.dumps({"settings": settings, "stats": asdict(flat.stats)}, indent=1))
+
+    _write_folder(folder, fill)
+    blocks = _open(folder)
+    if blocks is None:
+        raise DataError(f"{folder}: the packed blocks cannot be read back; set another cache folder, on a sound disk.")
+    log.info("%s: packed into %s blocks, kept in %s", source, f"{len(blocks):,}", folder)
+    return blocks
+
+
+def _cache_root(cache: Path | str | None) -> Path:
+    home = Path(os.environ.get("MADX_CACHE") or Path.home() / ".cache" / "madx")
+    return Path(cache) if cache else home / "blocks"
+
+
+def _behaviour(tokenizer) -> str:
+    """A hash of how the tokenizer cuts text (normaliser, merges), which its vocabulary alone does not tell."""
+    if not tokenizer.is_fast:
+        return type(tokenizer).__name__
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    rules.update(truncation=None, padding=None)  # state of the last call, not of the tokenizer
+    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
+
+
+def _open(folder: Path) -> Blocks | None:
+    """The blocks of a cache folder; None where there are none, or damaged ones (they are then made anew)."""
+    try:
+        stats = CorpusStats(**json.loads((folder / "blocks.json").read_text())["stats"])
+        train, held_out = (BlockArray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ("train", "held_out"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        log.warning("%s: the cached blocks are damaged (%s) and are made anew", folder, error)
+        return None
+    return Blocks(train=train, held_out=held_out, stats=stats, folder=folder)
+
+
+def _write_folder(folder: Path, fill) -> None:
+    """`fill(work, scratch)`, then `work` renamed to `folder`: whoever looks sees all of it or nothing."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".packing-", dir=folder.parent))
+    except OSError as error:
+        raise DataError(f"{folder.parent}: no cache can be kept there: {error}. Set another cache folder.") from error
+    try:
+        work, scratch = temporary / "work", temporary / "scratch"
+        work.mkdir()
+        scratch.mkdir()
+        fill(work, scratch)
+        _replace_folder(work, folder, temporary / "old")
+    except OSError as error:
+        raise DataError(
+            f"{folder}: the packed blocks cannot be written: {error}. Free disk space or set another cache folder."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(new: Path, folder: Path, aside: Path) -> None:
+    with suppress(FileNotFoundError):
+        folder.rename(aside)  # damaged or to be refreshed; what is mapped from it stays readable
+    try:
+        new.rename(folder)
+    except OSError:
+        if not folder.exists():  # else another process put its own, equal one there first
+            raise

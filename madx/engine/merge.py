@@ -1,0 +1,41 @@
+"""Weight differences that become the base's own weights, for good."""
+
+from torch import nn
+
+from madx.base.fingerprints import base_fingerprint
+from madx.composition import require_stack
+from madx.errors import CompositionError
+
+
+def require_weights_alone(engine, what: str) -> tuple[str, ...]:
+    """The modules of the active composition; raises CompositionError unless they are differences of weights (and heads) alone,
+    the same for all rows. what: says in the error what cannot be done."""
+    names = require_stack(engine.composition, what).names()
+    computing = [n for n in names if any(site != "parameters" for site in engine.modules[n].units)]
+    if not names or computing:
+        raise CompositionError(
+            f"'{engine.composition}' cannot be {what}: "
+            + (f"{', '.join(computing)} computes something during the forward pass." if names else "nothing is active.")
+            + " Activate a composition of weight differences alone."
+        )
+    return names
+
+
+def merge(engine) -> nn.Linear | None:
+    """Make the active composition the base's own weights; gives the head of its task module, if any.
+
+    The base gets another name and fingerprint, its modules are detached, and the masked-LM decoder keeps theta_0.
+    Raises CompositionError for a composition that computes something beside its differences, or has none.
+    """
+    names, base = require_weights_alone(engine, "merged into the base"), engine.base
+    heads = [engine.modules[n].head for n in names if engine.modules[n].head is not None]
+    for path, weight in engine.differences.decoder_weights().items():
+        base.model.get_submodule(path.rpartition(".")[0]).weight = nn.Parameter(weight, requires_grad=False)
+        base.config.tie_word_embeddings = False
+    engine.differences.keep()
+    base.name = f"{base.name} + {engine.composition}"
+    base.fingerprint, base.revision = base_fingerprint(base.encoder), None
+    engine.activate(None)
+    for name in names:
+        engine.detach(name)
+    return heads[-1] if heads else None

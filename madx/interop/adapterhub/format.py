@@ -1,0 +1,63 @@
+"""The format `adapterhub`: adapters, tagging heads and stacks of AdapterHub's `adapters`, of any version.
+
+One module is a folder (`adapterhub_module`), a composition of several a folder of such folders (`adapterhub_setup`).
+"""
+
+from pathlib import Path
+
+from madx.base import Base
+from madx.composition import Composition, Stack
+from madx.errors import StoreError
+from madx.interop.adapterhub.config import check_version
+from madx.interop.adapterhub.files import CONFIG, require_folder
+from madx.interop.adapterhub.module import export_adapterhub, import_adapterhub
+from madx.interop.adapterhub.setup import SETUP, export_adapterhub_setup, import_adapterhub_setup, read_setup
+from madx.interop.base import FORMATS, Format, Imported, Wish
+from madx.interop.files import read_json
+from madx.module import Module
+
+
+@FORMATS.register("adapterhub")
+class AdapterHub(Format):
+    """Folders that `adapters` saves and loads; `adapter_setup.json` beside folders of adapters is a composition."""
+
+    title = "AdapterHub's `adapters`: bottleneck and invertible adapters, tagging heads, stacks"
+    files = f"{CONFIG}, or {SETUP} with a folder for each adapter"
+
+    def members(self, folder: Path) -> tuple[str, ...]:
+        """The adapters named in a setup; none in the folder of one adapter."""
+        return read_setup(folder).names() if (folder / SETUP).is_file() else ()
+
+    def base_of(self, folder: Path) -> str | None:
+        """`model_name` of the config; of a setup, of its first adapter."""
+        names = self.members(folder)
+        path = require_folder(folder / names[0] if names else folder) / CONFIG
+        full = read_json(path)
+        check_version(full.get("version"))
+        if not isinstance(full.get("model_name"), str | None):
+            raise StoreError(f"{path}: 'model_name' is a {type(full['model_name']).__name__} where a text is due.")
+        return full.get("model_name") or None
+
+    def read(self, folder: Path, wishes: tuple[Wish, ...], base: Base) -> Imported:
+        """One adapter, or those of a setup in the composition that it describes."""
+        first, mismatch = wishes[0], any(wish.allow_base_mismatch for wish in wishes)
+        if not self.members(folder):
+            module, report = import_adapterhub(
+                folder, base, name=first.name, role=first.role, language=first.language, task=first.task,
+                with_head=first.with_head, allow_base_mismatch=mismatch,
+            )  # fmt: skip
+            return Imported({first.name: module}, (report,), Stack(first.name))
+        composition, modules, reports = import_adapterhub_setup(
+            folder, base, roles={wish.name: wish.role for wish in wishes},
+            languages={wish.name: wish.language for wish in wishes}, task=next((w.task for w in wishes if w.task), None),
+            with_head=all(wish.with_head for wish in wishes), allow_base_mismatch=mismatch,
+        )  # fmt: skip
+        return Imported(modules, tuple(reports), composition)
+
+    def write(
+        self, composition: Composition, modules: dict[str, Module], folder: Path, *, base: Base, as_name: str | None = None
+    ) -> Path:  # fmt: skip
+        """A single module as a folder of an adapter, more of them as a setup."""
+        if composition.items == composition.names() and len(composition.names()) == 1:
+            return export_adapterhub(modules[composition.names()[0]], folder, base=base, as_name=as_name)
+        return export_adapterhub_setup(composition, modules, folder, base=base)

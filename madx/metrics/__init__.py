@@ -1,0 +1,2 @@
+"""Scores, significance tests and similarity of languages: numbers only."""
+

@@ -1,0 +1,172 @@
+"""A module: one named, trained, stored unit of role `language` or `task`, made of parts and, for a task, its head."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from madx.composition import check_name
+from madx.contract.module_type import ModuleType, PartConfig, Site
+from madx.errors import BaseError, CompositionError, ConfigError
+from madx.module.presets import make_parts, preset
+from madx.module_types import MODULE_TYPES
+
+ROLES = ("language", "task")
+
+
+@dataclass
+class ModuleInfo:
+    """What a module says of itself beside its weights; it is stored as `module.json`.
+
+    base: `Base.identity()` of the base it was made for; tokenizer: fingerprint of that base's tokenizer; labels and
+    task: of a task module; training: data files with sha256, steps, seed, settings, versions, scores; licence: SPDX.
+    """
+
+    name: str
+    role: str
+    language: str | None
+    parts: dict[str, PartConfig]
+    base: dict | None = None
+    tokenizer: str | None = None
+    task: str | None = None
+    labels: tuple[str, ...] = ()
+    training: dict = field(default_factory=dict)
+    licence: str | None = None
+
+    def base_to_load(self, given: str | None = None, revision: str | None = None) -> dict[str, str | None]:
+        """name, revision: what `load_base` takes; those given, else those that the module records."""
+        if given:
+            return {"name": given, "revision": revision}
+        return {"name": self.base["name"], "revision": revision or self.base["revision"]}
+
+
+class Module(nn.Module):
+    """The weights of a module: one instance of a module type for each site and part, and the head of a task.
+    A task module may be its head alone (preset `head_only`).
+
+    head: a linear map `(..., width) -> (..., labels)` or None. Tensors are named `layer.3.ffn.bottleneck.down.weight`,
+    `embeddings.invertible.F.down.weight`, `head.weight`.
+    """
+
+    def __init__(self, info: ModuleInfo, sites: dict[str, Site]):
+        super().__init__()
+        check_name(info.name)
+        if info.role not in ROLES:
+            raise ConfigError(f"The module {info.name!r} has the role {info.role!r}; allowed: {', '.join(ROLES)}.")
+        if not info.parts and not info.labels:  # a head alone is the feature-based baseline
+            raise ConfigError(f"The module {info.name!r} has no parts; choose a preset or name at least one module type.")
+        self.info = info
+        self.units: dict[str, dict[str, ModuleType]] = {}  # site -> part -> its instance
+        for site in sites.values():
+            for part, config in info.parts.items():
+                kind = MODULE_TYPES.get(part)
+                if kind.acts_at(config, site):
+                    self._add(site.name, part, kind(config, site))
+        for part in info.parts:
+            if not any(part in units for units in self.units.values()):
+                raise ConfigError(
+                    f"The part {part!r} of module {info.name!r} acts at no site of this base: {info.parts[part]!r}. "
+                    "Change `leave_out` or `places`, or drop the part."
+                )
+        width = list(sites.values())[-1].width
+        self.head = nn.Linear(width, len(info.labels)) if info.labels else None
+
+    def _add(self, site: str, part: str, unit: ModuleType) -> None:
+        """Register the instance so that its tensors are named site.part.tensor."""
+        parent: nn.Module = self
+        for step in (*site.split("."), part)[:-1]:
+            child = parent._modules.get(step)
+            if child is None:
+                child = nn.Module()
+                parent._modules[step] = child  # not add_module: the site `parameters` is named as a method is
+            parent = child
+        parent.add_module(part, unit)
+        self.units.setdefault(site, {})[part] = unit
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All weights by name, in a fixed order."""
+        return dict(sorted(self.state_dict().items()))
+
+    def packed_units(self) -> dict[str, ModuleType]:
+        """The instances that are stored in a form of their own, by the beginning of their tensors' names."""
+        return {
+            f"{site}.{part}.": unit for site, units in self.units.items() for part, unit in units.items() if unit.packed
+        }  # fmt: skip
+
+    def start_of(self, unit: ModuleType) -> str:
+        """The beginning of the names of the tensors of one of `packed_units`."""
+        return next(start for start, each in self.packed_units().items() if each is unit)
+
+    def parameter_count(self) -> int:
+        """Trainable numbers, the head's included."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def new_module(
+    name: str, base, *, role: str = "language", language: str | None = None, parts: str | dict = "madx",
+    task: str | None = None, labels: tuple[str, ...] = (), licence: str | None = None,
+) -> Module:  # fmt: skip
+    """A fresh module for a base; `parts` is a preset's name or settings by module type.
+
+    >>> new_module("swa", base, language="swa")                      # doctest: +SKIP
+    >>> new_module("ner", base, role="task", parts="pfeiffer", task="ner", labels=("O", "B-PER"))  # doctest: +SKIP
+    """
+    made = preset(parts) if isinstance(parts, str) else make_parts(parts)
+    info = ModuleInfo(
+        name=name, role=role, language=language, parts=made, base=base.identity(), task=task, labels=tuple(labels),
+        tokenizer=base.tokenizer_fingerprint, licence=licence,
+    )  # fmt: skip
+    return Module(info, base.sites).to(base.device)
+
+
+def require_base(info: ModuleInfo, base, *, allow_base_mismatch: bool = False) -> None:
+    """Compare the base that a module records with the one at hand; raises BaseError naming each difference.
+
+    `allow_base_mismatch` admits another base of the same shape (aligned sister bases); the shape must agree always.
+    """
+    recorded = info.base
+    if recorded is None:
+        return
+    here, faults, shape = base.identity(), [], []
+    for key, value in recorded["architecture"].items():
+        if here["architecture"].get(key) != value:
+            shape.append(f"{key}: module {value}, base {here['architecture'].get(key)}")
+    if recorded["fingerprint"] != here["fingerprint"]:
+        faults.append(f"weights: module {recorded['fingerprint'][:12]}, base {here['fingerprint'][:12]}")
+    tokenizers = (info.tokenizer, base.tokenizer_fingerprint)
+    if None not in tokenizers and tokenizers[0] != tokenizers[1]:
+        faults.append(f"tokenizer: module {tokenizers[0][:12]}, base {tokenizers[1][:12]}")
+    if shape or faults and not allow_base_mismatch:
+        hint = (
+            "It can act only on a base of the same shape." if shape
+            else "Load that base, or pass allow_base_mismatch=True if this one is meant to be its sister."
+        )  # fmt: skip
+        raise BaseError(
+            f"The module {info.name!r} was made for the base {recorded['name']!r}, not for {base.name!r}:\n  "
+            + "\n  ".join(shape + faults) + f"\n{hint}"
+        )  # fmt: skip
+
+
+def require_parameters(module: Module, base) -> None:
+    """Raises BaseError when a module's differences were made for parameters of other names or shapes than the base's."""
+    here = base.sites["parameters"].parameters
+    for unit in module.units.get("parameters", {}).values():
+        if unit.site.parameters != here:
+            other = sorted({(p.name, p.shape) for p in unit.site.parameters} ^ {(p.name, p.shape) for p in here})
+            raise BaseError(
+                f"The module {module.name!r} holds differences of other parameters than those of {base.name!r}; the first "
+                f"that differs: {other[0][0]} {other[0][1]}. It can act only on a base of the same shape."
+            )
+
+
+def require_task_head(module: Module) -> nn.Linear:
+    """The module's head; raises CompositionError for a module without one."""
+    if module.head is None:
+        raise CompositionError(
+            f"The module {module.name!r} (role {module.info.role}) has no head, so it predicts no labels. "
+            "End the composition with a task module, e.g. 'swa + ner'."
+        )
+    return module.head

@@ -1,0 +1,237 @@
+"""Sparse difference: theta = theta_0 + delta, with delta zero but at K places of the base's parameters.
+
+One global set of K entries over all selectable parameters of the encoder; which ones, training decides (`madx.training`):
+LT-SFT, the lottery ticket sparse fine-tuning of Ansell et al. 2022 (arXiv:2110.07560), and its relatives. Differences
+add up: theta_0 + delta_language + delta_task.
+
+K as in that paper, matched to MAD-X, with L layers and width d:
+
+    language   L * 2 * d * d/2 + d^2     a bottleneck of reduction 2 in each layer, and an invertible part
+    task       L * 2 * d * d             a bottleneck of reduction 1 in each layer
+
+which is 7,667,712 and 14,155,776 on XLM-R base (12 layers, width 768).
+"""
+
+import hashlib
+from typing import Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from madx.contract import index_coding
+from madx.contract.module_type import MODULE_TYPES, BaseParameter, Difference, PartConfig, Site, WeightsType
+from madx.errors import ConfigError, StoreError
+
+#: above this an index needs 8 bytes
+INT32 = 2**31
+
+
+class SparseDiffConfig(PartConfig):
+    """Settings of a sparse difference; the defaults are LT-SFT's for a language."""
+
+    entries: int | float | Literal["language", "task", "all"] = Field(
+        default="language", description="K: a count, a share of the selectable (0.03), 'all', or the paper's 'language', 'task'."
+    )
+    groups: tuple[Literal["embeddings", "layers", "other"], ...] = Field(
+        default=("embeddings", "layers", "other"), min_length=1, strict=False, description="Where entries may lie."
+    )
+    kinds: tuple[Literal["weight", "bias"], ...] = Field(
+        default=("weight", "bias"), min_length=1, strict=False, description="Entries in weights, in biases (BitFit), or both."
+    )
+    freeze_norms: bool = Field(default=True, description="No entries in layer norms.")
+    top_layers: int | None = Field(default=None, ge=1, description="Entries in the last n layers alone; null: everywhere.")
+    precision: Literal["float16", "float32"] = Field(
+        default="float16", description="What training rounds the values to at its end; float16 is stored in 3 bytes an entry."
+    )
+
+    @field_validator("entries")
+    @classmethod
+    def _entries(cls, value):
+        if isinstance(value, float) and not 0 < value <= 1:
+            raise ValueError(f"{value} is no share: it must be above 0 and at most 1 (a count is written without a point)")
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"{value} entries: at least 1 is needed")
+        return value
+
+    def selectable(self, site: Site) -> tuple[BaseParameter, ...]:
+        """The parameters in which entries may lie. Raises ConfigError when there are none."""
+        layers = self.layers(site.depth)
+        if self.top_layers is not None:
+            layers &= set(range(site.depth)[-self.top_layers :])
+
+        def chosen(p: BaseParameter) -> bool:
+            kind = p.kind in self.kinds or p.kind == "norm" and not self.freeze_norms
+            inside = p.layer in layers if p.group == "layers" else self.top_layers is None
+            return kind and inside and p.group in self.groups
+
+        found = tuple(p for p in site.parameters if chosen(p))
+        if not found:
+            raise ConfigError(f"No parameter of the base is selectable with {self!r}: widen groups, kinds or layers.")
+        return found
+
+    def count(self, site: Site) -> int:
+        """K on this base. Raises ConfigError when the selectable parameters have fewer entries."""
+        size = sum(p.numel for p in self.selectable(site))
+        d, depth = site.width, site.depth
+        if isinstance(self.entries, float):
+            return max(1, round(self.entries * size))
+        named = {"all": size, "language": depth * d * d + d * d, "task": depth * 2 * d * d}
+        wanted = named[self.entries] if isinstance(self.entries, str) else self.entries
+        if wanted > size:
+            raise ConfigError(
+                f"sparse_diff.entries asks for {wanted:,} entries, but the selectable parameters of this base have {size:,}: "
+                "give a smaller count, a share such as 0.03, or widen groups, kinds and layers."
+            )
+        return wanted
+
+
+class Space:
+    """The selectable parameters one after the other: a global index is an index into their concatenation."""
+
+    def __init__(self, parameters: tuple[BaseParameter, ...]):
+        self.parameters = parameters
+        self.offsets = [0]
+        for parameter in parameters:
+            self.offsets.append(self.offsets[-1] + parameter.numel)
+        self.size = self.offsets[-1]
+        self.dtype = torch.int32 if self.size < INT32 else torch.int64
+
+    def digest(self) -> Tensor:
+        """32 bytes that identify names, shapes and order of the parameters."""
+        text = "\n".join(f"{p.name}{tuple(p.shape)}" for p in self.parameters)
+        return torch.frombuffer(bytearray(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)
+
+    def split(self, indices: Tensor) -> list[tuple[str, int, int, int]]:
+        """Where the ascending `indices` `(entries,)` change from one parameter to the next: (name, first entry, entry
+        after the last, offset of the parameter), for those that have any."""
+        borders = torch.tensor(self.offsets, dtype=indices.dtype, device=indices.device)
+        cuts = torch.searchsorted(indices, borders).tolist()
+        return [
+            (p.name, cuts[k], cuts[k + 1], self.offsets[k]) for k, p in enumerate(self.parameters) if cuts[k] < cuts[k + 1]
+        ]  # fmt: skip
+
+
+@MODULE_TYPES.register("sparse_diff")
+class SparseDiff(WeightsType):
+    """K entries: `indices` `(K,)`, ascending, global over the selectable parameters; `values` `(K,)` in float32.
+
+    A fresh one has evenly spaced indices and values of zero: it changes nothing.
+    """
+
+    Config = SparseDiffConfig
+    packed = True
+
+    def __init__(self, config: SparseDiffConfig, site: Site):
+        super().__init__(config, site)
+        self.space = Space(config.selectable(site))
+        count = config.count(site)
+        spread = torch.arange(count, dtype=torch.int64).mul_(self.space.size).div_(count, rounding_mode="floor")
+        self.register_buffer("indices", spread.to(self.space.dtype))
+        self.values = nn.Parameter(torch.zeros(count))
+
+    def set_entries(self, indices: Tensor, values: Tensor) -> None:
+        """Take other entries; raises ValueError for indices that are unsorted, there twice or out of range, and for values
+        that are not as many or not finite."""
+        if fault := self._fault(indices, values):
+            raise ValueError(fault)
+        device = self.values.device
+        self.indices = indices.to(device, self.space.dtype)
+        self.values = nn.Parameter(values.detach().to(device, torch.float32), requires_grad=self.values.requires_grad)
+
+    def _fault(self, indices: Tensor, values: Tensor) -> str | None:
+        if indices.dim() != 1 or indices.shape != values.shape:
+            return f"{tuple(indices.shape)} indices and {tuple(values.shape)} values: as many of one as of the other"
+        if indices.numel() and not bool((indices[1:] > indices[:-1]).all()):
+            return "the indices are unsorted, or one is there twice"
+        return self._range_fault(indices, values)
+
+    def _range_fault(self, indices: Tensor, values: Tensor) -> str | None:
+        """The rest, of indices that are known to be ascending."""
+        if indices.numel() and (int(indices[0]) < 0 or int(indices[-1]) >= self.space.size):
+            bad = int(indices[-1]) if int(indices[-1]) >= self.space.size else int(indices[0])
+            return f"the index {bad} is out of range: the selectable parameters have {self.space.size} entries"
+        if not bool(values.sum(dtype=torch.float64).isfinite()):
+            return "a value is infinite or not a number"
+        return None
+
+    def differences(self) -> list[Difference]:
+        values = self.values.detach()
+        return [
+            Difference(name, self.indices[a:b], values[a:b], offset)
+            for name, a, b, offset in self.space.split(self.indices)
+        ]  # fmt: skip
+
+    def state(self) -> list[Tensor]:
+        return [self.indices, self.values]
+
+    def describe(self) -> str:
+        touched = len(self.space.split(self.indices))
+        return f"{len(self.indices):,} of {self.space.size:,} entries in {touched} parameters"
+
+    @torch.no_grad()
+    def round_values(self) -> None:
+        """Round the values to `config.precision`, as they will be stored."""
+        if self.config.precision == "float16":
+            exponent = _exponent(self.values)
+            self.values.copy_(_from_half(_to_half(self.values, exponent), exponent))
+
+    # ---- the stored form -----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def pack(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """gaps: the indices as bytes; values: in float16 after division by 2^exponent, where nothing is lost by that or
+        `dtype` is float16, else in `dtype`; parameters: what the indices count through."""
+        values = self.values.detach().cpu()
+        exponent = _exponent(values)
+        half = _to_half(values, exponent)
+        if dtype != torch.float16 and not torch.equal(_from_half(half, exponent), values):
+            half, exponent = values.to(dtype), 0
+        return {
+            "gaps": index_coding.encode(self.indices.cpu()), "values": half, "exponent": torch.tensor([exponent], dtype=torch.int8),
+            "parameters": self.space.digest(),
+        }  # fmt: skip
+
+    def unpack(self, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+        if faults := self.stored_faults(stored):
+            raise StoreError("; ".join(faults))
+        if not torch.equal(stored["parameters"], self.space.digest()):
+            raise StoreError("its entries lie in parameters of other names or shapes than this base's selectable ones")
+        indices, values = index_coding.decode(stored["gaps"]), _from_half(stored["values"], int(stored["exponent"]))
+        if fault := self._range_fault(indices, values):
+            raise StoreError(fault)
+        if len(indices) != len(self.indices):
+            raise StoreError(f"it holds {len(indices):,} entries, its settings ask for {len(self.indices):,}")
+        return {"indices": indices.to(self.space.dtype), "values": values}
+
+    @classmethod
+    def stored_faults(cls, stored: dict[str, Tensor]) -> list[str]:
+        wanted = {"gaps": torch.uint8, "values": None, "exponent": torch.int8, "parameters": torch.uint8}
+        if stored.keys() != wanted.keys():
+            return [f"a sparse difference is stored as {', '.join(wanted)}, not as {', '.join(sorted(stored)) or 'nothing'}"]
+        faults = [f"{n} is {stored[n].dtype}, not {t}" for n, t in wanted.items() if t is not None and stored[n].dtype != t]
+        if not stored["values"].is_floating_point() or stored["values"].dim() != 1 or stored["exponent"].shape != (1,):
+            faults.append("values must be one row of floating-point numbers, exponent one number")
+        if faults:
+            return faults
+        gap = stored["gaps"]
+        if gap.dim() != 1 or index_coding.ends_within_an_entry(gap):
+            return ["the gaps end within an entry: the file was cut"]
+        entries = index_coding.entries(gap)
+        return [f"{entries} indices, {len(stored['values'])} values"] if entries != len(stored["values"]) else []
+
+
+def _exponent(values: Tensor) -> int:
+    """The power of two by which values are divided before they become float16: the largest then lies at 2^14, so that
+    nothing overflows and small values keep their 11 significant bits down to 2^-28 of the largest."""
+    largest = float(values.abs().max()) if values.numel() else 0.0
+    return max(-126, torch.frexp(torch.tensor(largest)).exponent.item() - 15) if largest else 0
+
+
+def _to_half(values: Tensor, exponent: int) -> Tensor:
+    return (values * 2.0**-exponent).to(torch.float16)
+
+
+def _from_half(stored: Tensor, exponent: int) -> Tensor:
+    values = stored.to(torch.float32, copy=True)
+    return values.mul_(2.0**exponent) if exponent else values

@@ -1,8 +1,0 @@
-"""Module types, one file each. Adding a file to this folder adds a module type: YAML, store and tests find it by itself."""
-
-from madx.modules.base import MODULE_TYPES
-from madx.registry import discover
-
-discover(__name__)
-
-__all__ = ["MODULE_TYPES"]

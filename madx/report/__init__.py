@@ -1,0 +1,2 @@
+"""Tables, pictures and pages: reads results and writes files."""
+

@@ -1,0 +1,22 @@
+"""The report of a run: one HTML file that needs nothing else, and the same in Markdown, made from the run's folder."""
+
+from pathlib import Path
+
+from madx.report.page.record import read_run
+from madx.results.json import write_files
+
+HTML, MARKDOWN = "report.html", "report.md"
+
+
+def write_report(folder: str | Path) -> list[Path]:
+    """Read what an evaluation left in a folder and write report.html and report.md there, each whole or not at all.
+
+    Raises DataError when the folder holds no run, MadxError when it cannot be written.
+    """
+    from madx.report.page.render import to_html, to_markdown  # the template engine is not needed for the rest
+    from madx.report.page.sections import context
+
+    record = read_run(folder)
+    shown = context(record)
+    contents = {HTML: to_html(shown).encode(), MARKDOWN: to_markdown(record.matrix, shown).encode()}
+    return write_files(contents, folder, what="the report")

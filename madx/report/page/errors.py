@@ -1,0 +1,96 @@
+"""What goes wrong where: confusion between types, and sentences with their errors, gold beside predicted."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from madx.data.labelled.conll import Sentence
+from madx.data.labelled.labels import spans
+
+MISSED, INVENTED = "(missed)", "(nothing)"
+#: between gold and predicted tag of a wrong word
+ARROW = " → "
+
+
+class Piece(NamedTuple):
+    """Words that stand together: plain text (label None), or a labelled span that both sides have (`right`) or one only."""
+
+    text: str
+    label: str | None = None
+    right: bool = True
+
+
+class Example(NamedTuple):
+    """One sentence as pieces, gold and predicted; of plain tags there is one row, whose wrong words say `GOLD → PREDICTED`."""
+
+    line: int
+    gold: list[Piece]
+    predicted: list[Piece]
+
+
+def confusion(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], kind: str) -> Counter[tuple[str, str]]:
+    """Counts of (gold, predicted) types, over words or entities.
+
+    An entity counts for the predicted one with which it shares most words, whatever its bounds; one without is MISSED;
+    a predicted one that shares a word with no gold entity stands against INVENTED.
+
+    >>> sorted(confusion([["B-PER", "I-PER", "O"]], [["B-ORG", "O", "B-LOC"]], "entities").items())
+    [(('(nothing)', 'LOC'), 1), (('PER', 'ORG'), 1)]
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    for g, p in zip(gold, predicted):
+        if kind == "words":
+            counts.update(zip(g, p))
+            continue
+        found, wanted = spans(p), spans(g)
+        for label, start, end in wanted:
+            shared = [(min(end, e) - max(start, s), other) for other, s, e in found]
+            most = max(shared, default=(0, ""), key=lambda pair: (pair[0], pair[1] == label))
+            counts[label, most[1] if most[0] > 0 else MISSED] += 1
+        for label, start, end in found:
+            if all(min(end, e) <= max(start, s) for _, s, e in wanted):
+                counts[INVENTED, label] += 1
+    return counts
+
+
+def examples(sentences: Sequence[Sentence], predicted: Sequence[Sequence[str]], kind: str, *, most: int) -> tuple[list[Example], int]:
+    """At most so many sentences with an error, evenly spaced over the file, and how many there are in all."""
+    wrong = [i for i, s in enumerate(sentences) if _differs(s.tags, predicted[i], kind)]
+    chosen = [wrong[i * len(wrong) // most] for i in range(most)] if len(wrong) > most else wrong
+    return [_example(sentences[i], predicted[i], kind) for i in chosen], len(wrong)
+
+
+def _differs(gold: Sequence[str], predicted: Sequence[str], kind: str) -> bool:
+    return list(gold) != list(predicted) if kind == "words" else spans(gold) != spans(predicted)
+
+
+def _example(sentence: Sentence, predicted: Sequence[str], kind: str) -> Example:
+    if kind == "words":
+        pieces = [
+            Piece(word) if gold == found else Piece(word, f"{gold}{ARROW}{found}", False)
+            for word, gold, found in zip(sentence.tokens, sentence.tags, predicted)
+        ]
+        return Example(sentence.line, [], _joined(pieces))
+    gold, found = spans(sentence.tags), spans(predicted)
+    return Example(sentence.line, _pieces(sentence.tokens, gold, found), _pieces(sentence.tokens, found, gold))
+
+
+def _pieces(tokens: Sequence[str], own: list, other: list) -> list[Piece]:
+    pieces, place = [], 0
+    for label, start, end in own:
+        if start > place:
+            pieces.append(Piece(" ".join(tokens[place:start])))
+        pieces.append(Piece(" ".join(tokens[start:end]), label, (label, start, end) in other))
+        place = end
+    return pieces + ([Piece(" ".join(tokens[place:]))] if place < len(tokens) else [])
+
+
+def _joined(pieces: list[Piece]) -> list[Piece]:
+    """Neighbouring plain pieces as one."""
+    result: list[Piece] = []
+    for piece in pieces:
+        if result and piece.label is None and result[-1].label is None:
+            result[-1] = Piece(f"{result[-1].text} {piece.text}")
+        else:
+            result.append(piece)
+    return result

@@ -1,0 +1,81 @@
+"""What a run of `madx evaluate` leaves in its folder, read again for a report: scores, predictions, records of the modules."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from madx.data.labelled.conll import Sentence, read_conll
+from madx.errors import DataError
+from madx.results.json import write_files
+from madx.results.matrix import TransferMatrix
+
+FORMAT, VERSION = "madx modules of a run", 1
+MODULES, PREDICTIONS = "modules.json", "predictions"
+#: of a module's training record what a report shows
+SHOWN = ("job", "steps", "seed", "seconds", "best_step", "history", "corpus", "scores", "data", "composition")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A test set with the tags predicted for it."""
+
+    sentences: list[Sentence]
+    predicted: list[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One evaluation run. modules: name -> what the store records of it; empty parts are left out of the report."""
+
+    folder: Path
+    matrix: TransferMatrix
+    modules: dict[str, dict] = field(default_factory=dict)
+
+    def prediction(self, language: str, control: str, seed: int) -> Prediction | None:
+        """The predictions of one cell; None when the run did not write them."""
+        path = self.folder / PREDICTIONS / prediction_file(language, control, seed)
+        if not path.exists():
+            return None
+        gold, found = (read_conll(path, token_column=0, tag_column=n, separator="tab", scheme="none", style="conll") for n in (1, 2))
+        return Prediction(gold, [s.tags for s in found])
+
+
+def prediction_file(language: str, control: str, seed: int) -> str:
+    """Name of the file with the predictions of one cell."""
+    return f"{language}.{control}.seed{seed}.conll"
+
+
+def module_record(info) -> dict:
+    """What a report shows of a stored module (its `ModuleInfo`)."""
+    return {
+        "role": info.role, "language": info.language, "task": info.task, "licence": info.licence,
+        "parts": {name: config.model_dump(mode="json") for name, config in info.parts.items()},
+        "training": {key: info.training[key] for key in SHOWN if key in info.training},
+    }  # fmt: skip
+
+
+def save_modules(folder: str | Path, infos: Sequence) -> Path:
+    """Write the records of a run's modules beside its matrix."""
+    content = {"format": FORMAT, "version": VERSION, "modules": {info.name: module_record(info) for info in infos}}
+    text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+    return write_files({MODULES: text.encode()}, folder, what="the records of the modules")[0]
+
+
+def read_run(folder: str | Path) -> RunRecord:
+    """The record of a run's folder. Raises DataError when there is no matrix.json, or a file is damaged."""
+    folder = Path(folder)
+    path = folder / "matrix.json"
+    if not path.is_file():
+        raise DataError(f"{folder}: no matrix.json there; name the folder that madx evaluate wrote (its --out, or runs/evaluate-TASK).")
+    matrix = TransferMatrix.from_json(path.read_text(encoding="utf-8"))
+    modules = folder / MODULES
+    if not modules.is_file():  # a run of an older madx
+        return RunRecord(folder, matrix)
+    try:
+        content = json.loads(modules.read_text(encoding="utf-8"))
+        if (content["format"], content["version"]) != (FORMAT, VERSION):
+            raise DataError(f"{modules}: format {content['format']!r} version {content['version']!r} is not read; evaluate again.")
+        return RunRecord(folder, matrix, dict(content["modules"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{modules}: damaged ({type(error).__name__}: {error}); evaluate again, or remove the file.") from None

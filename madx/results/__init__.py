@@ -1,0 +1,2 @@
+"""Results as plain data: transfer matrices, contrasts, comparisons. Nothing here renders."""
+

@@ -1,8 +1,0 @@
-"""Which entries of the weights a sparse difference gets: scores in, mask out. One file each; a new file adds one."""
-
-from madx.registry import discover
-from madx.training.selections.base import SELECTIONS, Evidence, Selection
-
-discover(__name__)
-
-__all__ = ["SELECTIONS", "Evidence", "Selection"]

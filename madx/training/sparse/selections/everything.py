@@ -1,0 +1,14 @@
+"""All alike: the first entries are taken. With `entries: all` nothing is selected and no rule is asked (`madx.training.sparse`)."""
+
+import torch
+from torch import Tensor
+
+from madx.training.sparse.selections.base import SELECTIONS, Evidence, Selection
+
+
+@SELECTIONS.register("everything")
+class Everything(Selection):
+    """One for each entry."""
+
+    def scores(self, evidence: Evidence, first: int, last: int) -> Tensor:
+        return torch.ones(last - first)
