@@ -41,8 +41,8 @@ def measure(chosen) -> list[dict]:
 
     base = make_base(chosen.shape)
     names = [f"l{i}" for i in range(chosen.languages)]
-    modules = [make_module(base, name, parts="madx") for name in names]
-    modules.append(make_module(base, "ner", role="task", parts="pfeiffer", labels=LABELS))
+    modules = [make_module(base, name, components="madx") for name in names]
+    modules.append(make_module(base, "ner", role="task", components="pfeiffer", labels=LABELS))
     engines = {"fp32": Engine(base), "bf16": Engine(make_base(chosen.shape))}
     to_bf16(engines["bf16"].base)
     for engine in engines.values():

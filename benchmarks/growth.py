@@ -23,10 +23,10 @@ def modules(chosen, count: int) -> dict:
 
     base = make_base("small")
     engine = Engine(base)
-    engine.attach(make_module(base, "ner", role="task", parts="pfeiffer", labels=LABELS))
+    engine.attach(make_module(base, "ner", role="task", components="pfeiffer", labels=LABELS))
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         store = Store(folder)
-        template = make_module(base, "l0", parts="madx")
+        template = make_module(base, "l0", components="madx")
         for number in range(count):
             template.info.name = f"l{number}"
             store.save(template)
@@ -56,8 +56,8 @@ def sizes(chosen) -> list[dict]:
 
     base = make_base(chosen.shape, vocab_size=8_000)
     engine = Engine(base)
-    engine.attach(make_module(base, "l0", parts="madx"))
-    engine.attach(make_module(base, "ner", role="task", parts="pfeiffer", labels=LABELS))
+    engine.attach(make_module(base, "l0", components="madx"))
+    engine.attach(make_module(base, "ner", role="task", components="pfeiffer", labels=LABELS))
     engine.activate("l0 + ner")
     found = []
     for what, pairs in (("length", [(4, n) for n in LENGTHS]), ("batch", [(n, 64) for n in BATCHES])):

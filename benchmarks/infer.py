@@ -37,8 +37,8 @@ def measure(chosen) -> list[dict]:
     base = make_base(chosen.shape)
     engine = Engine(base)
     names = [f"l{i}" for i in range(LANGUAGES)]
-    modules = [make_module(base, name, parts="madx") for name in names]
-    modules.append(make_module(base, "ner", role="task", parts="pfeiffer", labels=LABELS))
+    modules = [make_module(base, name, components="madx") for name in names]
+    modules.append(make_module(base, "ner", role="task", components="pfeiffer", labels=LABELS))
     for module in modules:
         engine.attach(module)
     peer = None

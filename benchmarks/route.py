@@ -38,8 +38,8 @@ def prepared(languages: int, device: str, precision: str):
     base.model.to(device, torch.bfloat16 if precision == "bf16" else torch.float32)
     engine = Engine(base)
     for number in range(languages):
-        engine.attach(new_module(f"l{number}", base, language="swa", parts="madx"))
-    engine.attach(new_module("ner", base, role="task", parts="pfeiffer", labels=tuple("ABCDEFG")))
+        engine.attach(new_module(f"l{number}", base, language="swa", components="madx"))
+    engine.attach(new_module("ner", base, role="task", components="pfeiffer", labels=tuple("ABCDEFG")))
     return engine
 
 

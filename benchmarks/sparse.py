@@ -42,8 +42,8 @@ def difference(base, name: str, seed: int, entries: int | str = K):
     """A module of `entries` entries at places drawn at random, values of the size that training leaves."""
     from madx.module import new_module
 
-    made = new_module(name, base, language="swa", parts={"sparse_diff": {"entries": entries}})
-    unit = made.units["parameters"]["sparse_diff"]
+    made = new_module(name, base, language="swa", components={"sparse_diff": {"entries": entries}})
+    unit = made.units["weights"]["sparse_diff"]
     generator, count = torch.Generator().manual_seed(seed), len(unit.indices)
     places = torch.randint(0, unit.space.size, (int(count * 1.1),), generator=generator).unique()
     keep = torch.randperm(len(places), generator=generator)[:count].sort().values
@@ -135,7 +135,7 @@ def measure_store() -> dict:
 def measure_select() -> dict:
     """Seconds and transient memory of the exact choice of K entries among all weights."""
     from madx.training.settings import SparseSettings
-    from madx.training.sparse.selections import SELECTIONS, Evidence
+    from madx.training.sparse.selections import SELECTIONS, Importance
     from madx.training.sparse.selections.base import top
 
     base = xlmr_base()
@@ -146,7 +146,7 @@ def measure_select() -> dict:
 
     def scores(number, a, b):
         parameter = unit.space.parameters[number]
-        return rule.scores(Evidence(parameter, start[parameter.name], moved[parameter.name]), a, b)
+        return rule.scores(Importance(parameter, start[parameter.name], moved[parameter.name]), a, b)
 
     with Memory() as used:
         began = time.perf_counter()
@@ -188,7 +188,7 @@ def train_madx(way: str) -> None:
             return {"loss": 0.0}
 
     engine = Engine(xlmr_base())
-    engine.attach(new_module("swa", engine.base, language="swa", parts="lt_sft"))
+    engine.attach(new_module("swa", engine.base, language="swa", components="lt_sft"))
     engine.activate("swa")
     chosen = {"madx-full": "magnitude", "madx-sparse": "random", "madx-fisher": "fisher", "madx-spiel": "drop_and_grow"}[way]
     sparse = SparseSettings(selection=chosen, samples=4, accumulate=1, reselect_every=2)

@@ -74,17 +74,17 @@ def ner_task(rows: list, *, tokens_per_batch: int | None = None):
 class Ours:
     """The steps of our own loop on one module."""
 
-    def __init__(self, base, kind: str, precision: str, rows: list | None, parts="pfeiffer"):
+    def __init__(self, base, kind: str, precision: str, rows: list | None, components="pfeiffer"):
         from madx.engine import Engine
         from madx.training import TrainSettings, loop
         from madx.training.precision import to_bf16
-        from madx.training.trainable import ModuleMoves
+        from madx.training.trainable import TrainableModule
 
         self.base = base
         self.engine = Engine(base)
-        self.engine.attach(make_module(base, "eng", parts="madx"))
+        self.engine.attach(make_module(base, "eng", components="madx"))
         if kind == "task":
-            self.engine.attach(make_module(base, "ner", role="task", parts=parts, labels=LABELS))
+            self.engine.attach(make_module(base, "ner", role="task", components=parts, labels=LABELS))
         if precision == "bf16":
             to_bf16(base)
         name = "eng" if kind == "language" else "ner"
@@ -92,7 +92,7 @@ class Ours:
         task = language_task(base.config.vocab_size) if kind == "language" else ner_task(rows, tokens_per_batch=BUDGET)
         settings = TrainSettings(precision=precision, progress=False, schedule="constant", warmup=0)
         self.task, self.settings, self.name = task, settings, name
-        moving = ModuleMoves(self.engine, name)
+        moving = TrainableModule(self.engine, name)
         self.loop = loop._Loop(self.engine, moving, task, settings, steps=10**6, seed=0, folder=None, identity={})
         self.loop._mode(training=True)
         self.of_epoch = task.steps(1) if kind == "task" else 1
@@ -115,9 +115,9 @@ class Theirs:
 
         self.kind, self.step, self.rows, self.base = kind, 0, rows, base
         self.peer = Peer(base, heads=("mlm",) if kind == "language" else ("ner",))
-        self.peer.take(make_module(base, "eng", parts="madx"), base)
+        self.peer.take(make_module(base, "eng", components="madx"), base)
         if kind == "task":
-            self.peer.take(make_module(base, "ner", role="task", parts="pfeiffer", labels=LABELS), base)
+            self.peer.take(make_module(base, "ner", role="task", components="pfeiffer", labels=LABELS), base)
         name, under = ("eng", None) if kind == "language" else ("ner", "eng")
         self.parameters = self.peer.train(name, under, "mlm" if kind == "language" else "ner")
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4, weight_decay=0.0)
@@ -192,11 +192,11 @@ class Kept(Ours):
     """A task module in the upper half of the layers, the states below kept."""
 
     def __init__(self, base, precision: str, rows: list):
-        from madx.training.cache_policy import frozen_layers
+        from madx.training.cache_policy import activation_cache
 
         lower = list(range(base.depth // 2))
-        super().__init__(base, "task", precision, rows, parts={"bottleneck": {"leave_out": lower, "reduction_factor": 2}})
-        self.opened = frozen_layers(self.engine, "ner", self.task, self.settings, folder=None)
+        super().__init__(base, "task", precision, rows, components={"bottleneck": {"leave_out": lower, "reduction_factor": 2}})
+        self.opened = activation_cache(self.engine, "ner", self.task, self.settings, folder=None)
         self.opened.__enter__()
 
 
@@ -269,4 +269,4 @@ if __name__ == "__main__":
         child(options)
     else:
         parts = {"language": language, "task": task, "memory": memory}
-        write(options, [r for name, part in parts.items() if options.only in ("", name) for r in part(options)])
+        write(options, [r for name, measurement in parts.items() if options.only in ("", name) for r in measurement(options)])

@@ -5,6 +5,7 @@ Relative paths in a file stay as they are: they count from the current folder, n
 """
 
 import json
+import logging
 import re
 import types
 import typing
@@ -16,6 +17,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from madx.errors import ConfigError, did_you_mean
+
+log = logging.getLogger("madx")
 
 INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 FLOAT = re.compile(r"[-+]?([0-9][0-9_]*)?\.?[0-9]+([eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*\.([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan")
@@ -29,6 +32,18 @@ class Settings(BaseModel):
     """The parent of every settings class: unknown keys are refused, values are not changed after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    #: key of an earlier version -> its name today; such a key is still read, with a notice
+    RENAMED: typing.ClassVar[dict[str, str]] = {}
+
+
+def renamed(schema: type[Settings], data: dict[str, Any], *, notice: bool = True) -> dict[str, Any]:
+    """Plain settings with the keys of earlier versions under their names of today; `notice`: each is logged."""
+    for old, new in schema.RENAMED.items():
+        if old in data and new not in data:
+            data = {new if key == old else key: value for key, value in data.items()}
+            if notice:
+                log.warning("The setting '%s' is called '%s' now; the old name is still read. Please rename it.", old, new)
+    return data
 
 
 class _Faults(list):
@@ -53,6 +68,7 @@ def load(path: str | Path | None, schema: type[S], overrides: Iterable[str] = ()
     for override in overrides:
         _override(data, override, lines, faults)
     checked = None
+    data = renamed(schema, data)
     try:
         checked = schema.model_validate_json(json.dumps(data))
     except ValidationError as error:
@@ -65,6 +81,7 @@ def load(path: str | Path | None, schema: type[S], overrides: Iterable[str] = ()
 
 def faults_of(schema: type[S], data: dict[str, Any]) -> tuple[S | None, list[str]]:
     """Settings from plain data (None when there is a fault), and every fault as `key.path: what is wrong`."""
+    data = renamed(schema, data)
     try:
         return schema.model_validate_json(json.dumps(data)), []
     except ValidationError as error:

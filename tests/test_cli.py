@@ -17,7 +17,7 @@ from madx.base.families import FAMILIES
 from madx.cli import app
 from madx.config import load
 from madx.errors import MadxError
-from madx.module.presets import PRESETS, make_parts
+from madx.module.presets import PRESETS, make_components
 from madx.module_types import MODULE_TYPES
 from madx.tasks import TASKS
 
@@ -126,15 +126,15 @@ def test_config_prints_every_setting_with_its_meaning(job):
 
 def test_types_prints_every_module_type_as_yaml_that_can_be_used():
     shown = run("modules", "types").stdout
-    parts = yaml.safe_load(shown)["parts"]
-    made = make_parts(parts)
+    parts = yaml.safe_load(shown)["components"]
+    made = make_components(parts)
     assert list(made) == MODULE_TYPES.names()
     assert made == {name: MODULE_TYPES.get(name).Config() for name in made}
     for name in made:
         for setting, field in MODULE_TYPES.get(name).Config.model_fields.items():
             assert setting in parts[name] and field.description in shown
     assert "(number, >= 0.0, < 1.0)" in shown and "(normal | truncated | zero_up)" in shown
-    assert list(yaml.safe_load(run("modules", "types", "invertible").stdout)["parts"]) == ["invertible"]
+    assert list(yaml.safe_load(run("modules", "types", "invertible").stdout)["components"]) == ["invertible"]
 
 
 def test_presets_tasks_and_bases_are_listed():
@@ -156,7 +156,7 @@ def test_flags_override_set_which_overrides_the_file(tmp_path, monkeypatch):
     words = ["language.yaml", "--set", "seed=5", "--set", "steps=6", "--steps", "7", "--fresh"]
     settings = captured(monkeypatch, "train_language", "train-language", *words)
     assert (settings.batch_size, settings.seed, settings.steps, settings.resume) == (2, 5, 7, False)
-    assert (settings.corpus, settings.overwrite, settings.parts) == ("eng.txt", False, "madx")
+    assert (settings.corpus, settings.overwrite, settings.components) == ("eng.txt", False, "madx")
 
 
 def test_values_of_flags_are_taken_as_they_are(tmp_path, monkeypatch):

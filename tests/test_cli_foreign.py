@@ -23,7 +23,7 @@ def place(tmp_path_factory):
     base, store = madx.load_base(tiny_files.save_base(root / "base")), Store(root / "modules")
     for module in (
         tiny.wake(new_module("swa", base, language="swa")), sparse(base, "sswa", entries=100, language="swa"),
-        tiny.wake(new_module("ner", base, role="task", parts="pfeiffer", task="ner", labels=LABELS)),
+        tiny.wake(new_module("ner", base, role="task", components="pfeiffer", task="ner", labels=LABELS)),
         sparse(base, "sner", entries=100, role="task", task="ner", labels=LABELS),
     ):  # fmt: skip
         store.save(module)

@@ -16,7 +16,7 @@ def here(local_hub, tmp_path, monkeypatch):
     """A folder with a store that holds `swa`, a hub, and the token of one who may write."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_TOKEN", "hf_writer")
-    Store("modules").save(tiny.wake(new_module("swa", tiny.base(), language="swa", parts="pfeiffer")))
+    Store("modules").save(tiny.wake(new_module("swa", tiny.base(), language="swa", components="pfeiffer")))
     return local_hub
 
 

@@ -146,7 +146,7 @@ def test_modules_list_show_verify_remove(here, tmp_path):
     shown = yaml.safe_load(run("modules", "show", "swa", "--store", copy).stdout)
     assert (
         shown["name"] == "swa"
-        and shown["parts"]["bottleneck"]["reduction_factor"] == 2.0
+        and shown["components"]["bottleneck"]["reduction_factor"] == 2.0
         and shown["training"]["steps"] == 8
     )
     assert "4 modules whole" in run("modules", "verify", "--store", copy).stdout
@@ -176,7 +176,7 @@ FAULTS = {
     "no config file": (["train-task", "none.yaml"], ["none.yaml"]),
     "no corpus file": ([*LANGUAGE, "--corpus", "none.txt"], ["none.txt"]),
     "no base": ([*LANGUAGE, "--base", "./none"], ["./none", "config.json"]),
-    "unknown preset": ([*LANGUAGE, "--parts", "mdax"], ["mdax", "did you mean 'madx'"]),
+    "unknown preset": ([*LANGUAGE, "--components", "mdax"], ["mdax", "did you mean 'madx'"]),
     "module is there already": ([*LANGUAGE, "--store", "modules"], ["swa", "already"]),
     "unknown module": (["predict", "--stack", "swaa + ner@1", "x"], ["swaa", "did you mean 'swa'"]),
     "unreadable stack": (["explain", "--stack", "swa + + ner@1"], ["swa + + ner@1"]),

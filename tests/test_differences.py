@@ -72,7 +72,7 @@ def test_ties_elects_signs_place_by_place(base):
     assert engine.explain().silent == []
     engine.activate("0.5*ties(a, b, c) + base")
     expect(base, theta, (0.5, elected))
-    unit = modules[0].units["parameters"]["sparse_diff"]  # a child that has changed since is counted again
+    unit = modules[0].units["weights"]["sparse_diff"]  # a child that has changed since is counted again
     unit.set_entries(unit.indices, torch.zeros_like(unit.values))
     engine.refresh()
     values = {n: v[1:] for n, v in stacked.items()}
@@ -91,7 +91,7 @@ def test_the_same_modules_grouped_otherwise_are_another_election(ids):
     base = tiny.base()
     engine = Engine(base)
     for name, value in (("a", 0.4), ("b", -0.5), ("c", 0.3)):
-        unit = engine.attach(sparse(base, name)).units["parameters"]["sparse_diff"]
+        unit = engine.attach(sparse(base, name)).units["weights"]["sparse_diff"]
         unit.set_entries(torch.arange(300), torch.full((300,), value))
     engine.activate("ties(a, b + c)")
     fresh = engine(*ids)
@@ -188,7 +188,7 @@ def test_large_numbers_at_different_places_do_not_overflow():
     base.model.to(torch.float16)
     engine = Engine(base)
     made = sparse(base, "a", entries=2, groups=["layers"], kinds=["weight"])
-    unit = made.units["parameters"]["sparse_diff"]
+    unit = made.units["weights"]["sparse_diff"]
     first = unit.space.parameters[0]
     weights = base.encoder.get_parameter(first.name).view(-1)
     weights[:2] = torch.tensor([60_000.0, 0.0])
@@ -266,7 +266,7 @@ def test_the_decoder_keeps_theta_0(base, ids):
         assert not torch.allclose(logits, full, atol=1e-3)
         assert torch.allclose(logits, engine.mlm_logits(engine(*ids).flatten(0, 1)).view_as(logits), atol=1e-5)
     engine.activate(None)
-    assert torch.equal(engine.mlm_logits(rows), bare) and engine.differences._copies == {}
+    assert torch.equal(engine.mlm_logits(rows), bare) and engine.deltas._copies == {}
     assert all(m.weight is base.model.get_input_embeddings().weight for m in tied)
 
 
@@ -277,12 +277,12 @@ def test_no_copy_of_the_embeddings_without_need(ids):
     engine.attach(sparse(base, "layers", groups=["layers"])), engine.attach(sparse(base, "all"))
     engine.activate("layers")
     engine.mlm_logits(engine(*ids)[0])
-    assert engine.differences._copies == {}
+    assert engine.deltas._copies == {}
     engine.activate("all")
     engine(*ids)
-    assert engine.differences._copies == {}
+    assert engine.deltas._copies == {}
     engine.mlm_logits(engine(*ids)[0])
-    assert list(engine.differences._copies) == ["embeddings.word_embeddings.weight"]
+    assert list(engine.deltas._copies) == ["embeddings.word_embeddings.weight"]
 
 
 # ---- mixed, scaled, merged -------------------------------------------------------------------------------------------
@@ -292,12 +292,12 @@ def test_no_copy_of_the_embeddings_without_need(ids):
 @pytest.mark.parametrize("language", ["sparse", "adapter"])
 def test_differences_and_adapters_in_one_composition(base, ids, language):
     engine, state = Engine(base), snapshot(base)
-    adapter = tiny.wake(new_module("adapter", base, parts="pfeiffer"))
+    adapter = tiny.wake(new_module("adapter", base, components="pfeiffer"))
     engine.attach(adapter), engine.attach(sparse(base, "sparse"))
     other = {"sparse": "adapter", "adapter": "sparse"}[language]
     engine.activate(f"{language} + {other}")
     both, explanation = engine(*ids), engine.explain(*ids)
-    assert explanation.silent == [] and {a.site for a in explanation.actions if a.module == "sparse"} == {"parameters"}
+    assert explanation.silent == [] and {a.site for a in explanation.actions if a.module == "sparse"} == {"weights"}
     for alone in ("sparse", "adapter"):
         engine.activate(alone)
         assert not torch.allclose(engine(*ids), both, atol=1e-3)
@@ -305,7 +305,7 @@ def test_differences_and_adapters_in_one_composition(base, ids, language):
     for name, difference in dense(engine.modules["sparse"]).items():
         other_base.encoder.get_parameter(name).add_(difference)
     second = Engine(other_base)
-    second.attach(tiny.wake(new_module("adapter", other_base, parts="pfeiffer")))
+    second.attach(tiny.wake(new_module("adapter", other_base, components="pfeiffer")))
     second.activate("adapter")
     assert torch.equal(second(*ids), both)
     engine.activate("average(sparse, adapter)")
@@ -317,7 +317,7 @@ def test_differences_and_adapters_in_one_composition(base, ids, language):
 @torch.no_grad()
 def test_a_factor_scales_the_change_of_an_adapter(base, ids):
     engine = Engine(base)
-    engine.attach(tiny.wake(new_module("a", base, parts={"bottleneck": {"leave_out": [0, 1]}})))
+    engine.attach(tiny.wake(new_module("a", base, components={"bottleneck": {"leave_out": [0, 1]}})))
     bare, outs = engine(*ids), {}
     for factor in (0, 0.5, 1, -1):
         engine.activate(Scaled("a", factor))
@@ -335,7 +335,7 @@ def test_a_factor_scales_the_change_of_an_adapter(base, ids):
 def test_a_scaled_invertible_part_feeds_no_decoder(ids):
     base = tiny.base()
     engine = Engine(base)
-    swa = engine.attach(tiny.wake(new_module("swa", base, parts={"invertible": {}})))
+    swa = engine.attach(tiny.wake(new_module("swa", base, components={"invertible": {}})))
     unit = swa.units["embeddings"]["invertible"]
     engine.activate("0.5*swa")
     with torch.no_grad():
@@ -376,22 +376,22 @@ def test_merge_is_for_good(base, ids):
 def test_explain_lists_entries_parameters_and_change(base, ids):
     engine = Engine(base)
     made = engine.attach(sparse(base, "a"))
-    engine.attach(new_module("zero", base, parts={"sparse_diff": {"entries": 10}}))
+    engine.attach(new_module("zero", base, components={"sparse_diff": {"entries": 10}}))
     engine.activate("a + 0.5*zero")
-    space = made.units["parameters"]["sparse_diff"].space
+    space = made.units["weights"]["sparse_diff"].space
     text = str(engine.explain())
-    assert f"parameters  a: sparse_diff 400 of {space.size:,} entries in " in text.replace("  a:", "  a:")
+    assert f"weights  a: sparse_diff 400 of {space.size:,} entries in " in text.replace("  a:", "  a:")
     assert "zero: sparse_diff 10 of" in text and "times 0.5" in text
     measured = engine.explain(*ids)
     assert measured.silent == ["zero"]
     found = torch.cat([v.flatten() for n, v in sorted(encoder(tiny.base(base.name.removeprefix("tiny-"))).items()) if n in {p.name for p in space.parameters}])
-    unit = made.units["parameters"]["sparse_diff"]
+    unit = made.units["weights"]["sparse_diff"]
     expected = unit.values.norm() / found[unit.indices.long()].norm()
     assert measured.actions[0].change == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_the_site_lists_every_parameter_of_the_encoder_but_the_poolers(base):
-    site = base.sites["parameters"]
+    site = base.sites["weights"]
     assert {p.name: p.shape for p in site.parameters} == {
         n: tuple(p.shape) for n, p in base.encoder.named_parameters() if not n.startswith("pooler.")
     }
@@ -403,11 +403,11 @@ def test_the_site_lists_every_parameter_of_the_encoder_but_the_poolers(base):
 
 
 def test_what_is_selectable(base):
-    site = base.sites["parameters"]
+    site = base.sites["weights"]
 
     def names(**config):
-        made = new_module("m", base, parts={"sparse_diff": {"entries": 1, **config}})
-        return {p.name for p in made.units["parameters"]["sparse_diff"].space.parameters}
+        made = new_module("m", base, components={"sparse_diff": {"entries": 1, **config}})
+        return {p.name for p in made.units["weights"]["sparse_diff"].space.parameters}
 
     every = {p.name for p in site.parameters}
     norms = {p.name for p in site.parameters if p.kind == "norm"}
@@ -422,11 +422,11 @@ def test_what_is_selectable(base):
 
 def test_counts():
     base = tiny.base()
-    site = base.sites["parameters"]
+    site = base.sites["weights"]
     size = sum(p.numel for p in site.parameters if p.kind != "norm")
 
     def count(entries):
-        unit = new_module("m", base, parts={"sparse_diff": {"entries": entries}}).units["parameters"]["sparse_diff"]
+        unit = new_module("m", base, components={"sparse_diff": {"entries": entries}}).units["weights"]["sparse_diff"]
         assert len(set(unit.indices.tolist())) == len(unit.indices) == len(unit.values) and int(unit.indices[-1]) < size
         return len(unit.indices)
 
@@ -443,7 +443,7 @@ def test_the_papers_counts_on_xlmr_base():
     from madx.contract.module_type import BaseParameter, Site
     from madx.module_types.sparse_diff import SparseDiffConfig
 
-    site = Site("parameters", "parameters", 768, 12, parameters=(BaseParameter("w", (250_002, 768), "embeddings", None, "weight"),))
+    site = Site("weights", "weights", 768, 12, parameters=(BaseParameter("w", (250_002, 768), "embeddings", None, "weight"),))
     assert SparseDiffConfig().count(site) == 7_667_712 and SparseDiffConfig(entries="task").count(site) == 14_155_776
 
 
@@ -490,7 +490,7 @@ def test_autocast_keeps_no_cast_of_weights_that_have_changed(where):
         engine.attach(sparse(base, name, number, entries=0.5, std=0.2))
     inputs, found = tiny.inputs(), []
     base.model.requires_grad_(True)
-    values = engine.module("b").units["parameters"]["sparse_diff"].values
+    values = engine.module("b").units["weights"]["sparse_diff"].values
     kept = values.detach().clone()
 
     def bring(name):
@@ -498,7 +498,7 @@ def test_autocast_keeps_no_cast_of_weights_that_have_changed(where):
             engine.activate(name)
         else:  # as at every step of a sparse phase
             values.copy_(kept if name == "b" else -kept)
-            engine.differences.rewrite(engine.differences.applied[0])
+            engine.deltas.rewrite(engine.deltas.applied[0])
 
     engine.activate("b")
     for names in ("ab", "b"):
@@ -512,7 +512,7 @@ def test_autocast_keeps_no_cast_of_weights_that_have_changed(where):
 
 @pytest.mark.parametrize("family", ["xlm-roberta", "deberta-v2"])
 def test_no_gradient_reaches_the_embeddings_through_the_decoder(family):
-    """Scores and full gradients are those of the inputs: the decoder is no part of what trains."""
+    """Scores and full gradients are those of the inputs: the decoder is no component of what trains."""
     base = tiny.base(family)
     engine = Engine(base)
     engine.attach(sparse(base, "a", 1, groups=["layers"]))

@@ -12,8 +12,8 @@ from madx.errors import BaseError, CompositionError, MadxError
 from madx.module import Module, new_module
 
 
-def module(base, name, parts="madx", *, seed=0, role="language", labels=()):
-    return tiny.wake(new_module(name, base, role=role, parts=parts, labels=labels), seed=seed)
+def module(base, name, components="madx", *, seed=0, role="language", labels=()):
+    return tiny.wake(new_module(name, base, role=role, components=components, labels=labels), seed=seed)
 
 
 @pytest.fixture(params=tiny.FAMILY_NAMES)

@@ -11,7 +11,7 @@ from madx.module import new_module
 def engine(family="xlm-roberta", **modules):
     made = Engine(tiny.base(family))
     for seed, (name, parts) in enumerate(modules.items()):
-        made.attach(tiny.wake(new_module(name, made.base, parts=parts), seed=seed))
+        made.attach(tiny.wake(new_module(name, made.base, components=parts), seed=seed))
     return made
 
 
@@ -34,7 +34,7 @@ def test_the_decoder_of_a_mean_is_said_to_have_no_inverse_and_has_none():
     ids, mask = tiny.inputs()
     for composition in ("average(a, b)", "average(a, c)", "average(a, b) + c"):
         made.activate(composition)
-        assert made.explain().decoder == "none: a mean of invertible parts has no inverse"
+        assert made.explain().decoder == "none: a mean of invertible components has no inverse"
         with pytest.raises(CompositionError, match="no inverse in closed form"):
             made.mlm_logits(made(ids, mask))
     made.activate("a + b")

@@ -20,7 +20,7 @@ LABELS = LabelSet.from_sentences(tiny_runs.sentences()).tags
 
 
 def head_only(base, name="ner"):
-    return new_module(name, base, role="task", language="eng", parts="head_only", task="ner", labels=LABELS)
+    return new_module(name, base, role="task", language="eng", components="head_only", task="ner", labels=LABELS)
 
 
 def test_it_trains_its_head_and_nothing_else():
@@ -41,7 +41,7 @@ def test_it_is_not_called_silent_unless_another_head_predicts():
     engine = Engine(tiny.base())
     for name in ("ner", "other"):
         engine.attach(head_only(engine.base, name))
-    engine.attach(tiny.wake(new_module("eng", engine.base, language="eng", parts="madx")))
+    engine.attach(tiny.wake(new_module("eng", engine.base, language="eng", components="madx")))
     engine.activate("eng + ner")
     explained = engine.explain(*tiny.inputs())
     assert explained.silent == [] and explained.head == f"ner: {len(LABELS)} labels"
@@ -55,7 +55,7 @@ def test_it_is_stored_read_listed_and_exported(tmp_path):
     module = head_only(base)
     store.save(module)
     again = store.load("ner", base)
-    assert again.info.parts == {} and torch.equal(again.head.weight, module.head.weight)
+    assert again.info.components == {} and torch.equal(again.head.weight, module.head.weight)
     assert store.verify() == [] and store.verify("ner", base=base) == []
     assert "head alone" in run("modules", "list", "--store", tmp_path / "modules").stdout
     engine.attach(again)
@@ -65,10 +65,10 @@ def test_it_is_stored_read_listed_and_exported(tmp_path):
 
 def test_neither_parts_nor_labels_is_refused(tmp_path):
     base = tiny.base()
-    with pytest.raises(ConfigError, match="has no parts"):
-        new_module("eng", base, language="eng", parts="head_only")
+    with pytest.raises(ConfigError, match="has no components"):
+        new_module("eng", base, language="eng", components="head_only")
     folder = Store(tmp_path).save(head_only(base))
     content = json.loads((folder / "module.json").read_text())
     (folder / "module.json").write_text(json.dumps(content | {"labels": []}))
-    with pytest.raises(StoreError, match="at least one part, or labels"):
+    with pytest.raises(StoreError, match="at least one component, or labels"):
         Store(tmp_path).load("ner", base)

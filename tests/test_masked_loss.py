@@ -71,7 +71,7 @@ def test_every_base_gives_the_loss_and_gradients_of_its_scores(family):
     base = tiny.base(family)
     engine = Engine(base)
     tied = base.family.tied
-    engine.attach(tiny.wake(new_module("swa", base, parts="madx" if tied else "pfeiffer"), std=0.05))
+    engine.attach(tiny.wake(new_module("swa", base, components="madx" if tied else "pfeiffer"), std=0.05))
     engine.activate("swa")
     ids, mask = tiny.inputs()
     at, targets = (torch.tensor([0, 1, 2]), torch.tensor([1, 2, 3])), torch.tensor([9, 30, 77])

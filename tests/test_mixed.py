@@ -28,7 +28,7 @@ def mixed():
     engine = Engine(base)
     for k, name in enumerate("abc"):
         engine.attach(sparse(base, name, k, entries=800))
-    engine.attach(tiny.wake(new_module("x", base, parts="pfeiffer")))
+    engine.attach(tiny.wake(new_module("x", base, components="pfeiffer")))
     return engine
 
 
@@ -81,11 +81,11 @@ def test_a_language_and_a_task_of_different_kinds_train_evaluate_and_swap(langua
     state = snapshot(engine.base)
     kinds = {"sparse": {"sparse_diff": {"entries": 200}}, "adapter": {"bottleneck": {}}}
     engine.attach(sparse(engine.base, "sparse", 5, entries=0.1, std=0.05))
-    engine.attach(tiny.wake(new_module("adapter", engine.base, parts="pfeiffer"), std=0.05))
+    engine.attach(tiny.wake(new_module("adapter", engine.base, components="pfeiffer"), std=0.05))
     torch.manual_seed(0)
     labels = LabelSet.from_sentences(runs.sentences()).tags
     other = {"sparse": "adapter", "adapter": "sparse"}[language]
-    engine.attach(new_module("ner", engine.base, role="task", parts=kinds[other], labels=labels))
+    engine.attach(new_module("ner", engine.base, role="task", components=kinds[other], labels=labels))
     engine.activate(f"{language} + ner")
     task = runs.ner(seed=1)
     before = task.evaluate(engine)["f1"]
@@ -107,7 +107,7 @@ def test_each_fits_half_precision_but_not_their_sum(dtype, largest):
     engine = Engine(base)
     state = snapshot(base)
     for name in "ab":
-        unit = engine.attach(sparse(base, name, entries=5)).units["parameters"]["sparse_diff"]
+        unit = engine.attach(sparse(base, name, entries=5)).units["weights"]["sparse_diff"]
         unit.set_entries(torch.arange(5), torch.full((5,), largest))
         engine.activate(name)
     with pytest.raises(CompositionError, match=r"difference of \w, .* leaves the range of .*: the base is as before.*smaller factor"):
@@ -126,7 +126,7 @@ def test_every_bad_difference_has_its_words(tmp_path):
     base, other, store = tiny.base(), tiny.base(seed=4), Store(tmp_path)
     engine, state = Engine(base), snapshot(base)
     made = engine.attach(sparse(base, "a", language="swa"))
-    unit = made.units["parameters"]["sparse_diff"]
+    unit = made.units["weights"]["sparse_diff"]
     store.save(made)
     indices, values = unit.indices.clone(), unit.values.detach().clone()
 
@@ -142,7 +142,7 @@ def test_every_bad_difference_has_its_words(tmp_path):
 
     far = torch.cat([indices[:-1], torch.tensor([unit.space.size], dtype=indices.dtype)])
     for what, error, text in (
-        (lambda: new_module("b", base, parts={"sparse_diff": {"entries": 10**9}}), ConfigError, "asks for 1,000,000,000 entries.*have [\\d,]+: give a smaller count"),
+        (lambda: new_module("b", base, components={"sparse_diff": {"entries": 10**9}}), ConfigError, "asks for 1,000,000,000 entries.*have [\\d,]+: give a smaller count"),
         (lambda: Engine(other).attach(made), BaseError, "was made for the base .*weights: module .*Load that base"),
         (lambda: Engine(tiny.base(num_hidden_layers=2)).attach(made), BaseError, "same shape"),
         (of_another_tokenizer, BaseError, "tokenizer: module 000000000000, base .*Load that base"),
@@ -168,9 +168,9 @@ def test_bad_differences_by_command(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     small = [f"--set={key}" for key in ("block_size=16", "batch_size=4", "held_out_blocks=4", "cache=cache", "train.progress=false")]
     language = ["train-language", "--base", "base", "--language", "swa", "--corpus", "swa.txt", "--steps", "2", *small]
-    said = failed(run(*language, "--set", "parts.sparse_diff.entries=999999999"))
+    said = failed(run(*language, "--set", "components.sparse_diff.entries=999999999"))
     assert "sparse_diff.entries asks for 999,999,999 entries" in said and "a share such as 0.03" in said
-    assert run(*language, "--parts", "lt_sft").exit_code == 0
+    assert run(*language, "--components", "lt_sft").exit_code == 0
     assert "was made for the base" in failed(run("explain", "--stack", "swa", "--base", "other"))
     weights = folder / "modules" / "swa" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-7])

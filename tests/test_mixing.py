@@ -20,8 +20,8 @@ SENTENCES = [Sentence(tuple(text.split()), ("O",) * len(text.split())) for text 
 def made_engine(family):
     made = Engine(tiny.base(family))
     for i, name in enumerate(("swa", "hau", "yor")):
-        made.attach(tiny.wake(new_module(name, made.base, language=name, parts="madx"), seed=i, std=0.15))
-    made.attach(tiny.wake(new_module("ner", made.base, role="task", parts="pfeiffer", task="ner", labels=LABELS), seed=9, std=0.3))
+        made.attach(tiny.wake(new_module(name, made.base, language=name, components="madx"), seed=i, std=0.15))
+    made.attach(tiny.wake(new_module("ner", made.base, role="task", components="pfeiffer", task="ner", labels=LABELS), seed=9, std=0.3))
     made.activate("average(swa, hau, yor) + ner")
     return made
 
@@ -134,7 +134,7 @@ def test_words_of_a_long_sentence_lie_in_several_rows(engine, task):
 ])
 def test_what_cannot_be_moved_is_refused(engine, composition, text):
     if "diff" in composition:
-        engine.attach(new_module("diff", engine.base, language="zul", parts="lt_sft"))
+        engine.attach(new_module("diff", engine.base, language="zul", components="lt_sft"))
     with engine.using(composition), pytest.raises(CompositionError, match=text):
         EntropyMixing(engine, word_logits)
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import madx.module_types
-from madx.contract.module_type import BaseParameter, ModuleType, PartConfig, Site, Sublayer
+from madx.contract.module_type import BaseParameter, ComponentConfig, ModuleType, Site, Sublayer
 from madx.errors import ConfigError, MadxError
-from madx.module.presets import PRESETS, make_parts, preset
+from madx.module.presets import PRESETS, make_components, preset
 from madx.module_types import MODULE_TYPES
 from madx.module_types.bottleneck import ACTIVATIONS, Bottleneck, BottleneckConfig
 from madx.module_types.invertible import Invertible, InvertibleConfig
@@ -26,7 +26,7 @@ PARAMETERS = tuple(
     BaseParameter(f"layer.{i}.{name}", shape, "layers", i, kind)
     for i in range(DEPTH) for name, shape, kind in (("dense.bias", (40,), "bias"), ("dense.weight", (40, WIDTH), "weight"), ("norm.weight", (WIDTH,), "norm"))
 )  # fmt: skip
-SITES.append(Site("parameters", "parameters", WIDTH, DEPTH, parameters=PARAMETERS))
+SITES.append(Site("weights", "weights", WIDTH, DEPTH, parameters=PARAMETERS))
 READS, RESIDUALS = ("sum_norm", "output", "input"), ("output", "sum", "read")
 CASES = [(f"type:{name}", {name: {}}) for name in MODULE_TYPES.names()] + [(name, parts) for name, (parts, _) in PRESETS.items() if parts]
 
@@ -65,7 +65,7 @@ def test_the_registry_is_the_folder():
 @pytest.mark.parametrize("name", MODULE_TYPES.names())
 def test_a_type_is_registered_whole(name):
     kind = MODULE_TYPES.get(name)
-    assert issubclass(kind, ModuleType) and issubclass(kind.Config, PartConfig) and kind.Config is not PartConfig
+    assert issubclass(kind, ModuleType) and issubclass(kind.Config, ComponentConfig) and kind.Config is not ComponentConfig
     module = __import__(kind.__module__, fromlist=["x"])
     assert "arXiv" in module.__doc__ and kind.__doc__ and kind.Config.__doc__
     assert all(field.description for field in kind.Config.model_fields.values())
@@ -73,17 +73,17 @@ def test_a_type_is_registered_whole(name):
 
 @pytest.mark.parametrize(("name", "settings_of"), CASES, ids=[c[0] for c in CASES])
 def test_every_type_and_preset_keeps_the_contract(name, settings_of):
-    for part, config in make_parts(settings_of).items():
+    for part, config in make_components(settings_of).items():
         kind = MODULE_TYPES.get(part)
-        again = make_parts({part: config.model_dump()})[part]
+        again = make_components({part: config.model_dump()})[part]
         assert again == config and type(again) is kind.Config
-        assert make_parts({part: config.model_dump(mode="json")})[part] == config
+        assert make_components({part: config.model_dump(mode="json")})[part] == config
         sites = [s for s in SITES if kind.acts_at(config, s)]
         assert sites, "acts nowhere"
         for site in sites:
             unit = wake(kind(config, site))
             assert 0 < len(unit.describe()) < 80 and "\n" not in unit.describe()
-            assert (site.kind == "parameters") == (kind.family == "weights")
+            assert (site.kind == "weights") == (kind.family == "weights")
             if kind.family == "weights":
                 keeps_the_contract_of_weights(unit, site)
                 continue
@@ -104,7 +104,7 @@ def test_every_type_and_preset_keeps_the_contract(name, settings_of):
 
 def keeps_the_contract_of_weights(unit, site):
     shapes = {p.name: p.numel for p in site.parameters}
-    found = unit.differences()
+    found = unit.deltas()
     assert found and len({d.parameter for d in found}) == len(found)
     for d in found:
         places = d.places()
@@ -137,17 +137,17 @@ def test_reads_only_what_it_says(name):
 @pytest.mark.parametrize("name", MODULE_TYPES.names())
 def test_unknown_and_ill_typed_settings_are_refused(name):
     with pytest.raises(ConfigError, match=rf"{name}\.no_such_key.*Allowed: .*leave_out"):
-        make_parts({name: {"no_such_key": 1}})
+        make_components({name: {"no_such_key": 1}})
     if "activation" in MODULE_TYPES.get(name).Config.model_fields:
         with pytest.raises(ConfigError, match=rf"(?s){name}\.activation: .*did you mean 'relu'.*{name}\.no_such_key"):
-            make_parts({name: {"no_such_key": 1, "activation": "rellu"}})
+            make_components({name: {"no_such_key": 1, "activation": "rellu"}})
     with pytest.raises(ConfigError, match="leave_out"):
-        make_parts({name: {"leave_out": ["last"]}})
+        make_components({name: {"leave_out": ["last"]}})
 
 
 def test_unknown_type_and_preset_are_refused():
     with pytest.raises((MadxError, KeyError)):
-        make_parts({"bottelneck": {}})
+        make_components({"bottelneck": {}})
     with pytest.raises(ConfigError, match="did you mean 'madx'"):
         preset("madxx")
 
@@ -168,8 +168,8 @@ def test_unknown_type_and_preset_are_refused():
 )  # fmt: skip
 @settings(derandomize=True, max_examples=60, deadline=None)
 def test_any_bottleneck_settings_go_round_and_run(values):
-    config = make_parts({"bottleneck": values})["bottleneck"]
-    assert make_parts({"bottleneck": config.model_dump()})["bottleneck"] == config
+    config = make_components({"bottleneck": values})["bottleneck"]
+    assert make_components({"bottleneck": config.model_dump()})["bottleneck"] == config
     left_out = {i % DEPTH for i in values.get("leave_out", [])}
     sites = [s for s in SITES if Bottleneck.acts_at(config, s)]
     assert {s.layer for s in sites} == set(range(DEPTH)) - left_out
@@ -295,7 +295,7 @@ def test_reduction_by_layer():
         Bottleneck(BottleneckConfig(reduction_factor={"0": 2.0, "2": 4.0}), SITES[4])
     for wrong in (0.0, -2.0, float("nan"), {"0": 0.0}, {"first": 2.0}, "16"):
         with pytest.raises(ConfigError, match="reduction_factor"):
-            make_parts({"bottleneck": {"reduction_factor": wrong}})
+            make_components({"bottleneck": {"reduction_factor": wrong}})
 
 
 def test_leave_out_counts_from_the_end_too():
@@ -312,7 +312,7 @@ def test_leaving_out_a_layer_that_does_not_exist_is_refused(layer):
 
 def test_a_norm_that_would_not_be_there_is_refused():
     with pytest.raises(ConfigError, match="norm_after_residual needs norm_after"):
-        make_parts({"bottleneck": {"norm_after_residual": True}})
+        make_components({"bottleneck": {"norm_after_residual": True}})
 
 
 def test_initial_weights():
@@ -341,7 +341,7 @@ def test_branches_of_a_sublayer_do_not_see_each_other():
     assert torch.allclose(twin.sum - at.sum, torch.ones_like(h)) and twin.residual is at.residual and twin.input is at.input
 
 
-# ---- the invertible part ---------------------------------------------------------------------------------------------
+# ---- the invertible component ---------------------------------------------------------------------------------------------
 
 
 @given(

@@ -22,8 +22,8 @@ LABELS = ("O", "B-PER", "I-PER")
 HOUSE = {"bottleneck": {"places": ["attention", "ffn"], "reads": "output", "residual": "sum", "gate": True, "reduction_factor": 4}}
 
 
-def module(base, name, parts="madx", *, seed=0, labels=()):
-    made = tiny.wake(new_module(name, base, role="task" if labels else "language", parts=parts, labels=labels), seed=seed)
+def module(base, name, components="madx", *, seed=0, labels=()):
+    made = tiny.wake(new_module(name, base, role="task" if labels else "language", components=components, labels=labels), seed=seed)
     for unit in made.packed_units().values():
         generator = torch.Generator().manual_seed(seed)
         places = torch.randperm(unit.space.size, generator=generator)[: len(unit.indices)].sort().values
@@ -330,9 +330,9 @@ def test_a_difference_that_all_branches_share_is_trained_on_mixed_batches():
     made.activate("route(swa + ner, yor + ner)")
     own = {"train_branches": [k % 2 for k in range(21)], "dev_branches": [k % 2 for k in range(9)]}
     settings = TrainSettings(learning_rate=1e-2, progress=False, keep_best=False)
-    before = made.module("ner").units["parameters"]["sparse_diff"].values.detach().clone()
+    before = made.module("ner").units["weights"]["sparse_diff"].values.detach().clone()
     result = fit(made, "ner", runs.ner(**own), settings, steps=3, seed=0)
-    assert result.history[-1]["loss"] > 0 and not torch.equal(made.module("ner").units["parameters"]["sparse_diff"].values, before)
+    assert result.history[-1]["loss"] > 0 and not torch.equal(made.module("ner").units["weights"]["sparse_diff"].values, before)
     made.activate(None)
     assert all(torch.equal(p, theta[n]) for n, p in made.base.encoder.named_parameters())
 
@@ -346,7 +346,7 @@ def test_gradients_through_weights_that_changed_since_are_refused(tmp_path):
         made(ids, mask, branches=[0, 1, 0])
     made(ids, mask, branches=[1, 1, 1]).sum().backward()  # one difference at a time
     with pytest.raises(CompositionError, match="cannot be trained on as a difference of weights"):
-        with made.on_top(made.module("yor").units["parameters"]["sparse_diff"]):
+        with made.on_top(made.module("yor").units["weights"]["sparse_diff"]):
             pass
     with pytest.raises(CompositionError, match="cannot be merged into the base"):
         made.merge()
@@ -434,7 +434,7 @@ def test_explained_branch_by_branch():
     text = str(made.explain())
     assert text.startswith("route of 3 branches   on tiny-xlm-roberta (xlm-roberta, 3 layers)\nbranch 0: swa + ner\n")
     assert "at once for all rows: ner" in text and "every module named acts" in text and "forward pass" not in text
-    assert text.count("after undoing swa") == 2 and "none: a scaled invertible part has no inverse" in text
+    assert text.count("after undoing swa") == 2 and "none: a scaled invertible component has no inverse" in text
     assert text.count("ner: 3 labels") == 3 and text.count("reads sum_norm, times 0.5") == 1
     made.activate("route(swa + ner, yor + ner)")
     assert "a forward pass for each difference of weights, of the branches 0; 1" in str(made.explain())
@@ -465,7 +465,7 @@ def test_differences_of_weights_are_measured_and_left_as_they_were():
     made.activate("route(swa + ner, yor + ner)")
     before = made(*tiny.inputs(2), branches=[0, 1])
     found = made.explain(*tiny.inputs(2))
-    assert [b.actions[0].site for b in found.branches] == ["parameters"] * 2 and found.passes == [[0], [1]]
+    assert [b.actions[0].site for b in found.branches] == ["weights"] * 2 and found.passes == [[0], [1]]
     assert all(b.actions[0].change > 0 for b in found.branches) and found.silent == []
     assert torch.equal(made(*tiny.inputs(2), branches=[0, 1]), before)
 

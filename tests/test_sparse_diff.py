@@ -82,7 +82,7 @@ def test_global_indices_are_split_by_parameter():
     ],
 )  # fmt: skip
 def test_entries_that_make_no_difference_are_refused(indices, values, message):
-    unit = sparse(tiny.base(), "a", entries=3).units["parameters"]["sparse_diff"]
+    unit = sparse(tiny.base(), "a", entries=3).units["weights"]["sparse_diff"]
     before = unit.indices.clone()
     with pytest.raises(ValueError, match=message):
         unit.set_entries(torch.tensor(indices), torch.tensor(values))
@@ -91,7 +91,7 @@ def test_entries_that_make_no_difference_are_refused(indices, values, message):
 
 def test_large_bases_have_indices_of_8_bytes():
     with torch.device("meta"):
-        site = Site("parameters", "parameters", 8, 1, parameters=(BaseParameter("w", (2**16, 2**16), "embeddings", None, "weight"),))
+        site = Site("weights", "weights", 8, 1, parameters=(BaseParameter("w", (2**16, 2**16), "embeddings", None, "weight"),))
         unit = SparseDiff(SparseDiffConfig(entries=10), site)
     assert unit.indices.dtype == torch.int64 and unit.space.size == 2**32
 
@@ -104,8 +104,8 @@ def test_any_values_are_stored_exactly(family, tmp_path):
     base, store = tiny.base(family), Store(tmp_path)
     made = sparse(base, "swa", entries=0.1, language="swa")
     store.save(made)
-    back = store.load("swa", base).units["parameters"]["sparse_diff"]
-    unit = made.units["parameters"]["sparse_diff"]
+    back = store.load("swa", base).units["weights"]["sparse_diff"]
+    unit = made.units["weights"]["sparse_diff"]
     assert torch.equal(back.indices, unit.indices) and torch.equal(back.values, unit.values) and back.indices.dtype == torch.int32
     assert store.verify() == [] and store.verify(base=base) == []
     assert store.show("swa").weights.parameters == len(unit.values)
@@ -114,15 +114,15 @@ def test_any_values_are_stored_exactly(family, tmp_path):
 def test_rounded_values_take_three_bytes_and_lose_nothing(tmp_path):
     base, store = tiny.base(), Store(tmp_path)
     made = sparse(base, "swa", entries=0.3, std=1e-6, language="swa")
-    unit = made.units["parameters"]["sparse_diff"]
+    unit = made.units["weights"]["sparse_diff"]
     exact = unit.values.detach().clone()
     unit.round_values()
     assert ((unit.values - exact).abs() <= exact.abs() * 2**-11 + exact.abs().max() * 2**-38).all()
     assert not torch.equal(unit.values, exact)
     store.save(made)
-    assert torch.equal(store.load("swa", base).units["parameters"]["sparse_diff"].values, unit.values)
+    assert torch.equal(store.load("swa", base).units["weights"]["sparse_diff"].values, unit.values)
     stored = load_file(tmp_path / "swa" / "weights.safetensors")
-    assert stored["parameters.sparse_diff.values"].dtype == torch.float16
+    assert stored["weights.sparse_diff.values"].dtype == torch.float16
     assert sum(t.numel() * t.element_size() for t in stored.values()) == 3 * len(exact) + 33
     assert store.verify() == []
 
@@ -132,8 +132,8 @@ def test_fewer_bits_when_asked(dtype, tmp_path):
     base, store = tiny.base(), Store(tmp_path)
     made = sparse(base, "swa", entries=0.1, std=1e5, language="swa")
     store.save(made, dtype=dtype)  # beyond the range of float16, but for the exponent
-    back = store.load("swa", base).units["parameters"]["sparse_diff"].values
-    assert torch.allclose(back, made.units["parameters"]["sparse_diff"].values, rtol=2**-8)
+    back = store.load("swa", base).units["weights"]["sparse_diff"].values
+    assert torch.allclose(back, made.units["weights"]["sparse_diff"].values, rtol=2**-8)
     assert store.verify() == []
 
 
@@ -141,7 +141,7 @@ def test_values_of_zero_are_stored(tmp_path):
     base, store = tiny.base(), Store(tmp_path)
     made = sparse(base, "swa", std=0.0, language="swa")
     store.save(made)
-    assert store.load("swa", base).units["parameters"]["sparse_diff"].values.count_nonzero() == 0
+    assert store.load("swa", base).units["weights"]["sparse_diff"].values.count_nonzero() == 0
 
 
 def forge(folder, change):
@@ -155,7 +155,7 @@ def forge(folder, change):
     (folder / "module.json").write_text(json.dumps(manifest))
 
 
-START = "parameters.sparse_diff."
+START = "weights.sparse_diff."
 
 
 @pytest.mark.parametrize(

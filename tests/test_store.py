@@ -24,7 +24,7 @@ import madx
 from madx.engine import Engine
 from madx.errors import BaseError, ConfigError, MadxError, StoreError
 from madx.module import ModuleInfo, new_module
-from madx.module.presets import PRESETS, make_parts
+from madx.module.presets import PRESETS, make_components
 from madx.store import Store, check_target, folders, load_module, read_info, save_module
 from madx.store.card import model_card
 from madx.store.manifest import FORMAT, LAYOUT, WeightsRecord, check_language, from_text, manifest_of, to_text
@@ -44,10 +44,10 @@ def base():
     return tiny.base()
 
 
-def module(base, name="swa", parts="madx", *, seed=0, **more):
+def module(base, name="swa", components="madx", *, seed=0, **more):
     if more.get("role") != "task":
         more = {"language": "swa"} | more
-    return tiny.wake(new_module(name, base, parts=parts, **more), seed=seed)
+    return tiny.wake(new_module(name, base, components=components, **more), seed=seed)
 
 
 def task(base, name="ner", **more):
@@ -120,12 +120,12 @@ def test_round_trip_is_bit_exact_on_every_family(family, tmp_path):
 def test_every_preset_is_stored_whole(preset, base, tmp_path):
     made = module(base, "m", preset)
     loaded = load_module(save_module(made, tmp_path / "m"), base)
-    assert same(made, loaded) and loaded.info == made.info and list(loaded.info.parts) == list(made.info.parts)
+    assert same(made, loaded) and loaded.info == made.info and list(loaded.info.components) == list(made.info.components)
 
 
 def test_order_of_parts_survives(base, tmp_path):
     made = module(base, "m", {"invertible": {}, "bottleneck": {}})
-    assert list(read_info(save_module(made, tmp_path / "m")).parts) == ["invertible", "bottleneck"]
+    assert list(read_info(save_module(made, tmp_path / "m")).components) == ["invertible", "bottleneck"]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -178,7 +178,7 @@ BOTTLENECK = st.fixed_dictionaries({}, optional={
 )  # fmt: skip
 def test_the_json_keeps_everything(name, bottleneck, training, labels, language, licence):
     info = ModuleInfo(
-        name=name, role="task", language=language, parts=make_parts({"invertible": {}, "bottleneck": bottleneck}),
+        name=name, role="task", language=language, components=make_components({"invertible": {}, "bottleneck": bottleneck}),
         task=None, labels=tuple(labels), training=training, licence=licence,
     )  # fmt: skip
     manifest = manifest_of(info, WeightsRecord(sha256="0" * 64, bytes=1, dtype="float32", parameters=2))
@@ -244,7 +244,7 @@ def test_json_that_is_no_module(text, message, base, tmp_path):
 
 
 def part(content, k=0):
-    return content["parts"][k]
+    return content["components"][k]
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -262,8 +262,8 @@ def part(content, k=0):
      r"(?s)head.weight: shape \(3, 32\), expected \(2, 32\) \(2 labels\).*names 2 labels"),
     (lambda c: c.update(labels=[]), "(?s)head.weight: not a tensor.*names 0 labels, the weights have a head"),
     (lambda c: part(c).update(type="bottelneck"), "no module type 'bottelneck'; did you mean 'bottleneck'"),
-    (lambda c: c["parts"].append(part(c)), "the part 'bottleneck' is there twice"),
-    (lambda c: c.update(parts=[]), "belongs to none of the parts"),
+    (lambda c: c["components"].append(part(c)), "the component 'bottleneck' is there twice"),
+    (lambda c: c.update(components=[]), "belongs to none of the components"),
     (lambda c: part(c)["settings"].update(reductoin=2), "bottleneck.reductoin: .*did you mean 'reduction_factor'"),
     (lambda c: part(c)["settings"].update(activation="rellu"), "unknown activation 'rellu'"),
     (lambda c: part(c)["settings"].update(reduction_factor=8.0),
@@ -298,7 +298,7 @@ def drop(tensors, name):
     (lambda t: (drop(t, "head.bias"), drop(t, "layer.1.ffn.bottleneck.up.bias")),
      ["head.bias: missing", "layer.1.ffn.bottleneck.up.bias: missing"]),
     (lambda t: t.update({"layer.0.ffn.lora.A": torch.zeros(1)}),
-     ["layer.0.ffn.lora.A: not a tensor", "none of the parts bottleneck"]),
+     ["layer.0.ffn.lora.A: not a tensor", "none of the components bottleneck"]),
     (lambda t: t.update({"head.bias": torch.zeros(5)}),
      [r"head.bias: shape \(5,\), expected \(3,\) \(3 labels\)", "have 5 rows"]),
     (lambda t: t.update({"head.weight": torch.zeros(3, 32, dtype=torch.int64)}),

@@ -49,7 +49,7 @@ def test_equal_to_the_librarys_reader(tmp_path_factory, described, seed):
 
 def test_the_tensors_of_a_loaded_module_share_no_byte_and_can_be_saved_alone(tmp_path):
     base = tiny.base()
-    made = tiny.wake(new_module("ner", base, role="task", task="ner", parts="pfeiffer", labels=("O", "B-PER", "I-PER")))
+    made = tiny.wake(new_module("ner", base, role="task", task="ner", components="pfeiffer", labels=("O", "B-PER", "I-PER")))
     loaded = load_module(save_module(made, tmp_path / "ner"), base)
     places = sorted((p.data_ptr(), p.nbytes) for p in loaded.parameters())
     assert all(start + length <= after for (start, length), (after, _) in zip(places, places[1:]))
@@ -61,14 +61,14 @@ def test_the_tensors_of_a_loaded_module_share_no_byte_and_can_be_saved_alone(tmp
 
 def test_the_devices_default_does_not_matter(tmp_path):
     base = tiny.base()
-    folder = save_module(tiny.wake(new_module("swa", base, language="swa", parts="madx")), tmp_path / "swa")
+    folder = save_module(tiny.wake(new_module("swa", base, language="swa", components="madx")), tmp_path / "swa")
     with torch.device("meta"):
         assert not any(p.is_meta for p in load_module(folder, base).parameters())
 
 
 def test_ctrl_c_goes_before_damage(tmp_path, monkeypatch):
     base = tiny.base()
-    folder = save_module(tiny.wake(new_module("swa", base, language="swa", parts="madx")), tmp_path / "swa")
+    folder = save_module(tiny.wake(new_module("swa", base, language="swa", components="madx")), tmp_path / "swa")
     data = bytearray((folder / LAYOUT.weights).read_bytes())
     data[-1] ^= 1
     (folder / LAYOUT.weights).write_bytes(data)
@@ -83,7 +83,7 @@ def test_ctrl_c_goes_before_damage(tmp_path, monkeypatch):
 
 def test_more_than_the_memory(tmp_path, monkeypatch):
     base = tiny.base()
-    folder = save_module(tiny.wake(new_module("swa", base, language="swa", parts="madx")), tmp_path / "swa")
+    folder = save_module(tiny.wake(new_module("swa", base, language="swa", components="madx")), tmp_path / "swa")
 
     def empty(*_, **__):
         raise MemoryError("Unable to allocate 4.00 TiB")

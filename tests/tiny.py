@@ -92,8 +92,8 @@ def wake(module, *, seed: int = 0, std: float = 0.3):
 def sparse(base, name, seed=0, *, entries=400, std=0.3, **more):
     """A module of random entries; those of different seeds overlap by chance."""
     config = {k: more.pop(k) for k in ("groups", "kinds", "top_layers") if k in more}
-    made = new_module(name, base, parts={"sparse_diff": {"entries": entries, **config}}, **more)
-    unit = made.units["parameters"]["sparse_diff"]
+    made = new_module(name, base, components={"sparse_diff": {"entries": entries, **config}}, **more)
+    unit = made.units["weights"]["sparse_diff"]
     generator = torch.Generator().manual_seed(seed)
     places = torch.randperm(unit.space.size, generator=generator)[: len(unit.indices)].sort().values
     unit.set_entries(places, torch.randn(len(places), generator=generator) * std)
@@ -110,7 +110,7 @@ def scatter(unit) -> dict[str, torch.Tensor]:
 
 def dense(made) -> dict[str, torch.Tensor]:
     """The same of a module."""
-    return scatter(made.units["parameters"]["sparse_diff"])
+    return scatter(made.units["weights"]["sparse_diff"])
 
 
 def snapshot(base) -> dict[str, torch.Tensor]:

@@ -72,16 +72,16 @@ def engine(kind: str, *, family: str = "xlm-roberta", dropout: float = 0.0, seed
     torch.manual_seed(seed)
     parts = {"bottleneck": {"reduction_factor": 2.0, "dropout": dropout}}
     if kind == "mlm":
-        made.attach(new_module("mlm", made.base, parts=parts | {"invertible": {}}))
+        made.attach(new_module("mlm", made.base, components=parts | {"invertible": {}}))
         made.activate("mlm")
     elif kind == "sft":
         labels = LabelSet.from_sentences(sentences()).tags
-        made.attach(new_module("sft", made.base, role="task", parts={"sparse_diff": {"entries": 200}}, labels=labels))
+        made.attach(new_module("sft", made.base, role="task", components={"sparse_diff": {"entries": 200}}, labels=labels))
         made.activate("sft")
     else:
-        made.attach(tiny.wake(new_module("eng", made.base, parts="madx"), std=0.05))
+        made.attach(tiny.wake(new_module("eng", made.base, components="madx"), std=0.05))
         labels = LabelSet.from_sentences(sentences()).tags
-        made.attach(new_module("ner", made.base, role="task", parts=parts, labels=labels))
+        made.attach(new_module("ner", made.base, role="task", components=parts, labels=labels))
         made.activate("eng + ner")
     return made
 

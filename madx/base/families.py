@@ -142,8 +142,8 @@ def layout(family: Family, config) -> dict[str, Site]:
     return {site.name: site for site in sites}
 
 
-def parameter_site(family: Family, encoder: nn.Module, *, depth: int, width: int) -> Site:
-    """The site `parameters`: names and shapes of the encoder's parameters, sorted by name, the pooler's left out
+def weights_site(family: Family, encoder: nn.Module, *, depth: int, width: int) -> Site:
+    """The site `weights`: names and shapes of the encoder's parameters, sorted by name, the pooler's left out
     (masked-LM models have none)."""
     found = []
     for name, parameter in sorted(encoder.named_parameters()):
@@ -158,4 +158,4 @@ def parameter_site(family: Family, encoder: nn.Module, *, depth: int, width: int
         norm = "norm" in type(owner).__name__.lower()
         kind = "norm" if norm else "bias" if name.rpartition(".")[2].endswith("bias") else "weight"
         found.append(BaseParameter(name, tuple(parameter.shape), group, layer, kind))
-    return Site("parameters", "parameters", width, depth, parameters=tuple(found))
+    return Site("weights", "weights", width, depth, parameters=tuple(found))

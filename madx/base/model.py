@@ -7,7 +7,7 @@ from zipfile import is_zipfile
 import torch
 from torch import Tensor, nn
 
-from madx.base.families import Family, family_of, layout, parameter_site
+from madx.base.families import Family, family_of, layout, weights_site
 from madx.base.fingerprints import base_fingerprint, tokenizer_fingerprint
 from madx.contract.module_type import Site
 from madx.errors import BaseError
@@ -30,7 +30,7 @@ class Base:
         self.family: Family = family_of(self.config)
         self.encoder: nn.Module = model.base_model
         self.sites: dict[str, Site] = {
-            "parameters": parameter_site(self.family, self.encoder, depth=self.depth, width=self.width),
+            "weights": weights_site(self.family, self.encoder, depth=self.depth, width=self.width),
             **layout(self.family, self.config),
         }
         self.has_mlm_head = has_mlm_head

@@ -41,7 +41,7 @@ def import_module(
     from pathlib import Path
 
     from madx.base import load_base
-    from madx.interop import FORMATS, Wish, import_into
+    from madx.interop import FORMATS, ImportRequest, import_into
     from madx.store import Store as ModuleStore
 
     reader, path = FORMATS.get(form)(), Path(folder).expanduser()
@@ -52,7 +52,7 @@ def import_module(
         raise ConfigError(f"{path} holds a composition of {', '.join(names)}, which keep their names: leave --name {name} out.")
     roles, languages = _each(role, names, "--role"), _each(language or [], names, "--language")
     wishes = tuple(
-        Wish(
+        ImportRequest(
             n, roles.get(n, ""), languages.get(n), task=task if roles.get(n) == "task" or len(names) == 1 else None,
             labels=tuple(labels.split(",")) if labels and (roles.get(n) == "task" or len(names) == 1) else (),
             with_head=head, allow_base_mismatch=allow_base_mismatch,

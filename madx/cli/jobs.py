@@ -36,7 +36,7 @@ def train_language(
     steps: Annotated[
         Optional[int], typer.Option(help="Optimiser steps (default: by corpus size, as in MAD-X).")
     ] = None,
-    parts: Annotated[Optional[str], typer.Option(help="A preset of `madx modules presets` (default: madx).")] = None,
+    components: Annotated[Optional[str], typer.Option(help="A preset of `madx modules presets` (default: madx).")] = None,
     seed: Annotated[
         Optional[int], typer.Option(help="Seed of initial weights, data order and masks (default: 1).")
     ] = None,
@@ -54,7 +54,7 @@ def train_language(
     texts = corpus[0] if corpus and len(corpus) == 1 else corpus or None
     flags = {
         "base": base, "language": language, "corpus": texts, "name": name, "store": store, "steps": steps,
-        "parts": parts, "seed": seed, "overwrite": overwrite,
+        "components": components, "seed": seed, "overwrite": overwrite,
         "resume": False if fresh else None,
     }  # fmt: skip
     from madx.jobs import TrainLanguage

@@ -33,7 +33,7 @@ def list_modules(store: Store = "modules"):
     if not rows:
         out.print(f"No modules in {store}. Train one with: madx train-language", markup=False)
         return
-    table = Table("name", "role", "language", "parts", "base", "parameters", "size", "score", box=SIMPLE)
+    table = Table("name", "role", "language", "components", "base", "parameters", "size", "score", box=SIMPLE)
     for row in rows:
         if row.fault:
             table.add_row(row.name, Text(f"damaged: {row.fault}", style="red"))
@@ -41,14 +41,14 @@ def list_modules(store: Store = "modules"):
         info = row.info
         role = f"{info.role} ({info.task})" if info.task else info.role
         base = info.base["name"] if info.base else "-"
-        table.add_row(row.name, role, info.language or "-", ", ".join(info.parts) or "(head alone)", base, f"{row.weights.parameters:,}",
+        table.add_row(row.name, role, info.language or "-", ", ".join(info.components) or "(head alone)", base, f"{row.weights.parameters:,}",
                       _size(row.bytes), _score(info))  # fmt: skip
     show_table(table)
 
 
 @app.command()
 def show(name: Name, store: Store = "modules"):
-    """Show all that a module says of itself: parts, base, training, scores, files."""
+    """Show all that a module says of itself: components, base, training, scores, files."""
     import yaml
 
     row = _store(store).show(name)
@@ -56,7 +56,7 @@ def show(name: Name, store: Store = "modules"):
     training = {key: value for key, value in info.training.items() if key not in ("history", "explanation")}
     record = {
         "name": info.name, "role": info.role, "language": info.language, "task": info.task, "labels": list(info.labels),
-        "parts": {part: config.model_dump(mode="json") for part, config in info.parts.items()}, "base": info.base,
+        "components": {component: config.model_dump(mode="json") for component, config in info.components.items()}, "base": info.base,
         "licence": info.licence, "training": training, "weights": row.weights.model_dump(), "folder": str(row.path),
     }  # fmt: skip
     record = {key: value for key, value in record.items() if value not in (None, [], {})}
@@ -99,13 +99,13 @@ app.command("formats")(foreign.formats)
 def types(
     name: Annotated[Optional[str], typer.Argument(help="Only this module type.", show_default=False)] = None,
 ):
-    """Module types: how a module can act, each as YAML with all settings, for `parts:` of a settings file."""
+    """Module types: how a module can act, each as YAML with all settings, for `components:` of a settings file."""
     import sys
 
     from madx.config import describe
     from madx.module_types import MODULE_TYPES
 
-    out.print("parts:")
+    out.print("components:")
     for kind_name in [name] if name else MODULE_TYPES.names():
         kind = MODULE_TYPES.get(kind_name)
         meaning = _first_line(sys.modules[kind.__module__])
@@ -116,14 +116,14 @@ def types(
 
 @app.command()
 def presets():
-    """Presets: named sets of parts, for `parts: NAME` in YAML or --parts NAME."""
+    """Presets: named sets of components, for `components: NAME` in YAML or --components NAME."""
     from madx.module.presets import PRESETS
 
-    table = Table("preset", "what it is", "parts", box=SIMPLE)
-    for name, (parts, description) in PRESETS.items():
+    table = Table("preset", "what it is", "components", box=SIMPLE)
+    for name, (components, description) in PRESETS.items():
         settings = "; ".join(
-            f"{part}" + (f" ({', '.join(f'{k}={_plain(v)}' for k, v in s.items())})" if s else "")
-            for part, s in parts.items()
+            f"{component}" + (f" ({', '.join(f'{k}={_plain(v)}' for k, v in s.items())})" if s else "")
+            for component, s in components.items()
         )
         table.add_row(name, Text(description), Text(settings))
     show_table(table)

@@ -23,7 +23,7 @@ from madx.registry import Registry
 
 MODULE_TYPES = Registry("module type")
 
-SiteKind = Literal["parameters", "embeddings", "sublayer"]
+SiteKind = Literal["weights", "embeddings", "sublayer"]
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class BaseParameter:
 class Site:
     """A named place in the base where a module can act.
 
-    name: `parameters`, `embeddings`, `layer.3.ffn`, `layer.3.attention`; width: numbers per token there (at `parameters`
+    name: `weights`, `embeddings`, `layer.3.ffn`, `layer.3.attention`; width: numbers per token there (at `parameters`
     the width of the layers); layer: counted from 0 (None outside the layers); place: `ffn` or `attention` (None outside
-    the layers); depth: layers of the base; parameters: all of the encoder's, sorted by name (at `parameters` alone).
+    the layers); depth: layers of the base; parameters: all of the encoder's, sorted by name (at `weights` alone).
     """
 
     name: str
@@ -117,10 +117,10 @@ class Sublayer:
 
     def rows(self, first: int, last: int) -> "Sublayer":
         """The same state of the rows from the first to before the last."""
-        part = Sublayer(self.sum[first:last], self.norm, _SomeRows(self._captured, first, last))
-        part.change = None if self.change is None else self.change[first:last]
-        part.final_norm = self.final_norm if isinstance(self.final_norm, bool) else self.final_norm[first:last]
-        return part
+        component = Sublayer(self.sum[first:last], self.norm, _SomeRows(self._captured, first, last))
+        component.change = None if self.change is None else self.change[first:last]
+        component.final_norm = self.final_norm if isinstance(self.final_norm, bool) else self.final_norm[first:last]
+        return component
 
     def result(self) -> Tensor:
         """What the sublayer gives: LN(h + x), or h where a module says so."""
@@ -150,16 +150,16 @@ def all_tokenwise(steps: Iterable[Callable]) -> bool:
     return all(getattr(step, "tokenwise", False) for step in steps)
 
 
-class PartConfig(Settings):
+class ComponentConfig(Settings):
     """Settings common to all module types."""
 
     leave_out: tuple[int, ...] = Field(
         default=(), strict=False,
-        description="Layers without this part, counted from 0; negative ones from the end (-1: the last layer).",
+        description="Layers without this component, counted from 0; negative ones from the end (-1: the last layer).",
     )
 
     def layers(self, depth: int) -> set[int]:
-        """The layers of a base with `depth` layers where the part acts.
+        """The layers of a base with `depth` layers where the component acts.
 
         Raises ConfigError when `leave_out` names a layer that the base does not have.
         """
@@ -175,11 +175,11 @@ class PartConfig(Settings):
 class ModuleType(nn.Module, ABC):
     """How a module acts: one instance acts at one site.
 
-    A file adds a module type by a `PartConfig` and a subclass of this class registered with
+    A file adds a module type by a `ComponentConfig` and a subclass of this class registered with
     `@MODULE_TYPES.register("its_yaml_name")`.
     """
 
-    Config: ClassVar[type[PartConfig]]
+    Config: ClassVar[type[ComponentConfig]]
     #: "activations": computes something at a site during the forward pass; "weights": see `WeightsType`
     family: ClassVar[Literal["activations", "weights"]] = "activations"
     #: which tensors of `Sublayer` beyond `sum` it reads; the engine captures only what is read
@@ -189,14 +189,14 @@ class ModuleType(nn.Module, ABC):
     #: whether it is stored in a form of its own (`pack`, `unpack`, `stored_faults`); else tensor by tensor
     packed: ClassVar[bool] = False
 
-    def __init__(self, config: PartConfig, site: Site):
+    def __init__(self, config: ComponentConfig, site: Site):
         super().__init__()
         self.config, self.site = config, site
 
     @classmethod
     @abstractmethod
-    def acts_at(cls, config: PartConfig, site: Site) -> bool:
-        """Whether a part with this config has an instance at the site."""
+    def acts_at(cls, config: ComponentConfig, site: Site) -> bool:
+        """Whether a component with this config has an instance at the site."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -217,7 +217,7 @@ class ModuleType(nn.Module, ABC):
 
 
 @dataclass(frozen=True)
-class Difference:
+class Delta:
     """What is added to one parameter of the encoder: values `(entries,)` at `indices - offset` `(entries,)`, which count
     through the flattened (row-major) parameter, ascending and each once. The offset spares a copy of global indices."""
 
@@ -232,16 +232,16 @@ class Difference:
 
 
 class WeightsType(ModuleType):
-    """A module type that acts through the base's parameters: theta = theta_0 + delta. Its site is `parameters`."""
+    """A module type that acts through the base's parameters: theta = theta_0 + delta. Its site is `weights`."""
 
     family = "weights"
 
     @classmethod
-    def acts_at(cls, config: PartConfig, site: Site) -> bool:
-        return site.kind == "parameters"
+    def acts_at(cls, config: ComponentConfig, site: Site) -> bool:
+        return site.kind == "weights"
 
     @abstractmethod
-    def differences(self) -> list[Difference]:
+    def deltas(self) -> list[Delta]:
         """The differences it holds, at most one for a parameter."""
 
     @abstractmethod

@@ -65,7 +65,7 @@ class States:
             self._file.close()
 
 
-class FrozenLayers:
+class ActivationCache:
     """The first `below` layers of an engine's base, which stand still while its present plan is active.
 
     The engine goes through `feeding` in each forward pass under that plan. A state belongs to a sentence's ids; rows of a batch are
@@ -79,7 +79,7 @@ class FrozenLayers:
         self._results: int | None = None  # how many things a layer returns; None: the tensor alone
 
     @contextmanager
-    def opened(self) -> Iterator["FrozenLayers"]:
+    def opened(self) -> Iterator["ActivationCache"]:
         """For the length of a run the lower layers can be passed by."""
         layers = self.base.encoder.get_submodule(self.base.family.layers)[: self.below]
         with ExitStack() as stack:

@@ -18,14 +18,14 @@ from madx.base import Base
 from madx.composition import Composition, Item, Route, Stack, as_composition, require_stack
 from madx.contract.module_type import Sublayer, WeightsType
 from madx.engine import routing
-from madx.engine.activation_cache import FrozenLayers
+from madx.engine.activation_cache import ActivationCache
 from madx.engine.explain import Explanation, RouteExplanation, explain
 from madx.engine.last_layer import Narrowing, Positions
 from madx.engine.merge import merge
 from madx.engine.mlm_loss import LossAtDecoder
 from madx.engine.plan import Terms, Watch, steps_at
 from madx.engine.routing import Branches, Plan, RoutePlan, Rows
-from madx.engine.weight_deltas import AppliedDifferences, decoder_of, untied
+from madx.engine.weight_deltas import WeightDeltas, decoder_of, untied
 from madx.errors import CompositionError, MadxError, did_you_mean
 from madx.module import Module, require_base, require_parameters, require_task_head
 
@@ -52,10 +52,10 @@ class Engine:
         self._captures: dict[tuple[str, str], object] = {}
         self._captured: dict[str, dict[str, Tensor]] = {}
         self._replaced: list[nn.Module] = []
-        self.differences = AppliedDifferences(base)
+        self.deltas = WeightDeltas(base)
         self._terms = Terms()
         self._narrowing = Narrowing(base)
-        self.frozen: FrozenLayers | None = None  # lower layers whose states are kept, in a training run
+        self.frozen: ActivationCache | None = None  # lower layers whose states are kept, in a training run
         self._loss = LossAtDecoder(decoder_of(base), base.config.vocab_size)
         self._moving: WeightsType | None = None  # a difference in training: it lies above all others
         base._engine = self
@@ -124,7 +124,7 @@ class Engine:
         """Make the differences of weights of a stack act, and no others."""
         # the last module of a stack lies lowest: a task's difference stays where it is when the language's is swapped
         terms = self._terms.of(stack, self.modules)[::-1]
-        self.differences.activate(sorted(terms, key=lambda term: term.shares[0].unit is self._moving))
+        self.deltas.activate(sorted(terms, key=lambda term: term.shares[0].unit is self._moving))
 
     def refresh(self) -> None:
         """Put the active composition on again, after the entries of one of its differences were changed."""
@@ -164,7 +164,7 @@ class Engine:
             return RoutePlan(composition, self.base.sites, self.modules, watch)
         plan = {}
         for site in self.base.sites.values():
-            steps = steps_at(site, composition, self.modules, watch) if site.kind != "parameters" else []
+            steps = steps_at(site, composition, self.modules, watch) if site.kind != "weights" else []
             if steps:
                 plan[site.name] = steps
         return plan
@@ -279,7 +279,7 @@ class Engine:
                 self._capture(site.name, "residual")
         if (last := self._narrowing.place(self.base)) is not None:
             self._replace(last, self._narrowing.wrap)
-        for module, wrapper in list(untied(self.base, self.differences)):
+        for module, wrapper in list(untied(self.base, self.deltas)):
             self._replace(module, wrapper)
         if self._loss.decoder is not None:
             self._replace(self._loss.decoder, self._loss.wrap)
@@ -380,7 +380,7 @@ class Engine:
 
     def close(self) -> None:
         """Give the base back as it came: own code everywhere, no hook, nothing attached."""
-        self.differences.activate([])
+        self.deltas.activate([])
         for target in self._replaced:
             target.__dict__.pop("forward", None)
         for handle in self._captures.values():

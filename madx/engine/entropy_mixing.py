@@ -110,7 +110,7 @@ def _movable(engine: Engine) -> Average:
             "modules: e.g. 'average(swa, hau) + ner'."
         )
     names = dict.fromkeys(name for child in averages[0].children for name in child.names())
-    if fixed := [name for name in names if "parameters" in engine.module(name).units]:
+    if fixed := [name for name in names if "weights" in engine.module(name).units]:
         raise CompositionError(
             f"The weights of '{composition}' cannot be moved for each sentence: {', '.join(fixed)} is a difference of the "
             "base's weights, the same for all. Average modules that compute in the forward pass (bottleneck, invertible)."

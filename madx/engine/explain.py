@@ -2,7 +2,7 @@
 
 It must be impossible to believe that a module acts when it does not. `explain` reads the plan that the forward pass
 runs (not the intention behind it); with an input it also runs it once and counts. `silent` names every module of the
-composition that acts nowhere, never ran, or changed nothing. A route is explained branch by branch. At the site `parameters` it reads what is written into the base:
+composition that acts nowhere, never ran, or changed nothing. A route is explained branch by branch. At the site `weights` it reads what is written into the base:
 the change there is |written - found| / |found| over the touched places.
 """
 
@@ -28,7 +28,7 @@ class Action:
 
     site: str
     module: str
-    part: str
+    component: str
     what: str
     change: float | None = None
     calls: int | None = None
@@ -53,8 +53,9 @@ class Explanation:
 
     @classmethod
     def from_dict(cls, plain: dict) -> "Explanation":
-        """What `as_dict` gave."""
-        return cls(**{**plain, "actions": [Action(**action) for action in plain["actions"]]})
+        """An explanation from what `as_dict` gave, in this version or in 0.1.0."""
+        actions = [{"component" if k == "part" else k: v for k, v in action.items()} for action in plain["actions"]]
+        return cls(**{**plain, "actions": [Action(**action) for action in actions]})
 
     def __str__(self) -> str:
         return "\n".join([f"{self.composition}   on {self.base}", *self.lines(), _verdict(self.silent, self.measured)])
@@ -92,7 +93,7 @@ class Explanation:
 
     def _text(self, action: Action) -> str:
         change = "" if action.change is None else f" [changes {_percent(action.change)}]"
-        return f"{action.module}: {action.part} {action.what}{change}"
+        return f"{action.module}: {action.component} {action.what}{change}"
 
 
 @dataclass
@@ -158,8 +159,8 @@ def explain(
     actions: dict[tuple[str, str, str], Action] = {}
 
     def watch(site: str, module: str, unit):
-        part = next(p for p, u in engine.modules[module].units[site].items() if u is unit)
-        action = actions.setdefault((site, module, part), Action(site, module, part, unit.describe()))
+        component = next(p for p, u in engine.modules[module].units[site].items() if u is unit)
+        action = actions.setdefault((site, module, component), Action(site, module, component, unit.describe()))
         return _Watched(unit, action)
 
     plan, measured = engine.compile(engine.composition, watch), input_ids is not None
@@ -235,13 +236,13 @@ def _actions(steps: list[Callable]) -> Iterator[Action]:
 def _weights(engine, names: tuple[str, ...], measured: bool) -> list[Action]:
     """The actions of the differences that are on the base."""
     found = []
-    for applied in sorted(engine.differences.applied, key=lambda a: names.index(a.term.shares[0].module)):
+    for applied in sorted(engine.deltas.applied, key=lambda a: names.index(a.term.shares[0].module)):
         sizes = changes(applied) if measured else {}
         for share in applied.term.shares:
             what = share.unit.describe() + _times(applied.term.scale * share.scale)
             what += ", by election" if share.kept is not None else ""
-            change = sizes.get((share.module, share.part))
-            found.append(Action("parameters", share.module, share.part, what, change, None if change is None else 1))
+            change = sizes.get((share.module, share.component))
+            found.append(Action("weights", share.module, share.component, what, change, None if change is None else 1))
     return found
 
 
@@ -254,7 +255,7 @@ def _decoder(engine, steps: list[Callable]) -> str:
         return "the base's own, not tied to the embeddings: nothing is undone before it"
     if any(not isinstance(step, _Watched) for step in steps):
         scaled = any(isinstance(step, WeightedMap) and step.rest for step in steps)
-        return f"none: a {'scaled invertible part' if scaled else 'mean of invertible parts'} has no inverse"
+        return f"none: a {'scaled invertible component' if scaled else 'mean of invertible components'} has no inverse"
     return "after undoing " + ", then ".join(inverted)
 
 

@@ -11,7 +11,7 @@ def require_weights_alone(engine, what: str) -> tuple[str, ...]:
     """The modules of the active composition; raises CompositionError unless they are differences of weights (and heads) alone,
     the same for all rows. what: says in the error what cannot be done."""
     names = require_stack(engine.composition, what).names()
-    computing = [n for n in names if any(site != "parameters" for site in engine.modules[n].units)]
+    computing = [n for n in names if any(site != "weights" for site in engine.modules[n].units)]
     if not names or computing:
         raise CompositionError(
             f"'{engine.composition}' cannot be {what}: "
@@ -29,10 +29,10 @@ def merge(engine) -> nn.Linear | None:
     """
     names, base = require_weights_alone(engine, "merged into the base"), engine.base
     heads = [engine.modules[n].head for n in names if engine.modules[n].head is not None]
-    for path, weight in engine.differences.decoder_weights().items():
+    for path, weight in engine.deltas.decoder_weights().items():
         base.model.get_submodule(path.rpartition(".")[0]).weight = nn.Parameter(weight, requires_grad=False)
         base.config.tie_word_embeddings = False
-    engine.differences.keep()
+    engine.deltas.keep()
     base.name = f"{base.name} + {engine.composition}"
     base.fingerprint, base.revision = base_fingerprint(base.encoder), None
     engine.activate(None)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from madx.composition import Average, Item, Scaled, Stack, Ties
-from madx.contract.module_type import Difference, ModuleType, Site, Sublayer, all_tokenwise
+from madx.contract.module_type import Delta, ModuleType, Site, Sublayer, all_tokenwise
 from madx.engine.weight_deltas import Share, Term, same_state
 from madx.errors import CompositionError
 
@@ -100,8 +100,8 @@ class Terms:
         terms: list[Term] = []
         for item in composition.items:
             if isinstance(item, str):
-                for part, unit in modules[item].units.get("parameters", {}).items():
-                    terms.append(Term((Share(item, part, unit, 1.0),), scale, unit.differences))
+                for component, unit in modules[item].units.get("weights", {}).items():
+                    terms.append(Term((Share(item, component, unit, 1.0),), scale, unit.deltas))
             elif isinstance(item, Scaled):
                 terms += self.of(item.child, modules, scale * item.factor)
             elif isinstance(item, Average):
@@ -119,28 +119,28 @@ class Terms:
             known = self._elected[item] = (state, *elect(branches))
         _, differences, kept = known
         shares = tuple(
-            Share(s.module, s.part, s.unit, term.scale, abs(scale) * k)
+            Share(s.module, s.component, s.unit, term.scale, abs(scale) * k)
             for terms, ks in zip(branches, kept) for term, k in zip(terms, ks) for s in term.shares
         )  # fmt: skip
         return [Term(shares, scale, lambda: differences, str(item))] if shares else []
 
 
 @torch.no_grad()
-def elect(branches: list[list[Term]]) -> tuple[list[Difference], list[list[float]]]:
+def elect(branches: list[list[Term]]) -> tuple[list[Delta], list[list[float]]]:
     """TIES (Yadav et al. 2023, arXiv:2306.01708) over the branches, each the sum of its terms: at every place the sign of
     the sum of the branches' values is elected; the result is the mean over the branches whose value has that sign.
 
     Returns the differences, and for each term of each branch the length |values| of what of it lies at places where its
     branch won.
 
-    >>> one, two = (Term((), s, lambda: [Difference("w", torch.tensor([0, 1]), torch.tensor([3.0, 1.0]))]) for s in (1, -0.5))
+    >>> one, two = (Term((), s, lambda: [Delta("w", torch.tensor([0, 1]), torch.tensor([3.0, 1.0]))]) for s in (1, -0.5))
     >>> elect([[one], [two]])[0][0].values.tolist()
     [3.0, 1.0]
     """
-    by_name: dict[str, list[tuple[int, int, Difference, float]]] = {}
+    by_name: dict[str, list[tuple[int, int, Delta, float]]] = {}
     for b, terms in enumerate(branches):
         for t, term in enumerate(terms):
-            for difference in term.differences():
+            for difference in term.deltas():
                 by_name.setdefault(difference.parameter, []).append((b, t, difference, term.scale))
     result, kept = [], [[0.0] * len(terms) for terms in branches]
     for name, found in by_name.items():
@@ -155,5 +155,5 @@ def elect(branches: list[list[Term]]) -> tuple[list[Difference], list[list[float
         mean = sum(v * won[b] for b, v in votes.items()) / count.clamp_min(1.0)
         for (b, t, d, scale), where in zip(found, parts):
             kept[b][t] += (scale * d.values * won[b][where]).square().sum().item()
-        result.append(Difference(name, places, mean))
+        result.append(Delta(name, places, mean))
     return result, [[k**0.5 for k in ks] for ks in kept]

@@ -72,8 +72,8 @@ class RoutePlan:
     """
 
     def __init__(self, route: Route, sites: dict[str, Site], modules: dict[str, Module], watch: Watch | None = None):
-        self.route, self.sites = route, [site for site in sites.values() if site.kind != "parameters"]
-        weights = {name for name in route.names() if "parameters" in modules[name].units}
+        self.route, self.sites = route, [site for site in sites.values() if site.kind != "weights"]
+        weights = {name for name in route.names() if "weights" in modules[name].units}
         held = {stack: _only(stack, weights) for stack in dict.fromkeys(route.branches)}
         classes = list(dict.fromkeys(held.values()))
         self.stacks = sorted(held, key=lambda s: (classes.index(held[s]), [str(item) for item in s.items[::-1]]))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from madx.base import Base
-from madx.contract.module_type import Difference, WeightsType
+from madx.contract.module_type import Delta, WeightsType
 from madx.errors import CompositionError
 
 RUN = 32_768  # places worked on at once; with more of them torch would start threads for such a small piece
@@ -27,7 +27,7 @@ class Share:
     """What one module gives to a term: for `explain()`. kept: |its values that count| (None: all of them do)."""
 
     module: str
-    part: str
+    component: str
     unit: WeightsType
     scale: float
     kept: float | None = None
@@ -40,7 +40,7 @@ class Term:
 
     shares: tuple[Share, ...]
     scale: float
-    differences: Callable[[], list[Difference]]
+    deltas: Callable[[], list[Delta]]
     election: str | None = None
 
     def state(self) -> list[tuple]:
@@ -86,7 +86,7 @@ class Applied:
     pieces: list[_Piece] = field(default_factory=list)
 
 
-class AppliedDifferences:
+class WeightDeltas:
     """The differences that are on a base now, in the order in which they were put on."""
 
     def __init__(self, base: Base):
@@ -183,7 +183,7 @@ class AppliedDifferences:
         torch.clear_autocast_cache()
 
     def _values(self, applied: Applied) -> Iterator[Tensor]:
-        for difference in applied.term.differences():
+        for difference in applied.term.deltas():
             yield from difference.values.split(PIECE)
 
     # ---- on and off --------------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ class AppliedDifferences:
         applied = Applied(term, term.state())
         self.applied.append(applied)
         try:
-            for difference in term.differences():
+            for difference in term.deltas():
                 parameter = self.base.encoder.get_parameter(difference.parameter)
                 if not parameter.is_contiguous():
                     parameter.data = parameter.data.contiguous()
@@ -281,14 +281,14 @@ def changes(applied: Applied) -> dict[tuple[str, str], float]:
         for piece in applied.pieces if share.kept is None else ():
             new = torch.add(piece.found, piece.values, alpha=applied.term.scale).to(piece.found.dtype)
             change += (new.float() - piece.found.float()).square().sum(dtype=torch.float64).item()
-        result[share.module, share.part] = (change / max(before, 1e-60)) ** 0.5
+        result[share.module, share.component] = (change / max(before, 1e-60)) ** 0.5
     return result
 
 
 # ---- the decoder ------------------------------------------------------------------------------------------------------
 
 
-def untied(base: Base, differences: AppliedDifferences) -> Iterator[tuple[nn.Module, Callable]]:
+def untied(base: Base, deltas: WeightDeltas) -> Iterator[tuple[nn.Module, Callable]]:
     """(module, wrapper of its forward) for all modules outside the encoder that share a weight with it: the masked-LM
     decoder goes on with theta_0 while the embeddings carry a difference (Ansell et al. untie and freeze it)."""
     names = {id(p): name for name, p in base.encoder.named_parameters()}
@@ -296,9 +296,9 @@ def untied(base: Base, differences: AppliedDifferences) -> Iterator[tuple[nn.Mod
     for module in base.model.modules():
         shared = names.get(id(module._parameters.get("weight")))
         if module not in inside and shared is not None:
-            yield module, _decoding(module, shared, differences)
+            yield module, _decoding(module, shared, deltas)
     if (head := given_decoder(base)) is not None:
-        yield head, _given(names, differences)
+        yield head, _given(names, deltas)
 
 
 def given_decoder(base: Base) -> nn.Module | None:
@@ -313,13 +313,13 @@ def decoder_of(base: Base) -> nn.Linear | None:
     return decoder if isinstance(decoder, nn.Linear) and given_decoder(base) is None else None
 
 
-def _decoding(module: nn.Linear, name: str, differences: AppliedDifferences) -> Callable:
+def _decoding(module: nn.Linear, name: str, deltas: WeightDeltas) -> Callable:
     def wrap(original: Callable) -> Callable:
         def forward(x: Tensor) -> Tensor:
-            shared = differences.base.encoder.get_parameter(name)
+            shared = deltas.base.encoder.get_parameter(name)
             if module.weight is not shared:  # after a merge: its own
                 return original(x)
-            weight = differences.original(name)
+            weight = deltas.original(name)
             if weight is shared and not weight.requires_grad:
                 return original(x)
             return nn.functional.linear(x, weight.detach(), module.bias)  # no decoder trains: the embeddings are no output there
@@ -336,10 +336,10 @@ class _Weight:
         self.weight = weight
 
 
-def _given(names: dict[int, str], differences: AppliedDifferences) -> Callable:
+def _given(names: dict[int, str], deltas: WeightDeltas) -> Callable:
     def wrap(original: Callable) -> Callable:
         def forward(hidden: Tensor, embeddings: nn.Module) -> Tensor:
-            return original(hidden, _Weight(differences.original(names[id(embeddings.weight)]).detach()))
+            return original(hidden, _Weight(deltas.original(names[id(embeddings.weight)]).detach()))
 
         return forward
 

@@ -23,7 +23,7 @@ FORMATS = Registry("format")
 
 
 @dataclass(frozen=True)
-class Wish:
+class ImportRequest:
     """What an import shall make of one foreign module.
 
     name, role, language: as in `ModuleInfo`; task: what its head predicts; labels: names of the head's rows, where the
@@ -53,7 +53,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportResult:
     """The modules that an import made, by name; a report on each; the composition that the files hold them in."""
 
     modules: dict[str, Module]
@@ -78,7 +78,7 @@ class Format(ABC):
         """The id of the base that the files name, if they do."""
 
     @abstractmethod
-    def read(self, folder: Path, wishes: tuple[Wish, ...], base: Base) -> Imported:
+    def read(self, folder: Path, wishes: tuple[ImportRequest, ...], base: Base) -> ImportResult:
         """The modules of a folder, one for each wish. Raises a MadxError for all else; then nothing is made."""
 
     @abstractmethod
@@ -90,7 +90,7 @@ class Format(ABC):
         Raises ConfigError for what the format cannot say."""
 
 
-def import_modules(path: str | Path, form: str, wishes: tuple[Wish, ...], *, base: Base) -> Imported:
+def import_modules(path: str | Path, form: str, wishes: tuple[ImportRequest, ...], *, base: Base) -> ImportResult:
     """The modules in a folder of a foreign format, as wished, and a report on each.
 
     Raises ConfigError, CompositionError, StoreError or BaseError; then nothing is made.
@@ -116,8 +116,8 @@ def import_modules(path: str | Path, form: str, wishes: tuple[Wish, ...], *, bas
 
 
 def import_into(
-    store: Store, path: str | Path, form: str, wishes: tuple[Wish, ...], *, base: Base, overwrite: bool = False
-) -> Imported:  # fmt: skip
+    store: Store, path: str | Path, form: str, wishes: tuple[ImportRequest, ...], *, base: Base, overwrite: bool = False
+) -> ImportResult:  # fmt: skip
     """`import_modules`, stored under their names: all of them, or the store stays as it was."""
     for wish in wishes:
         wish.check()

@@ -19,7 +19,7 @@ class ImportReport:
     ignored: tuple[tuple[str, str], ...]
 
     def __str__(self) -> str:
-        lines = [f"Imported {self.source} from {self.folder} as the module {self.name!r}."]
+        lines = [f"ImportResult {self.source} from {self.folder} as the module {self.name!r}."]
         lines += ["  settings", *(f"    {line}" for line in self.settings)]
         lines += [f"  tensors ({len(self.mapped)})", *(f"    {a} -> {b}" for a, b in collapse(self.mapped))]
         if self.ignored:

@@ -66,7 +66,7 @@ def _classifier(engine: Engine):
 def _masked_lm(engine: Engine):
     """The masked-LM model with a decoder of its own."""
     state = dict(engine.base.model.state_dict())
-    changed = engine.differences.decoder_weights()
+    changed = engine.deltas.decoder_weights()
     model = type(engine.base.model)(_config(engine, **({"tie_word_embeddings": False} if changed else {}))).eval()
     model.load_state_dict(state | changed)
     return model.to(engine.base.model.dtype)

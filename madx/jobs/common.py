@@ -16,9 +16,9 @@ from pydantic import Field
 
 from madx.base import Base, load_base
 from madx.config import Settings
-from madx.contract.module_type import PartConfig
+from madx.contract.module_type import ComponentConfig
 from madx.errors import ConfigError, MadxError
-from madx.module.presets import make_parts, preset
+from madx.module.presets import make_components, preset
 from madx.module_types import MODULE_TYPES
 from madx.store import Store, check_language
 from madx.training.precision import choose_precision, to_bf16
@@ -57,27 +57,27 @@ def open_base(settings: JobSettings) -> Base:
     return base
 
 
-def open_training_base(settings: JobSettings, train: TrainSettings, *parts: dict[str, PartConfig]) -> tuple[Base, TrainSettings]:
+def open_training_base(settings: JobSettings, train: TrainSettings, *components: dict[str, ComponentConfig]) -> tuple[Base, TrainSettings]:
     """The base of a training job in its number format, and the loop's settings with the precision that was chosen.
 
-    parts: of all modules that will act. With differences of weights among them the base stays in float32.
+    components: of all modules that will act. With differences of weights among them the base stays in float32.
     """
     base = open_base(settings)
-    return base, train.model_copy(update={"precision": bring_to(train.precision, base, *parts)})
+    return base, train.model_copy(update={"precision": bring_to(train.precision, base, *components)})
 
 
-def bring_to(wanted: str, base: Base, *parts: dict[str, PartConfig]) -> str:
+def bring_to(wanted: str, base: Base, *components: dict[str, ComponentConfig]) -> str:
     """The number format, `fp32` or `bf16`, for a wish and all modules that will act; the base is brought to it, except that
     with differences of weights among them it stays in float32."""
-    precision, halved = precision_over(wanted, base, *parts)
+    precision, halved = precision_over(wanted, base, *components)
     if halved:
         to_bf16(base)
     return precision
 
 
-def precision_over(wanted: str, base: Base, *parts: dict[str, PartConfig]) -> tuple[str, bool]:
+def precision_over(wanted: str, base: Base, *components: dict[str, ComponentConfig]) -> tuple[str, bool]:
     """What `bring_to` chooses, and whether the base is in bfloat16 then."""
-    weights = any(MODULE_TYPES.get(part).family == "weights" for each in parts for part in each)
+    weights = any(MODULE_TYPES.get(component).family == "weights" for each in components for component in each)
     precision = choose_precision(wanted, base.device, width=base.width, weights=weights)
     return precision, precision == "bf16" and not weights
 
@@ -107,17 +107,17 @@ def pick_device(wanted: str) -> torch.device:
     return PartialState().device
 
 
-def check_parts(parts: str | dict) -> dict[str, PartConfig]:
-    """The parts; raises ConfigError for an unknown preset, module type or setting: before corpora are read, not after."""
-    return preset(parts) if isinstance(parts, str) else make_parts(parts)
+def check_components(components: str | dict) -> dict[str, ComponentConfig]:
+    """The components; raises ConfigError for an unknown preset, module type or setting: before corpora are read, not after."""
+    return preset(components) if isinstance(components, str) else make_components(components)
 
 
 def layered(*layers: dict) -> dict:
     """Settings of several layers as one: a later layer replaces keys of earlier ones, but `train` and `train.sparse` are
     merged key by key.
 
-    >>> layered({"parts": "madx", "train": {"warmup": 0.1}}, {"train": {"learning_rate": 0.01}})
-    {'parts': 'madx', 'train': {'warmup': 0.1, 'learning_rate': 0.01}}
+    >>> layered({"components": "madx", "train": {"warmup": 0.1}}, {"train": {"learning_rate": 0.01}})
+    {'components': 'madx', 'train': {'warmup': 0.1, 'learning_rate': 0.01}}
     """
     merged: dict = {}
     for layer in layers:
@@ -162,6 +162,6 @@ def run_folder(given: str | None, default: str) -> Path:
 
 
 __all__ = [
-    "JobSettings", "bring_to", "check_language", "check_parts", "is_main", "layered", "module_names", "open_base",
+    "JobSettings", "bring_to", "check_language", "check_components", "is_main", "layered", "module_names", "open_base",
     "open_training_base", "pick_device", "precision_over", "run_folder", "told_failure", "versions",
 ]  # fmt: skip

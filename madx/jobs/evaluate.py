@@ -99,7 +99,7 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     base = open_base(settings.model_copy(update={"base": chosen["name"], "revision": chosen["revision"]}))
     used = dict.fromkeys([*languages.values(), *(settings.mean_of or []), *settings.proxies.modules()])
     infos = [store.show(name).info for name in [*used, *tasks.values()]]
-    bring_to(settings.precision, base, *(info.parts for info in infos))
+    bring_to(settings.precision, base, *(info.components for info in infos))
     folder = run_folder(settings.run, f"evaluate-{settings.task_module}")
     engine = Engine(base)
     try:

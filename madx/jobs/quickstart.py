@@ -27,12 +27,12 @@ log = logging.getLogger("madx")
 
 SOURCE = "eng"
 NOTE = "synthetic: sentences of the miniature world, a tiny base; no measure of a real system"
-#: new words are learnt at the embeddings, by a wide invertible part (64 -> 512 -> 64); the bottlenecks stay narrow
+#: new words are learnt at the embeddings, by a wide invertible component (64 -> 512 -> 64); the bottlenecks stay narrow
 #: (128 -> 32 -> 128): wide ones learn to predict words past the base, in ways that the task module has never met
 LANGUAGE: dict[str, dict[str, Any]] = {"bottleneck": {"reduction_factor": 4}, "invertible": {"reduction_factor": 0.125}}
-#: module type -> (parts of a language module, its steps, its learning rate, that of the task module)
+#: module type -> (components of a language module, its steps, its learning rate, that of the task module)
 KINDS: dict[str, tuple[dict[str, Any], int, float, float]] = {
-    "bottleneck": ({"parts": LANGUAGE}, 600, 2.5e-3, 3e-3), "sparse_diff": ({"parts": "lt_sft"}, 300, 2e-3, 2e-3),
+    "bottleneck": ({"components": LANGUAGE}, 600, 2.5e-3, 3e-3), "sparse_diff": ({"components": "lt_sft"}, 300, 2e-3, 2e-3),
 }  # fmt: skip
 
 
@@ -101,12 +101,12 @@ def out_folder(settings: Quickstart) -> Path:
 
 def language_job(settings: Quickstart, language: str) -> TrainLanguage:
     """Settings of one language module of the quick start."""
-    parts, steps, rate, _ = KINDS[settings.module_type]
+    components, steps, rate, _ = KINDS[settings.module_type]
     out = out_folder(settings)
     return TrainLanguage(
         base=str(world.BASE), store=str(out / "modules"), language=language, corpus=str(out / "data" / f"{language}.txt"),
         run=str(out / "runs" / language), cache=str(out / "runs" / "cache"), block_size=64, batch_size=16,
-        steps=settings.language_steps or steps, overwrite=True, licence="Apache-2.0", **parts,
+        steps=settings.language_steps or steps, overwrite=True, licence="Apache-2.0", **components,
         train=TrainSettings(learning_rate=rate, precision="fp32", progress=settings.progress, checkpoint_every=1000),
     )  # fmt: skip
 
@@ -114,12 +114,12 @@ def language_job(settings: Quickstart, language: str) -> TrainLanguage:
 def task_job(settings: Quickstart) -> TrainTask:
     """Settings of the English NER module of the quick start."""
     _, _, _, rate = KINDS[settings.module_type]
-    parts: dict[str, Any] = {"parts": "lt_sft_task"} if settings.module_type == "sparse_diff" else {}
+    components: dict[str, Any] = {"components": "lt_sft_task"} if settings.module_type == "sparse_diff" else {}
     out = out_folder(settings)
     return TrainTask(
         base=str(world.BASE), store=str(out / "modules"), language=SOURCE, data=str(out / "data" / "ner-train.conll"),
         dev=str(out / "data" / "ner-dev.conll"), run=str(out / "runs" / "ner"), seeds=settings.seeds, epochs=settings.epochs,
-        batch_size=32, overwrite=True, licence="Apache-2.0", **parts,
+        batch_size=32, overwrite=True, licence="Apache-2.0", **components,
         train=TrainSettings(learning_rate=rate, precision="fp32", progress=settings.progress, checkpoint_every=1000),
     )  # fmt: skip
 

@@ -15,10 +15,11 @@ from pydantic import ValidationError
 
 import madx.training
 from madx.base import Base
-from madx.contract.module_type import PartConfig
+from madx.config import renamed
+from madx.contract.module_type import ComponentConfig
 from madx.data.text.corpora import check_exists, find_files, is_dataset, sha256_of
 from madx.errors import StoreError
-from madx.jobs.common import JobSettings, check_parts, is_main, versions
+from madx.jobs.common import JobSettings, check_components, is_main, versions
 from madx.jobs.train_language import TrainLanguage, train_language
 from madx.jobs.train_task import TrainTask, train_task
 from madx.module import ModuleInfo
@@ -43,7 +44,7 @@ def identity(job: TrainLanguage | TrainTask, base: Base, *, seed: int, under: st
     corpus = isinstance(job, TrainLanguage)
     sources = [job.corpus] if corpus else [job.data, job.dev]
     return {
-        "settings": _learnt(job.model_dump(mode="json"), _parts(check_parts(job.parts))), "seed": seed, "under": under,
+        "settings": _learnt(job.model_dump(mode="json"), _components(check_components(job.components))), "seed": seed, "under": under,
         "data": [mark for source in sources for mark in file_marks(source, corpus=corpus)], "madx": versions()["madx"],
         "base": base.fingerprint, "tokenizer": base.tokenizer_fingerprint,
     }  # fmt: skip
@@ -105,11 +106,12 @@ def _recorded(info: ModuleInfo, schema: type[JobSettings]) -> dict | None:
     """The identity that a stored module records of itself; None when it was not made by such a job of this madx."""
     training = info.training
     try:  # through the schema: a setting that came later has its default
-        settings = schema.model_validate_json(json.dumps(training["settings"])).model_dump(mode="json")
+        recorded = renamed(schema, training["settings"], notice=False)
+        settings = schema.model_validate_json(json.dumps(recorded)).model_dump(mode="json")
         data = [entry["sha256"] or entry["path"] for entry in training["data"]]
         cycle = {name: training["language_modules"].get(name) for name in settings.get("cycle", [])}
         return {
-            "settings": _learnt(settings, _parts(info.parts)),
+            "settings": _learnt(settings, _components(info.components)),
             "seed": training["seed"], "under": training.get("language_module"), "data": data,
             "madx": training["versions"]["madx"], "base": info.base["fingerprint"], "tokenizer": info.tokenizer,
         } | ({"cycle": cycle} if cycle else {})  # fmt: skip
@@ -117,15 +119,15 @@ def _recorded(info: ModuleInfo, schema: type[JobSettings]) -> dict | None:
         return None
 
 
-def _learnt(settings: dict, parts: list) -> dict:
-    kept = {key: value for key, value in settings.items() if key not in NOT_LEARNT} | {"parts": parts}
+def _learnt(settings: dict, components: list) -> dict:
+    kept = {key: value for key, value in settings.items() if key not in NOT_LEARNT} | {"components": components}
     return kept | {"train": {key: value for key, value in kept["train"].items() if key not in UNIMPORTANT}}
 
 
-def _parts(parts: dict[str, PartConfig]) -> list:
-    """Parts in their order, settings written out: a preset and its spelled-out form are the same, a preset that changed is
+def _components(components: dict[str, ComponentConfig]) -> list:
+    """Components in their order, settings written out: a preset and its spelled-out form are the same, a preset that changed is
     not."""
-    return [[name, config.model_dump(mode="json")] for name, config in parts.items()]
+    return [[name, config.model_dump(mode="json")] for name, config in components.items()]
 
 
 def file_marks(source: str | Sequence[str], *, corpus: bool = False) -> list[str]:

@@ -12,7 +12,15 @@ from madx.composition import check_name
 from madx.data.text.blocks import Blocks, pack_corpus
 from madx.data.text.corpora import corpus_files, find_files
 from madx.engine import Engine
-from madx.jobs.common import JobSettings, check_language, check_parts, is_main, open_training_base, run_folder, versions
+from madx.jobs.common import (
+    JobSettings,
+    check_components,
+    check_language,
+    is_main,
+    open_training_base,
+    run_folder,
+    versions,
+)
 from madx.module import Module, new_module
 from madx.store import Store, check_target
 from madx.tasks.masked_lm import MaskedLM
@@ -33,7 +41,9 @@ class TrainLanguage(JobSettings):
         description="Raw text: .txt or .jsonl files, either with .gz after it, a folder of them, or datasets:NAME[:CONFIG][:SPLIT]."
     )
     name: str | None = Field(default=None, description="Name of the module; null: the language.")
-    parts: str | dict[str, dict[str, Any]] = Field(default="madx", description="A preset, or settings by module type.")
+    RENAMED = {"parts": "components"}
+
+    components: str | dict[str, dict[str, Any]] = Field(default="madx", description="A preset, or settings by module type.")
     text_key: str = Field(default="text", description="Key of the text in JSON lines and data sets.")
     limit: int | None = Field(default=None, ge=1, description="Lines or documents read at most.")
     cache: str | None = Field(default=None, description="Folder of tokenised corpora; null: $MADX_CACHE, else ~/.cache/madx.")
@@ -72,11 +82,11 @@ def train_language(settings: TrainLanguage) -> LanguageResult:
     """Train and store a language module. Raises MadxError for anything wrong with settings, corpus, base or store."""
     name = check_name(settings.name or settings.language)
     check_language(settings.language)
-    parts = check_parts(settings.parts)
+    components = check_components(settings.components)
     store, folder = Store(settings.store), run_folder(settings.run, f"train-language-{name}")
     check_target(store.root / name, overwrite=settings.overwrite)
     find_files(settings.corpus)  # a missing corpus is told before a large base is loaded
-    base, train = open_training_base(settings, settings.train, parts)
+    base, train = open_training_base(settings, settings.train, components)
     base.require_mlm_head()
     blocks = pack_corpus(
         settings.corpus, base.tokenizer, block_size=min(settings.block_size, base.max_tokens), text_key=settings.text_key,
@@ -86,7 +96,7 @@ def train_language(settings: TrainLanguage) -> LanguageResult:
     for text in warnings:
         log.warning("corpus of %s: %s", settings.language, text)
     torch.manual_seed(settings.seed)
-    module = new_module(name, base, language=settings.language, parts=settings.parts, licence=settings.licence)
+    module = new_module(name, base, language=settings.language, components=settings.components, licence=settings.licence)
     engine = Engine(base)
     try:
         engine.attach(module)
@@ -127,6 +137,6 @@ def describe(blocks: Blocks) -> str:
 
 def _identity(settings: TrainLanguage, base, blocks: Blocks) -> dict:
     """What makes two runs the same run, beside the loop's own settings."""
-    keep = ("language", "parts", "block_size", "batch_size", "mask_probability", "held_out_blocks")
+    keep = ("language", "components", "block_size", "batch_size", "mask_probability", "held_out_blocks")
     chosen = {key: getattr(settings, key) for key in keep}
     return chosen | {"base": base.fingerprint, "blocks": blocks.folder.name}

@@ -13,13 +13,21 @@ from pydantic import Field, model_validator
 from madx.base import Base
 from madx.composition import Composition, Stack, check_name
 from madx.config import Settings
-from madx.contract.module_type import PartConfig
+from madx.contract.module_type import ComponentConfig
 from madx.data.labelled.conll import Sentence, read_conll, read_dataset
 from madx.data.labelled.labels import LabelSet, require
 from madx.data.text.corpora import is_dataset, sha256_of
 from madx.engine import Engine
 from madx.errors import ConfigError
-from madx.jobs.common import JobSettings, check_language, check_parts, is_main, open_training_base, run_folder, versions
+from madx.jobs.common import (
+    JobSettings,
+    check_components,
+    check_language,
+    is_main,
+    open_training_base,
+    run_folder,
+    versions,
+)
 from madx.module import Module, new_module
 from madx.store import Store, check_target
 from madx.tasks import TASKS
@@ -68,7 +76,9 @@ class TrainTask(JobSettings):
     temperature: float = Field(
         default=1.0, gt=0, description="Several languages: batches in proportion to size^(1/temperature); large: all alike."
     )
-    parts: str | dict[str, dict[str, Any]] = Field(default="pfeiffer", description="A preset, or settings by module type.")
+    RENAMED = {"parts": "components"}
+
+    components: str | dict[str, dict[str, Any]] = Field(default="pfeiffer", description="A preset, or settings by module type.")
     columns: Columns = Field(default=Columns(), description="How the files are read.")
     epochs: int = Field(default=100, ge=1, description="Passes over the training data.")
     batch_size: int | None = Field(default=16, ge=1, description="Sentences in a step; null: by tokens_per_batch.")
@@ -164,7 +174,7 @@ def train_task(settings: TrainTask) -> TaskResult:
     TASKS.get(settings.task)
     for code in settings.sources():
         check_language(code)
-    check_parts(settings.parts)
+    check_components(settings.components)
     base_name = check_name(settings.name or settings.task)
     names = {s: base_name if len(settings.seeds) == 1 else f"{base_name}@{s}" for s in settings.seeds}
     if len(names) != len(settings.seeds):
@@ -173,7 +183,7 @@ def train_task(settings: TrainTask) -> TaskResult:
     for name in names.values():
         check_target(store.root / name, overwrite=settings.overwrite)
     data, labels = read_data(settings)
-    base, options = open_training_base(settings, settings.train, *parts_of(settings))
+    base, options = open_training_base(settings, settings.train, *components_of(settings))
     engine, result = Engine(base), TaskResult()
     try:
         for under in settings.language_modules():
@@ -185,7 +195,7 @@ def train_task(settings: TrainTask) -> TaskResult:
         for seed, name in names.items():
             torch.manual_seed(seed)
             module = new_module(
-                name, base, role="task", language=settings.single(), parts=settings.parts, task=settings.task,
+                name, base, role="task", language=settings.single(), components=settings.components, task=settings.task,
                 labels=labels.tags, licence=settings.licence,
             )  # fmt: skip
             engine.attach(module)
@@ -213,10 +223,10 @@ def train_task(settings: TrainTask) -> TaskResult:
     return result
 
 
-def parts_of(settings: TrainTask) -> list[dict[str, PartConfig]]:
-    """The parts of all modules that act in a training."""
+def components_of(settings: TrainTask) -> list[dict[str, ComponentConfig]]:
+    """The components of all modules that act in a training."""
     store = Store(settings.store)
-    return [check_parts(settings.parts), *(store.show(name).info.parts for name in settings.language_modules())]
+    return [check_components(settings.components), *(store.show(name).info.components for name in settings.language_modules())]
 
 
 def _store(store: Store, modules: list[Module], *, overwrite: bool) -> list[Path]:
@@ -310,7 +320,7 @@ def file_sha256(path: str) -> str | None:
 
 def _identity(settings: TrainTask, engine: Engine) -> dict:
     """What makes two runs the same run, beside the loop's own settings."""
-    keep = ("language", "task", "parts", "epochs", "batch_size", "tokens_per_batch", "max_length", "cycle", "temperature")
+    keep = ("language", "task", "components", "epochs", "batch_size", "tokens_per_batch", "max_length", "cycle", "temperature")
     chosen = {key: getattr(settings, key) for key in keep} | {"columns": settings.columns.model_dump()}
 
     def fingerprint(name: str) -> str:

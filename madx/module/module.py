@@ -1,13 +1,13 @@
-"""A module: one named, trained, stored unit of role `language` or `task`, made of parts and, for a task, its head."""
+"""A module: one named, trained, stored unit of role `language` or `task`, made of components and, for a task, its head."""
 
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from madx.composition import check_name
-from madx.contract.module_type import ModuleType, PartConfig, Site
+from madx.contract.module_type import ComponentConfig, ModuleType, Site
 from madx.errors import BaseError, CompositionError, ConfigError
-from madx.module.presets import make_parts, preset
+from madx.module.presets import make_components, preset
 from madx.module_types import MODULE_TYPES
 
 ROLES = ("language", "task")
@@ -24,7 +24,7 @@ class ModuleInfo:
     name: str
     role: str
     language: str | None
-    parts: dict[str, PartConfig]
+    components: dict[str, ComponentConfig]
     base: dict | None = None
     tokenizer: str | None = None
     task: str | None = None
@@ -40,7 +40,7 @@ class ModuleInfo:
 
 
 class Module(nn.Module):
-    """The weights of a module: one instance of a module type for each site and part, and the head of a task.
+    """The weights of a module: one instance of a module type for each site and component, and the head of a task.
     A task module may be its head alone (preset `head_only`).
 
     head: a linear map `(..., width) -> (..., labels)` or None. Tensors are named `layer.3.ffn.bottleneck.down.weight`,
@@ -52,35 +52,35 @@ class Module(nn.Module):
         check_name(info.name)
         if info.role not in ROLES:
             raise ConfigError(f"The module {info.name!r} has the role {info.role!r}; allowed: {', '.join(ROLES)}.")
-        if not info.parts and not info.labels:  # a head alone is the feature-based baseline
-            raise ConfigError(f"The module {info.name!r} has no parts; choose a preset or name at least one module type.")
+        if not info.components and not info.labels:  # a head alone is the feature-based baseline
+            raise ConfigError(f"The module {info.name!r} has no components; choose a preset or name at least one module type.")
         self.info = info
-        self.units: dict[str, dict[str, ModuleType]] = {}  # site -> part -> its instance
+        self.units: dict[str, dict[str, ModuleType]] = {}  # site -> component -> its instance
         for site in sites.values():
-            for part, config in info.parts.items():
-                kind = MODULE_TYPES.get(part)
+            for component, config in info.components.items():
+                kind = MODULE_TYPES.get(component)
                 if kind.acts_at(config, site):
-                    self._add(site.name, part, kind(config, site))
-        for part in info.parts:
-            if not any(part in units for units in self.units.values()):
+                    self._add(site.name, component, kind(config, site))
+        for component in info.components:
+            if not any(component in units for units in self.units.values()):
                 raise ConfigError(
-                    f"The part {part!r} of module {info.name!r} acts at no site of this base: {info.parts[part]!r}. "
-                    "Change `leave_out` or `places`, or drop the part."
+                    f"The component {component!r} of module {info.name!r} acts at no site of this base: {info.components[component]!r}. "
+                    "Change `leave_out` or `places`, or drop the component."
                 )
         width = list(sites.values())[-1].width
         self.head = nn.Linear(width, len(info.labels)) if info.labels else None
 
-    def _add(self, site: str, part: str, unit: ModuleType) -> None:
-        """Register the instance so that its tensors are named site.part.tensor."""
+    def _add(self, site: str, component: str, unit: ModuleType) -> None:
+        """Register the instance so that its tensors are named site.component.tensor."""
         parent: nn.Module = self
-        for step in (*site.split("."), part)[:-1]:
+        for step in (*site.split("."), component)[:-1]:
             child = parent._modules.get(step)
             if child is None:
                 child = nn.Module()
-                parent._modules[step] = child  # not add_module: the site `parameters` is named as a method is
+                parent._modules[step] = child  # not add_module: the site `weights` is named as a method is
             parent = child
-        parent.add_module(part, unit)
-        self.units.setdefault(site, {})[part] = unit
+        parent.add_module(component, unit)
+        self.units.setdefault(site, {})[component] = unit
 
     @property
     def name(self) -> str:
@@ -93,7 +93,7 @@ class Module(nn.Module):
     def packed_units(self) -> dict[str, ModuleType]:
         """The instances that are stored in a form of their own, by the beginning of their tensors' names."""
         return {
-            f"{site}.{part}.": unit for site, units in self.units.items() for part, unit in units.items() if unit.packed
+            f"{site}.{component}.": unit for site, units in self.units.items() for component, unit in units.items() if unit.packed
         }  # fmt: skip
 
     def start_of(self, unit: ModuleType) -> str:
@@ -106,17 +106,17 @@ class Module(nn.Module):
 
 
 def new_module(
-    name: str, base, *, role: str = "language", language: str | None = None, parts: str | dict = "madx",
+    name: str, base, *, role: str = "language", language: str | None = None, components: str | dict = "madx",
     task: str | None = None, labels: tuple[str, ...] = (), licence: str | None = None,
 ) -> Module:  # fmt: skip
-    """A fresh module for a base; `parts` is a preset's name or settings by module type.
+    """A fresh module for a base; `components` is a preset's name or settings by module type.
 
     >>> new_module("swa", base, language="swa")                      # doctest: +SKIP
-    >>> new_module("ner", base, role="task", parts="pfeiffer", task="ner", labels=("O", "B-PER"))  # doctest: +SKIP
+    >>> new_module("ner", base, role="task", components="pfeiffer", task="ner", labels=("O", "B-PER"))  # doctest: +SKIP
     """
-    made = preset(parts) if isinstance(parts, str) else make_parts(parts)
+    made = preset(components) if isinstance(components, str) else make_components(components)
     info = ModuleInfo(
-        name=name, role=role, language=language, parts=made, base=base.identity(), task=task, labels=tuple(labels),
+        name=name, role=role, language=language, components=made, base=base.identity(), task=task, labels=tuple(labels),
         tokenizer=base.tokenizer_fingerprint, licence=licence,
     )  # fmt: skip
     return Module(info, base.sites).to(base.device)
@@ -152,8 +152,8 @@ def require_base(info: ModuleInfo, base, *, allow_base_mismatch: bool = False) -
 
 def require_parameters(module: Module, base) -> None:
     """Raises BaseError when a module's differences were made for parameters of other names or shapes than the base's."""
-    here = base.sites["parameters"].parameters
-    for unit in module.units.get("parameters", {}).values():
+    here = base.sites["weights"].parameters
+    for unit in module.units.get("weights", {}).values():
         if unit.site.parameters != here:
             other = sorted({(p.name, p.shape) for p in unit.site.parameters} ^ {(p.name, p.shape) for p in here})
             raise BaseError(

@@ -1,10 +1,10 @@
-"""Named sets of parts: what papers call an architecture, in the settings of the module types."""
+"""Named sets of components: what papers call an architecture, in the settings of the module types."""
 
-from madx.contract.module_type import PartConfig
+from madx.contract.module_type import ComponentConfig
 from madx.errors import ConfigError, did_you_mean
 from madx.module_types import MODULE_TYPES
 
-#: name -> (part settings by module type, what it is)
+#: name -> (component settings by module type, what it is)
 PRESETS: dict[str, tuple[dict[str, dict], str]] = {
     "madx": (
         {"bottleneck": {"reduction_factor": 2.0}, "invertible": {}},
@@ -26,7 +26,7 @@ PRESETS: dict[str, tuple[dict[str, dict], str]] = {
     "houlsby_inv": (
         {"bottleneck": {"places": ["attention", "ffn"], "reads": "output", "activation": "swish"},
          "invertible": {"activation": "swish"}},
-        "houlsby with a NICE invertible part",
+        "houlsby with a NICE invertible component",
     ),
     "bapna": (
         {"bottleneck": {"norm_before": True}},
@@ -49,7 +49,7 @@ PRESETS: dict[str, tuple[dict[str, dict], str]] = {
         {"sparse_diff": {"entries": "all", "kinds": ["bias"]}},
         "all biases of the base but those of layer norms (Ben Zaken et al. 2022)",
     ),
-    "head_only": ({}, "no part at all: a task's head on the frozen base's output, the feature-based baseline"),
+    "head_only": ({}, "no component at all: a task's head on the frozen base's output, the feature-based baseline"),
     "full": (
         {"sparse_diff": {"entries": "all", "freeze_norms": False}},
         "every weight of the encoder: full fine-tuning as a baseline",
@@ -61,25 +61,25 @@ PRESETS: dict[str, tuple[dict[str, dict], str]] = {
 }
 
 
-def preset(name: str) -> dict[str, PartConfig]:
-    """The parts of a preset; raises ConfigError for an unknown name."""
+def preset(name: str) -> dict[str, ComponentConfig]:
+    """The components of a preset; raises ConfigError for an unknown name."""
     if name not in PRESETS:
         raise ConfigError(f"Unknown preset {name!r}; {did_you_mean(name, PRESETS)}")
-    return make_parts(PRESETS[name][0])
+    return make_components(PRESETS[name][0])
 
 
-def make_parts(settings: dict[str, dict]) -> dict[str, PartConfig]:
-    """Typed part settings from plain ones: `{"bottleneck": {"reduction_factor": 2.0}}`.
+def make_components(settings: dict[str, dict]) -> dict[str, ComponentConfig]:
+    """Typed component settings from plain ones: `{"bottleneck": {"reduction_factor": 2.0}}`.
 
     Raises ConfigError for an unknown module type or setting, naming all faults.
     """
     from pydantic import ValidationError
 
-    parts = {}
+    components = {}
     for name, values in settings.items():
         schema = MODULE_TYPES.get(name).Config
         try:
-            parts[name] = schema.model_validate(values or {})
+            components[name] = schema.model_validate(values or {})
         except ValidationError as error:
             faults = []
             for fault in error.errors():
@@ -87,4 +87,4 @@ def make_parts(settings: dict[str, dict]) -> dict[str, PartConfig]:
                 hint = f"; {did_you_mean(key, schema.model_fields)}" if fault["type"] == "extra_forbidden" else ""
                 faults.append(f"{name}.{key}: {fault['msg']}{hint}")
             raise ConfigError("Faults in the settings of a module:\n  " + "\n  ".join(faults)) from None
-    return parts
+    return components

@@ -2,7 +2,7 @@
 
     f(z) = scale * (U act(D z + b_D) + b_U),   D: width -> width/reduction,  U: back
 
-With h the sublayer's output, x the residual stream and s = h + x, a part reads z and changes h by delta:
+With h the sublayer's output, x the residual stream and s = h + x, a component reads z and changes h by delta:
 
     reads "sum_norm"  z = LN(s), the base's own LN   Pfeiffer et al. 2020 (MAD-X, arXiv:2005.00052)
     reads "output"    z = h                          Houlsby et al. 2019 (arXiv:1902.00751)
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from madx.contract.module_type import MODULE_TYPES, ModuleType, PartConfig, Site, Sublayer
+from madx.contract.module_type import MODULE_TYPES, ComponentConfig, ModuleType, Site, Sublayer
 from madx.errors import ConfigError, did_you_mean
 
 ACTIVATIONS = {
@@ -42,8 +42,8 @@ def check_activation(name: str) -> str:
     return name
 
 
-class BottleneckConfig(PartConfig):
-    """Settings of a bottleneck part; the defaults are Pfeiffer's task module."""
+class BottleneckConfig(ComponentConfig):
+    """Settings of a bottleneck component; the defaults are Pfeiffer's task module."""
 
     places: tuple[Literal["attention", "ffn"], ...] = Field(
         default=("ffn",), min_length=1, strict=False, description="Sublayers of each layer that get a bottleneck."
@@ -166,7 +166,7 @@ class Bottleneck(ModuleType):
             f = f * torch.sigmoid(self.gate(z)).mean(dim=1, keepdim=True)
         if self.training and config.dropout:
             f = F.dropout(f, config.dropout)
-        if self.training and config.stochastic_depth:  # f alone: with residual "read", a skipped part still gives z
+        if self.training and config.stochastic_depth:  # f alone: with residual "read", a skipped component still gives z
             keep = 1 - config.stochastic_depth
             f = f * (torch.rand(f.shape[0], 1, 1, device=f.device) < keep) / keep
         return f

@@ -1,4 +1,4 @@
-"""Invertible part: an exactly invertible map of the embeddings, undone before the masked-LM decoder.
+"""Invertible component: an exactly invertible map of the embeddings, undone before the masked-LM decoder.
 
 The embeddings of a language are moved by A before the first layer; the decoder shares its weights with the
 embeddings, so the prediction is moved back by A^-1 before it (MAD-X, Pfeiffer et al. 2020, arXiv:2005.00052).
@@ -17,12 +17,12 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from madx.contract.module_type import MODULE_TYPES, ModuleType, PartConfig, Site
+from madx.contract.module_type import MODULE_TYPES, ComponentConfig, ModuleType, Site
 from madx.module_types.bottleneck import ACTIVATIONS, check_activation
 
 
-class InvertibleConfig(PartConfig):
-    """Settings of an invertible part; the defaults are MAD-X's."""
+class InvertibleConfig(ComponentConfig):
+    """Settings of an invertible component; the defaults are MAD-X's."""
 
     kind: Literal["nice", "glow"] = Field(default="nice", description="Additive (nice) or affine (glow) coupling.")
     reduction_factor: float = Field(default=2.0, gt=0, description="half width / inner width of the coupling networks.")

@@ -6,7 +6,7 @@ add up: theta_0 + delta_language + delta_task.
 
 K as in that paper, matched to MAD-X, with L layers and width d:
 
-    language   L * 2 * d * d/2 + d^2     a bottleneck of reduction 2 in each layer, and an invertible part
+    language   L * 2 * d * d/2 + d^2     a bottleneck of reduction 2 in each layer, and an invertible component
     task       L * 2 * d * d             a bottleneck of reduction 1 in each layer
 
 which is 7,667,712 and 14,155,776 on XLM-R base (12 layers, width 768).
@@ -20,14 +20,14 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from madx.contract import index_coding
-from madx.contract.module_type import MODULE_TYPES, BaseParameter, Difference, PartConfig, Site, WeightsType
+from madx.contract.module_type import MODULE_TYPES, BaseParameter, ComponentConfig, Delta, Site, WeightsType
 from madx.errors import ConfigError, StoreError
 
 #: above this an index needs 8 bytes
 INT32 = 2**31
 
 
-class SparseDiffConfig(PartConfig):
+class SparseDiffConfig(ComponentConfig):
     """Settings of a sparse difference; the defaults are LT-SFT's for a language."""
 
     entries: int | float | Literal["language", "task", "all"] = Field(
@@ -155,10 +155,10 @@ class SparseDiff(WeightsType):
             return "a value is infinite or not a number"
         return None
 
-    def differences(self) -> list[Difference]:
+    def deltas(self) -> list[Delta]:
         values = self.values.detach()
         return [
-            Difference(name, self.indices[a:b], values[a:b], offset)
+            Delta(name, self.indices[a:b], values[a:b], offset)
             for name, a, b, offset in self.space.split(self.indices)
         ]  # fmt: skip
 

@@ -64,14 +64,14 @@ def _usage(manifest: Manifest, place: str | None) -> str:
 
 def _tables(manifest: Manifest) -> str:
     training, base = manifest.training, manifest.base
-    parts = [(p.type, key, value) for p in manifest.parts for key, value in _flat(p.settings) or [("", "")]]
+    parts = [(p.type, key, value) for p in manifest.components for key, value in _flat(p.settings) or [("", "")]]
     identity = {"name": _base_name(manifest)}
     if base is not None:
         identity |= {"revision": base.revision, **base.architecture, "fingerprint": base.fingerprint}
     files = [(file_name(str(d.get("path"))), d.get("sha256"), d.get("bytes")) for d in data_files(manifest)]
     settings = {k: v for k, v in training.items() if k not in ("data", "datasets", "scores")}
     return "\n\n".join([
-        "## Parts\n\n" + _table(("part", "setting", "value"), parts),
+        "## Components\n\n" + _table(("component", "setting", "value"), parts),
         "## Base\n\n" + _table(("", "value"), _flat(identity | {"tokenizer": manifest.tokenizer})),
         "## Training data\n\n" + _table(("file", "sha256", "bytes"), files),
         "## Training\n\n" + _table(("setting", "value"), _flat(settings)),

@@ -13,7 +13,7 @@ from madx.composition import check_name
 from madx.config import Settings
 from madx.errors import ConfigError, MadxError, StoreError, did_you_mean
 from madx.module import ModuleInfo
-from madx.module.presets import make_parts
+from madx.module.presets import make_components
 from madx.module_types import MODULE_TYPES
 
 #: of the whole folder; a reader refuses a newer one
@@ -59,8 +59,8 @@ def check_language(code: str | None, *, role: str = "language") -> str | None:
 Sha256 = Field(pattern="^[0-9a-f]{64}$")
 
 
-class PartRecord(Settings):
-    """A part: its module type, with all settings written out, so that a later default changes no stored module."""
+class ComponentRecord(Settings):
+    """A component: its module type, with all settings written out, so that a later default changes no stored module."""
 
     type: str
     settings: dict[str, Any]
@@ -85,13 +85,13 @@ class WeightsRecord(Settings):
 
 
 class Manifest(Settings):
-    """All of `module.json`. Parts are a list, since they act in that order; every key must be there."""
+    """All of `module.json`. Components are a list, since they act in that order; every key must be there."""
 
     format: int
     name: str
     role: Literal["language", "task"]
     language: str | None
-    parts: tuple[PartRecord, ...] = Field(strict=False)
+    components: tuple[ComponentRecord, ...] = Field(strict=False)
     base: BaseRecord | None
     tokenizer: str | None = Sha256
     task: str | None
@@ -115,8 +115,8 @@ class Manifest(Settings):
 
     @model_validator(mode="after")
     def _something(self):
-        if not self.parts and not self.labels:
-            raise ValueError("a module has at least one part, or labels and so a head")
+        if not self.components and not self.labels:
+            raise ValueError("a module has at least one component, or labels and so a head")
         return self
 
     @model_validator(mode="after")
@@ -124,23 +124,23 @@ class Manifest(Settings):
         _as_value_error(check_language, self.language, role=self.role)
         return self
 
-    @field_validator("parts")
+    @field_validator("components")
     @classmethod
-    def _parts(cls, value: tuple[PartRecord, ...]) -> tuple[PartRecord, ...]:
-        known, names = MODULE_TYPES.names(), [part.type for part in value]
+    def _parts(cls, value: tuple[ComponentRecord, ...]) -> tuple[ComponentRecord, ...]:
+        known, names = MODULE_TYPES.names(), [component.type for component in value]
         for name in names:
             if name not in known:
                 raise ValueError(f"this madx has no module type {name!r}; {did_you_mean(name, known)}")
             if names.count(name) > 1:
-                raise ValueError(f"the part {name!r} is there twice")
-        _as_value_error(make_parts, {part.type: part.settings for part in value})
+                raise ValueError(f"the component {name!r} is there twice")
+        _as_value_error(make_components, {component.type: component.settings for component in value})
         return value
 
     def info(self) -> ModuleInfo:
         """The same as `Module` knows it."""
         return ModuleInfo(
             name=self.name, role=self.role, language=self.language, task=self.task, labels=self.labels,
-            parts=make_parts({part.type: part.settings for part in self.parts}),
+            components=make_components({component.type: component.settings for component in self.components}),
             base=self.base.model_dump() if self.base else None, tokenizer=self.tokenizer, training=self.training,
             licence=self.licence,
         )  # fmt: skip
@@ -159,7 +159,7 @@ def manifest_of(info: ModuleInfo, weights: WeightsRecord) -> Manifest:
     faults: list[str] = []
     content = {
         "format": FORMAT, "name": info.name, "role": info.role, "language": info.language,
-        "parts": [{"type": n, "settings": config.model_dump(mode="json")} for n, config in info.parts.items()],
+        "components": [{"type": n, "settings": config.model_dump(mode="json")} for n, config in info.components.items()],
         "base": info.base, "tokenizer": info.tokenizer, "task": info.task, "labels": list(info.labels),
         "training": _plain(info.training, "training", faults), "licence": info.licence, "weights": weights.model_dump(),
     }  # fmt: skip

@@ -48,7 +48,7 @@ def front_matter(manifest: Manifest) -> str:
     """The front matter as YAML between its two lines of dashes."""
     import yaml
 
-    tags = ["madx", f"{manifest.role}-module", "cross-lingual", *(part.type for part in manifest.parts)]
+    tags = ["madx", f"{manifest.role}-module", "cross-lingual", *(part.type for part in manifest.components)]
     front: dict[str, Any] = {"library_name": "madx", "tags": tags}
     if manifest.language is not None:
         code = manifest.language.split("-")[0]

@@ -106,7 +106,7 @@ def load_module(folder: str | Path, base: Base, *, allow_base_mismatch: bool = F
         _require(faults, folder)
         module.load_state_dict(state, assign=True)
     if any(t.is_meta for t in chain(module.parameters(), module.buffers())):
-        raise StoreError(f"A part of {info.name!r} keeps a buffer that is not stored; its module type must store it.")
+        raise StoreError(f"A component of {info.name!r} keeps a buffer that is not stored; its module type must store it.")
     return module.to(base.device)
 
 

@@ -133,7 +133,7 @@ def own_faults(
     whole: all tensors, where `tensors` leaves out those that are looked at elsewhere.
     """
     faults, labels, whole = [], len(manifest.labels), whole if whole is not None else tensors
-    types = {part.type for part in manifest.parts}
+    types = {component.type for component in manifest.components}
     packed = {kind for kind in types if MODULE_TYPES.get(kind).packed}
     for kind in sorted(packed):
         starts = {name[: name.index(f"{kind}.") + len(kind) + 1] for name in tensors if f".{kind}." in name}
@@ -147,7 +147,7 @@ def own_faults(
         faults.append(f"head: {LAYOUT.manifest} names {labels} labels, the weights have {rows} rows")
     for name, tensor in whole.items():
         if not name.startswith("head.") and not types & set(name.split(".")[:-1]):
-            faults.append(f"{name}: belongs to none of the parts {', '.join(sorted(types)) or '(there are none)'}")
+            faults.append(f"{name}: belongs to none of the components {', '.join(sorted(types)) or '(there are none)'}")
         own_form = packed & set(name.split("."))
         if tensor.is_floating_point() and tensor.dtype != DTYPES[manifest.weights.dtype] and not own_form:
             faults.append(f"{name}: stored as {_name(tensor.dtype)}, recorded as {manifest.weights.dtype}")

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from madx.engine import Engine
-from madx.engine.activation_cache import GB, FrozenLayers, States, looks_around, lowest_layer
+from madx.engine.activation_cache import GB, ActivationCache, States, looks_around, lowest_layer
 from madx.errors import ConfigError
 from madx.tasks.base import Task
 from madx.training.settings import TrainSettings
@@ -15,9 +15,9 @@ log = logging.getLogger("madx")
 
 
 @contextmanager
-def frozen_layers(
+def activation_cache(
     engine: Engine, name: str, task: Task, settings: TrainSettings, *, folder: Path | None
-) -> Iterator[FrozenLayers | None]:  # fmt: skip
+) -> Iterator[ActivationCache | None]:  # fmt: skip
     """Keep the states below the lowest layer in training for the length of a run, where that is right and worth it.
 
     Raises ConfigError when cache_frozen is on and it cannot be.
@@ -32,7 +32,7 @@ def frozen_layers(
     memory, disk = (int(size * GB) for size in (settings.cache_memory_gb, settings.cache_disk_gb))
     states = States(memory=memory, disk=disk, folder=folder)
     log.info("%s: layers 0 to %d stand still; their output is kept for each sentence", name, below - 1)
-    with FrozenLayers(engine, below=below, states=states).opened() as frozen:
+    with ActivationCache(engine, below=below, states=states).opened() as frozen:
         yield frozen
 
 

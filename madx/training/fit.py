@@ -8,11 +8,11 @@ from madx.engine import Engine
 from madx.errors import ConfigError
 from madx.tasks.base import Task
 from madx.training import loop
-from madx.training.cache_policy import frozen_layers
+from madx.training.cache_policy import activation_cache
 from madx.training.precision import precision_of
 from madx.training.settings import TrainSettings
 from madx.training.sparse import SELECTED, fit_sparse
-from madx.training.trainable import ModuleMoves
+from madx.training.trainable import TrainableModule
 
 
 def fit(
@@ -34,11 +34,11 @@ def fit(
     if folder is not None and not resume and PartialState().is_main_process:
         forget(Path(folder))
     options = {"steps": steps, "seed": seed, "folder": folder, "resume": resume, "title": title or name, "identity": run or {}}
-    if "parameters" in engine.module(name).units:
+    if "weights" in engine.module(name).units:
         return fit_sparse(engine, name, task, settings, **options)
-    moving = ModuleMoves(engine, name)
-    with moving.opened(), frozen_layers(engine, name, task, settings, folder=folder):
-        return loop.run(engine, moving, task, settings, **options)
+    trainable = TrainableModule(engine, name)
+    with trainable.opened(), activation_cache(engine, name, task, settings, folder=folder):
+        return loop.run(engine, trainable, task, settings, **options)
 
 
 def forget(folder: Path) -> None:

@@ -21,10 +21,10 @@ from madx.engine import Engine
 from madx.errors import ConfigError, TrainingError
 from madx.tasks.base import Task
 from madx.training.checkpoint import read_checkpoint, require_same_run, write_checkpoint
-from madx.training.processes import by_the_first, over_processes, require_same, same_weights
+from madx.training.processes import all_reduce, on_main_process, require_same, same_weights
 from madx.training.progress import ProgressView
 from madx.training.settings import TrainSettings
-from madx.training.trainable import Moving
+from madx.training.trainable import Trainable
 
 EVALUATIONS = 10  # in a run, when `evaluate_every` is not set
 CHECKPOINT = "checkpoint.safetensors"
@@ -37,7 +37,7 @@ UNIMPORTANT = {"progress", "tensorboard", "checkpoint_every", "cache_frozen", "c
 class TrainResult:
     """What a run leaves: the best scores with their step, the last ones, the history of losses and scores, and the time.
 
-    `seconds` and `tokens` count this process since the run's beginning, resumed parts included."""
+    `seconds` and `tokens` count this process since the run's beginning, resumed components included."""
 
     best: dict = field(default_factory=dict)
     best_step: int = 0
@@ -49,15 +49,15 @@ class TrainResult:
 
 
 def run(
-    engine: Engine, moving: Moving, task: Task, settings: TrainSettings, *, steps: int, seed: int, folder: Path | None = None,
+    engine: Engine, trainable: Trainable, task: Task, settings: TrainSettings, *, steps: int, seed: int, folder: Path | None = None,
     resume: bool = True, identity: dict | None = None, title: str = "",
 ) -> TrainResult:  # fmt: skip
-    """Move something on a task for a number of optimiser steps; `moving` is open (`with moving.opened()`).
+    """Move something on a task for a number of optimiser steps; `moving` is open (`with trainable.opened()`).
 
     folder: keeps the checkpoint (None: none is written); identity: settings that identify the run, compared on resume.
     Ends with the best weights (by the task's metric on its held-out data). Raises as `madx.training.fit` does.
     """
-    loop = _Loop(engine, moving, task, settings, steps=steps, seed=seed, folder=folder, identity=identity or {})
+    loop = _Loop(engine, trainable, task, settings, steps=steps, seed=seed, folder=folder, identity=identity or {})
     if resume:
         loop.resume()
     return loop.go(title)
@@ -69,11 +69,11 @@ def run_identity(settings: TrainSettings, *, steps: int, seed: int, **more) -> d
 
 
 class _Loop:
-    def __init__(self, engine, moving: Moving, task, settings, *, steps, seed, folder, identity):
-        self.engine, self.moving, self.task, self.settings, self.steps = engine, moving, task, settings, steps
+    def __init__(self, engine, trainable: Trainable, task, settings, *, steps, seed, folder, identity):
+        self.engine, self.trainable, self.task, self.settings, self.steps = engine, trainable, task, settings, steps
         self.processes = PartialState()
-        self.parameters = moving.parameters
-        self.optimizer = moving.optimizer(settings)
+        self.parameters = trainable.parameters
+        self.optimizer = trainable.optimizer(settings)
         self.checkpoint = Path(folder) / CHECKPOINT if folder is not None else None
         self.run = run_identity(settings, steps=steps, seed=seed, **identity)
         self.seed, self.step, self.losses = seed, 0, []
@@ -109,12 +109,12 @@ class _Loop:
                     self._save()
                 if stop and self.step < self.steps:
                     raise self._stopped()
-            if over_processes(torch.tensor(float(stopped()), device=self.engine.base.device)) > 0:
+            if all_reduce(torch.tensor(float(stopped()), device=self.engine.base.device)) > 0:
                 raise self._stopped()  # asked for in the last step or after it: what follows this run is not to begin
         if self.averaged > 1:
             self._end_with_the_mean()
         elif self.settings.keep_best and self.best_weights is not None:
-            self.moving.load(self.best_weights)
+            self.trainable.load(self.best_weights)
         return self.result
 
     def _stopped(self) -> KeyboardInterrupt:
@@ -130,10 +130,10 @@ class _Loop:
         _seed((self.seed * 1_000_003 + self.step * 1009 + process.process_index) % 2**63, device)
         batches = self.task.batches(self.step, process_index=process.process_index, process_count=process.num_processes)
         self.task.activate(self.engine, self.step)
-        self.moving.begins(self.step, self.seed)
+        self.trainable.begins(self.step, self.seed)
         batches = [{k: v.to(device, non_blocking=True) for k, v in batch.items()} for batch in batches]
         counts = torch.tensor([sum(self.task.count(b) for b in batches), stop], dtype=torch.float32, device=device)
-        total, stop = over_processes(counts).unbind()
+        total, stop = all_reduce(counts).unbind()
         total = total.clamp_min(1.0)
         summed = torch.zeros((), device=device)
         self.optimizer.zero_grad(set_to_none=False)
@@ -142,9 +142,9 @@ class _Loop:
                 loss = self.task.loss(self.engine, batch)
             (loss / total).backward()
             summed += loss.detach().float()
-        mean = (over_processes(summed) / total).item()
+        mean = (all_reduce(summed) / total).item()
         self._share_gradients()
-        self.moving.penalise()
+        self.trainable.penalise()
         self._move(mean)
         return mean, sum(int(b["input_ids"].numel()) for b in batches), bool(stop)
 
@@ -161,14 +161,14 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         self.optimizer.step()
-        self.moving.ends(self.step)
+        self.trainable.ends(self.step)
 
     def _share_gradients(self) -> None:
         """Sum the gradients of all processes, in one message."""
         if self.processes.num_processes == 1:
             return
         grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
-        flat = over_processes(torch.cat([g.reshape(-1) for g in grads]))
+        flat = all_reduce(torch.cat([g.reshape(-1) for g in grads]))
         for parameter, grad in zip(self.parameters, flat.split([g.numel() for g in grads])):
             parameter.grad = grad.view_as(parameter).clone()
 
@@ -176,7 +176,7 @@ class _Loop:
         """Every process starts from the first one's weights, whatever seed the caller's own code had."""
         if self.processes.num_processes > 1:
             same_weights(self.parameters)
-            self.moving.moved()
+            self.trainable.moved()
 
     def _precision(self):
         if self.settings.precision == "fp32":
@@ -184,7 +184,7 @@ class _Loop:
         return torch.autocast(self.engine.base.device.type, dtype=torch.bfloat16)
 
     def _mode(self, *, training: bool) -> None:
-        self.moving.mode(training=training)
+        self.trainable.mode(training=training)
         self.engine.base.model.train(training and self.settings.base_dropout)
 
     # ---- looking and saving --------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ class _Loop:
         self.result.history.append({"step": self.step, "loss": loss, **scores})
         if self.task.better(scores[self.task.metric], self.result.best.get(self.task.metric)):
             self.result.best, self.result.best_step = scores, self.step
-            self.best_weights = {k: v.detach().clone() for k, v in self.moving.state().items()}
+            self.best_weights = {k: v.detach().clone() for k, v in self.trainable.state().items()}
         if math.ceil((self.steps - self.step) / self.every) < self.settings.average_last > 1:
             self._add_to_the_mean()
         if board is not None:
@@ -207,7 +207,7 @@ class _Loop:
 
     def _add_to_the_mean(self) -> None:
         self.averaged += 1
-        for key, value in self.moving.state().items():
+        for key, value in self.trainable.state().items():
             if key not in self.mean:
                 self.mean[key] = value.detach().clone()
             elif value.is_floating_point():
@@ -215,7 +215,7 @@ class _Loop:
 
     def _end_with_the_mean(self) -> None:
         """Take the mean of the weights at the last evaluations, and its scores for the run's."""
-        self.moving.load(self.mean)
+        self.trainable.load(self.mean)
         with self._precision():
             self.result.best, self.result.best_step = self.task.evaluate(self.engine), self.steps
         self.result.history.append({"step": self.steps, "averaged": self.averaged, **self.result.best})
@@ -238,10 +238,10 @@ class _Loop:
 
     def _save(self) -> None:
         if self.checkpoint is not None:
-            by_the_first(self._write)
+            on_main_process(self._write)
 
     def _write(self) -> None:
-        tensors = {f"module.{k}": v for k, v in self.moving.state().items()}
+        tensors = {f"module.{k}": v for k, v in self.trainable.state().items()}
         tensors |= {f"best.{k}": v for k, v in (self.best_weights or {}).items()}
         tensors |= {f"mean.{k}": v for k, v in self.mean.items()}
         for i, parameter in enumerate(self._ordered()):
@@ -264,9 +264,9 @@ class _Loop:
         def group(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-        here, stored = ({k: list(v.shape) for k, v in ts.items()} for ts in (self.moving.state(), group("module.")))
-        require_same_run(stored, here, self.checkpoint)  # a module of other parts, where `run` does not tell
-        self.moving.load(group("module."))
+        here, stored = ({k: list(v.shape) for k, v in ts.items()} for ts in (self.trainable.state(), group("module.")))
+        require_same_run(stored, here, self.checkpoint)  # a module of other components, where `run` does not tell
+        self.trainable.load(group("module."))
         self.best_weights = group("best.") or None
         self.mean, self.averaged = group("mean."), state.get("averaged", 0)
         for i, parameter in enumerate(self._ordered()):

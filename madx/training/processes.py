@@ -4,21 +4,20 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast, gather, reduce
+from accelerate import PartialState, utils
 from torch import Tensor, nn
 
 from madx.errors import MadxError, TrainingError
 
 
-def over_processes(tensor: Tensor) -> Tensor:
+def all_reduce(tensor: Tensor) -> Tensor:
     """The sum over all processes."""
-    return reduce(tensor, reduction="sum") if PartialState().num_processes > 1 else tensor
+    return utils.reduce(tensor, reduction="sum") if PartialState().num_processes > 1 else tensor
 
 
-def of_the_first(tensor: Tensor) -> Tensor:
+def broadcast(tensor: Tensor) -> Tensor:
     """The first process's tensor, in every process."""
-    return broadcast(tensor) if PartialState().num_processes > 1 else tensor
+    return utils.broadcast(tensor) if PartialState().num_processes > 1 else tensor
 
 
 @torch.no_grad()
@@ -26,7 +25,7 @@ def same_weights(parameters: Iterable[nn.Parameter]) -> None:
     """Every process takes the first one's values, whatever seed the caller's own code had."""
     if PartialState().num_processes > 1:
         for parameter in (p for p in parameters if p.numel()):
-            parameter.copy_(of_the_first(parameter.detach().clone()))
+            parameter.copy_(broadcast(parameter.detach().clone()))
 
 
 def require_same(value: int, what: str, folder: Path) -> None:
@@ -34,7 +33,7 @@ def require_same(value: int, what: str, folder: Path) -> None:
     process = PartialState()
     if process.num_processes == 1:
         return
-    found = gather(torch.tensor([value], device=process.device)).tolist()
+    found = utils.gather(torch.tensor([value], device=process.device)).tolist()
     if len(set(found)) > 1:
         raise TrainingError(
             f"The processes found different states of the run in {folder} ({what}: {', '.join(map(str, found))}). The first one "
@@ -42,7 +41,7 @@ def require_same(value: int, what: str, folder: Path) -> None:
         )
 
 
-def by_the_first(action: Callable[[], None]) -> None:
+def on_main_process(action: Callable[[], None]) -> None:
     """Have the first process do something. When it fails, every process raises: the others would wait for it for ever."""
     process, error = PartialState(), None
     if process.is_main_process:
@@ -50,7 +49,7 @@ def by_the_first(action: Callable[[], None]) -> None:
             action()
         except MadxError as raised:
             error = raised
-    failed = over_processes(torch.tensor(float(error is not None), device=process.device)).item()
+    failed = all_reduce(torch.tensor(float(error is not None), device=process.device)).item()
     if error is not None:
         raise error
     if failed:

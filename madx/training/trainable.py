@@ -11,7 +11,7 @@ from madx.engine import Engine
 from madx.training.settings import TrainSettings
 
 
-class Moving(ABC):
+class Trainable(ABC):
     """Parameters that an optimiser moves, and the state that a checkpoint keeps of them.
 
     module: the module in training; parameters: all that the optimiser holds, the head's among them.
@@ -54,7 +54,7 @@ class Moving(ABC):
         self.moved()
 
     @contextmanager
-    def opened(self) -> Iterator["Moving"]:
+    def opened(self) -> Iterator["Trainable"]:
         """For the length of a run: gradients reach it. Afterwards nothing else of the base has changed."""
         yield self
 
@@ -75,8 +75,8 @@ class Moving(ABC):
         """The parameters have changed."""
 
 
-class ModuleMoves(Moving):
-    """A module whose parts compute something: its own parameters move, the base's stand still."""
+class TrainableModule(Trainable):
+    """A module whose components compute something: its own parameters move, the base's stand still."""
 
     def state(self) -> dict[str, Tensor]:
         return self.module.state_dict()

@@ -53,8 +53,8 @@ def fill(folder, *, silent=(), seeds=(1, 2)):
                "data": [{"path": "swa<b>.txt", "sha256": "cd" * 32}]}  # fmt: skip
     task = {"steps": 20, "best_step": 10, "history": [{"step": s, "loss": 1.0, "f1": 5.0 * s, "phase": "sparse 1"} for s in (5, 10)]}
     modules = {
-        "swa": {"role": "language", "language": "swa", "task": None, "licence": "MIT", "parts": {"bottleneck": {}}, "training": trained},
-        "ner": {"role": "task", "language": "eng", "task": "ner", "licence": None, "parts": {"sparse_diff": {}}, "training": task},
+        "swa": {"role": "language", "language": "swa", "task": None, "licence": "MIT", "components": {"bottleneck": {}}, "training": trained},
+        "ner": {"role": "task", "language": "eng", "task": "ner", "licence": None, "components": {"sparse_diff": {}}, "training": task},
     }  # fmt: skip
     (folder / "modules.json").write_text(json.dumps({"format": FORMAT, "version": 1, "modules": modules}))
     return matrix

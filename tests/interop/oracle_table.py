@@ -20,7 +20,7 @@ from test_oracle import BASES, CASES, CORRECT_FROM, FORMS, LEFT_OUT, ROWS, TOLER
 from madx.composition import as_composition  # noqa: E402
 
 #: how the cases are made that `test_oracle` looks at one by one
-ELSEWHERE = "test_oracle.py, by its parts: the peer drops a part or divides twice"
+ELSEWHERE = "test_oracle.py, by its components: the peer drops a part or divides twice"
 
 
 def rows_of(bench: Bench):

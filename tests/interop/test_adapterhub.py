@@ -24,14 +24,14 @@ LABELS = ("O", "B-PER", "I-PER")
 BIN, SAFE = "pytorch_adapter.bin", "adapter.safetensors"
 
 HOULSBY = {"places": ["attention", "ffn"], "reads": "output", "activation": "swish"}
-#: the peer has one activation for both parts
+#: the peer has one activation for both components
 HOULSBY_INV = {"bottleneck": HOULSBY, "invertible": {"activation": "swish"}}
 
 
-def module(base, parts="madx", *, name="swa", labels=(), seed=0):
+def module(base, components="madx", *, name="swa", labels=(), seed=0):
     role = "task" if labels else "language"
     return tiny.wake(
-        new_module(name, base, role=role, parts=parts, labels=labels, task="ner" if labels else None), seed=seed
+        new_module(name, base, role=role, components=components, labels=labels, task="ner" if labels else None), seed=seed
     )
 
 
@@ -78,7 +78,7 @@ def test_round_trip_on_every_family(model_type, safetensors, tmp_path):
         [".json", ".json"] + [".safetensors" if safetensors else ".bin"] * 2
     )
     again, report = load(folder, base, role="task", task="ner", language="swa")
-    assert same(made, again) and again.info.labels == LABELS and again.info.parts == made.info.parts
+    assert same(made, again) and again.info.labels == LABELS and again.info.components == made.info.components
     assert (again.info.role, again.info.task, again.info.language) == ("task", "ner", "swa")
     assert again.info.base == base.identity() and again.info.training["imported"]["format"] == "adapterhub"
     assert {ours for _, ours in report.mapped} == set(made.tensors())
@@ -138,7 +138,7 @@ def test_any_setting_that_the_format_can_say_comes_back(tmp_path_factory, base, 
     made = module(base, parts)
     folder = export_adapterhub(made, tmp_path_factory.mktemp("x") / "m", base=base, safetensors=safe)
     again, _ = load(folder, base)
-    assert again.info.parts == made.info.parts and same(made, again)
+    assert again.info.components == made.info.components and same(made, again)
 
 
 def test_negative_layers_are_written_as_numbers(base, tmp_path):
@@ -207,14 +207,14 @@ def test_a_task_module_of_the_first_version_names_an_invertible_part_that_it_lac
 
 def test_activations_meant_something_else_before_versions(base, folder):
     to_version_1(folder, config=VERSION_1 | {"non_linearity": "gelu"})
-    assert load(folder, base)[0].info.parts["bottleneck"].activation == "gelu_tanh"
+    assert load(folder, base)[0].info.components["bottleneck"].activation == "gelu_tanh"
     edit(folder, {"non_linearity": "GELU_orig"})
     with pytest.raises(ConfigError, match="'GELU_orig' is not known"):
         load(folder, base)
     edit(folder, {"non_linearity": "gelu_orig"})
-    assert load(folder, base)[0].info.parts["bottleneck"].activation == "gelu"
+    assert load(folder, base)[0].info.components["bottleneck"].activation == "gelu"
     edit(folder, lambda full: full | {"version": "3.1.0", "config": full["config"] | {"non_linearity": "gelu"}})
-    parts = load(folder, base)[0].info.parts
+    parts = load(folder, base)[0].info.components
     assert (parts["bottleneck"].activation, parts["invertible"].activation) == ("gelu", "relu")
 
 
@@ -229,7 +229,7 @@ def test_configs_by_name_are_our_presets(base, tmp_path, name, parts):
     made = module(base, parts)
     folder = export_adapterhub(made, tmp_path / "m", base=base)
     edit(folder, lambda full: full | {"config": name})
-    assert load(folder, base)[0].info.parts == made.info.parts
+    assert load(folder, base)[0].info.components == made.info.components
 
 
 def test_pfeiffer_meant_an_invertible_part_for_languages_before_version_2(base, folder):
@@ -237,9 +237,9 @@ def test_pfeiffer_meant_an_invertible_part_for_languages_before_version_2(base, 
     with pytest.raises(StoreError, match="bottleneck.down.weight: file .16, 32., base and config .2, 32."):
         load(folder, base)
     full = {"type": "text_lang", "version": "1.1.1", "config": "pfeiffer"}
-    assert set(read_parts(full, depth=3, has_invertible=True).parts) == {"bottleneck", "invertible"}
-    assert set(read_parts(full, depth=3, has_invertible=False).parts) == {"bottleneck"}
-    assert set(read_parts(full | {"version": "2.0.0"}, depth=3, has_invertible=True).parts) == {"bottleneck"}
+    assert set(read_parts(full, depth=3, has_invertible=True).components) == {"bottleneck", "invertible"}
+    assert set(read_parts(full, depth=3, has_invertible=False).components) == {"bottleneck"}
+    assert set(read_parts(full | {"version": "2.0.0"}, depth=3, has_invertible=True).components) == {"bottleneck"}
 
 
 def test_every_ignored_setting_is_named(base, folder):
@@ -495,7 +495,7 @@ def test_missing_files_archives_and_names(base, folder, tmp_path):
     ({"bottleneck": {"reads": "input", "residual": "read"}}, "reads 'input' with the residual 'read'"),
     ({"bottleneck": {"reads": "input", "norm_after": True, "norm_after_residual": True}}, "norm_after_residual"),
     ({"bottleneck": {"activation": "selu"}}, "activation 'selu' has no name there"),
-    ({"bottleneck": {"activation": "gelu"}, "invertible": {}}, "one activation serves both parts there, here are gelu and relu"),
+    ({"bottleneck": {"activation": "gelu"}, "invertible": {}}, "one activation serves both components there, here are gelu and relu"),
     ({"invertible": {"kind": "glow"}}, "kind 'glow' does not work there"), ({"invertible": {"reduction_factor": 100.0}}, "16->0"),
 ])  # fmt: skip
 def test_what_the_format_cannot_say_is_not_written(base, tmp_path, parts, words):
@@ -528,7 +528,7 @@ def test_a_failed_export_leaves_nothing(base, tmp_path, monkeypatch):
 
 
 def test_written_configs_have_all_keys_that_every_version_requires(base):
-    parts = module(base).info.parts
+    parts = module(base).info.components
     full = write_config(parts, depth=3)
     assert {
         "mh_adapter",
@@ -539,7 +539,7 @@ def test_written_configs_have_all_keys_that_every_version_requires(base):
         "ln_before",
         "inv_adapter",
     } <= set(full)
-    assert read_parts({"config": full, "version": "adapters.1.3.0"}, depth=3, has_invertible=True).parts == parts
+    assert read_parts({"config": full, "version": "adapters.1.3.0"}, depth=3, has_invertible=True).components == parts
 
 
 # ---- fuzz ----------------------------------------------------------------------------------------------------------

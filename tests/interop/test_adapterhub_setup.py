@@ -15,7 +15,7 @@ ROLES = {"swa": "language", "ner": "task"}
 
 @pytest.fixture
 def modules(base):
-    ner = new_module("ner", base, role="task", task="ner", parts="pfeiffer", labels=("O", "B-PER"))
+    ner = new_module("ner", base, role="task", task="ner", components="pfeiffer", labels=("O", "B-PER"))
     return {"swa": tiny.wake(new_module("swa", base, language="swa")), "ner": tiny.wake(ner, seed=1)}
 
 
@@ -78,7 +78,7 @@ def test_bad_setups_are_refused(base, modules, tmp_path):
 
 
 def test_what_the_peer_computes_otherwise_is_not_written(base, modules, tmp_path):
-    modules |= {"par": new_module("par", base, parts="parallel"), "hau": new_module("hau", base)}
+    modules |= {"par": new_module("par", base, components="parallel"), "hau": new_module("hau", base)}
     for composition, words in (
         ("average(swa, ner)", "twice"), ("swa + par", "drops the changes"), ("swa + hau", "only the first"), ("base", "nothing to write"), ("swa + x", "No module"),
     ):  # fmt: skip

@@ -138,10 +138,10 @@ def test_both_names_of_numpy_and_of_the_tables(base, tmp_path, numpy_name, names
 
 def test_files_of_the_first_torch_versions_and_of_half_precision(base, tmp_path):
     module, _ = load(write(tmp_path / "x", one(base), _use_new_zipfile_serialization=False), base)
-    assert module.units["parameters"]["sparse_diff"].describe().startswith("1 of ")
+    assert module.units["weights"]["sparse_diff"].describe().startswith("1 of ")
     entry = described(one(base)[WORDS])
     half = one(base) | {WORDS: entry | {"values": entry["values"].half()}}
-    assert load(write(tmp_path / "x", half), base)[0].units["parameters"]["sparse_diff"].values.tolist() == [0.5]
+    assert load(write(tmp_path / "x", half), base)[0].units["weights"]["sparse_diff"].values.tolist() == [0.5]
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -170,9 +170,9 @@ def test_entries_in_norms_are_kept(base, tmp_path):
     diffs = one(base)
     diffs["roberta.encoder.layer.1.output.LayerNorm.bias"][5] = -2.0
     module, _ = load(write(tmp_path / "x", diffs), base)
-    assert module.info.parts["sparse_diff"].freeze_norms is False
+    assert module.info.components["sparse_diff"].freeze_norms is False
     assert dense(module)["encoder.layer.1.output.LayerNorm.bias"][5] == -2.0
-    assert load(write(tmp_path / "y", one(base)), base)[0].info.parts["sparse_diff"].freeze_norms is True
+    assert load(write(tmp_path / "y", one(base)), base)[0].info.components["sparse_diff"].freeze_norms is True
 
 
 def test_the_report(base, tmp_path):
@@ -183,11 +183,11 @@ def test_the_report(base, tmp_path):
     module, report = load(folder, base)
     text = str(report)
     for line in (
-        "roberta.encoder.layer.{0-2}.intermediate.dense.weight -> parameters.sparse_diff, in encoder.layer.{0-2}.intermediate",
+        "roberta.encoder.layer.{0-2}.intermediate.dense.weight -> weights.sparse_diff, in encoder.layer.{0-2}.intermediate",
         "parameters: no entries in them", "roberta.pooler.dense.weight: the base is used without its pooler",
         "lm_head.bias: the base's own masked-LM head is used", "file training_args.bin: not part of the module",
         "no fingerprint of their base; only names and shapes",
-        f"sparse_diff: {len(module.units['parameters']['sparse_diff'].indices):,} of ",
+        f"sparse_diff: {len(module.units['weights']['sparse_diff'].indices):,} of ",
     ):  # fmt: skip
         assert line in text, line
 
@@ -386,12 +386,12 @@ def test_round_trip(family, tmp_path):
     folder = export_composable_sft(made, tmp_path / "ner", base=base)
     stored = torch.load(folder / "pytorch_diff.bin", weights_only=True)  # plain numbers need no allowances
     prefix = base.model.base_model_prefix + "."
-    assert {prefix + p.name for p in base.sites["parameters"].parameters} == set(stored["diffs"])
+    assert {prefix + p.name for p in base.sites["weights"].parameters} == set(stored["diffs"])
     for name, delta in dense(made).items():
         assert torch.equal(understood(stored["diffs"][prefix + name]), delta)
     assert torch.equal(stored["abs"]["classifier.weight"], made.head.weight)
     again, report = load(folder, base, role="task", task="ner", language=None)
-    unit, other = (m.units["parameters"]["sparse_diff"] for m in (made, again))
+    unit, other = (m.units["weights"]["sparse_diff"] for m in (made, again))
     assert torch.equal(unit.values, other.values) and torch.equal(unit.indices, other.indices)
     assert again.info.labels == LABELS and torch.equal(again.head.weight, made.head.weight)
     top = sparse(base, "top", entries=50, top_layers=1, groups=["layers"])

@@ -15,7 +15,7 @@ from tiny import sparse
 import madx.interop
 from madx.engine import Engine
 from madx.errors import BaseError, CompositionError, ConfigError, MadxError, StoreError
-from madx.interop import FORMATS, Wish, export_adapterhub_setup, export_modules, import_into, import_modules
+from madx.interop import FORMATS, ImportRequest, export_adapterhub_setup, export_modules, import_into, import_modules
 from madx.module import new_module
 from madx.store import Store
 
@@ -31,7 +31,7 @@ def made(base, form, *, name="mine", labels=LABELS):
     more = {"role": "task", "task": "ner", "labels": labels} if labels else {"language": "swa"}
     if form == "composable-sft":
         return tiny.wake(sparse(base, name, entries=60, **more))
-    return tiny.wake(new_module(name, base, parts="pfeiffer", **more))
+    return tiny.wake(new_module(name, base, components="pfeiffer", **more))
 
 
 @pytest.fixture(scope="module", params=SINGLE)
@@ -45,7 +45,7 @@ def folder(form, base, tmp_path_factory):
 
 
 def wish(**more):
-    return Wish(**({"name": "x", "role": "task", "task": "ner"} | more))
+    return ImportRequest(**({"name": "x", "role": "task", "task": "ner"} | more))
 
 
 def state_of(root):
@@ -147,7 +147,7 @@ def setup(base, tmp_path):
     return export_adapterhub_setup("swa + ner", modules, tmp_path / "setup", base=base)
 
 
-BOTH = (Wish("swa", "language", "swa"), Wish("ner", "task", task="ner"))
+BOTH = (ImportRequest("swa", "language", "swa"), ImportRequest("ner", "task", task="ner"))
 
 
 def test_a_saved_composition_is_stored_as_its_modules(base, setup, tmp_path):

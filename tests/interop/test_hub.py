@@ -30,7 +30,7 @@ HOME = "/home/juma/texts/swa.txt"
 @pytest.fixture(scope="module")
 def folder(base, tmp_path_factory):
     """A stored `swa`, made once."""
-    swa = tiny.wake(new_module("swa", base, language="swa", parts="pfeiffer", licence="CC-BY-4.0"))
+    swa = tiny.wake(new_module("swa", base, language="swa", components="pfeiffer", licence="CC-BY-4.0"))
     swa.info.training = {
         "data": [{"path": HOME, "sha256": "ab" * 32, "bytes": 12}], "settings": {"corpus": [HOME], "steps": 7},
         "scores": {"held_out_after": {"perplexity": 9.5, "loss": 2.25, "accuracy": 0.5}},
@@ -125,7 +125,7 @@ def test_the_card_on_the_hub_is_read_by_its_own_library(local_hub, writer, mine)
 
 def test_revisions_pin_what_is_pulled(local_hub, writer, anybody, mine, theirs, base):
     first = writer.push("swa", "juma/swa", store=mine)
-    other, third = (tiny.wake(new_module("swa", base, language="swa", parts="pfeiffer"), seed=seed) for seed in (8, 9))
+    other, third = (tiny.wake(new_module("swa", base, language="swa", components="pfeiffer"), seed=seed) for seed in (8, 9))
     second, branched = writer.push(other, "juma/swa"), writer.push(third, "juma/swa@v2")
     assert len({first.revision, second.revision, branched.revision}) == 3
     assert local_hub.repositories["juma/swa"].branches["v2"] == branched.revision
@@ -345,7 +345,7 @@ def altered(data: bytes, **changes) -> bytes:
         (lambda f: {LAYOUT.manifest: f[LAYOUT.manifest][:-30]}, ["cannot be read as JSON", "module.json of juma/swa"]),
         (lambda f: {LAYOUT.manifest: b"\x80\x04."}, ["cannot be read as JSON"]),
         (
-            lambda f: {LAYOUT.manifest: altered(f[LAYOUT.manifest], parts=[{"type": "mystery", "settings": {}}])},
+            lambda f: {LAYOUT.manifest: altered(f[LAYOUT.manifest], components=[{"type": "mystery", "settings": {}}])},
             ["no module type 'mystery'"],
         ),
     ],

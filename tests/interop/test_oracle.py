@@ -112,7 +112,7 @@ class Bench:
         hidden = self.engine(self.ids[rows], self.mask[rows])
         return hidden, self.base.mlm_logits(hidden)
 
-    def differences(self, case, hidden, logits, rows=slice(None)):
+    def deltas(self, case, hidden, logits, rows=slice(None)):
         """The largest differences from a case: of the hidden states, and of the logits as a share of the largest one."""
         expected = [self.expected[f"{case}/{what}"][rows] for what in ("last_hidden_state", "mlm_logits")]
         d = [(a - b).abs().max().item() for a, b in zip((hidden, logits), expected)]
@@ -120,18 +120,18 @@ class Bench:
 
     def largest(self, *args, **kwargs):
         """The larger of the two."""
-        return max(self.differences(*args, **kwargs))
+        return max(self.deltas(*args, **kwargs))
 
     def sliced(self, case):
         """Those of a batch that the peer slices, over its two pieces."""
         first, second, cut = ROWS[case]
         pieces = [(name, rows) for name, rows in ((first, slice(0, cut)), (second, slice(cut, 4)))]
-        return [max(pair) for pair in zip(*(self.differences(case, *self.run(n, r), rows=r) for n, r in pieces))]
+        return [max(pair) for pair in zip(*(self.deltas(case, *self.run(n, r), rows=r) for n, r in pieces))]
 
     def corrected(self, case):
         """Those of a case that the peer gets wrong, from the cases that say what its rows should be."""
         given = zip(CORRECT_FROM[case], self.cases[case]["correct_from"])
-        found = [self.differences(right, *self.run(ours, rows), rows=rows) for ours, (right, rows) in given]
+        found = [self.deltas(right, *self.run(ours, rows), rows=rows) for ours, (right, rows) in given]
         return [max(pair) for pair in zip(*found)]
 
 
@@ -192,7 +192,7 @@ def test_rows_that_the_peer_gets_wrong_are_right_here(bench):
 def only(bench, name, part):
     """A module with one part of another's, attached as `name.part`."""
     source = bench.engine.modules[name]
-    module = new_module(f"{name}.{part}", bench.base, parts={part: source.info.parts[part].model_dump()})
+    module = new_module(f"{name}.{part}", bench.base, components={part: source.info.components[part].model_dump()})
     module.load_state_dict({k: v for k, v in source.state_dict().items() if f".{part}." in k})
     bench.engine.attach(module)
     return module.name
@@ -209,7 +209,7 @@ def test_a_parallel_bottleneck_does_not_silence_the_language_module(bench):
 
 
 def test_two_invertible_parts_compose(bench):
-    """The peer uses the first language's invertible part alone; here both act, and both are undone."""
+    """The peer uses the first language's invertible component alone; here both act, and both are undone."""
     bottleneck = only(bench, "lang2", "bottleneck")
     assert bench.largest("stack_lang_lang2_task", *bench.run(Stack("lang", bottleneck, "task"))) < TOLERANCE
     hidden, _ = bench.run("lang + lang2 + task")

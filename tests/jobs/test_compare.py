@@ -18,7 +18,7 @@ from madx.store import Store
 
 FULL = CANDIDATES["full"]
 SMALL = {
-    "head": {"parts": "head_only", "train": {"learning_rate": 1e-2}}, "pfeiffer": {"parts": "pfeiffer"},
+    "head": {"components": "head_only", "train": {"learning_rate": 1e-2}}, "pfeiffer": {"components": "pfeiffer"},
     "full": FULL | {"train": FULL["train"] | {"learning_rate": 1e-3}},
 }  # fmt: skip
 
@@ -67,7 +67,7 @@ def test_five_axes_for_every_candidate(here):
 
 
 def test_a_candidate_that_fails_loses_no_other_and_the_command_ends_with_1(here):
-    many = {"parts": {"sparse_diff": {"entries": 10**9}}}
+    many = {"components": {"sparse_diff": {"entries": 10**9}}}
     dump(settings(candidates={"many": many, "head": SMALL["head"]}, seeds=[1]), "fails.yaml")
     result = run("compare", "fails.yaml")
     failed(result)
@@ -78,7 +78,7 @@ def test_a_candidate_that_fails_loses_no_other_and_the_command_ends_with_1(here)
 
 def test_operations_grow_by_the_step_and_what_is_done_once_counts_once(here):
     job = jobs_of(settings(candidates={"fisher": {
-        "parts": {"sparse_diff": {"entries": 50}}, "train": {"sparse": {"selection": "fisher", "samples": 6}}}}))["fisher"]  # fmt: skip
+        "components": {"sparse_diff": {"entries": 50}}, "train": {"sparse": {"selection": "fisher", "samples": 6}}}}))["fisher"]  # fmt: skip
     base = measure.open_base(job)
     task = measure.task_of(job, base)
     one, two, ten = (measure.training_flops(job, base, task, measured=1, steps=n) for n in (1, 2, 10))
@@ -104,10 +104,10 @@ def test_memory_comes_from_a_process_of_its_own(folder, monkeypatch):
 
 
 def test_all_faults_at_once():
-    candidates = {"a": {"parts": "mdax"}, "b": {"stepz": 1}, "c": {"parts": "madx", "seeds": [1]}}
+    candidates = {"a": {"components": "mdax"}, "b": {"stepz": 1}, "c": {"components": "madx", "seeds": [1]}}
     with pytest.raises(ConfigError) as error:
         jobs_of(settings(candidates=candidates, seeds=[1, 1]))
-    for text in ("4 faults", "candidates.a.parts: Unknown preset 'mdax'", "candidates.b.stepz: unknown key",
+    for text in ("4 faults", "candidates.a.components: Unknown preset 'mdax'", "candidates.b.stepz: unknown key",
                  "candidates.c.seeds: compare sets it itself", "each seed once"):  # fmt: skip
         assert text in str(error.value)
     with pytest.raises(ConfigError, match="no candidate 'ful'; did you mean 'full'"):
@@ -120,18 +120,18 @@ def test_all_faults_at_once():
 def test_the_candidates_by_default_are_settings_that_exist():
     jobs = jobs_of(settings(candidates=CANDIDATES))
     assert jobs.keys() == CANDIDATES.keys() and jobs["full"].train.sparse.selection == "everything"
-    assert preset(jobs["top_layers"].parts)["sparse_diff"].top_layers == 2
+    assert preset(jobs["top_layers"].components)["sparse_diff"].top_layers == 2
     assert jobs["head_only"].train.learning_rate == 1e-3 and jobs["head_only"].epochs == 2
 
 
 def test_a_selection_is_measured_over_the_steps_that_it_needs(here):
-    grow = {"parts": {"sparse_diff": {"entries": 50}}, "epochs": 2, "train": {"sparse": {"selection": "drop_and_grow"}}}
+    grow = {"components": {"sparse_diff": {"entries": 50}}, "epochs": 2, "train": {"sparse": {"selection": "drop_and_grow"}}}
     (found,) = compare(settings(candidates={"grow": grow}, seeds=[1], measured_steps=2)).comparison.candidates
     assert found.failure == "" and found.flops and found.memory is not None and len(found.seconds) == 3
 
 
 def test_a_candidate_is_measured_in_the_format_it_trains_in_with_the_states_it_keeps(here, monkeypatch):
-    half = {"parts": {"bottleneck": {"leave_out": [0]}}, "train": {"precision": "bf16", "cache_frozen": "on"}}
+    half = {"components": {"bottleneck": {"leave_out": [0]}}, "train": {"precision": "bf16", "cache_frozen": "on"}}
     formats, fit = [], measure.fit
     monkeypatch.setattr(measure, "fit", lambda engine, *a, **k: (formats.append(engine.base.model.dtype), fit(engine, *a, **k))[1])
     candidates = compare(settings(candidates={"half": half, "head": SMALL["head"]}, seeds=[1])).comparison.candidates

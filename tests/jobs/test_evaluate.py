@@ -19,9 +19,9 @@ def folder(tmp_path_factory):
     at = tmp_path_factory.mktemp("evaluate")
     base, store = load_base(tiny_files.save_base(at / "base")), Store(at / "modules")
     for seed, language in enumerate(("eng", "swa")):
-        store.save(tiny.wake(new_module(language, base, language=language, parts="madx"), seed=seed, std=0.1))
-    store.save(new_module("deu", base, language="deu", parts="lt_sft"))
-    task = new_module("ner", base, role="task", language="eng", parts="pfeiffer", task="ner", labels=LABELS)
+        store.save(tiny.wake(new_module(language, base, language=language, components="madx"), seed=seed, std=0.1))
+    store.save(new_module("deu", base, language="deu", components="lt_sft"))
+    task = new_module("ner", base, role="task", language="eng", components="pfeiffer", task="ner", labels=LABELS)
     store.save(tiny.wake(task, seed=1, std=0.2))
     tiny_files.write_conll(at / "test.conll", sentences=30, seed=3)
     return at
@@ -68,7 +68,7 @@ def test_predictions_of_a_run_before_are_not_shown_as_this_ones(folder, tmp_path
 def test_a_task_module_that_records_no_source_is_evaluated_without_it(folder, tmp_path):
     """One that was imported."""
     base, store = load_base(folder / "base"), Store(folder / "modules")
-    task = new_module("foreign", base, role="task", parts="pfeiffer", task="ner", labels=LABELS)
+    task = new_module("foreign", base, role="task", components="pfeiffer", task="ner", labels=LABELS)
     store.save(tiny.wake(task, seed=1, std=0.2))
     found = result(folder, run=str(tmp_path / "run"), task_module="foreign")
     (missing,) = [m for m in found.matrix.missing if m.control == "source"]
@@ -80,7 +80,7 @@ def test_a_task_module_that_records_no_source_is_evaluated_without_it(folder, tm
 def test_the_seeds_that_were_asked_for(folder, tmp_path):
     base, store = load_base(folder / "base"), Store(folder / "modules")
     for seed in (1, 2, 3):
-        module = new_module(f"pos@{seed}", base, role="task", language="eng", parts="pfeiffer", task="ner", labels=LABELS)
+        module = new_module(f"pos@{seed}", base, role="task", language="eng", components="pfeiffer", task="ner", labels=LABELS)
         module.info.training["seed"] = seed
         store.save(tiny.wake(module, seed=seed, std=0.2))
     for seeds, expected in ((None, {1, 2, 3}), ([1, 3], {1, 3})):

@@ -24,7 +24,7 @@ def settings(**changes) -> Matrix:
         "tasks": {"ner": {
             "train": {"eng": "train.conll"}, "dev": {"eng": "dev.conll"}, "test": {"eng": "eng-test.conll", "swa": "swa-test.conll"},
         }},
-        "module_types": {"adapters": {}, "head": {"language": None, "task": {"parts": "head_only"}}},
+        "module_types": {"adapters": {}, "head": {"language": None, "task": {"components": "head_only"}}},
         "language": {"steps": 3, "block_size": 16, "batch_size": 4, "held_out_blocks": 4},
         "task": {"epochs": 1, "train": {"learning_rate": 1e-2, "evaluate_every": 2}},
     }  # fmt: skip
@@ -80,7 +80,7 @@ def test_paths_names_and_order_do_not_matter_but_content_does(here):
     assert len(stored) == 6 and all(stored.values())
     (here / "copy.txt").write_bytes((here / "swa.txt").read_bytes())
     renamed = settings(corpora={"swa": "copy.txt", "eng": "eng.txt"}, run="elsewhere", module_types={
-        "other": {"language": {"parts": {"bottleneck": {"reduction_factor": 2.0}, "invertible": {}}, "micro_batch": 2}}})  # fmt: skip
+        "other": {"language": {"components": {"bottleneck": {"reduction_factor": 2.0}, "invertible": {}}, "micro_batch": 2}}})  # fmt: skip
     assert all(t.stored for t in make_plan(renamed).trainings)
     (here / "copy.txt").write_text("the city\n" * 300)
     assert {t.job.language: t.stored for t in make_plan(renamed).trainings if t.name[:3] != "ner"} == {"swa": False, "eng": True}
@@ -131,13 +131,13 @@ def test_texts_of_proxies_may_be_folders_and_their_content_decides(here):
 
 def test_the_plan_counts_the_steps_of_every_phase(here):
     def steps(**sparse) -> list[int]:
-        parts = sparse.pop("parts", {"sparse_diff": {"entries": 20}})
-        recipe = {"language": {"parts": parts, "steps": 10, "train": {"sparse": {"full_share": 0.5} | sparse}}}
+        parts = sparse.pop("components", {"sparse_diff": {"entries": 20}})
+        recipe = {"language": {"components": parts, "steps": 10, "train": {"sparse": {"full_share": 0.5} | sparse}}}
         return [t.steps for t in make_plan(settings(module_types={"one": recipe}, seeds=[1])).trainings[:2]]
 
     assert steps(selection="magnitude") == steps(selection="diff_pruning") == [15, 15]
     assert steps(selection="magnitude", iterations=2) == [30, 30]
-    assert steps(selection="fisher") == steps(selection="drop_and_grow") == steps(parts="full") == [10, 10]
+    assert steps(selection="fisher") == steps(selection="drop_and_grow") == steps(components="full") == [10, 10]
 
 
 def test_a_failure_loses_only_what_depends_on_it(here, monkeypatch):
@@ -210,7 +210,7 @@ def test_bad_files_are_failures_of_their_own_and_the_command_ends_with_1(here):
 FAULTS = {
     "unknown key": ({"language": {"stepz": 3}}, ["module_types.adapters.language.stepz", "did you mean 'steps'"]),
     "what the matrix sets": ({"task": {"seeds": [1]}}, ["task.seeds: the matrix sets it itself"]),
-    "unknown preset": ({"module_types": {"a": {"task": {"parts": "pfeifer"}}}}, ["module_types.a.task.parts", "did you mean 'pfeiffer'"]),
+    "unknown preset": ({"module_types": {"a": {"task": {"components": "pfeifer"}}}}, ["module_types.a.task.components", "did you mean 'pfeiffer'"]),
     "no text for the source": ({"corpora": {"swa": "swa.txt"}}, ["no text for the source language 'eng'", "language: null"]),
     "a seed twice": ({"seeds": [1, 1]}, ["each seed once"]),
     "unknown control": ({"evaluation": {"controls": ["targets"]}}, ["evaluation.controls"]),

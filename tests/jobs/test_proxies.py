@@ -28,11 +28,11 @@ def folder(tmp_path_factory):
     at = tmp_path_factory.mktemp("proxies")
     base, store = load_base(tiny_files.save_base(at / "base")), Store(at / "modules")
     for seed, language in enumerate(("eng", "hau", "swa", "yor")):
-        store.save(tiny.wake(new_module(language, base, language=language, parts="madx"), seed=seed, std=0.1))
-    difference = new_module("deu", base, language="deu", parts="lt_sft")
+        store.save(tiny.wake(new_module(language, base, language=language, components="madx"), seed=seed, std=0.1))
+    difference = new_module("deu", base, language="deu", components="lt_sft")
     store.save(difference)
     for seed in (1, 2):
-        module = new_module(f"ner@{seed}", base, role="task", language="eng", parts="pfeiffer", task="ner",
+        module = new_module(f"ner@{seed}", base, role="task", language="eng", components="pfeiffer", task="ner",
                             labels=("O", "B-PER", "B-LOC"))  # fmt: skip
         module.info.training["seed"] = seed
         store.save(tiny.wake(module, seed=seed, std=0.2))

@@ -86,5 +86,5 @@ def test_sparse_differences_have_a_folder_of_their_own(tmp_path):
     assert result.folder == tmp_path / "sparse_diff" and not (tmp_path / "modules").exists()
     assert {c.control for c in result.matrix.cells} == {"none", "source", "target", "mean"}
     assert all(c.silent == () for c in result.matrix.cells)
-    assert set(Store(result.folder / "modules").show("swa").info.parts) == {"sparse_diff"}
+    assert set(Store(result.folder / "modules").show("swa").info.components) == {"sparse_diff"}
     assert quickstart(settings).reused == ["eng", "swa", "ner@1"]

@@ -28,9 +28,9 @@ def folder(tmp_path_factory):
     write_conll(made / "swa-train.conll", sentences=10, seed=8)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(made)
-        for language, parts in (("eng", "madx"), ("swa", "lt_sft")):
+        for language, components in (("eng", "madx"), ("swa", "lt_sft")):
             sizes = [f"--set={key}" for key in ("block_size=16", "batch_size=4", "held_out_blocks=4", "cache=cache")]
-            done = run("train-language", "--language", language, "--corpus", f"{language}.txt", "--parts", parts, "--steps", "3", *sizes, *SMALL)
+            done = run("train-language", "--language", language, "--corpus", f"{language}.txt", "--components", components, "--steps", "3", *sizes, *SMALL)
             assert done.exit_code == 0, done.output
     return made
 
@@ -54,10 +54,10 @@ def evaluated(name):
     return content, {(c["target"], c["control"]): c["composition"] for c in content["cells"]}
 
 
-@pytest.mark.parametrize("parts", ["pfeiffer", "lt_sft_task"])
-def test_several_languages_each_with_its_module(here, parts):
-    name = f"multi-{parts}"
-    done = run(*SEVERAL, "--name", name, "--set", f"parts={parts}", "--set", "temperature=5")
+@pytest.mark.parametrize("components", ["pfeiffer", "lt_sft_task"])
+def test_several_languages_each_with_its_module(here, components):
+    name = f"multi-{components}"
+    done = run(*SEVERAL, "--name", name, "--set", f"components={components}", "--set", "temperature=5")
     assert done.exit_code == 0, done.output
     assert f"eng + {name}, swa + {name}" in done.stdout
     store = Store("modules")
@@ -69,7 +69,7 @@ def test_several_languages_each_with_its_module(here, parts):
     content, compositions = evaluated(name)
     assert content["meta"]["source"] == "eng, swa"
     assert compositions["swa", "source"] == f"swa + {name}" and ("swa", "target") not in compositions
-    said = run(*SEVERAL, "--name", name, "--set", f"parts={parts}", "--set", "temperature=6", "--overwrite")
+    said = run(*SEVERAL, "--name", name, "--set", f"components={components}", "--set", "temperature=6", "--overwrite")
     assert "temperature: checkpoint 5.0, now 6.0" in failed(said)
 
 
@@ -94,32 +94,32 @@ def test_cycling_and_averaging_on_one_languages_data(here):
     assert compositions["swa", "source"] == "eng + cycled" and compositions["swa", "target"] == "swa + cycled"
 
 
-@pytest.mark.parametrize("parts", ["full", "top_layers", "bitfit"])
-def test_fine_tuning_baselines_are_modules_like_any_other(here, parts):
-    done = run(*ONE, "--name", parts, "--set", f"parts={parts}", "--set", "language_module=null")
+@pytest.mark.parametrize("components", ["full", "top_layers", "bitfit"])
+def test_fine_tuning_baselines_are_modules_like_any_other(here, components):
+    done = run(*ONE, "--name", components, "--set", f"components={components}", "--set", "language_module=null")
     assert done.exit_code == 0, done.output
     base = madx.load_base("base")
-    unit = Store("modules").load(parts, base).units["parameters"]["sparse_diff"]
+    unit = Store("modules").load(components, base).units["weights"]["sparse_diff"]
     touched = {name for name, *_ in unit.space.split(unit.indices)}
     assert len(unit.indices) == unit.space.size and unit.values.count_nonzero() > 0.5 * len(unit.values)
-    if parts == "full":
-        assert touched == {p.name for p in base.sites["parameters"].parameters}
-    elif parts == "top_layers":
-        assert touched == {p.name for p in base.sites["parameters"].parameters if p.layer in (1, 2)}
-    _, compositions = evaluated(parts)
-    assert compositions["swa", "none"] == parts and compositions["swa", "target"] == f"swa + {parts}"
-    assert run("export", "--stack", f"swa + {parts}", f"plain-{parts}").exit_code == 0
-    predictor = Predictor(f"swa + {parts}", store="modules")
+    if components == "full":
+        assert touched == {p.name for p in base.sites["weights"].parameters}
+    elif components == "top_layers":
+        assert touched == {p.name for p in base.sites["weights"].parameters if p.layer in (1, 2)}
+    _, compositions = evaluated(components)
+    assert compositions["swa", "none"] == components and compositions["swa", "target"] == f"swa + {components}"
+    assert run("export", "--stack", f"swa + {components}", f"plain-{components}").exit_code == 0
+    predictor = Predictor(f"swa + {components}", store="modules")
     ids = torch.tensor([[0, 7, 9, 11, 2]])
     with torch.no_grad():
         ours = predictor.engine.label_logits(predictor.engine(ids))
-        plain = AutoModelForTokenClassification.from_pretrained(f"plain-{parts}").eval()(input_ids=ids).logits
+        plain = AutoModelForTokenClassification.from_pretrained(f"plain-{components}").eval()(input_ids=ids).logits
     assert torch.allclose(ours, plain, atol=1e-5)
 
 
 def test_full_fine_tuning_as_a_language_module(here):
     sizes = [f"--set={key}" for key in ("block_size=16", "batch_size=4", "held_out_blocks=4", "cache=cache")]
-    done = run("train-language", "--language", "swa", "--name", "swa-full", "--corpus", "swa.txt", "--parts", "full", "--steps", "3", *sizes, *SMALL)
+    done = run("train-language", "--language", "swa", "--name", "swa-full", "--corpus", "swa.txt", "--components", "full", "--steps", "3", *sizes, *SMALL)
     assert done.exit_code == 0, done.output
     info = Store("modules").show("swa-full").info
     assert {row["phase"] for row in info.training["history"]} == {"full"}

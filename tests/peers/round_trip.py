@@ -154,7 +154,7 @@ class Twins:
 
 def setups(twins: Twins, rng: random.Random, folder: Path) -> dict[str, float]:
     """A stack of two modules as a setup, out and in."""
-    modules = {name: tiny.wake(new_module(name, twins.base, parts=parts), seed=rng.randrange(1 << 30))
+    modules = {name: tiny.wake(new_module(name, twins.base, components=parts), seed=rng.randrange(1 << 30))
                for name, parts in (("lang", "madx"), ("job", "houlsby"))}  # fmt: skip
     for module in modules.values():
         twins.engine.attach(module)
@@ -187,7 +187,7 @@ def into_madx(twins: Twins, rng: random.Random, folder: Path) -> dict[str, float
         twins.engine.attach(module)
     found = {"in, one": max(difference(twins.ours(n), twins.theirs(n)) for n in ("one", "two"))}
     one, two = (twins.peer.adapters_config.get(n) for n in ("one", "two"))
-    # beside a parallel bottleneck the peer drops what the other made; of two invertible parts it uses the first alone
+    # beside a parallel bottleneck the peer drops what the other made; of two invertible components it uses the first alone
     if not one.is_parallel and not two.is_parallel and two.inv_adapter is None:
         found["in, stack"] = difference(twins.ours("one + two"), twins.theirs(Stack("one", "two")))
     twins.forget("one", "two")
@@ -195,7 +195,7 @@ def into_madx(twins: Twins, rng: random.Random, folder: Path) -> dict[str, float
 
 
 def out_of_madx(twins: Twins, rng: random.Random, folder: Path) -> dict[str, float]:
-    module = tiny.wake(new_module("mine", twins.base, parts=our_parts(rng)), seed=rng.randrange(1 << 30))
+    module = tiny.wake(new_module("mine", twins.base, components=our_parts(rng)), seed=rng.randrange(1 << 30))
     twins.engine.attach(module)
     safetensors = rng.random() < 0.5
     export_adapterhub(module, folder / "mine", base=twins.base, safetensors=safetensors)
@@ -207,7 +207,7 @@ def out_of_madx(twins: Twins, rng: random.Random, folder: Path) -> dict[str, flo
 
 def heads(twins: Twins, rng: random.Random, folder: Path) -> dict[str, float]:
     """An adapter with a tagging head, in and out."""
-    module = new_module("mine", twins.base, role="task", task="ner", parts="pfeiffer", labels=LABELS)
+    module = new_module("mine", twins.base, role="task", task="ner", components="pfeiffer", labels=LABELS)
     twins.engine.attach(tiny.wake(module, seed=rng.randrange(1 << 30)))
     export_adapterhub(module, folder / "head_out", base=twins.base)
     twins.peer.load_adapter(str(folder / "head_out"))

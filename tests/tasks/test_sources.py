@@ -56,7 +56,7 @@ class Fake:
 def engine_with(*names):
     engine = Engine(tiny.base())
     for name in names:
-        engine.attach(tiny.wake(new_module(name, engine.base, parts="pfeiffer")))
+        engine.attach(tiny.wake(new_module(name, engine.base, components="pfeiffer")))
     return engine
 
 
@@ -86,7 +86,7 @@ def test_sources_need_something():
 
 def test_the_loss_is_that_of_the_sources_under_their_compositions():
     engine = runs.engine("ner")
-    engine.attach(tiny.wake(new_module("swa", engine.base, parts="pfeiffer"), seed=2))
+    engine.attach(tiny.wake(new_module("swa", engine.base, components="pfeiffer"), seed=2))
     tasks = [runs.ner(seed=k) for k in (1, 2)]
     under = {"eng": Stack("eng", "ner"), "swa": Stack("swa", "ner")}
     mixed = Sources([Source(name, task, (c,), 3) for task, (name, c) in zip(tasks, under.items())], seed=1)

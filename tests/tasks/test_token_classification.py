@@ -26,7 +26,7 @@ LONG = [Sentence(("city", "xyz", "Anna", "of", "Juma") * n, ("B-LOC", "O", "B-PE
 
 def active():
     engine = Engine(tiny.base())
-    engine.attach(tiny.wake(new_module("ner", engine.base, role="task", parts="pfeiffer", labels=LABELS.tags)))
+    engine.attach(tiny.wake(new_module("ner", engine.base, role="task", components="pfeiffer", labels=LABELS.tags)))
     engine.activate("ner")
     return engine
 
@@ -164,8 +164,8 @@ def test_explain_measures_on_the_sentences():
 def routed(*languages):
     engine = Engine(tiny.base())
     for seed, name in enumerate(languages):
-        engine.attach(tiny.wake(new_module(name, engine.base, parts="madx"), seed=seed))
-    engine.attach(tiny.wake(new_module("ner", engine.base, role="task", parts="pfeiffer", labels=LABELS.tags), seed=9))
+        engine.attach(tiny.wake(new_module(name, engine.base, components="madx"), seed=seed))
+    engine.attach(tiny.wake(new_module("ner", engine.base, role="task", components="pfeiffer", labels=LABELS.tags), seed=9))
     engine.activate(Route(*(f"{name} + ner" for name in languages)))
     return engine
 

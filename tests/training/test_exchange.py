@@ -17,7 +17,7 @@ from madx.errors import CompositionError, ConfigError
 from madx.tasks.masked_lm import MaskedLM
 from madx.training import SparseSettings, fit
 from madx.training.loop import run
-from madx.training.sparse.dense_delta import OverlayPhase
+from madx.training.sparse.dense_delta import DenseDeltaPhase
 from madx.training.sparse.phases import FullPhase
 from madx.training.sparse.regrowth import EntryAdamW
 from madx.training.sparse.selections import drop_and_grow
@@ -201,7 +201,7 @@ def test_gradients_of_gates_are_those_of_the_formula(groups):
     """theta = start + z w with drawn gates; loss + price * E||delta||_0, by autograd over the formula."""
     engine, task, unit = language(100)
     gates = SparseSettings(gate_penalty=1e-3, gate_start=0.3, gate_groups=groups)
-    phase = OverlayPhase(engine, "swa", unit, gates=gates)
+    phase = DenseDeltaPhase(engine, "swa", unit, gates=gates)
     phase.groups(settings())
     generator = torch.Generator().manual_seed(1)
     with phase.opened(), torch.no_grad():
@@ -251,14 +251,14 @@ def test_a_high_price_shuts_gates_and_fewer_entries_differ(groups):
         engine, task, unit = language(200)
         state = snapshot(engine.base)
         chosen = settings(gate_penalty=price, gate_groups=groups, gate_start=1.0, gate_learning_rate=0.5, keep_best=False)
-        phase = OverlayPhase(engine, "swa", unit, gates=chosen.sparse)
+        phase = DenseDeltaPhase(engine, "swa", unit, gates=chosen.sparse)
         with engine.on_top(unit), phase.opened():
             run(engine, phase, task, chosen, steps=14, seed=0)
             moved = phase.values()
         shares[price] = float((moved != 0).float().mean())
         engine.activate(None)
         assert unchanged(engine.base, state)
-        assert engine.differences.overlay is None and engine.differences.dense == {}
+        assert engine.deltas.overlay is None and engine.deltas.dense == {}
     assert shares[3e-2] < 0.5 * shares[0.0]
 
 

@@ -15,13 +15,13 @@ from madx.training import TrainSettings, fit
 UPPER = {"bottleneck": {"reduction_factor": 2.0, "leave_out": [0, 1]}}
 
 
-def engine(family="xlm-roberta", *, under="madx", parts=UPPER):
+def engine(family="xlm-roberta", *, under="madx", components=UPPER):
     """The task module `ner` acts in the last of three layers, over a language module."""
     made = Engine(tiny.base(family))
     torch.manual_seed(0)
-    made.attach(tiny.wake(new_module("eng", made.base, parts=under), std=0.05))
+    made.attach(tiny.wake(new_module("eng", made.base, components=under), std=0.05))
     labels = LabelSet.from_sentences(runs.sentences()).tags
-    made.attach(new_module("ner", made.base, role="task", parts=parts, labels=labels))
+    made.attach(new_module("ner", made.base, role="task", components=components, labels=labels))
     made.activate("eng + ner")
     return made
 
@@ -135,7 +135,7 @@ def test_another_composition_is_not_fed():
 
 
 @pytest.mark.parametrize("change, words", [
-    ({"parts": "pfeiffer"}, "acts in layer 0"),
+    ({"components": "pfeiffer"}, "acts in layer 0"),
     ({"under": {"bottleneck": {"gate": True}}}, "layer.0.ffn"),
     ({"base_dropout": True}, "base_dropout"),
 ])  # fmt: skip
@@ -149,7 +149,7 @@ def test_on_says_why_nothing_can_be_kept(change, words):
 
 def test_masked_words_are_read_anew():
     made = Engine(tiny.base())
-    made.attach(new_module("mlm", made.base, parts=UPPER))
+    made.attach(new_module("mlm", made.base, components=UPPER))
     made.activate("mlm")
     with pytest.raises(ConfigError, match="does not read the same ids"):
         fit(made, "mlm", runs.masked_lm(), TrainSettings(progress=False, cache_frozen="on"), steps=1, seed=0)

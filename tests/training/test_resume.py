@@ -115,7 +115,7 @@ def test_a_module_of_other_parts_refuses_and_stays_as_it_was(tmp_path):
     from madx.module import new_module
 
     made = Engine(runs.tiny.base())
-    made.attach(new_module("mlm", made.base, parts={"bottleneck": {"reduction_factor": 4.0}, "invertible": {}}))
+    made.attach(new_module("mlm", made.base, components={"bottleneck": {"reduction_factor": 4.0}, "invertible": {}}))
     made.activate("mlm")
     before = {k: v.clone() for k, v in made.module("mlm").tensors().items()}
     with pytest.raises(TrainingError, match=r"layer\.0\.ffn\.bottleneck\.down\.weight: checkpoint \[16, 32\], now \[8, 32\]"):

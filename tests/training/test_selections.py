@@ -18,7 +18,7 @@ from madx.errors import TrainingError
 from madx.module_types.sparse_diff import Space
 from madx.training import fit
 from madx.training.sparse.fisher_information import mean_squares
-from madx.training.sparse.selections import SELECTIONS, Evidence, base
+from madx.training.sparse.selections import SELECTIONS, Importance, base
 
 
 def test_the_registry_is_the_folder():
@@ -62,13 +62,13 @@ def test_scores_that_are_no_scores_stop_in_words(bad):
 def test_svd_scores_by_the_leading_components():
     chosen = SELECTIONS.get("svd")(settings(kept_rank=0.25).sparse)
     start, moved = torch.zeros(8, 12), torch.randn(8, 12)
-    evidence = Evidence(BaseParameter("w", (8, 12), "layers", 0, "weight"), start, moved)
+    evidence = Importance(BaseParameter("w", (8, 12), "layers", 0, "weight"), start, moved)
     u, s, v = torch.linalg.svd(moved)
     expected = sum(s[k] * torch.outer(u[:, k], v[k]) for k in range(2)).abs().flatten()
     assert torch.allclose(torch.cat([chosen.scores(evidence, 0, 50), chosen.scores(evidence, 50, 96)]), expected, atol=1e-5)
-    words = Evidence(BaseParameter("e", (8, 12), "embeddings", None, "weight"), start, moved)
+    words = Importance(BaseParameter("e", (8, 12), "embeddings", None, "weight"), start, moved)
     assert torch.equal(chosen.scores(words, 0, 96), moved.abs().flatten())
-    other = Evidence(BaseParameter("w2", (8, 12), "layers", 0, "weight"), start, 2 * moved)
+    other = Importance(BaseParameter("w2", (8, 12), "layers", 0, "weight"), start, 2 * moved)
     assert torch.allclose(chosen.scores(other, 0, 96), 2 * expected, atol=1e-5)
 
 
@@ -157,9 +157,9 @@ def test_an_adapter_and_a_difference_in_one_module_train_together():
     engine = Engine(tiny.base())
     torch.manual_seed(0)
     parts = {"bottleneck": {}, "sparse_diff": {"entries": 200}}
-    made = engine.attach(new_module("swa", engine.base, language="swa", parts=parts))
+    made = engine.attach(new_module("swa", engine.base, language="swa", components=parts))
     before = {k: v.clone() for k, v in made.state_dict().items() if "bottleneck" in k}
     engine.activate("swa")
     fit(engine, "swa", runs.masked_lm(seed=1), settings(), steps=6, seed=0)
     assert all(not torch.equal(made.state_dict()[k], v) for k, v in before.items())
-    assert engine.explain(*tiny.inputs()).silent == [] and made.units["parameters"]["sparse_diff"].values.count_nonzero() > 150
+    assert engine.explain(*tiny.inputs()).silent == [] and made.units["weights"]["sparse_diff"].values.count_nonzero() > 150

@@ -15,7 +15,7 @@ from madx.module import new_module
 from madx.tasks.sources import Source, Sources
 from madx.tasks.token_classification import TokenClassification
 from madx.training import fit
-from madx.training.sparse.dense_delta import OverlayPhase
+from madx.training.sparse.dense_delta import DenseDeltaPhase
 
 PARTS = {
     "adapter": {"bottleneck": {"reduction_factor": 2.0}},
@@ -24,17 +24,17 @@ PARTS = {
 }
 
 
-def several(parts, *, adapter=False, cycle=False):
+def several(components, *, adapter=False, cycle=False):
     """(engine, task): English under a difference, Swahili under a difference or an adapter; or both under the same data."""
     engine = Engine(tiny.base(FAMILY))
     engine.attach(sparse(engine.base, "eng", 5, entries=0.2, std=0.05))
     engine.attach(
-        tiny.wake(new_module("swa", engine.base, parts="pfeiffer"), std=0.05) if adapter
+        tiny.wake(new_module("swa", engine.base, components="pfeiffer"), std=0.05) if adapter
         else sparse(engine.base, "swa", 6, entries=0.2, std=0.05)
     )  # fmt: skip
     torch.manual_seed(3)
     labels = LabelSet.from_sentences(runs.sentences()).tags
-    engine.attach(new_module("ner", engine.base, role="task", parts=PARTS.get(parts, parts), labels=labels))
+    engine.attach(new_module("ner", engine.base, role="task", components=PARTS.get(components, components), labels=labels))
     eng, swa = Stack("eng", "ner"), Stack("swa", "ner")
     engine.activate(eng)
     if cycle:
@@ -52,7 +52,7 @@ def test_full_fine_tuning_over_several_languages_is_plain_torch(cycle):
     """theta = theta_0 + delta of the step's language + w, AdamW on w and the head."""
     engine, task = several("everything", cycle=cycle)
     state = tiny.model(FAMILY).state_dict()
-    unit, module = engine.modules["ner"].units["parameters"]["sparse_diff"], engine.modules["ner"]
+    unit, module = engine.modules["ner"].units["weights"]["sparse_diff"], engine.modules["ner"]
     head = torch.nn.Linear(32, module.head.out_features)
     head.load_state_dict(module.head.state_dict())
     chosen = settings(keep_best=False, evaluate_every=3)
@@ -85,20 +85,20 @@ def test_full_fine_tuning_over_several_languages_is_plain_torch(cycle):
     assert unchanged(engine.base, state)
 
 
-@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("components", PARTS)
 @pytest.mark.parametrize("cycle", [False, True])
-def test_killed_anywhere_it_ends_the_same(parts, cycle, tmp_path, monkeypatch):
+def test_killed_anywhere_it_ends_the_same(components, cycle, tmp_path, monkeypatch):
     """Killed in either phase; several sources over a difference and an adapter, cycling over two differences."""
     adapter = not cycle
     chosen = settings(checkpoint_every=1, evaluate_every=2, average_last=2)
-    engine, task = several(parts, adapter=adapter, cycle=cycle)
+    engine, task = several(components, adapter=adapter, cycle=cycle)
     state = tiny.model(FAMILY).state_dict()
     once = fit(engine, "ner", task, chosen, steps=6, seed=0, folder=tmp_path / "whole")
     whole = {k: v.clone() for k, v in engine.modules["ner"].state_dict().items()}
     engine.activate(None)
     assert unchanged(engine.base, state)
     loss = TokenClassification.loss
-    for stop in (4, 9) if parts == "lt-sft" else (4,):
+    for stop in (4, 9) if components == "lt-sft" else (4,):
         calls, folder = [], tmp_path / f"killed-{stop}"
 
         def failing(self, engine, batch, calls=calls, stop=stop):
@@ -109,21 +109,21 @@ def test_killed_anywhere_it_ends_the_same(parts, cycle, tmp_path, monkeypatch):
 
         monkeypatch.setattr(TokenClassification, "loss", failing)
         with pytest.raises(RuntimeError, match="killed"):
-            fit(several(parts, adapter=adapter, cycle=cycle)[0], "ner", task, chosen, steps=6, seed=0, folder=folder)
+            fit(several(components, adapter=adapter, cycle=cycle)[0], "ner", task, chosen, steps=6, seed=0, folder=folder)
         monkeypatch.setattr(TokenClassification, "loss", loss)
-        again, _ = several(parts, adapter=adapter, cycle=cycle)
+        again, _ = several(components, adapter=adapter, cycle=cycle)
         result = fit(again, "ner", task, chosen, steps=6, seed=0, folder=folder)
         found = again.modules["ner"].state_dict()
         assert all(torch.equal(found[k], v) for k, v in whole.items()), stop
         assert result.history == once.history and result.best == once.best
 
 
-@pytest.mark.parametrize("parts", PARTS)
-def test_a_batch_trains_under_its_own_language_alone(parts):
+@pytest.mark.parametrize("components", PARTS)
+def test_a_batch_trains_under_its_own_language_alone(components):
     """A second language whose batches never come changes nothing: the steps are those of one language."""
     ends = []
     for turn in range(2):
-        engine, _ = several(parts)
+        engine, _ = several(components)
         one = runs.ner(seed=1)
         task = Sources([Source("eng", one, (Stack("eng", "ner"),), 6)]) if turn else one
         fit(engine, "ner", task, settings(keep_best=False), steps=6, seed=0)
@@ -134,18 +134,18 @@ def test_a_batch_trains_under_its_own_language_alone(parts):
 # ---- averaging ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("parts", PARTS)
-def test_the_mean_of_the_last_evaluations_weights(parts):
+@pytest.mark.parametrize("components", PARTS)
+def test_the_mean_of_the_last_evaluations_weights(components):
     """Weights at the last three looks, by hand; its scores are the run's."""
 
     def run(**more):
-        engine, task = several(parts)[0], runs.ner(seed=1)
+        engine, task = several(components)[0], runs.ner(seed=1)
         kept, look = [], runs.NER.evaluate
-        unit = engine.modules["ner"].units.get("parameters", {}).get("sparse_diff")
+        unit = engine.modules["ner"].units.get("weights", {}).get("sparse_diff")
 
         def looked(self, engine):
             found = {k: v.clone() for k, v in engine.modules["ner"].state_dict().items()}
-            if parts == "everything":
+            if components == "everything":
                 found |= {"base": torch.cat([engine.base.encoder.get_parameter(p.name).detach().flatten() for p in unit.space.parameters])}
             kept.append(found)
             return look(self, engine)
@@ -160,12 +160,12 @@ def test_the_mean_of_the_last_evaluations_weights(parts):
     assert result.history[-1]["averaged"] == 3 and result.best_step == 9
     assert [row["step"] for row in result.history][-4:] == [6, 8, 9, 9]
     for key, value in engine.modules["ner"].state_dict().items():
-        if value.is_floating_point() and key in kept[-1] and not (parts == "everything" and "sparse_diff" in key):
+        if value.is_floating_point() and key in kept[-1] and not (components == "everything" and "sparse_diff" in key):
             assert torch.allclose(value, sum(look[key] for look in looks) / 3, atol=1e-6), key
-    if parts == "everything":
+    if components == "everything":
         engine.activate("eng")
-        start = torch.cat([engine.base.encoder.get_parameter(p.name).flatten() for p in engine.modules["ner"].units["parameters"]["sparse_diff"].space.parameters])
-        values = engine.modules["ner"].units["parameters"]["sparse_diff"].values
+        start = torch.cat([engine.base.encoder.get_parameter(p.name).flatten() for p in engine.modules["ner"].units["weights"]["sparse_diff"].space.parameters])
+        values = engine.modules["ner"].units["weights"]["sparse_diff"].values
         assert torch.allclose(start + values, sum(look["base"] for look in looks) / 3, atol=1e-6)
     assert "averaged" not in run()[1].history[-1]
 
@@ -173,7 +173,7 @@ def test_the_mean_of_the_last_evaluations_weights(parts):
 def test_a_second_ctrl_c_while_the_difference_is_laid_over_loses_nothing_of_the_base():
     engine, task = several("everything")
     state = tiny.model(FAMILY).state_dict()
-    lay, calls = OverlayPhase.lay, []
+    lay, calls = DenseDeltaPhase.lay, []
 
     def interrupted(self):
         calls.append(1)
@@ -195,7 +195,7 @@ def test_a_second_ctrl_c_while_the_difference_is_laid_over_loses_nothing_of_the_
             self.weights = weights
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(OverlayPhase, "lay", interrupted)
+        patch.setattr(DenseDeltaPhase, "lay", interrupted)
         fit(engine, "ner", task, settings(), steps=8, seed=0)
     assert len(calls) == 3
     engine.activate(None)

@@ -33,9 +33,9 @@ def language(entries=300, *, name="swa", family=FAMILY, base=None, **config):
     """(engine, task, unit) for a language's difference."""
     engine = Engine(base or tiny.base(family))
     parts = {"sparse_diff": {"entries": entries, "precision": "float32", **config}}
-    engine.attach(new_module(name, engine.base, language="swa", parts=parts))
+    engine.attach(new_module(name, engine.base, language="swa", components=parts))
     engine.activate(name)
-    return engine, runs.masked_lm(seed=1), engine.modules[name].units["parameters"]["sparse_diff"]
+    return engine, runs.masked_lm(seed=1), engine.modules[name].units["weights"]["sparse_diff"]
 
 
 def ner(entries=300, *, under=True):
@@ -46,9 +46,9 @@ def ner(entries=300, *, under=True):
     torch.manual_seed(3)
     labels = LabelSet.from_sentences(runs.sentences()).tags
     parts = {"sparse_diff": {"entries": entries, "precision": "float32"}}
-    engine.attach(new_module("ner", engine.base, role="task", parts=parts, labels=labels))
+    engine.attach(new_module("ner", engine.base, role="task", components=parts, labels=labels))
     engine.activate("eng + ner" if under else "ner")
-    return engine, runs.ner(seed=1), engine.modules["ner"].units["parameters"]["sparse_diff"]
+    return engine, runs.ner(seed=1), engine.modules["ner"].units["weights"]["sparse_diff"]
 
 
 # ---- the transcription: dense masks, one optimiser over everything, nothing of madx but data and learning rates ---------

@@ -1,4 +1,4 @@
-"""AdapterHub's configs and the settings of our parts, both ways.
+"""AdapterHub's configs and the settings of our components, both ways.
 
 One of their configs says in switches what ours says in words. With h the sublayer's output and x the residual stream:
 
@@ -7,7 +7,7 @@ One of their configs says in switches what ours says in words. With h the sublay
     mh_adapter, output_adapter                 places "attention", "ffn"
     adapter_residual_before_ln with ln_after   norm_after_residual
     original_ln_after                          final_norm
-    inv_adapter "nice"                         the part `invertible`
+    inv_adapter "nice"                         the component `invertible`
 
 Configs were first saved without a version (names such as `LN_before`, a nested `invertible_adapter`, "gelu" for its
 tanh form), then with that of `adapter-transformers` (1 to 4), then as `adapters.0` and `adapters.1`.
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from madx.contract.module_type import PartConfig
+from madx.contract.module_type import ComponentConfig
 from madx.errors import ConfigError, StoreError, did_you_mean
 from madx.interop.adapterhub.schema import (
     ACTIVATIONS,
@@ -32,14 +32,14 @@ from madx.interop.adapterhub.schema import (
     PHM,
     ForeignConfig,
 )
-from madx.module.presets import make_parts
+from madx.module.presets import make_components
 
 
 @dataclass
 class Reading:
-    """parts: settings of our parts; ignored: (their key, why)."""
+    """components: settings of our components; ignored: (their key, why)."""
 
-    parts: dict[str, PartConfig] = field(default_factory=dict)
+    components: dict[str, ComponentConfig] = field(default_factory=dict)
     ignored: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -56,16 +56,16 @@ def check_version(version) -> None:
 
 
 def read_parts(full: dict, *, depth: int, has_invertible: bool) -> Reading:
-    """Our parts for a whole `adapter_config.json`, on a base with `depth` layers.
+    """Our components for a whole `adapter_config.json`, on a base with `depth` layers.
 
-    has_invertible: whether the weights hold an invertible part; versions before 2 do not say it truthfully.
+    has_invertible: whether the weights hold an invertible component; versions before 2 do not say it truthfully.
     Raises ConfigError for a module type that is not read, an unknown key or a switch that makes no sense.
     """
     reading, old = Reading(), "version" not in full
     early = old or str(full["version"]).startswith(("0.", "1."))
     plain = _plain(full.get("config"), old=old, reading=reading)
     if early and full.get("type") == "text_lang" and has_invertible and full.get("config") in ("pfeiffer", "houlsby"):
-        plain = NICE | plain  # these names meant an invertible part for language modules before version 2
+        plain = NICE | plain  # these names meant an invertible component for language modules before version 2
     try:
         theirs = ForeignConfig.model_validate(plain)
     except ValidationError as error:
@@ -82,8 +82,8 @@ def read_parts(full: dict, *, depth: int, has_invertible: bool) -> Reading:
         _read_bottleneck(theirs, depth, reading)
     if theirs.inv_adapter:
         _read_invertible(theirs, reading)
-    if not reading.parts:
-        raise ConfigError("This adapter has neither bottlenecks (mh_adapter, output_adapter) nor an invertible part.")
+    if not reading.components:
+        raise ConfigError("This adapter has neither bottlenecks (mh_adapter, output_adapter) nor an invertible component.")
     for key, meant in (
         ("init_weights_seed", theirs.init_weights_seed is not None),
         ("cross_adapter", theirs.cross_adapter),
@@ -175,7 +175,7 @@ def _read_bottleneck(theirs: ForeignConfig, depth: int, reading: Reading) -> Non
         residual = "output"
     elif residual == "sum" and reads != "sum_norm":
         raise ConfigError('residual_before_ln="post_add" needs original_ln_before=true: nothing was added before.')
-    reading.parts |= make_parts({"bottleneck": {
+    reading.components |= make_components({"bottleneck": {
         "places": [p for p, on in (("attention", theirs.mh_adapter), ("ffn", theirs.output_adapter)) if on],
         "reduction_factor": theirs.reduction_factor, "reads": reads, "residual": residual,
         "activation": _activation(theirs.non_linearity), "norm_before": theirs.ln_before, "norm_after": theirs.ln_after,
@@ -189,13 +189,13 @@ def _read_bottleneck(theirs: ForeignConfig, depth: int, reading: Reading) -> Non
 def _read_invertible(theirs: ForeignConfig, reading: Reading) -> None:
     if theirs.inv_adapter == "glow":
         raise ConfigError(
-            "This adapter has an invertible part of the kind 'glow', which madx cannot read from AdapterHub files: "
+            "This adapter has an invertible component of the kind 'glow', which madx cannot read from AdapterHub files: "
             "there it mixes the tokens' axis with the channels' and raises in use, so no such file holds a trained map. "
             "Read is: nice. Nothing was loaded."
         )
     if theirs.inv_adapter_reduction_factor is None:
         raise ConfigError("inv_adapter is set, but inv_adapter_reduction_factor is missing.")
-    reading.parts |= make_parts({"invertible": {
+    reading.components |= make_components({"invertible": {
         "reduction_factor": theirs.inv_adapter_reduction_factor,
         "activation": _activation(theirs.inv_non_linearity or theirs.non_linearity),
     }})  # fmt: skip
@@ -227,24 +227,24 @@ def _short(value) -> str:
 # ---- out -----------------------------------------------------------------------------------------------------------
 
 
-def write_config(parts: dict[str, PartConfig], *, depth: int) -> dict:
-    """Their config for our parts; raises ConfigError for what it cannot say, all faults at once."""
+def write_config(components: dict[str, ComponentConfig], *, depth: int) -> dict:
+    """Their config for our components; raises ConfigError for what it cannot say, all faults at once."""
     faults = [
-        f"the part {p!r} has no counterpart that madx writes" for p in parts if p not in ("bottleneck", "invertible")
+        f"the component {p!r} has no counterpart that madx writes" for p in components if p not in ("bottleneck", "invertible")
     ]
-    if not parts:
-        faults.append("a head alone, without any part, is no adapter there")
-    bottleneck, invertible = parts.get("bottleneck"), parts.get("invertible")
+    if not components:
+        faults.append("a head alone, without any component, is no adapter there")
+    bottleneck, invertible = components.get("bottleneck"), components.get("invertible")
     names = {p.activation for p in (bottleneck, invertible) if p is not None}
     faults += [f"the activation {n!r} has no name there" for n in sorted(names - set(ACTIVATIONS_OUT))]
     if len(names) > 1:
-        faults.append(f"one activation serves both parts there, here are {' and '.join(sorted(names))}")
+        faults.append(f"one activation serves both components there, here are {' and '.join(sorted(names))}")
     config = {"mh_adapter": False, "output_adapter": False, "reduction_factor": 16.0}
     if bottleneck is not None:
         config |= _write_bottleneck(bottleneck, depth, faults)
     if invertible is not None:
         if invertible.kind != "nice":
-            faults.append(f"an invertible part of the kind {invertible.kind!r} does not work there")
+            faults.append(f"an invertible component of the kind {invertible.kind!r} does not work there")
         config |= {"inv_adapter": "nice", "inv_adapter_reduction_factor": invertible.reduction_factor}
     if faults:
         raise ConfigError("This module cannot be written as an AdapterHub file:\n  " + "\n  ".join(faults))
@@ -252,19 +252,19 @@ def write_config(parts: dict[str, PartConfig], *, depth: int) -> dict:
     return full | {"phm_layer": False}
 
 
-def _write_bottleneck(part: PartConfig, depth: int, faults: list[str]) -> dict:
-    if (part.reads, part.residual) in (("output", "sum"), ("input", "sum"), ("input", "read")):
-        faults.append(f"a bottleneck that reads {part.reads!r} with the residual {part.residual!r}")
-    if part.reads == "input" and part.norm_after and part.norm_after_residual:
+def _write_bottleneck(component: ComponentConfig, depth: int, faults: list[str]) -> dict:
+    if (component.reads, component.residual) in (("output", "sum"), ("input", "sum"), ("input", "read")):
+        faults.append(f"a bottleneck that reads {component.reads!r} with the residual {component.residual!r}")
+    if component.reads == "input" and component.norm_after and component.norm_after_residual:
         faults.append("norm_after_residual on a bottleneck that reads 'input'")
     return {
-        "mh_adapter": "attention" in part.places, "output_adapter": "ffn" in part.places,
-        "reduction_factor": part.reduction_factor, "original_ln_before": part.reads == "sum_norm",
-        "is_parallel": part.reads == "input", "original_ln_after": part.final_norm,
-        "residual_before_ln": {"output": True, "sum": "post_add", "read": False}[part.residual],
-        "ln_before": part.norm_before, "ln_after": part.norm_after,
-        "adapter_residual_before_ln": part.norm_after and part.norm_after_residual, "scaling": part.scaling,
-        "use_gating": part.gate, "dropout": part.dropout, "stochastic_depth": part.stochastic_depth,
-        "init_weights": {ours: theirs for theirs, ours in INIT.items()}[part.init],
-        "leave_out": sorted(set(range(depth)) - part.layers(depth)),
+        "mh_adapter": "attention" in component.places, "output_adapter": "ffn" in component.places,
+        "reduction_factor": component.reduction_factor, "original_ln_before": component.reads == "sum_norm",
+        "is_parallel": component.reads == "input", "original_ln_after": component.final_norm,
+        "residual_before_ln": {"output": True, "sum": "post_add", "read": False}[component.residual],
+        "ln_before": component.norm_before, "ln_after": component.norm_after,
+        "adapter_residual_before_ln": component.norm_after and component.norm_after_residual, "scaling": component.scaling,
+        "use_gating": component.gate, "dropout": component.dropout, "stochastic_depth": component.stochastic_depth,
+        "init_weights": {ours: theirs for theirs, ours in INIT.items()}[component.init],
+        "leave_out": sorted(set(range(depth)) - component.layers(depth)),
     }  # fmt: skip

@@ -12,7 +12,7 @@ from madx.interop.adapterhub.config import check_version
 from madx.interop.adapterhub.files import CONFIG, require_folder
 from madx.interop.adapterhub.module import export_adapterhub, import_adapterhub
 from madx.interop.adapterhub.setup import SETUP, export_adapterhub_setup, import_adapterhub_setup, read_setup
-from madx.interop.base import FORMATS, Format, Imported, Wish
+from madx.interop.base import FORMATS, Format, ImportRequest, ImportResult
 from madx.interop.files import read_json
 from madx.module import Module
 
@@ -38,7 +38,7 @@ class AdapterHub(Format):
             raise StoreError(f"{path}: 'model_name' is a {type(full['model_name']).__name__} where a text is due.")
         return full.get("model_name") or None
 
-    def read(self, folder: Path, wishes: tuple[Wish, ...], base: Base) -> Imported:
+    def read(self, folder: Path, wishes: tuple[ImportRequest, ...], base: Base) -> ImportResult:
         """One adapter, or those of a setup in the composition that it describes."""
         first, mismatch = wishes[0], any(wish.allow_base_mismatch for wish in wishes)
         if not self.members(folder):
@@ -46,13 +46,13 @@ class AdapterHub(Format):
                 folder, base, name=first.name, role=first.role, language=first.language, task=first.task,
                 with_head=first.with_head, allow_base_mismatch=mismatch,
             )  # fmt: skip
-            return Imported({first.name: module}, (report,), Stack(first.name))
+            return ImportResult({first.name: module}, (report,), Stack(first.name))
         composition, modules, reports = import_adapterhub_setup(
             folder, base, roles={wish.name: wish.role for wish in wishes},
             languages={wish.name: wish.language for wish in wishes}, task=next((w.task for w in wishes if w.task), None),
             with_head=all(wish.with_head for wish in wishes), allow_base_mismatch=mismatch,
         )  # fmt: skip
-        return Imported(modules, tuple(reports), composition)
+        return ImportResult(modules, tuple(reports), composition)
 
     def write(
         self, composition: Composition, modules: dict[str, Module], folder: Path, *, base: Base, as_name: str | None = None

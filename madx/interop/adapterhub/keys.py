@@ -10,7 +10,7 @@ Before version 2 `adapters` was called `layer_text_task_adapters` and the like, 
 import re
 from dataclasses import dataclass
 
-from madx.contract.module_type import PartConfig
+from madx.contract.module_type import ComponentConfig
 from madx.errors import BaseError
 
 _BLOCKS = (
@@ -55,7 +55,7 @@ def layout_of(model_type: str) -> Layout:
 @dataclass(frozen=True)
 class Key:
     """A foreign key taken apart. owner: the adapter's name in it; target: our tensor's name; layer: its number, None
-    for the invertible part."""
+    for the invertible component."""
 
     owner: str
     target: str
@@ -75,7 +75,7 @@ class KeyReader:
         self._inside = _inside(norm_before)
 
     def __call__(self, key: str) -> Key | None:
-        """The key taken apart, or None for one that belongs to no bottleneck and no invertible part."""
+        """The key taken apart, or None for one that belongs to no bottleneck and no invertible component."""
         if found := self._block.fullmatch(key):
             layer, place, owner, rest = found.groups()
             if rest not in self._inside:
@@ -99,12 +99,12 @@ def _inside(norm_before: bool) -> dict[str, str]:
     return names | {f"{a}.{kind}": f"{b}.{kind}" for a, b in layers.items() for kind in ("weight", "bias")}
 
 
-def foreign_keys(target: str, layout: Layout, name: str, parts: dict[str, PartConfig]) -> list[str]:
+def foreign_keys(target: str, layout: Layout, name: str, components: dict[str, ComponentConfig]) -> list[str]:
     """Today's key or keys of one of our tensors (a LayerNorm before has two)."""
-    site, part, inner = re.fullmatch(r"(embeddings|layer\.\d+\.\w+)\.(\w+)\.(.+)", target).groups()
-    if part == "invertible":
+    site, component, inner = re.fullmatch(r"(embeddings|layer\.\d+\.\w+)\.(\w+)\.(.+)", target).groups()
+    if component == "invertible":
         net, layer, kind = inner.split(".")
         return [f"{layout.prefix}.invertible_adapters.{name}.{net}.{'0' if layer == 'down' else '2'}.{kind}"]
     _, number, place = site.split(".")
     start = f"{layout.prefix}.{layout.layer}.{number}.{getattr(layout, place)}.adapters.{name}."
-    return [start + theirs for theirs, ours in _inside(parts["bottleneck"].norm_before).items() if ours == inner]
+    return [start + theirs for theirs, ours in _inside(components["bottleneck"].norm_before).items() if ours == inner]

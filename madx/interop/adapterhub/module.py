@@ -53,12 +53,12 @@ def import_adapterhub(
     reading = read_parts(full, depth=base.depth, has_invertible=invertible)
     head = read_head(folder, base=base, role=role, owner=full.get("name"), wanted=with_head)
     info = ModuleInfo(
-        name=name, role=role, language=language, parts=reading.parts, base=base.identity(),
+        name=name, role=role, language=language, components=reading.components, base=base.identity(),
         task=task if head.labels else None, labels=head.labels, tokenizer=base.tokenizer_fingerprint,
         training={"imported": _origin(full) | {"sha256": sha256_of(folder / file)}},
     )  # fmt: skip
     skeleton = _skeleton(info, base, tensors, folder / file)
-    bottleneck = reading.parts.get("bottleneck")
+    bottleneck = reading.components.get("bottleneck")
     reader = KeyReader(layout, norm_before=bool(bottleneck and bottleneck.norm_before))
     ours, mapped, repeated = _translate(tensors, reader, owner=full.get("name"), file=folder / file)
     expected = {k: v for k, v in skeleton.state_dict().items() if not k.startswith("head.")}
@@ -67,7 +67,7 @@ def import_adapterhub(
     ignored += reading.ignored + repeated + head.ignored + other_files(folder, {CONFIG, file} | head.files)
     report = ImportReport(
         name=name, folder=str(folder), source=_source(full), mapped=tuple(mapped + head.mapped), ignored=tuple(ignored),
-        settings=tuple(f"{part}: {_settings(config)}" for part, config in reading.parts.items()),
+        settings=tuple(f"{component}: {_settings(config)}" for component, config in reading.components.items()),
     )  # fmt: skip
     return skeleton.to(base.device), report
 
@@ -102,13 +102,13 @@ def _skeleton(info: ModuleInfo, base: Base, tensors: dict[str, Tensor], file: Pa
     """
     widest = max(size for value in tensors.values() for size in (1, *value.shape))
     for site in base.sites.values():
-        for part, config in info.parts.items():
-            if not MODULE_TYPES.get(part).acts_at(config, site):
+        for component, config in info.components.items():
+            if not MODULE_TYPES.get(component).acts_at(config, site):
                 continue
-            width = site.width / 2 / config.reduction_factor if part == "invertible" else config.bottleneck(site)
+            width = site.width / 2 / config.reduction_factor if component == "invertible" else config.bottleneck(site)
             if width >= widest + 1:
                 raise StoreError(
-                    f"{file}: the config asks for a {part} {width:.4g} wide at {site.name}, the widest tensor in the file "
+                    f"{file}: the config asks for a {component} {width:.4g} wide at {site.name}, the widest tensor in the file "
                     f"has {widest}. The config belongs to another file."
                 )
     with torch.random.fork_rng(devices=[]):
@@ -137,7 +137,7 @@ def _translate(tensors: dict[str, Tensor], reader: KeyReader, *, owner, file: Pa
     if unknown:
         raise StoreError(
             f"{file} has {len(unknown)} tensors that the config does not explain:\n  " + _listed(unknown)
-            + "\nThe config belongs to another file, or the adapter has parts that madx does not read."
+            + "\nThe config belongs to another file, or the adapter has components that madx does not read."
         )  # fmt: skip
     if len(owners) > 1 or owner is not None and owners != {owner}:
         raise StoreError(
@@ -209,16 +209,16 @@ def export_adapterhub(
             f"An adapter cannot be called {name!r} there: names with '.' and names of torch's own attributes fail on "
             "loading. Pass as_name=..., e.g. as_name='" + name.replace(".", "_") + "_adapter'."
         )
-    parts = module.info.parts
+    components = module.info.components
     full = {
-        "config": write_config(parts, depth=base.depth), "hidden_size": base.width, "model_class": layout.model_class,
+        "config": write_config(components, depth=base.depth), "hidden_size": base.width, "model_class": layout.model_class,
         "model_name": public_name(base), "model_type": base.config.model_type, "name": name, "version": VERSION,
     }  # fmt: skip
     _check_inner_widths(module)
     tensors = {
         key: value.detach().to("cpu").clone().contiguous()
         for target, value in module.tensors().items() if not target.startswith("head.")
-        for key in foreign_keys(target, layout, name, parts)
+        for key in foreign_keys(target, layout, name, components)
     }  # fmt: skip
     with new_folder(folder) as made:
         _write(made, (CONFIG, full), WEIGHTS, tensors, safetensors)
@@ -235,7 +235,7 @@ def _check_inner_widths(module: Module) -> None:
         theirs = int(net.down.in_features // unit.config.reduction_factor)
         if theirs != net.down.out_features:
             raise ConfigError(
-                f"The invertible part has a coupling {net.down.in_features}->{net.down.out_features}; there it would "
+                f"The invertible component has a coupling {net.down.in_features}->{net.down.out_features}; there it would "
                 f"be {net.down.in_features}->{theirs}. The format cannot say this size."
             )
 

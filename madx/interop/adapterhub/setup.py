@@ -86,7 +86,7 @@ def export_adapterhub_setup(
     """Write a stack of modules as a setup that `adapters` 1.x loads (`model.load_adapter_setup(folder)`).
 
     Raises ConfigError for a composition that the peer computes otherwise: `Average` (it divides by the number of
-    children twice), a parallel bottleneck in a stack (it drops its neighbours' changes), an invertible part in any but
+    children twice), a parallel bottleneck in a stack (it drops its neighbours' changes), an invertible component in any but
     the first module.
     """
     composition = require_stack(as_composition(composition), "written as a setup")
@@ -101,11 +101,11 @@ def export_adapterhub_setup(
     if not names:
         raise ConfigError("The composition is the bare base; there is nothing to write.")
     for k, name in enumerate(names):
-        parts = modules[name].info.parts
-        if len(names) > 1 and "bottleneck" in parts and parts["bottleneck"].reads == "input":
+        components = modules[name].info.components
+        if len(names) > 1 and "bottleneck" in components and components["bottleneck"].reads == "input":
             faults.append(f"the parallel bottleneck of {name} (it drops the changes of the others)")
-        if k and "invertible" in parts:
-            faults.append(f"the invertible part of {name} (only the first module's is used)")
+        if k and "invertible" in components:
+            faults.append(f"the invertible component of {name} (only the first module's is used)")
     if faults:
         raise ConfigError(
             f"The composition '{composition}' would act otherwise in AdapterHub's `adapters`:\n  " + "\n  ".join(faults)

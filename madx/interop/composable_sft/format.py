@@ -18,14 +18,14 @@ from madx.composition import Composition, Stack, check_name
 from madx.contract.module_type import BaseParameter
 from madx.data.text.corpora import sha256_of
 from madx.errors import ConfigError, StoreError, did_you_mean
-from madx.interop.base import FORMATS, Format, Imported, Wish, single
+from madx.interop.base import FORMATS, Format, ImportRequest, ImportResult, single
 from madx.interop.composable_sft.file import FILE, LARGEST, decoded, encoded, read_tables
 from madx.interop.composable_sft.head import Head, read_head, write_config, write_head
 from madx.interop.files import dense, new_folder, other_files, read_json
 from madx.interop.matching import require_same_base, same_base_name
 from madx.interop.report import ImportReport, ranges
 from madx.module import ROLES, Module, ModuleInfo, require_base
-from madx.module.presets import make_parts
+from madx.module.presets import make_components
 
 CONFIG = "config.json"
 #: config.json -> what it is
@@ -64,7 +64,7 @@ def import_composable_sft(
     file, config = folder / FILE, read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     diffs, whole = read_tables(file)
     notes = _compare(diffs, config, base, allow_mismatch=allow_base_mismatch)
-    known = {p.name: p for p in base.sites["parameters"].parameters}
+    known = {p.name: p for p in base.sites["weights"].parameters}
     prefix = base.model.base_model_prefix + "."
     found = [
         Entries(known[theirs.removeprefix(prefix)], theirs, *decoded(theirs, entry, file))
@@ -80,7 +80,7 @@ def import_composable_sft(
         "freeze_norms": not any(entries.parameter.kind == "norm" for entries in filled),
     }  # fmt: skip
     info = ModuleInfo(
-        name=name, role=role, language=language, parts=make_parts({"sparse_diff": settings}), base=base.identity(),
+        name=name, role=role, language=language, components=make_components({"sparse_diff": settings}), base=base.identity(),
         task=task if head.labels else None, labels=head.labels, tokenizer=base.tokenizer_fingerprint,
         training={"imported": {"format": "composable-sft", "sha256": sha256_of(file)}},
     )  # fmt: skip
@@ -120,7 +120,7 @@ def _compare(diffs: dict, config: dict, base: Base, *, allow_mismatch: bool) -> 
 
 def _other_parameters(diffs: dict, base: Base) -> tuple[list[str], list[str]]:
     """(parameters of the files that the base does not have so, layers of the base that the files leave out)."""
-    prefix, known = base.model.base_model_prefix + ".", {p.name: p for p in base.sites["parameters"].parameters}
+    prefix, known = base.model.base_model_prefix + ".", {p.name: p for p in base.sites["weights"].parameters}
     strange = [theirs for theirs in diffs if not theirs.startswith(prefix)]
     if strange:
         return [f"parameters: files {strange[0][:80]} (and {len(strange) - 1} more), base {prefix}..."], []
@@ -140,7 +140,7 @@ def _other_parameters(diffs: dict, base: Base) -> tuple[list[str], list[str]]:
 
 
 def _fill(module: Module, filled: list[Entries], head: Head) -> None:
-    unit = module.units["parameters"]["sparse_diff"]
+    unit = module.units["weights"]["sparse_diff"]
     offsets = {p.name: offset for p, offset in zip(unit.space.parameters, unit.space.offsets)}
     filled = sorted(filled, key=lambda entries: offsets[entries.parameter.name])
     unit.set_entries(
@@ -152,10 +152,10 @@ def _fill(module: Module, filled: list[Entries], head: Head) -> None:
 
 
 def _report(module: Module, folder: Path, found: list[Entries], diffs: dict, head: Head, notes, with_config: bool) -> ImportReport:
-    unit, read = module.units["parameters"]["sparse_diff"], {entries.theirs for entries in found}
+    unit, read = module.units["weights"]["sparse_diff"], {entries.theirs for entries in found}
     empty = [(f"{count} parameters", "no entries in them")] if (count := sum(not len(e.indices) for e in found)) else []
     pooler = [(theirs, "the base is used without its pooler") for theirs in diffs if theirs not in read]
-    mapped = [(e.theirs, f"parameters.sparse_diff, in {e.parameter.name}") for e in found if len(e.indices)]
+    mapped = [(e.theirs, f"weights.sparse_diff, in {e.parameter.name}") for e in found if len(e.indices)]
     return ImportReport(
         name=module.name, folder=str(folder), source="a sparse difference of composable-sft",
         settings=(f"sparse_diff: {unit.describe()}",), mapped=tuple(mapped + head.mapped),
@@ -176,18 +176,18 @@ def export_composable_sft(module: Module, folder: str | Path, *, base: Base) -> 
     use.
     """
     require_base(module.info, base)
-    if other := [part for part in module.info.parts if part != "sparse_diff"]:
+    if other := [component for component in module.info.components if component != "sparse_diff"]:
         raise ConfigError(
             f"The module {module.name!r} cannot be written as a file of composable-sft: it has "
             f"{', '.join(map(repr, other))}, and such a file holds a sparse difference alone (sparse_diff)."
         )
-    parameters = base.sites["parameters"].parameters
+    parameters = base.sites["weights"].parameters
     if wide := [p for p in parameters if len(p.shape) > 2 or p.numel > LARGEST]:
         raise ConfigError(
             f"composable-sft cannot read {wide[0].name} {wide[0].shape}: it takes apart indices of at most two axes, and "
             f"counts up to {LARGEST} entries."
         )
-    given = {d.parameter: d for d in module.units["parameters"]["sparse_diff"].differences()}
+    given = {d.parameter: d for d in module.units["weights"]["sparse_diff"].deltas()}
     prefix, empty = base.model.base_model_prefix + ".", (torch.empty(0, dtype=torch.int64), torch.empty(0))
     diffs = {
         prefix + p.name: encoded(p.shape, *((given[p.name].places().cpu(), given[p.name].values.cpu()) if p.name in given else empty))
@@ -220,14 +220,14 @@ class ComposableSft(Format):
         made_for = read_json(folder / CONFIG).get("_name_or_path") if (folder / CONFIG).is_file() else None
         return made_for if isinstance(made_for, str) and made_for else None
 
-    def read(self, folder: Path, wishes: tuple[Wish, ...], base: Base) -> Imported:
+    def read(self, folder: Path, wishes: tuple[ImportRequest, ...], base: Base) -> ImportResult:
         """The one module of a folder."""
         (wish,) = wishes
         module, report = import_composable_sft(
             folder, base, name=wish.name, role=wish.role, language=wish.language, task=wish.task,
             with_head=wish.with_head, allow_base_mismatch=wish.allow_base_mismatch,
         )  # fmt: skip
-        return Imported({wish.name: module}, (report,), Stack(wish.name))
+        return ImportResult({wish.name: module}, (report,), Stack(wish.name))
 
     def write(
         self, composition: Composition, modules: dict[str, Module], folder: Path, *, base: Base, as_name: str | None = None

@@ -17,7 +17,7 @@ from madx.composition import Stack
 from madx.config import faults_of
 from madx.engine import Engine
 from madx.errors import ConfigError, MadxError, did_you_mean
-from madx.jobs.common import JobSettings, check_language, check_parts, layered, open_base, told_failure, versions
+from madx.jobs.common import JobSettings, check_components, check_language, layered, open_base, told_failure, versions
 from madx.jobs.compare import measure
 from madx.jobs.matrix.settings import OWN
 from madx.jobs.reuse import content_name, file_marks, identity, train_if_missing
@@ -34,13 +34,13 @@ log = logging.getLogger("madx")
 EVERYTHING = {"selection": "everything"}
 #: name -> settings of train-task; rates as their papers or common use have them, to be tuned on real data
 CANDIDATES: dict[str, dict[str, Any]] = {
-    "full": {"parts": "full", "train": {"learning_rate": 2e-5, "sparse": EVERYTHING}},
-    "top_layers": {"parts": "top_layers", "train": {"learning_rate": 2e-5, "sparse": EVERYTHING}},
-    "head_only": {"parts": "head_only", "train": {"learning_rate": 1e-3}},
-    "bitfit": {"parts": "bitfit", "train": {"learning_rate": 1e-3, "sparse": EVERYTHING}},
-    "pfeiffer": {"parts": "pfeiffer", "train": {"learning_rate": 1e-4}},
-    "houlsby": {"parts": "houlsby", "train": {"learning_rate": 1e-4}},
-    "lt_sft": {"parts": "lt_sft_task", "train": {"learning_rate": 5e-5}},
+    "full": {"components": "full", "train": {"learning_rate": 2e-5, "sparse": EVERYTHING}},
+    "top_layers": {"components": "top_layers", "train": {"learning_rate": 2e-5, "sparse": EVERYTHING}},
+    "head_only": {"components": "head_only", "train": {"learning_rate": 1e-3}},
+    "bitfit": {"components": "bitfit", "train": {"learning_rate": 1e-3, "sparse": EVERYTHING}},
+    "pfeiffer": {"components": "pfeiffer", "train": {"learning_rate": 1e-4}},
+    "houlsby": {"components": "houlsby", "train": {"learning_rate": 1e-4}},
+    "lt_sft": {"components": "lt_sft_task", "train": {"learning_rate": 5e-5}},
 }  # fmt: skip
 
 
@@ -54,7 +54,7 @@ class Compare(JobSettings):
     columns: Columns = Field(default=Columns(), description="How the files are read.")
     language_module: str | None = Field(default=None, description="Stored language module under every candidate; null: none.")
     candidates: dict[str, dict[str, Any]] = Field(
-        default=CANDIDATES, min_length=1, description="Name -> settings of train-task: parts, train.learning_rate, ..."
+        default=CANDIDATES, min_length=1, description="Name -> settings of train-task: components, train.learning_rate, ..."
     )
     only: list[str] | None = Field(default=None, min_length=1, description="Names of the candidates to take; null: all.")
     training: dict[str, Any] = Field(
@@ -123,9 +123,9 @@ def jobs_of(settings: Compare) -> dict[str, TrainTask]:
             if job.cycle:
                 faults.append(f"candidates.{name}.cycle: one language module is measured; leave it out")
             try:
-                check_parts(job.parts)
+                check_components(job.components)
             except MadxError as error:
-                faults.append(f"candidates.{name}.parts: {error}")
+                faults.append(f"candidates.{name}.components: {error}")
     if faults:
         raise ConfigError(f"{len(faults)} fault{'s' * (len(faults) > 1)} in the comparison:\n  " + "\n  ".join(faults))
     return jobs

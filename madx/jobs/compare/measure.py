@@ -26,7 +26,7 @@ from madx.data.labelled.batches import batches, collate
 from madx.engine import Engine
 from madx.errors import MadxError
 from madx.jobs.common import open_base, open_training_base, precision_over
-from madx.jobs.train_task import TrainTask, parts_of, read_data, task_over
+from madx.jobs.train_task import TrainTask, components_of, read_data, task_over
 from madx.module import new_module
 from madx.store import Store
 from madx.tasks.base import Batch, Task
@@ -65,7 +65,7 @@ def task_of(job: TrainTask, base: Base):
 
 def as_trained(job: TrainTask, bases: dict[str, Base]) -> tuple[TrainTask, Base]:
     """The job and the base in the number format that it trains in. bases: those at hand by format, fp32 among them."""
-    precision, halved = precision_over(job.train.precision, bases["fp32"], *parts_of(job))
+    precision, halved = precision_over(job.train.precision, bases["fp32"], *components_of(job))
     if halved and "bf16" not in bases:
         bases["bf16"] = open_base(job)
         to_bf16(bases["bf16"])
@@ -83,7 +83,7 @@ def candidate(job: TrainTask, base: Base, task) -> Iterator[Engine]:
             engine.attach(Store(job.store).load(name, base))
         torch.manual_seed(job.seeds[0])
         engine.attach(new_module(
-            NAME, base, role="task", language=job.language, parts=job.parts, task=job.task, labels=task.labels.tags
+            NAME, base, role="task", language=job.language, components=job.components, task=job.task, labels=task.labels.tags
         ))  # fmt: skip
         engine.activate(Stack(*under, NAME))
         yield engine
@@ -184,7 +184,7 @@ def main() -> None:
 
 def memory_here(job: TrainTask, *, steps: int) -> int:
     """Peak memory of a few training steps above the loaded base, of this process from now on, in bytes."""
-    base, train = open_training_base(job, job.train, *parts_of(job))
+    base, train = open_training_base(job, job.train, *components_of(job))
     job = job.model_copy(update={"train": train})
     task = task_of(job, base)
     before = _begin(base.device)

@@ -14,7 +14,7 @@ from madx.data.labelled.conll import Sentence
 from madx.data.labelled.labels import LabelSet, require
 from madx.data.text.corpora import find_files, is_dataset
 from madx.errors import MadxError
-from madx.jobs.common import check_parts
+from madx.jobs.common import check_components
 from madx.jobs.evaluate import Evaluate
 from madx.jobs.matrix.settings import JobsOf, Matrix
 from madx.jobs.reuse import content_name, identity, source_digest, stored, taking_turns
@@ -216,8 +216,8 @@ class _Planner:
         else:
             size = 0 if is_dataset(job.corpus) else sum(file.stat().st_size for file in find_files(job.corpus))
             steps = recipe_steps(int(size / TOKEN_BYTES))
-        sparse, part = job.train.sparse, check_parts(job.parts).get("sparse_diff")
-        if part is None or part.entries == "all":
+        sparse, component = job.train.sparse, check_components(job.components).get("sparse_diff")
+        if component is None or component.entries == "all":
             return steps
         full = sparse.full_share if SELECTIONS.get(sparse.selection).trains_before() else 0.0
         return round(steps * sparse.iterations * (1 + full))

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from madx.config import Settings, faults_of
 from madx.errors import ConfigError, MadxError
-from madx.jobs.common import JobSettings, check_language, check_parts, layered
+from madx.jobs.common import JobSettings, check_components, check_language, layered
 from madx.jobs.evaluate import Evaluate
 from madx.jobs.train_language import TrainLanguage
 from madx.jobs.train_task import Columns, TrainTask
@@ -144,8 +144,8 @@ class JobsOf:
     def _made(self, schema, data: dict, place: str, check=None):
         made, faults = faults_of(schema, data)
         self.faults += [f"{place}.{fault}" for fault in faults]
-        if made is not None and hasattr(made, "parts"):
-            self._try(f"{place}.parts", lambda: check_parts(made.parts))
+        if made is not None and hasattr(made, "components"):
+            self._try(f"{place}.components", lambda: check_components(made.components))
         if check is not None:
             self._try(place, check)
         return made

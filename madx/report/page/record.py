@@ -26,7 +26,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One evaluation run. modules: name -> what the store records of it; empty parts are left out of the report."""
+    """One evaluation run. modules: name -> what the store records of it; empty components are left out of the report."""
 
     folder: Path
     matrix: TransferMatrix
@@ -50,7 +50,7 @@ def module_record(info) -> dict:
     """What a report shows of a stored module (its `ModuleInfo`)."""
     return {
         "role": info.role, "language": info.language, "task": info.task, "licence": info.licence,
-        "parts": {name: config.model_dump(mode="json") for name, config in info.parts.items()},
+        "components": {name: config.model_dump(mode="json") for name, config in info.components.items()},
         "training": {key: info.training[key] for key in SHOWN if key in info.training},
     }  # fmt: skip
 

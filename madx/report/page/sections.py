@@ -264,9 +264,9 @@ def module_table(record: RunRecord) -> Table | None:
         t, corpus = module["training"], module["training"].get("corpus") or {}
         size = f"{corpus['tokens']:,} tokens" if corpus else "–"
         took = f"{t['seconds']:,.0f} s" if t.get("seconds") is not None else "–"
-        rows.append([name, module["role"], module.get("language") or "–", ", ".join(module["parts"]), f"{t.get('steps', 0):,}", took, size,
+        rows.append([name, module["role"], module.get("language") or "–", ", ".join(module["components"]), f"{t.get('steps', 0):,}", took, size,
                      module.get("licence") or "–"])  # fmt: skip
-    return Table(["module", "role", "language", "parts", "steps", "trained in", "corpus", "licence"], rows, 4) if rows else None
+    return Table(["module", "role", "language", "components", "steps", "trained in", "corpus", "licence"], rows, 4) if rows else None
 
 
 def data_table(record: RunRecord) -> Table:

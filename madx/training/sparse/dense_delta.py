@@ -29,7 +29,7 @@ LEFT, RIGHT = -1.5, 1.5
 
 def full_phase(engine: Engine, name: str, unit: SparseDiff, *, l1: float, swaps: bool) -> DensePhase:
     """All weights move: in place, or over compositions that are swapped."""
-    return (OverlayPhase if swaps else FullPhase)(engine, name, unit, l1=l1)
+    return (DenseDeltaPhase if swaps else FullPhase)(engine, name, unit, l1=l1)
 
 
 def stretched(a: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -40,7 +40,7 @@ def stretched(a: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
     return wide.clamp(0, 1), slope.masked_fill_((wide <= 0) | (wide >= 1), 0.0)
 
 
-class OverlayPhase(DensePhase):
+class DenseDeltaPhase(DensePhase):
     """w, and with `gates` their log-odds a: one for each entry, and one more for each parameter with `gate_groups`."""
 
     def __init__(self, engine: Engine, name: str, unit: SparseDiff, *, l1: float = 0.0, gates: SparseSettings | None = None):
@@ -62,12 +62,12 @@ class OverlayPhase(DensePhase):
         return found
 
     @contextmanager
-    def opened(self) -> Iterator["OverlayPhase"]:
+    def opened(self) -> Iterator["DenseDeltaPhase"]:
         """Gradients of whole parameters live until they have been read, one parameter at a time."""
         handles = []
         with super().opened():
             self._known = set(self.weights)
-            self.engine.differences.overlay = self
+            self.engine.deltas.overlay = self
             try:
                 for parameter in self.parameters:
                     parameter.grad = torch.zeros_like(parameter)
@@ -75,7 +75,7 @@ class OverlayPhase(DensePhase):
                     handles.append(parameter.register_post_accumulate_grad_hook(self._reader(name)))
                 yield self
             finally:
-                self.engine.differences.overlay = None
+                self.engine.deltas.overlay = None
                 for handle in handles:
                     handle.remove()
 

@@ -25,7 +25,7 @@ from madx.module_types.sparse_diff import SparseDiff
 from madx.tasks.base import Task
 from madx.training.checkpoint import read_checkpoint, require_same_run, write_checkpoint
 from madx.training.loop import CHECKPOINT, TrainResult, run, run_identity
-from madx.training.processes import by_the_first, of_the_first, require_same, same_weights
+from madx.training.processes import broadcast, on_main_process, require_same, same_weights
 from madx.training.settings import TrainSettings
 from madx.training.sparse.dense_delta import full_phase
 from madx.training.sparse.phases import SparsePhase, share_of_l1
@@ -39,7 +39,7 @@ def fit_sparse(
     engine: Engine, name: str, task: Task, settings: TrainSettings, *, steps: int, seed: int, folder: Path | None,
     resume: bool, identity: dict, title: str,
 ) -> TrainResult:  # fmt: skip
-    """Train the sparse difference (and head, and other parts) of a module; `steps` is the length of a sparse phase.
+    """Train the sparse difference (and head, and other components) of a module; `steps` is the length of a sparse phase.
 
     Every phase has a folder of its own, so that a killed run goes on in the phase where it was. Raises as `fit` does.
     """
@@ -85,7 +85,7 @@ def _rounds(
     module, selection = engine.module(name), SELECTIONS.get(settings.sparse.selection)(settings.sparse)
     total, rounds = TrainResult(steps=steps), settings.sparse.iterations
     looking = settings.model_copy(update={"average_last": 1})  # a phase before a selection ends with its best weights
-    start = _state(module)  # in every round the penalty pulls the head and other parts to what they were before the first
+    start = _state(module)  # in every round the penalty pulls the head and other components to what they were before the first
     for number in range(rounds):
         before = _state(module)
         count = wanted // rounds if number + 1 < rounds else wanted - len(unit.indices)
@@ -96,17 +96,17 @@ def _rounds(
             identity=identity | {"round": number + 1}, start=start, **phase,
         )  # fmt: skip
         _reset(engine, name, unit, before, indices)
-        exchange = selection.exchange(unit, steps=steps)
-        if exchange is not None and settings.average_last > 1:
+        regrowth = selection.regrowth(unit, steps=steps)
+        if regrowth is not None and settings.average_last > 1:
             raise ConfigError(
                 f"train.average_last is {settings.average_last}, but the selection {settings.sparse.selection} exchanges entries in "
                 "training: weights at different places have no mean. Set it to 1."
             )
-        moving = SparsePhase(engine, name, unit, l1=share_of_l1(engine, module, settings.sparse.sparse_l1), exchange=exchange)
-        moving.pull_to(start)
-        with moving.opened():
+        trainable = SparsePhase(engine, name, unit, l1=share_of_l1(engine, module, settings.sparse.sparse_l1), regrowth=regrowth)
+        trainable.pull_to(start)
+        with trainable.opened():
             last = run(
-                engine, moving, task, settings, steps=steps, folder=where / "sparse" if where is not None else None,
+                engine, trainable, task, settings, steps=steps, folder=where / "sparse" if where is not None else None,
                 identity=identity | {"round": number + 1, "phase": "sparse"}, **phase,
             )  # fmt: skip
         _add(total, full, f"full {number + 1}")
@@ -124,13 +124,13 @@ def _everything(
     Full fine-tuning, that of the upper layers, and BitFit (Ben Zaken et al. 2022, arXiv:2106.10199) are presets of this kind.
     """
     l1 = share_of_l1(engine, engine.module(name), settings.sparse.full_l1, all_entries=True)
-    moving, total = full_phase(engine, name, unit, l1=l1, swaps=task.swaps), TrainResult(steps=steps)
-    with moving.opened():
+    trainable, total = full_phase(engine, name, unit, l1=l1, swaps=task.swaps), TrainResult(steps=steps)
+    with trainable.opened():
         last = run(
-            engine, moving, task, settings, steps=steps, seed=seed, resume=resume, title=title,
+            engine, trainable, task, settings, steps=steps, seed=seed, resume=resume, title=title,
             folder=folder / "full" if folder is not None else None, identity=identity | {"phase": "everything"},
         )  # fmt: skip
-        values = moving.values()
+        values = trainable.values()
     unit.set_entries(torch.arange(len(values)), values)
     engine.refresh()
     _add(total, last, "full")
@@ -140,7 +140,7 @@ def _everything(
 
 def _require_trainable(engine: Engine, name: str, settings: TrainSettings) -> SparseDiff:
     """The module's sparse difference; raises ConfigError or TrainingError when it cannot be trained."""
-    units = [u for u in engine.module(name).units["parameters"].values() if isinstance(u, SparseDiff)]
+    units = [u for u in engine.module(name).units["weights"].values() if isinstance(u, SparseDiff)]
     if settings.weight_decay:
         raise ConfigError(
             f"train.weight_decay is {settings.weight_decay}, but a sparse difference needs 0: decay pulls every weight towards "
@@ -152,7 +152,7 @@ def _require_trainable(engine: Engine, name: str, settings: TrainSettings) -> Sp
             f"The base is in {str(engine.base.model.dtype)[6:]}: small differences of weights are rounded away there. Load it "
             "in float32; train.precision bf16 still computes products in half precision."
         )
-    terms = [applied.term for applied in engine.differences.applied if applied.term.shares[0].unit is units[0]]
+    terms = [applied.term for applied in engine.deltas.applied if applied.term.shares[0].unit is units[0]]
     if len(terms) != 1 or len(terms[0].shares) > 1 or terms[0].scale != 1.0:
         raise TrainingError(
             f"The difference of {name!r} must stand unscaled in the composition '{engine.composition}', in no average and no "
@@ -162,7 +162,7 @@ def _require_trainable(engine: Engine, name: str, settings: TrainSettings) -> Sp
 
 
 def _reset(engine: Engine, name: str, unit: SparseDiff, before: dict[str, Tensor], indices: Tensor) -> None:
-    """Head and other parts as they were; the entries of the rounds before keep their values, new ones begin at zero."""
+    """Head and other components as they were; the entries of the rounds before keep their values, new ones begin at zero."""
     module = engine.module(name)
     own = module.start_of(unit)
     old, values = before[own + "indices"].long(), before[own + "values"]
@@ -199,18 +199,18 @@ def _select(
         tensors, state = known
         require_same_run(state["run"], run_of, folder / SELECTED)
         return tensors["indices"].long(), TrainResult(**state["result"]) if state["result"] else None
-    result, moving = None, selection.before(engine, name, unit, swaps=task.swaps)
-    if moving is not None:
-        moving.pull_to(start)
-        with moving.opened():
+    result, trainable = None, selection.before(engine, name, unit, swaps=task.swaps)
+    if trainable is not None:
+        trainable.pull_to(start)
+        with trainable.opened():
             result = run(
-                engine, moving, task, settings, steps=max(1, round(settings.sparse.full_share * steps)), seed=seed, resume=resume,
+                engine, trainable, task, settings, steps=max(1, round(settings.sparse.full_share * steps)), seed=seed, resume=resume,
                 folder=folder / "full" if folder is not None else None, identity=identity | {"phase": "full"}, title=f"{title}, full",
             )  # fmt: skip
-            indices = _top(unit, selection, count, moving.evidence)
+            indices = _top(unit, selection, count, trainable.importance)
     else:
-        indices = _top(unit, selection, count, selection.evidence(engine, name, unit, task, seed=seed))
-    indices = of_the_first(indices.to(engine.base.device))  # scores may differ between processes in their last bits
+        indices = _top(unit, selection, count, selection.importance(engine, name, unit, task, seed=seed))
+    indices = broadcast(indices.to(engine.base.device))  # scores may differ between processes in their last bits
 
     def keep() -> None:
         state = {"run": run_of, "result": vars(result) if result is not None else None}
@@ -219,15 +219,15 @@ def _select(
             (folder / "full" / CHECKPOINT).unlink()
 
     if folder is not None:
-        by_the_first(keep)
+        on_main_process(keep)
     return indices, result
 
 
 @torch.no_grad()
-def _top(unit: SparseDiff, selection: Selection, count: int, evidence) -> Tensor:
+def _top(unit: SparseDiff, selection: Selection, count: int, importance_of) -> Tensor:
     parameters = unit.space.parameters
     if count == 0:
         return torch.arange(0)
     return top(
-        unit.space, count, lambda number, a, b: selection.scores(evidence(parameters[number]), a, b), taken=unit.indices.cpu(),
+        unit.space, count, lambda number, a, b: selection.scores(importance_of(parameters[number]), a, b), taken=unit.indices.cpu(),
     )  # fmt: skip

@@ -8,7 +8,7 @@ from madx.contract.module_type import BaseParameter
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Importance:
     """What a selection may judge one parameter by, each of the parameter's shape or None.
 
     start: its weights before; moved: after a phase in which all of them were trained; squares: mean squared gradients;

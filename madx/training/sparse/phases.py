@@ -12,9 +12,9 @@ from madx.engine.weight_deltas import PIECE, Applied
 from madx.module import Module
 from madx.module_types.sparse_diff import SparseDiff
 from madx.training.settings import TrainSettings
-from madx.training.sparse.importance import Evidence
-from madx.training.sparse.regrowth import EntryAdamW, Exchange
-from madx.training.trainable import Moving
+from madx.training.sparse.importance import Importance
+from madx.training.sparse.regrowth import EntryAdamW, Regrowth
+from madx.training.trainable import Trainable
 
 LANGUAGE_L1 = 0.1  # what LT-SFT's language differences were trained with; tasks had none
 
@@ -29,8 +29,8 @@ def share_of_l1(engine: Engine, module: Module, given: float | None, *, all_entr
     return weight / (sum(p.numel() for p in model.parameters()) + tied + head)
 
 
-class Phase(Moving):
-    """What all phases share: the module's head and other parts train densely, under the same penalty."""
+class Phase(Trainable):
+    """What all phases share: the module's head and other components train densely, under the same penalty."""
 
     def __init__(self, engine: Engine, name: str, unit: SparseDiff, *, l1: float):
         super().__init__(engine, name)
@@ -39,7 +39,7 @@ class Phase(Moving):
         self.others_start = [p.detach().clone() for p in self.others] if l1 else []
 
     def pull_to(self, state: dict[str, Tensor]) -> None:
-        """Where the penalty pulls the head and other parts, if that is not what they are now: a state of the module."""
+        """Where the penalty pulls the head and other components, if that is not what they are now: a state of the module."""
         if self.l1:
             names = {id(p): name for name, p in self.module.named_parameters()}
             self.others_start = [state[names[id(p)]] for p in self.others]
@@ -58,7 +58,7 @@ class Phase(Moving):
 
     def applied(self) -> Applied | None:
         """The difference in training, where it lies on the base."""
-        return next((a for a in self.engine.differences.applied if a.term.shares[0].unit is self.unit), None)
+        return next((a for a in self.engine.deltas.applied if a.term.shares[0].unit is self.unit), None)
 
 
 class DensePhase(Phase):
@@ -73,7 +73,7 @@ class DensePhase(Phase):
     def opened(self) -> Iterator["DensePhase"]:
         """The weights are back bit for bit at its end, and nothing of the base asks for gradients."""
         self.start = {name: p.detach().clone() for name, p in self.weights.items()}
-        self.engine.differences.dense = self.start
+        self.engine.deltas.dense = self.start
         try:
             for parameter in self.weights.values():
                 parameter.requires_grad_(True)
@@ -83,7 +83,7 @@ class DensePhase(Phase):
             for parameter in self.weights.values():
                 parameter.requires_grad_(False)
                 parameter.grad = None
-            self.engine.differences.dense, self.start = {}, {}
+            self.engine.deltas.dense, self.start = {}, {}
 
     @torch.no_grad()
     def back(self) -> None:
@@ -91,9 +91,9 @@ class DensePhase(Phase):
         for name, parameter in self.weights.items():
             parameter.copy_(self.start[name])
 
-    def evidence(self, parameter: BaseParameter) -> Evidence:
+    def importance(self, parameter: BaseParameter) -> Importance:
         """What the phase says of a parameter at its end."""
-        return Evidence(parameter, self.start[parameter.name], self.weights[parameter.name].detach())
+        return Importance(parameter, self.start[parameter.name], self.weights[parameter.name].detach())
 
     @torch.no_grad()
     def values(self) -> Tensor:
@@ -145,14 +145,14 @@ class SparsePhase(Phase):
     """The values of the selected entries move. Gradients of whole parameters live until they have been read at the
     selected places: during the backward pass, one parameter at a time. An exchange may replace entries on the way."""
 
-    def __init__(self, engine: Engine, name: str, unit: SparseDiff, *, l1: float, exchange: Exchange | None = None):
+    def __init__(self, engine: Engine, name: str, unit: SparseDiff, *, l1: float, regrowth: Regrowth | None = None):
         super().__init__(engine, name, unit, l1=l1)
-        self.exchange = exchange
+        self.regrowth = regrowth
         self._adam: torch.optim.Optimizer | None = None
         self._places: dict[str, tuple[int, int, Tensor]] = {}
 
     def optimizer(self, settings: TrainSettings) -> torch.optim.Optimizer:
-        self._adam = EntryAdamW(self.groups(settings)) if self.exchange is not None else super().optimizer(settings)
+        self._adam = EntryAdamW(self.groups(settings)) if self.regrowth is not None else super().optimizer(settings)
         return self._adam
 
     @contextmanager
@@ -163,7 +163,7 @@ class SparsePhase(Phase):
         self._locate()
         try:
             for number, described in enumerate(self.unit.space.parameters):
-                if described.name in self._places or self.exchange is not None:
+                if described.name in self._places or self.regrowth is not None:
                     parameter = encoder.get_parameter(described.name).requires_grad_(True)
                     touched.append(parameter)
                     reader = self._reader(described.name, self.unit.space.offsets[number])
@@ -188,21 +188,21 @@ class SparsePhase(Phase):
             if name in self._places:
                 a, b, places = self._places[name]
                 self.unit.values.grad[a:b] += gradient.index_select(0, places)
-            if self.exchange is not None:
-                self.exchange.sees(offset, gradient)
+            if self.regrowth is not None:
+                self.regrowth.sees(offset, gradient)
             parameter.grad = None
 
         return read
 
     def begins(self, step: int, seed: int) -> None:
-        if self.exchange is not None:
-            self.exchange.begins(step)
+        if self.regrowth is not None:
+            self.regrowth.begins(step)
 
     @torch.no_grad()
     def penalise(self) -> None:
         """+ lambda/n sign(delta)."""
-        if self.exchange is not None:
-            self.exchange.gathers(self.unit.indices, self.unit.values.grad)
+        if self.regrowth is not None:
+            self.regrowth.gathers(self.unit.indices, self.unit.values.grad)
         if self.l1:
             self.unit.values.grad.add_(self.unit.values.sign(), alpha=self.l1)
             self.penalise_others()
@@ -210,7 +210,7 @@ class SparsePhase(Phase):
     @torch.no_grad()
     def ends(self, step: int) -> None:
         """Write the values that have moved, at other entries where the exchange says so."""
-        change = self.exchange.change(self.unit.indices, self.unit.values.detach()) if self.exchange is not None else None
+        change = self.regrowth.change(self.unit.indices, self.unit.values.detach()) if self.regrowth is not None else None
         if change is not None:
             fresh, source = change.source < 0, change.source.clamp_min(0)
             self.unit.values.copy_(self.unit.values[source].masked_fill_(fresh, 0.0))
@@ -227,17 +227,17 @@ class SparsePhase(Phase):
     def moved(self) -> None:
         applied = self.applied()
         if applied is not None:
-            self.engine.differences.rewrite(applied)
+            self.engine.deltas.rewrite(applied)
 
     def state(self) -> dict[str, Tensor]:
-        exchanged = self.exchange.state() if self.exchange is not None else {}
-        return self.module.state_dict() | {f"exchange.{k}": v for k, v in exchanged.items()}
+        exchanged = self.regrowth.state() if self.regrowth is not None else {}
+        return self.module.state_dict() | {f"regrowth.{k}": v for k, v in exchanged.items()}
 
     @torch.no_grad()
     def load(self, state: dict[str, Tensor]) -> None:
-        for key, value in (self.exchange.state() if self.exchange is not None else {}).items():
-            value.copy_(state[f"exchange.{key}"])
+        for key, value in (self.regrowth.state() if self.regrowth is not None else {}).items():
+            value.copy_(state[f"regrowth.{key}"])
         self.unit.indices = self.unit.indices.clone()  # as in `ends`
-        self.module.load_state_dict({k: v for k, v in state.items() if not k.startswith("exchange.")})
+        self.module.load_state_dict({k: v for k, v in state.items() if not k.startswith("regrowth.")})
         self._locate()
         self.engine.refresh()

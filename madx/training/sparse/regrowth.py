@@ -1,4 +1,4 @@
-"""Entries that change during training: what the sparse phase tells an exchange, and what it asks of it; and AdamW for them."""
+"""Entries that change during training: what the sparse phase tells an regrowth, and what it asks of it; and AdamW for them."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Change:
     moments: dict[str, Tensor]
 
 
-class Exchange(ABC):
+class Regrowth(ABC):
     """Told of every step of a sparse phase, it may exchange entries at a step's end. What it keeps is in proportion to K."""
 
     @abstractmethod

@@ -1,8 +1,8 @@
 """Which entries of the weights a sparse difference gets: scores in, mask out. One file each; a new file adds one."""
 
 from madx.registry import discover
-from madx.training.sparse.selections.base import SELECTIONS, Evidence, Selection
+from madx.training.sparse.selections.base import SELECTIONS, Importance, Selection
 
 discover(__name__)
 
-__all__ = ["SELECTIONS", "Evidence", "Selection"]
+__all__ = ["SELECTIONS", "Importance", "Selection"]

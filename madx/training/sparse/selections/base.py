@@ -15,9 +15,9 @@ from madx.module_types.sparse_diff import Space, SparseDiff
 from madx.registry import Registry
 from madx.tasks.base import Task
 from madx.training.settings import SparseSettings
-from madx.training.sparse.importance import Evidence
+from madx.training.sparse.importance import Importance
 from madx.training.sparse.phases import DensePhase
-from madx.training.sparse.regrowth import Exchange
+from madx.training.sparse.regrowth import Regrowth
 
 SELECTIONS = Registry("selection")
 
@@ -50,21 +50,21 @@ class Selection(ABC):
         """Whether something is trained `before` the selection, for `full_share` of a run's steps."""
         return cls.before is not Selection.before
 
-    def evidence(self, engine: Engine, name: str, unit: SparseDiff, task: Task, *, seed: int) -> Callable[[BaseParameter], Evidence]:
+    def importance(self, engine: Engine, name: str, unit: SparseDiff, task: Task, *, seed: int) -> Callable[[BaseParameter], Importance]:
         """What is judged where no phase comes before: the weights as they are."""
-        return lambda p: Evidence(p, engine.base.encoder.get_parameter(p.name).detach(), seed=seed)
+        return lambda p: Importance(p, engine.base.encoder.get_parameter(p.name).detach(), seed=seed)
 
-    def exchange(self, unit: SparseDiff, *, steps: int) -> Exchange | None:
+    def regrowth(self, unit: SparseDiff, *, steps: int) -> Regrowth | None:
         """What replaces entries in the `steps` steps after the selection; None: they stay."""
         return None
 
     @abstractmethod
-    def scores(self, evidence: Evidence, first: int, last: int) -> Tensor:
+    def scores(self, evidence: Importance, first: int, last: int) -> Tensor:
         """Scores `(last - first,)` >= 0 in float32 of the entries first..last-1 of the flattened parameter. It is asked
         for each entry twice and gives the same score both times."""
 
 
-def uniform(evidence: Evidence, first: int, last: int) -> Tensor:
+def uniform(evidence: Importance, first: int, last: int) -> Tensor:
     """Chance: scores between 0 and 1 by seed, parameter and place."""
     key = f"{evidence.seed} {evidence.parameter.name} {first}".encode()
     seed = int.from_bytes(hashlib.sha256(key).digest()[:8], "little") >> 1

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from madx.engine import Engine
 from madx.module_types.sparse_diff import SparseDiff
-from madx.training.sparse.dense_delta import OverlayPhase
+from madx.training.sparse.dense_delta import DenseDeltaPhase
 from madx.training.sparse.phases import DensePhase
-from madx.training.sparse.selections.base import SELECTIONS, Evidence, Selection
+from madx.training.sparse.selections.base import SELECTIONS, Importance, Selection
 
 
 @SELECTIONS.register("diff_pruning")
@@ -19,7 +19,7 @@ class DiffPruning(Selection):
     """How far a weight moved behind its gate."""
 
     def before(self, engine: Engine, name: str, unit: SparseDiff, *, swaps: bool) -> DensePhase:
-        return OverlayPhase(engine, name, unit, gates=self.settings)
+        return DenseDeltaPhase(engine, name, unit, gates=self.settings)
 
-    def scores(self, evidence: Evidence, first: int, last: int) -> Tensor:
+    def scores(self, evidence: Importance, first: int, last: int) -> Tensor:
         return evidence.distance(first, last)

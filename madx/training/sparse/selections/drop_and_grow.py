@@ -21,27 +21,27 @@ from torch import Tensor
 
 from madx.errors import ConfigError
 from madx.module_types.sparse_diff import SparseDiff
-from madx.training.processes import of_the_first, over_processes
+from madx.training.processes import all_reduce, broadcast
 from madx.training.settings import SparseSettings
-from madx.training.sparse.regrowth import BETAS, Change, Exchange
-from madx.training.sparse.selections.base import RUN, SELECTIONS, Evidence, Selection, top, uniform
+from madx.training.sparse.regrowth import BETAS, Change, Regrowth
+from madx.training.sparse.selections.base import RUN, SELECTIONS, Importance, Selection, top, uniform
 
 
 @SELECTIONS.register("drop_and_grow")
 class DropAndGrow(Selection):
     """Entries begin at random places."""
 
-    def exchange(self, unit: SparseDiff, *, steps: int) -> Exchange:
+    def regrowth(self, unit: SparseDiff, *, steps: int) -> Regrowth:
         return {"gradients": ByGradients, "momentum": ByMomentum}[self.settings.growth](unit, self.settings, steps)
 
     def least_steps(self) -> int:
         return self.settings.accumulate + 1
 
-    def scores(self, evidence: Evidence, first: int, last: int) -> Tensor:
+    def scores(self, evidence: Importance, first: int, last: int) -> Tensor:
         return uniform(evidence, first, last)
 
 
-class Growth(Exchange):
+class Growth(Regrowth):
     """When entries are exchanged, how many and which are dropped."""
 
     def __init__(self, unit: SparseDiff, settings: SparseSettings, steps: int):
@@ -132,11 +132,11 @@ class ByGradients(Growth):
         if self.place == 0:
             self.candidates.fill_(-1)
             self.candidates[len(self.candidates) - len(self._places) :] = self._places.sort().values
-            self.candidates.copy_(of_the_first(self.candidates))
+            self.candidates.copy_(broadcast(self.candidates))
             self.sums.zero_(), self.squares.zero_()
             self._sizes, self._places = self._sizes[:0], self._places[:0]
         elif self.place <= self.settings.accumulate:
-            now = over_processes(self._now)
+            now = all_reduce(self._now)
             self.sums += now
             self.squares.addcmul_(now, now)
             self._now.zero_()

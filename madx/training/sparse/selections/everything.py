@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from madx.training.sparse.selections.base import SELECTIONS, Evidence, Selection
+from madx.training.sparse.selections.base import SELECTIONS, Importance, Selection
 
 
 @SELECTIONS.register("everything")
 class Everything(Selection):
     """One for each entry."""
 
-    def scores(self, evidence: Evidence, first: int, last: int) -> Tensor:
+    def scores(self, evidence: Importance, first: int, last: int) -> Tensor:
         return torch.ones(last - first)

@@ -12,7 +12,7 @@ from madx.engine import Engine
 from madx.module_types.sparse_diff import SparseDiff
 from madx.training.sparse.dense_delta import full_phase
 from madx.training.sparse.phases import DensePhase, share_of_l1
-from madx.training.sparse.selections.base import SELECTIONS, Evidence, Selection
+from madx.training.sparse.selections.base import SELECTIONS, Importance, Selection
 
 
 @SELECTIONS.register("svd")
@@ -26,7 +26,7 @@ class Svd(Selection):
     def before(self, engine: Engine, name: str, unit: SparseDiff, *, swaps: bool) -> DensePhase:
         return full_phase(engine, name, unit, l1=share_of_l1(engine, engine.module(name), self.settings.full_l1), swaps=swaps)
 
-    def scores(self, evidence: Evidence, first: int, last: int) -> Tensor:
+    def scores(self, evidence: Importance, first: int, last: int) -> Tensor:
         matrix = evidence.parameter.group != "embeddings" and len(evidence.parameter.shape) == 2
         if not matrix:
             return evidence.distance(first, last)
