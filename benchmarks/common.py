@@ -16,9 +16,13 @@ sys.path[:0] = [str(HERE.parent)]
 SHAPES = {
     "base": {"vocab_size": 250_002},  # XLM-R base: 12 layers, width 768
     "small": {
-        "vocab_size": 16_000, "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024
+        "vocab_size": 16_000,
+        "hidden_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "intermediate_size": 1024,
     },
-}  # fmt: skip
+}
 LABELS = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
 CLOCK, PROCESSOR = 0, 1
 #: what is timed: one thread by its processor time, which other work on the machine hardly moves; several by the clock, since
@@ -52,17 +56,25 @@ def write(chosen: Namespace, rows: list[dict], **more) -> None:
     for row in rows:
         print(json.dumps(row), flush=True)
     if chosen.out:
-        Path(chosen.out).write_text(json.dumps({"machine": machine(chosen.threads), "rows": rows, **more}, indent=1) + "\n")
+        Path(chosen.out).write_text(
+            json.dumps({"machine": machine(chosen.threads), "rows": rows, **more}, indent=1) + "\n"
+        )
 
 
 def machine(threads: int) -> dict:
     """Processor, versions and load of the machine."""
-    names = [line.partition(":")[2].strip() for line in _read("/proc/cpuinfo").splitlines() if line.startswith("model name")]
+    names = [
+        line.partition(":")[2].strip() for line in _read("/proc/cpuinfo").splitlines() if line.startswith("model name")
+    ]
     return {
-        "processor": names[0] if names else platform.processor(), "cores": os.cpu_count(), "threads": threads, "timed_by": ("clock", "processor")[TIMED],
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None, "python": platform.python_version(),
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "timed_by": ("clock", "processor")[TIMED],
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "python": platform.python_version(),
         **{name: _version(name) for name in ("torch", "transformers", "adapters")},
-    }  # fmt: skip
+    }
 
 
 def _read(path: str) -> str:

@@ -48,9 +48,13 @@ def measure(chosen) -> list[dict]:
     for engine in engines.values():
         for module in modules:
             engine.attach(module)
-    data = {name: sentence_rows(chosen.sentences, chosen.shape, file=chosen.file or None, seed=i) for i, name in enumerate(names)}
+    data = {
+        name: sentence_rows(chosen.sentences, chosen.shape, file=chosen.file or None, seed=i)
+        for i, name in enumerate(names)
+    }
     compositions = {
-        name: control_compositions("ner", language=name, source=names[0], modules={n: n for n in names}) for name in names
+        name: control_compositions("ner", language=name, source=names[0], modules={n: n for n in names})
+        for name in names
     }
     task = ner_task([])
     cells = [(name, c) for name in names for c in compositions[name].values() if not isinstance(c, str)]
@@ -79,12 +83,20 @@ def measure(chosen) -> list[dict]:
         def theirs() -> list:
             found = []
             for name, composition in cells:
-                peer.activate([i if isinstance(i, str) else [name for child in i.children for name in child.names()] for i in composition.items], "ner")
+                peer.activate(
+                    [
+                        i if isinstance(i, str) else [name for child in i.children for name in child.names()]
+                        for i in composition.items
+                    ],
+                    "ner",
+                )
                 tags, rows = [], data[name]
                 for start in range(0, len(rows), PEER_ROWS):
                     batch = collate(rows[start : start + PEER_ROWS], 1)
                     best = peer.logits(batch["input_ids"], batch["attention_mask"]).argmax(-1)
-                    tags += [[LABELS[b] for b in line[list(row.first)].tolist()] for line, row in zip(best, rows[start:])]
+                    tags += [
+                        [LABELS[b] for b in line[list(row.first)].tolist()] for line, row in zip(best, rows[start:])
+                    ]
                 found.append(tags)
             return found
 
@@ -92,11 +104,16 @@ def measure(chosen) -> list[dict]:
     with torch.inference_mode():
         found = {name: way() for name, way in ways.items()}
         joined = ["average" in str(composition) for _, composition in cells]
-        pairs = {"stacks": ("fp32", "peer", False), "means": ("fp32", "peer", True), "bf16 and fp32": ("bf16", "fp32", None)}
+        pairs = {
+            "stacks": ("fp32", "peer", False),
+            "means": ("fp32", "peer", True),
+            "bf16 and fp32": ("bf16", "fp32", None),
+        }
         same = {
             name: agreement([(x, y) for x, y, mean in zip(found[a], found[b], joined) if which in (None, mean)])
-            for name, (a, b, which) in pairs.items() if b in found
-        }  # fmt: skip
+            for name, (a, b, which) in pairs.items()
+            if b in found
+        }
         times = turn_about(ways, chosen.rounds, warm=True)
     amount = chosen.sentences * len(cells)
     weights = {module.name: sum(p.numel() for p in module.parameters()) for module in modules}
@@ -108,10 +125,17 @@ def measure(chosen) -> list[dict]:
     for way in engines:
         limit = amount / (operations / flops_per_second(way))
         speed = amount / seconds(times[way])
-        rows.append({
-            "measure": f"evaluation, {chosen.languages} languages x 4 controls", "way": way, "unit": "sentences/s", "ours": round(speed, 2),
-            "limit": round(limit, 2), "share": round(speed / limit, 2), "same_labels": same,
-        })  # fmt: skip
+        rows.append(
+            {
+                "measure": f"evaluation, {chosen.languages} languages x 4 controls",
+                "way": way,
+                "unit": "sentences/s",
+                "ours": round(speed, 2),
+                "limit": round(limit, 2),
+                "share": round(speed / limit, 2),
+                "same_labels": same,
+            }
+        )
         if "peer" in ways:
             rows[-1] |= {"peer": round(amount / seconds(times["peer"]), 2), "ratio": ratio(times[way], times["peer"])}
     return rows

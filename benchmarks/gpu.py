@@ -53,12 +53,19 @@ def measure(chosen) -> list[dict]:
         step = (time.perf_counter() - began) / STEPS
         forward, head = train.flops(base, ROWS * TOKENS, int(0.15 * ROWS * TOKENS))
         operations = 2 * forward + 2 * head + train.trained(way, ROWS * TOKENS)
-        found.append({
-            "measure": f"GPU, language module, {ROWS} x {TOKENS}", "way": precision, "unit": "tokens/s",
-            "ours": round(ROWS * TOKENS / step), "limit": round(ROWS * TOKENS * limit / operations), "share": round(operations / step / limit, 3),
-            "gpu": torch.cuda.get_device_name(), "peak_tflops": round(limit / 1e12, 1),
-            "memory_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2),
-        })  # fmt: skip
+        found.append(
+            {
+                "measure": f"GPU, language module, {ROWS} x {TOKENS}",
+                "way": precision,
+                "unit": "tokens/s",
+                "ours": round(ROWS * TOKENS / step),
+                "limit": round(ROWS * TOKENS * limit / operations),
+                "share": round(operations / step / limit, 3),
+                "gpu": torch.cuda.get_device_name(),
+                "peak_tflops": round(limit / 1e12, 1),
+                "memory_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2),
+            }
+        )
     return found
 
 

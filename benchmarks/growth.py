@@ -42,10 +42,14 @@ def modules(chosen, count: int) -> dict:
 
         swapping = turn_about({"swap": swaps}, chosen.rounds)["swap"]
     return {
-        "measure": "modules in a store, attached", "modules": count, "list_ms": round(1000 * seconds(listing), 3),
-        "load_ms": round(1000 * seconds(loading), 3), "swap_ms": round(1000 * seconds(swapping) / SWAPS, 5),
-        "attached_gb": used.added, "weights_gb": round(4e-9 * count * sum(p.numel() for p in template.parameters()), 3),
-    }  # fmt: skip
+        "measure": "modules in a store, attached",
+        "modules": count,
+        "list_ms": round(1000 * seconds(listing), 3),
+        "load_ms": round(1000 * seconds(loading), 3),
+        "swap_ms": round(1000 * seconds(swapping) / SWAPS, 5),
+        "attached_gb": used.added,
+        "weights_gb": round(4e-9 * count * sum(p.numel() for p in template.parameters()), 3),
+    }
 
 
 def sizes(chosen) -> list[dict]:
@@ -65,8 +69,14 @@ def sizes(chosen) -> list[dict]:
             ids = torch.randint(10, 7_990, (rows, tokens))
             with torch.inference_mode():
                 times = turn_about({"": lambda ids=ids: engine(ids)}, chosen.rounds)[""]
-            found.append({"measure": f"a stack by {what}", "rows": rows, "tokens": tokens,
-                          "tokens_per_s": round(rows * tokens / seconds(times), 1)})  # fmt: skip
+            found.append(
+                {
+                    "measure": f"a stack by {what}",
+                    "rows": rows,
+                    "tokens": tokens,
+                    "tokens_per_s": round(rows * tokens / seconds(times), 1),
+                }
+            )
     return found
 
 
@@ -87,7 +97,10 @@ def plot(rows: list[dict], path: str) -> None:
     for axis, name in ((load, "ms"), (memory, "GB")):
         axis.set(xscale="log", yscale="log", xlabel="modules", ylabel=name)
         axis.legend(frameon=False, fontsize=7)
-    for axis, what, key, label in ((length, "length", "tokens", "tokens of a sentence"), (batch, "batch", "rows", "sentences of a batch")):
+    for axis, what, key, label in (
+        (length, "length", "tokens", "tokens of a sentence"),
+        (batch, "batch", "rows", "sentences of a batch"),
+    ):
         own = [r for r in rows if r["measure"] == f"a stack by {what}"]
         axis.plot([r[key] for r in own], [r["tokens_per_s"] for r in own], marker="o")
         axis.set(xscale="log", xlabel=label, ylabel="tokens/s", ylim=(0, None))
@@ -102,7 +115,9 @@ if __name__ == "__main__":
         print(json.dumps(modules(options, options.child)))
     else:
         common = ("--threads", str(options.threads), "--rounds", str(options.rounds))
-        measured = [in_own_process("growth.py", "--child", n, *common) for n in options.modules.split(",")] + sizes(options)
+        measured = [in_own_process("growth.py", "--child", n, *common) for n in options.modules.split(",")] + sizes(
+            options
+        )
         if options.plot:
             plot(measured, options.plot)
         write(options, measured)

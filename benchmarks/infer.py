@@ -94,14 +94,25 @@ def measure(chosen) -> list[dict]:
     of_modules = sum(p.numel() for m in (modules[0], modules[-1]) for p in m.parameters())
     limit = 2 * ROWS * TOKENS * (of_base + of_modules) / flops_per_second("fp32")
     rows = [
-        {"measure": f"a stack over the bare base, {ROWS} x {TOKENS}", "way": "fp32", "unit": "times",
-         "ours": over(times["stack"], times["bare"]), "peer": over(times["peer"], times["bare"]) if peer is not None else None,
-         "limit": round(1 + of_modules / of_base, 3)},
-        {"measure": f"a stack, {ROWS} x {TOKENS}", "way": "fp32", "unit": "sentences/s", "ours": round(ROWS / seconds(times["stack"]), 2),
-         "limit": round(ROWS / limit, 2), "share": round(limit / seconds(times["stack"]), 2)},
+        {
+            "measure": f"a stack over the bare base, {ROWS} x {TOKENS}",
+            "way": "fp32",
+            "unit": "times",
+            "ours": over(times["stack"], times["bare"]),
+            "peer": over(times["peer"], times["bare"]) if peer is not None else None,
+            "limit": round(1 + of_modules / of_base, 3),
+        },
+        {
+            "measure": f"a stack, {ROWS} x {TOKENS}",
+            "way": "fp32",
+            "unit": "sentences/s",
+            "ours": round(ROWS / seconds(times["stack"]), 2),
+            "limit": round(ROWS / limit, 2),
+            "share": round(limit / seconds(times["stack"]), 2),
+        },
         {"measure": "swap of a loaded stack", "way": "fp32", "unit": "ms", "ours": milli(swapping["ours"], SWAPS)},
         {"measure": "a language module from disk", "way": "fp32", "unit": "ms", "ours": milli(loading["ours"], LOADS)},
-    ]  # fmt: skip
+    ]
     if peer is not None:
         rows[1] |= {"peer": round(ROWS / seconds(times["peer"]), 2), "ratio": ratio(times["stack"], times["peer"])}
         rows[2] |= {"peer": milli(swapping["peer"], SWAPS), "ratio": ratio(swapping["ours"], swapping["peer"])}

@@ -75,7 +75,9 @@ class Peer:
         """A stack; an inner list is an average."""
         from adapters.composition import Average, Stack
 
-        self.model.set_active_adapters(Stack(*[Average(*n) if isinstance(n, list) else n for n in names]) if names else None)
+        self.model.set_active_adapters(
+            Stack(*[Average(*n) if isinstance(n, list) else n for n in names]) if names else None
+        )
         if head is not None:
             self.model.active_head = head
 

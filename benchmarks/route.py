@@ -70,21 +70,28 @@ def ways(engine, ids, languages: int) -> dict:
         return run
 
     return {
-        "stack": under("l0 + ner", stack), "route, one language": under(route, by_branch, [0] * rows),
-        "route, mixed": under(route, by_branch, mixed), "row by row": apart, "bare base": under(None, engine, ids),
-    }  # fmt: skip
+        "stack": under("l0 + ner", stack),
+        "route, one language": under(route, by_branch, [0] * rows),
+        "route, mixed": under(route, by_branch, mixed),
+        "row by row": apart,
+        "bare base": under(None, engine, ids),
+    }
 
 
 def measure(chosen) -> dict:
     """Milliseconds and ratios of all ways, and whether the results agree."""
     engine = prepared(chosen.languages, chosen.device, chosen.precision)
-    ids = torch.randint(5, 8_000, (chosen.rows, chosen.tokens), generator=torch.Generator().manual_seed(1)).to(chosen.device)
+    ids = torch.randint(5, 8_000, (chosen.rows, chosen.tokens), generator=torch.Generator().manual_seed(1)).to(
+        chosen.device
+    )
     actions, times = ways(engine, ids, chosen.languages), {way: [] for way in WAYS}
     with torch.no_grad():
         mixed = actions["route, mixed"]()
         differs = {"differs": mixed - actions["row by row"](), "languages_differ": mixed - actions["stack"]()}
         for number in range(chosen.rounds + 2):
-            for way in WAYS[:: 1 if number % 2 else -1]:  # there and back, so that nobody always follows the same neighbour
+            for way in WAYS[
+                :: 1 if number % 2 else -1
+            ]:  # there and back, so that nobody always follows the same neighbour
                 began = time.perf_counter(), time.process_time()
                 actions[way]()
                 if chosen.device != "cpu":
@@ -96,9 +103,11 @@ def measure(chosen) -> dict:
         clock, processor = zip(*times[way])
         ratios = [[a / b for a, b in zip(mine, plain)] for mine, plain in zip((clock, processor), zip(*times["stack"]))]
         result[way] = {
-            "median_ms": round(1000 * statistics.median(clock), 2), "least_ms": round(1000 * min(clock), 2),
-            "of_stack": round(statistics.median(ratios[0]), 3), "of_stack_processor": round(statistics.median(ratios[1]), 3),
-        }  # fmt: skip
+            "median_ms": round(1000 * statistics.median(clock), 2),
+            "least_ms": round(1000 * min(clock), 2),
+            "of_stack": round(statistics.median(ratios[0]), 3),
+            "of_stack_processor": round(statistics.median(ratios[1]), 3),
+        }
     return result | {name: float(f"{difference.abs().max().item():.1e}") for name, difference in differs.items()}
 
 
@@ -118,11 +127,19 @@ def main() -> None:
     machine = torch.cuda.get_device_name() if chosen.device == "cuda" else platform.processor() or platform.machine()
     options = {k: v for k, v in vars(chosen).items() if k != "out"}
     result = {"options": options, "machine": machine, "python": platform.python_version(), "torch": torch.__version__}
-    result |= {"load_before": round(os.getloadavg()[0], 2), **measure(chosen), "load_after": round(os.getloadavg()[0], 2)}
-    result["rows"] = [{
-        "measure": f"{chosen.rows} rows in {chosen.languages} languages over one language", "way": chosen.precision, "unit": "times",
-        "ours": result["route, mixed"]["of_stack"],
-    }]  # fmt: skip
+    result |= {
+        "load_before": round(os.getloadavg()[0], 2),
+        **measure(chosen),
+        "load_after": round(os.getloadavg()[0], 2),
+    }
+    result["rows"] = [
+        {
+            "measure": f"{chosen.rows} rows in {chosen.languages} languages over one language",
+            "way": chosen.precision,
+            "unit": "times",
+            "ours": result["route, mixed"]["of_stack"],
+        }
+    ]
     print(json.dumps(result, indent=2))
     if chosen.out:
         Path(chosen.out).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -30,7 +30,9 @@ def measure(name: str, options: argparse.Namespace) -> dict:
     file.unlink(missing_ok=True)
     command = [sys.executable, str(HERE / f"{name}.py"), "--out", str(file), "--threads", str(options.threads)]
     if "arguments(__doc__" in (HERE / f"{name}.py").read_text(encoding="utf-8"):  # it has the options of common.py
-        command += ["--shape", options.shape, "--rounds", str(options.rounds)] + (["--no-peer"] if options.no_peer else [])
+        command += ["--shape", options.shape, "--rounds", str(options.rounds)] + (
+            ["--no-peer"] if options.no_peer else []
+        )
         command += ["--file", options.file] if options.file and name in READ_SENTENCES else []
     print(f"-- {name}: {' '.join(command[1:])}", flush=True)
     began = time.monotonic()
@@ -41,14 +43,30 @@ def measure(name: str, options: argparse.Namespace) -> dict:
 
 def table(results: dict) -> str:
     """The rows that have a figure of ours, as Markdown."""
-    lines = ["| measure | way | unit | ours | peer | ratio (least–most) | limit | share of the limit |", "|---|---|---|---:|---:|---:|---:|---:|"]
+    lines = [
+        "| measure | way | unit | ours | peer | ratio (least–most) | limit | share of the limit |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
+    ]
     for found in results.values():
         for row in found.get("rows", []):
             if "ours" not in row:
                 continue
             ratio = row.get("ratio")
-            spread = f"{ratio['median']} ({ratio['least']}–{ratio['most']})" if ratio else str(row.get("share_of_peer") or "")
-            cells = [row["measure"], row["way"], row["unit"], row["ours"], row.get("peer"), spread, row.get("limit"), row.get("share")]
+            spread = (
+                f"{ratio['median']} ({ratio['least']}–{ratio['most']})"
+                if ratio
+                else str(row.get("share_of_peer") or "")
+            )
+            cells = [
+                row["measure"],
+                row["way"],
+                row["unit"],
+                row["ours"],
+                row.get("peer"),
+                spread,
+                row.get("limit"),
+                row.get("share"),
+            ]
             lines.append("| " + " | ".join("" if c is None else str(c) for c in cells) + " |")
     return "\n".join(lines)
 
@@ -83,7 +101,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--shape", choices=("base", "small"), default="base")
-    parser.add_argument("--file", help="a CoNLL file whose sentence lengths are used; without one they are drawn at random")
+    parser.add_argument(
+        "--file", help="a CoNLL file whose sentence lengths are used; without one they are drawn at random"
+    )
     parser.add_argument("--no-peer", action="store_true")
     options = parser.parse_args()
     Path(options.out).mkdir(parents=True, exist_ok=True)

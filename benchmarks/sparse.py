@@ -93,14 +93,19 @@ def measure_apply() -> dict:
 
 def cpu_of_one_thread(engine, base) -> dict:
     """Computing time of on and off, beside reading K numbers at random places (off must) and reading and writing them (on must)."""
-    flat, threads = base.encoder.get_parameter("embeddings.word_embeddings.weight").detach().view(-1), torch.get_num_threads()
+    flat, threads = (
+        base.encoder.get_parameter("embeddings.word_embeddings.weight").detach().view(-1),
+        torch.get_num_threads(),
+    )
     places = torch.randint(0, flat.numel(), (K,), generator=torch.Generator().manual_seed(0)).sort().values
     result: dict[str, list[float]] = {}
     torch.set_num_threads(1)
     actions = {
-        "read": lambda: flat.index_select(0, places), "read_and_write": lambda: flat.scatter_(0, places, flat.index_select(0, places)),
-        "on": lambda: engine.activate("swa"), "off": lambda: engine.activate(None),
-    }  # fmt: skip
+        "read": lambda: flat.index_select(0, places),
+        "read_and_write": lambda: flat.scatter_(0, places, flat.index_select(0, places)),
+        "on": lambda: engine.activate("swa"),
+        "off": lambda: engine.activate(None),
+    }
     for _ in range(6):
         for name, action in actions.items():
             began = time.process_time()
@@ -128,7 +133,11 @@ def measure_store() -> dict:
             save_ms = 1000 * (time.perf_counter() - began)
             load = timed(lambda saved=saved: load_module(saved, base), repeat=7)
             size = (saved / "weights.safetensors").stat().st_size
-        result[form] = {"file_mb": round(size / 1e6, 2), "save_ms": round(save_ms), **{f"load_{k}": v for k, v in load.items()}}
+        result[form] = {
+            "file_mb": round(size / 1e6, 2),
+            "save_ms": round(save_ms),
+            **{f"load_{k}": v for k, v in load.items()},
+        }
     return result
 
 
@@ -152,7 +161,12 @@ def measure_select() -> dict:
         began = time.perf_counter()
         found = top(unit.space, K, scores, taken=torch.empty(0, dtype=torch.int32))
         seconds = time.perf_counter() - began
-    return {"seconds": round(seconds, 2), "entries": len(found), "of": unit.space.size, "transient_gb": round(used.added, 2)}
+    return {
+        "seconds": round(seconds, 2),
+        "entries": len(found),
+        "of": unit.space.size,
+        "transient_gb": round(used.added, 2),
+    }
 
 
 # ---- training ----------------------------------------------------------------------------------------------------------
@@ -190,7 +204,12 @@ def train_madx(way: str) -> None:
     engine = Engine(xlmr_base())
     engine.attach(new_module("swa", engine.base, language="swa", components="lt_sft"))
     engine.activate("swa")
-    chosen = {"madx-full": "magnitude", "madx-sparse": "random", "madx-fisher": "fisher", "madx-spiel": "drop_and_grow"}[way]
+    chosen = {
+        "madx-full": "magnitude",
+        "madx-sparse": "random",
+        "madx-fisher": "fisher",
+        "madx-spiel": "drop_and_grow",
+    }[way]
     sparse = SparseSettings(selection=chosen, samples=4, accumulate=1, reselect_every=2)
     settings = TrainSettings(learning_rate=5e-5, progress=False, keep_best=False, evaluate_every=1000, sparse=sparse)
     fit(engine, "swa", Random(), settings, steps=STEPS, seed=0)
@@ -199,7 +218,9 @@ def train_madx(way: str) -> None:
 def train_reference(way: str) -> None:
     """As composable-sft does it: everything dense, in both phases; the loss at masked positions alone, as in madx."""
     model = xlmr_base().model
-    model.lm_head.decoder.weight = torch.nn.Parameter(model.lm_head.decoder.weight.detach().clone(), requires_grad=False)
+    model.lm_head.decoder.weight = torch.nn.Parameter(
+        model.lm_head.decoder.weight.detach().clone(), requires_grad=False
+    )
     maskable = {n: p for n, p in model.roberta.named_parameters() if "LayerNorm" not in n}
     for p in maskable.values():
         p.requires_grad_(True)
@@ -232,7 +253,9 @@ def measure_train() -> dict:
         result[way] = found | {"seconds": round(time.perf_counter() - began, 1)}
         print(way, result[way], flush=True)
     for way, reference in (("sparse", "sparse"), ("spiel", "sparse"), ("full", "full")):
-        result[f"{way}_share"] = round(result[f"madx-{way}"]["peak_gb"] / result[f"reference-{reference}"]["peak_gb"], 3)
+        result[f"{way}_share"] = round(
+            result[f"madx-{way}"]["peak_gb"] / result[f"reference-{reference}"]["peak_gb"], 3
+        )
     return result
 
 
@@ -240,13 +263,25 @@ def rows_of(result: dict) -> list[dict]:
     """What of it belongs in the table of all measurements."""
     found = []
     if "apply" in result:
-        found += [(what, "median", "ms", result["apply"][key]["median_ms"]) for what, key in (("put on", "on"), ("taken off", "off"))]
+        found += [
+            (what, "median", "ms", result["apply"][key]["median_ms"])
+            for what, key in (("put on", "on"), ("taken off", "off"))
+        ]
     if "store" in result:
         half = result["store"]["half"]
-        found += [("its file", "half precision", "MB", half["file_mb"]), ("loaded", "half precision", "ms", half["load_median_ms"])]
+        found += [
+            ("its file", "half precision", "MB", half["file_mb"]),
+            ("loaded", "half precision", "ms", half["load_median_ms"]),
+        ]
     if "train" in result:
-        found += [("its training's peak memory", way, "of the reference's", result["train"][f"{way}_share"]) for way in ("sparse", "spiel", "full")]
-    return [{"measure": f"a sparse difference, {K:,} entries: {what}", "way": way, "unit": unit, "ours": value} for what, way, unit, value in found]
+        found += [
+            ("its training's peak memory", way, "of the reference's", result["train"][f"{way}_share"])
+            for way in ("sparse", "spiel", "full")
+        ]
+    return [
+        {"measure": f"a sparse difference, {K:,} entries: {what}", "way": way, "unit": unit, "ours": value}
+        for what, way, unit, value in found
+    ]
 
 
 def main() -> None:
@@ -267,7 +302,12 @@ def main() -> None:
         return
     result = {"entries": K, "threads": chosen.threads, "python": platform.python_version(), "torch": torch.__version__}
     for part in chosen.only:
-        result[part] = {"apply": measure_apply, "store": measure_store, "select": measure_select, "train": measure_train}[part]()
+        result[part] = {
+            "apply": measure_apply,
+            "store": measure_store,
+            "select": measure_select,
+            "train": measure_train,
+        }[part]()
         print(part, json.dumps(result[part]), flush=True)
     result["rows"] = rows_of(result)
     if chosen.out:

@@ -26,7 +26,7 @@ from common import (
     sentence_rows,
     turn_about,
     write,
-)  # fmt: skip
+)
 
 ROWS, TOKENS, BUDGET, PEER_ROWS = 8, 128, 1024, 16
 
@@ -129,7 +129,11 @@ class Theirs:
         from madx.data.labelled.batches import collate
 
         losses = []
-        chunks = [None] if self.kind == "language" else [self.rows[i : i + PEER_ROWS] for i in range(0, len(self.rows), PEER_ROWS)]
+        chunks = (
+            [None]
+            if self.kind == "language"
+            else [self.rows[i : i + PEER_ROWS] for i in range(0, len(self.rows), PEER_ROWS)]
+        )
         for chunk in chunks:
             self.optimizer.zero_grad()
             if chunk is None:
@@ -140,7 +144,9 @@ class Theirs:
                 labels = torch.full_like(batch["input_ids"], -100)
                 at = (batch["first"] >= 0).nonzero(as_tuple=True)
                 labels[at[0], batch["first"][at]] = batch["labels"][at]
-                loss = self.peer.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels)[0]
+                loss = self.peer.model(
+                    input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels
+                )[0]
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
             self.optimizer.step()
@@ -161,9 +167,17 @@ def language(chosen) -> list[dict]:
     times = turn_about({name: way.round for name, way in ways.items()}, chosen.rounds)
     forward, head = flops(base, ROWS * TOKENS, int(0.15 * ROWS * TOKENS))
     return [
-        row("language module, 8 x 128", name, times, ROWS * TOKENS, "tokens/s", 2 * forward + trained(ways[name], ROWS * TOKENS) + 2 * head)
-        for name in ways if name != "peer"
-    ]  # fmt: skip
+        row(
+            "language module, 8 x 128",
+            name,
+            times,
+            ROWS * TOKENS,
+            "tokens/s",
+            2 * forward + trained(ways[name], ROWS * TOKENS) + 2 * head,
+        )
+        for name in ways
+        if name != "peer"
+    ]
 
 
 def task(chosen) -> list[dict]:
@@ -182,10 +196,17 @@ def task(chosen) -> list[dict]:
     tokens = sum(map(len, rows))
     forward, _ = flops(base, tokens, 0)
     return [
-        row(f"task module, {len(rows)} sentences", name, times, len(rows), "sentences/s",
-            2 * forward + trained(ways[name], tokens) if "kept" not in name else None)
-        for name in ways if name != "peer"
-    ]  # fmt: skip
+        row(
+            f"task module, {len(rows)} sentences",
+            name,
+            times,
+            len(rows),
+            "sentences/s",
+            2 * forward + trained(ways[name], tokens) if "kept" not in name else None,
+        )
+        for name in ways
+        if name != "peer"
+    ]
 
 
 class Kept(Ours):
@@ -195,7 +216,9 @@ class Kept(Ours):
         from madx.training.cache_policy import activation_cache
 
         lower = list(range(base.depth // 2))
-        super().__init__(base, "task", precision, rows, components={"bottleneck": {"leave_out": lower, "reduction_factor": 2}})
+        super().__init__(
+            base, "task", precision, rows, components={"bottleneck": {"leave_out": lower, "reduction_factor": 2}}
+        )
         self.opened = activation_cache(self.engine, "ner", self.task, self.settings, folder=None)
         self.opened.__enter__()
 
@@ -214,7 +237,9 @@ def _mean_loss(ours: Ours, rows: list) -> float:
 def compare(ours: float, peer: float, what: str) -> None:
     """Stops when the two sides do not compute the same."""
     if abs(ours - peer) > 2e-5 * abs(peer):
-        raise SystemExit(f"{what}: the losses differ, ours {ours}, the peer's {peer}; the measurement would compare two things")
+        raise SystemExit(
+            f"{what}: the losses differ, ours {ours}, the peer's {peer}; the measurement would compare two things"
+        )
     print(f"{what}: first loss {ours:.6f}, the peer's {peer:.6f}", flush=True)
 
 
@@ -245,11 +270,20 @@ def memory(chosen) -> list[dict]:
     """What a language step adds at its peak, in GB."""
     found = {}
     for way in ("fp32", "bf16", *(["peer"] if has_peer(chosen) else [])):
-        found[way] = in_own_process("train.py", "--child", way, "--shape", chosen.shape, "--threads", str(chosen.threads))["added"]
+        found[way] = in_own_process(
+            "train.py", "--child", way, "--shape", chosen.shape, "--threads", str(chosen.threads)
+        )["added"]
     return [
-        {"measure": "a language step adds, peak", "way": way, "unit": "GB", "ours": found[way], "peer": found.get("peer"),
-         "share_of_peer": round(found[way] / found["peer"], 3) if "peer" in found else None} for way in ("fp32", "bf16")
-    ]  # fmt: skip
+        {
+            "measure": "a language step adds, peak",
+            "way": way,
+            "unit": "GB",
+            "ours": found[way],
+            "peer": found.get("peer"),
+            "share_of_peer": round(found[way] / found["peer"], 3) if "peer" in found else None,
+        }
+        for way in ("fp32", "bf16")
+    ]
 
 
 def child(chosen) -> None:
@@ -269,4 +303,7 @@ if __name__ == "__main__":
         child(options)
     else:
         parts = {"language": language, "task": task, "memory": memory}
-        write(options, [r for name, measurement in parts.items() if options.only in ("", name) for r in measurement(options)])
+        write(
+            options,
+            [r for name, measurement in parts.items() if options.only in ("", name) for r in measurement(options)],
+        )

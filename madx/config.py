@@ -21,9 +21,22 @@ from madx.errors import ConfigError, did_you_mean
 log = logging.getLogger("madx")
 
 INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
-FLOAT = re.compile(r"[-+]?([0-9][0-9_]*)?\.?[0-9]+([eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*\.([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan")
-WORDS = {"": None, "~": None, "null": None, "Null": None, "NULL": None,
-         "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}  # fmt: skip
+FLOAT = re.compile(
+    r"[-+]?([0-9][0-9_]*)?\.?[0-9]+([eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*\.([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan"
+)
+WORDS = {
+    "": None,
+    "~": None,
+    "null": None,
+    "Null": None,
+    "NULL": None,
+    "true": True,
+    "True": True,
+    "TRUE": True,
+    "false": False,
+    "False": False,
+    "FALSE": False,
+}
 Path_ = tuple[str | int, ...]
 S = TypeVar("S", bound="Settings")
 
@@ -42,7 +55,9 @@ def renamed(schema: type[Settings], data: dict[str, Any], *, notice: bool = True
         if old in data and new not in data:
             data = {new if key == old else key: value for key, value in data.items()}
             if notice:
-                log.warning("The setting '%s' is called '%s' now; the old name is still read. Please rename it.", old, new)
+                log.warning(
+                    "The setting '%s' is called '%s' now; the old name is still read. Please rename it.", old, new
+                )
     return data
 
 
@@ -95,15 +110,21 @@ def to_dict(settings: Settings) -> dict[str, Any]:
 
 def dump(settings: Settings, path: str | Path) -> None:
     """Write settings as YAML, in the order of their class; `load` gives them back."""
-    Path(path).write_text(yaml.dump(to_dict(settings), Dumper=_Dumper, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    Path(path).write_text(
+        yaml.dump(to_dict(settings), Dumper=_Dumper, sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
 
 
 def describe(schema: type[Settings], *, indent: str = "") -> str:
     """All keys with meaning, type, range and default, as YAML that can be filled in."""
     lines = []
     for name, field in schema.model_fields.items():
-        limits = [f"{word} {getattr(m, key)}" for m in field.metadata for key, word in
-                  (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")) if getattr(m, key, None) is not None]  # fmt: skip
+        limits = [
+            f"{word} {getattr(m, key)}"
+            for m in field.metadata
+            for key, word in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
+            if getattr(m, key, None) is not None
+        ]
         kind = ", ".join([_type_text(field.annotation), *limits])
         lines.append(f"{indent}# {field.description or name.replace('_', ' ')} ({kind})")
         inner = _settings_of(field.annotation)
@@ -131,7 +152,11 @@ def _read(path: Path, lines: dict[Path_, str], faults: _Faults) -> dict:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-        hint = did_you_mean(path.name, near) if near else "give the path of a YAML file; `madx config JOB` prints one to start from."
+        hint = (
+            did_you_mean(path.name, near)
+            if near
+            else "give the path of a YAML file; `madx config JOB` prints one to start from."
+        )
         raise ConfigError(f"There is no settings file {path}; {hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"Cannot read the settings file {path}: {error}. It must be YAML in UTF-8.") from None
@@ -145,7 +170,9 @@ def _compose(text: str, name: str, lines: dict[Path_, str], faults: _Faults) -> 
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"{where}: this is not YAML: {problem}. Check indentation, quotes and colons there.") from None
+        raise ConfigError(
+            f"{where}: this is not YAML: {problem}. Check indentation, quotes and colons there."
+        ) from None
     if node is None:
         return {}
     data = _value(node, (), name, lines, faults)
@@ -232,7 +259,9 @@ def _explained(error: ValidationError, schema: type[Settings], data: dict) -> li
             text = "missing, and it has no default"
         else:
             got = json.dumps(fault["input"], ensure_ascii=False, default=str)
-            message = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("a valid ")
+            message = (
+                fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("a valid ")
+            )
             own = fault["type"] == "value_error"  # a validator of ours says all there is to say
             text = message if own else f"expected {message}, got {got[:80]}"
         found.setdefault(key, []).append(text)
@@ -244,7 +273,13 @@ def _existing(loc: Iterable[str | int], data: Any, *, add: bool) -> Path_:
     key: list[str | int] = []
     steps = list(loc)
     for i, step in enumerate(steps):
-        if isinstance(data, dict) and step in data or isinstance(data, list) and isinstance(step, int) and step < len(data):
+        if (
+            isinstance(data, dict)
+            and step in data
+            or isinstance(data, list)
+            and isinstance(step, int)
+            and step < len(data)
+        ):
             data = data[step]
             key.append(step)
         elif add and i == len(steps) - 1:
@@ -288,7 +323,8 @@ def _type_text(annotation: Any) -> str:
     if origin is dict:
         return f"{_type_text(args[1])} by name"
     return {"str": "text", "int": "integer", "float": "number", "bool": "true | false"}.get(
-        getattr(annotation, "__name__", ""), getattr(annotation, "__name__", "anything").lower().replace("any", "anything")
+        getattr(annotation, "__name__", ""),
+        getattr(annotation, "__name__", "anything").lower().replace("any", "anything"),
     )
 
 
@@ -301,8 +337,11 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    plain = isinstance(_scalar(text), str) and yaml.SafeLoader.resolve(yaml.SafeLoader(""), yaml.ScalarNode, text, (True, False)) \
-        == "tag:yaml.org,2002:str"  # fmt: skip
+    plain = (
+        isinstance(_scalar(text), str)
+        and yaml.SafeLoader.resolve(yaml.SafeLoader(""), yaml.ScalarNode, text, (True, False))
+        == "tag:yaml.org,2002:str"
+    )
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
 
 

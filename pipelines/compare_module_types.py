@@ -1,6 +1,6 @@
 """Module types and baselines on five axes: storage, training memory, training compute, accuracy, inference overhead.
 
-    python pipelines/compare_module_types.py configs/compare.yaml language=eng data=train.conll dev=dev.conll
+python pipelines/compare_module_types.py configs/compare.yaml language=eng data=train.conll dev=dev.conll
 """
 
 import argparse
@@ -15,7 +15,9 @@ from madx.jobs import Compare, compare
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("config", help="settings file")
-parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's, e.g. seeds=[1,2]")
+parser.add_argument(
+    "overrides", nargs="*", metavar="key=value", help="settings that replace the file's, e.g. seeds=[1,2]"
+)
 arguments = parser.parse_args()
 logging.basicConfig(format="%(message)s")
 logging.getLogger("madx").setLevel(logging.INFO)

@@ -57,9 +57,16 @@ def make_tokenizer(folder: Path, text: list[str], *, pieces: int, characters: st
     """Trains the SentencePiece model, which knows all `characters`; writes it as `sentencepiece.bpe.model` and `tokenizer.json`."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(text), model_writer=model, vocab_size=pieces, model_type="unigram", required_chars=characters,
-        normalization_rule_name="nfkc", character_coverage=1.0, num_threads=2, minloglevel=2,
-    )  # fmt: skip
+        sentence_iterator=iter(text),
+        model_writer=model,
+        vocab_size=pieces,
+        model_type="unigram",
+        required_chars=characters,
+        normalization_rule_name="nfkc",
+        character_coverage=1.0,
+        num_threads=2,
+        minloglevel=2,
+    )
     (folder / "sentencepiece.bpe.model").write_bytes(model.getvalue())
     spm = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     vocabulary = [(token, 0.0) for token in SPECIAL]
@@ -72,9 +79,16 @@ def make_tokenizer(folder: Path, text: list[str], *, pieces: int, characters: st
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=fast, bos_token="<s>", eos_token="</s>", sep_token="</s>", cls_token="<s>", unk_token="<unk>",
-        pad_token="<pad>", mask_token="<mask>", model_max_length=128,
-    )  # fmt: skip
+        tokenizer_object=fast,
+        bos_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        cls_token="<s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        mask_token="<mask>",
+        model_max_length=128,
+    )
     wrapped.save_pretrained(folder)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings.pop("backend", None)
@@ -102,10 +116,20 @@ def word_vectors(documents: list[list[int]], *, size: int, width: int) -> tuple[
 def make_model(tokenizer, documents: list[list[int]], args) -> XLMRobertaForMaskedLM:
     """A small XLM-R with the word vectors as embeddings and the log frequencies as the decoder's bias."""
     config = XLMRobertaConfig(
-        vocab_size=len(tokenizer), hidden_size=args.width, num_hidden_layers=args.layers, num_attention_heads=4,
-        intermediate_size=args.inner, max_position_embeddings=130, type_vocab_size=1, layer_norm_eps=1e-5,
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, pad_token_id=1, bos_token_id=0, eos_token_id=2,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=args.width,
+        num_hidden_layers=args.layers,
+        num_attention_heads=4,
+        intermediate_size=args.inner,
+        max_position_embeddings=130,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+    )
     model = XLMRobertaForMaskedLM(config)
     vectors, counts = word_vectors(documents, size=len(tokenizer), width=args.width)
     seen = counts > 0
@@ -191,8 +215,18 @@ def carry_along(words: torch.Tensor, before: torch.Tensor, heard: np.ndarray, pl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the base")
-    for name, default in {"pieces": 3500, "width": 128, "inner": 512, "layers": 3, "steps": 7000, "tokens": 2048, "lines": 60000,
-                          "unseen-lines": 10000, "seed": 0, "threads": 1}.items():  # fmt: skip
+    for name, default in {
+        "pieces": 3500,
+        "width": 128,
+        "inner": 512,
+        "layers": 3,
+        "steps": 7000,
+        "tokens": 2048,
+        "lines": 60000,
+        "unseen-lines": 10000,
+        "seed": 0,
+        "threads": 1,
+    }.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--scale", type=float, default=0.05, help="standard deviation of the initial embeddings")
@@ -215,7 +249,9 @@ def main() -> None:
     tuples = list(zip(*(ids([one[i].text for one in said]) for i in range(len(PRETRAINED)))))
     together = [[piece for row in four for piece in row] for four in tuples[:20000]]  # translations: one document
     rows, model = ids(text), make_model(tokenizer, ids(mixed) + together, args)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} pieces, {len(rows):,} sentences")
+    print(
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} pieces, {len(rows):,} sentences"
+    )
     words = model.roberta.embeddings.word_embeddings.weight.data
     before, size = words.clone(), len(tokenizer)
     train(model, rows, tuples, args)
@@ -223,7 +259,12 @@ def main() -> None:
     moved = carry_along(words, before, heard, placed > 0)
     print(f"{moved} pieces carried along", flush=True)
     model.half().save_pretrained(args.out)
-    made = {"languages": PRETRAINED, "data": "synthetic: the miniature world of madx", **vars(args), "out": args.out.name}
+    made = {
+        "languages": PRETRAINED,
+        "data": "synthetic: the miniature world of madx",
+        **vars(args),
+        "out": args.out.name,
+    }
     (args.out / "made.json").write_text(json.dumps(made, indent=1) + "\n")
 
 

@@ -1,6 +1,6 @@
 """Job 2: labelled sentences of the source language -> a task module for each seed, above the frozen language module.
 
-    python pipelines/train_task.py configs/train_task.yaml language=eng data=train.conll dev=dev.conll
+python pipelines/train_task.py configs/train_task.yaml language=eng data=train.conll dev=dev.conll
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """A whole transfer matrix from one settings file: sources x targets x tasks x module types x seeds; what is stored is reused.
 
-    python pipelines/transfer_matrix.py configs/matrix.yaml seeds=[1,2]
+python pipelines/transfer_matrix.py configs/matrix.yaml seeds=[1,2]
 """
 
 import argparse
@@ -16,7 +16,9 @@ from madx.jobs.common import is_main
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("config", help="settings file")
-parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's, e.g. seeds=[1,2]")
+parser.add_argument(
+    "overrides", nargs="*", metavar="key=value", help="settings that replace the file's, e.g. seeds=[1,2]"
+)
 arguments = parser.parse_args()
 logging.basicConfig(format="%(message)s")
 logging.getLogger("madx").setLevel(logging.INFO if is_main() else logging.ERROR)

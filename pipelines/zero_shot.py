@@ -1,6 +1,6 @@
 """Job 3: zero-shot evaluation: swap the language module under a task module, for each target language and control.
 
-    python pipelines/zero_shot.py configs/evaluate.yaml targets.swa=swa-test.conll targets.yor=yor-test.conll
+python pipelines/zero_shot.py configs/evaluate.yaml targets.swa=swa-test.conll targets.yor=yor-test.conll
 """
 
 import argparse

@@ -12,9 +12,13 @@ from madx.cli import app
 
 ROOT = Path(__file__).parents[1]
 SCHEMAS = {
-    "train-language": "TrainLanguage", "train-task": "TrainTask", "evaluate": "Evaluate", "inspect": "Inspect", "matrix": "Matrix",
+    "train-language": "TrainLanguage",
+    "train-task": "TrainTask",
+    "evaluate": "Evaluate",
+    "inspect": "Inspect",
+    "matrix": "Matrix",
     "compare": "Compare",
-}  # fmt: skip
+}
 
 
 def run(*words: str, input: str | None = None):

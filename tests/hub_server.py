@@ -197,17 +197,29 @@ class _Handler(BaseHTTPRequestHandler):
 
     def preupload(self, repo, revision):
         files = self._repo(repo, write=True).commits[self._commit(repo, revision)[0]]
-        self._json({"files": [
-            {"path": f["path"], "uploadMode": "lfs" if _by_lfs(f["path"]) else "regular", "shouldIgnore": False,
-             "oid": _oid(f["path"], files[f["path"]]) if f["path"] in files else None}
-            for f in json.loads(self.body)["files"]
-        ]})  # fmt: skip
+        self._json(
+            {
+                "files": [
+                    {
+                        "path": f["path"],
+                        "uploadMode": "lfs" if _by_lfs(f["path"]) else "regular",
+                        "shouldIgnore": False,
+                        "oid": _oid(f["path"], files[f["path"]]) if f["path"] in files else None,
+                    }
+                    for f in json.loads(self.body)["files"]
+                ]
+            }
+        )
 
     def batch(self, repo):
         self._repo(repo, write=True)
         actions = {"upload": {"href": f"{self.server.url}/upload"}, "verify": {"href": f"{self.server.url}/verify"}}
         objects = [
-            {"oid": o["oid"], "size": o["size"], "actions": {k: {"href": f"{v['href']}/{o['oid']}"} for k, v in actions.items()}}
+            {
+                "oid": o["oid"],
+                "size": o["size"],
+                "actions": {k: {"href": f"{v['href']}/{o['oid']}"} for k, v in actions.items()},
+            }
             for o in json.loads(self.body)["objects"]
         ]
         self._json({"transfer": "basic", "objects": objects})

@@ -13,8 +13,11 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 #: two threads that share a core wait for each other most of the time; progress bars, and the remark that a widget for them is
 #: missing, are nothing to keep
 ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore:IProgress", "HF_HUB_OFFLINE": "1",
-}  # fmt: skip
+    "OMP_NUM_THREADS": "1",
+    "TQDM_DISABLE": "1",
+    "PYTHONWARNINGS": "ignore:IProgress",
+    "HF_HUB_OFFLINE": "1",
+}
 
 
 def read(path: Path) -> nbformat.NotebookNode:
@@ -32,9 +35,13 @@ def execute(path: Path) -> nbformat.NotebookNode:
     notebook = read(path)
     places = os.pathsep.join(filter(None, [str(FOLDER.parent), os.environ.get("PYTHONPATH")]))
     client = NotebookClient(
-        notebook, timeout=600, kernel_name="python3", record_timing=False, coalesce_streams=True,
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        record_timing=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(FOLDER)}},
-    )  # fmt: skip
+    )
     with patch.dict(os.environ, ENVIRONMENT | {"PYTHONPATH": places}):
         client.execute()
     return notebook

@@ -36,7 +36,12 @@ def name_of(path):
 
 def floor(name):
     name = "madx.front" if name == "madx" else name
-    fits = [(len(prefix), number) for number, row in enumerate(FLOORS) for prefix in row if f"{name}.".startswith(f"{prefix}.")]
+    fits = [
+        (len(prefix), number)
+        for number, row in enumerate(FLOORS)
+        for prefix in row
+        if f"{name}.".startswith(f"{prefix}.")
+    ]
     assert fits, f"{name} stands on no floor: add it to FLOORS"
     return max(fits)[1]
 
@@ -52,7 +57,12 @@ def imports(path):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             package = name_of(path.parent / "__init__.py") if node.level else ""
-            source = ".".join(filter(None, [".".join(package.split(".")[: len(package.split(".")) - max(node.level - 1, 0)]), node.module]))
+            source = ".".join(
+                filter(
+                    None,
+                    [".".join(package.split(".")[: len(package.split(".")) - max(node.level - 1, 0)]), node.module],
+                )
+            )
             names = [f"{source}.{a.name}" for a in node.names]
             deeper = [n for n in names if (ROOT.parent / n.replace(".", "/")).with_suffix(".py").exists()]
             yield from ((n, node.lineno) for n in deeper or [source])
@@ -75,7 +85,19 @@ def test_the_rule_finds_an_import_that_goes_up(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "module_types").glob("*.py")), ids=name_of)
 def test_module_types_know_torch_alone(path):
-    allowed = {"torch", "pydantic", "madx", "typing", "abc", "dataclasses", "math", "collections", "functools", "itertools", "hashlib"}
+    allowed = {
+        "torch",
+        "pydantic",
+        "madx",
+        "typing",
+        "abc",
+        "dataclasses",
+        "math",
+        "collections",
+        "functools",
+        "itertools",
+        "hashlib",
+    }
     assert {name.partition(".")[0] for name, _ in imports(path)} <= allowed
 
 
@@ -105,14 +127,22 @@ def public(node, inside=""):
     says them (contract/module_type.py, tasks/base.py, nn.Module's forward), or when it is as short as a sentence would be."""
     for child in node.body:
         if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not child.name.startswith("_"):
-            if not inside or isinstance(child, ast.ClassDef) or child.name not in CONTRACT and child.end_lineno - child.lineno > 8:
+            if (
+                not inside
+                or isinstance(child, ast.ClassDef)
+                or child.name not in CONTRACT
+                and child.end_lineno - child.lineno > 8
+            ):
                 yield child, f"{inside}{child.name}"
             if isinstance(child, ast.ClassDef):
                 yield from public(child, f"{inside}{child.name}.")
 
 
 CONTRACT = {"forward"} | {
-    n.name for p in ("contract/module_type.py", "tasks/base.py") for n in ast.walk(tree(ROOT / p)) if isinstance(n, ast.FunctionDef)
+    n.name
+    for p in ("contract/module_type.py", "tasks/base.py")
+    for n in ast.walk(tree(ROOT / p))
+    if isinstance(n, ast.FunctionDef)
 }
 
 

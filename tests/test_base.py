@@ -42,10 +42,19 @@ def test_a_saved_base_of_every_family_loads(tmp_path, family):
     original = Base(model, tiny.tokenizer(), name="original")
     assert base.has_mlm_head and base.name == str(tmp_path / family) and base.revision is None
     assert base.fingerprint == original.fingerprint and base.tokenizer_fingerprint == original.tokenizer_fingerprint
-    assert base.architecture == original.architecture == {
-        "model_type": family, "layers": 3, "width": 32, "vocabulary": tiny.VOCABULARY,
-    }  # fmt: skip
-    assert len(base.sites) == 8 and all(not p.requires_grad for p in base.model.parameters()) and not base.model.training
+    assert (
+        base.architecture
+        == original.architecture
+        == {
+            "model_type": family,
+            "layers": 3,
+            "width": 32,
+            "vocabulary": tiny.VOCABULARY,
+        }
+    )
+    assert (
+        len(base.sites) == 8 and all(not p.requires_grad for p in base.model.parameters()) and not base.model.training
+    )
     ids, mask = tiny.inputs()
     with torch.no_grad():
         logits = model(input_ids=ids, attention_mask=mask).logits
@@ -256,7 +265,9 @@ def test_a_broken_tokenizer(folder):
 def test_a_family_that_is_not_described(tmp_path):
     from transformers import FNetConfig, FNetForMaskedLM
 
-    FNetForMaskedLM(FNetConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, intermediate_size=8)).save_pretrained(tmp_path)
+    FNetForMaskedLM(FNetConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, intermediate_size=8)).save_pretrained(
+        tmp_path
+    )
     with pytest.raises(BaseError, match=r"'fnet', whose sites are not described. Described: BERT.*one more `Family`"):
         load_base(tmp_path)
 

@@ -41,11 +41,19 @@ def test_ratios_are_those_of_rounds_that_stood_beside_each_other(files, monkeypa
 
 def test_the_table_holds_what_every_measurement_writes(files):
     sparse = {
-        "apply": {"on": {"median_ms": 71.5}, "off": {"median_ms": 48.0}}, "store": {"half": {"file_mb": 23.01, "load_median_ms": 70.4}},
+        "apply": {"on": {"median_ms": 71.5}, "off": {"median_ms": 48.0}},
+        "store": {"half": {"file_mb": 23.01, "load_median_ms": 70.4}},
         "train": {"sparse_share": 0.4, "spiel_share": 0.47, "full_share": 0.78},
-    }  # fmt: skip
+    }
     rows = files("sparse").rows_of(sparse)
-    speed = {"measure": "x", "way": "fp32", "unit": "tokens/s", "ours": 2, "peer": 1, "ratio": {"median": 2.0, "least": 1.9, "most": 2.1}}
+    speed = {
+        "measure": "x",
+        "way": "fp32",
+        "unit": "tokens/s",
+        "ours": 2,
+        "peer": 1,
+        "ratio": {"median": 2.0, "least": 1.9, "most": 2.1},
+    }
     lines = files("run").table({"sparse": {"rows": rows}, "train": {"rows": [speed]}, "gpu": {"exit": 0}}).splitlines()
     assert len(lines) == 2 + 7 + 1 and all(line.count("|") == 9 for line in lines)
     assert "put on | median | ms | 71.5" in lines[2] and "2.0 (1.9–2.1)" in lines[-1]
@@ -98,9 +106,23 @@ print(used.added)
 
 def test_the_table_and_the_plot(files, tmp_path):
     run = files("run")
-    rows = [{"measure": "m", "way": "fp32", "unit": "s", "ours": 2, "peer": 1, "ratio": {"median": 2.0, "least": 1.5, "most": 2.5},
-             "limit": 4, "share": 0.5}, {"measure": "other", "modules": 1}]  # fmt: skip
-    assert run.table({"x": {"rows": rows}, "y": {"free": 1}}).splitlines()[2] == "| m | fp32 | s | 2 | 1 | 2.0 (1.5–2.5) | 4 | 0.5 |"
+    rows = [
+        {
+            "measure": "m",
+            "way": "fp32",
+            "unit": "s",
+            "ours": 2,
+            "peer": 1,
+            "ratio": {"median": 2.0, "least": 1.5, "most": 2.5},
+            "limit": 4,
+            "share": 0.5,
+        },
+        {"measure": "other", "modules": 1},
+    ]
+    assert (
+        run.table({"x": {"rows": rows}, "y": {"free": 1}}).splitlines()[2]
+        == "| m | fp32 | s | 2 | 1 | 2.0 (1.5–2.5) | 4 | 0.5 |"
+    )
     run.plot({"x": {"rows": rows}}, tmp_path / "a.png")
     run.plot({"y": {}}, tmp_path / "b.png")
     assert (tmp_path / "a.png").stat().st_size > 1000 and not (tmp_path / "b.png").exists()

@@ -22,10 +22,11 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("foreign")
     base, store = madx.load_base(tiny_files.save_base(root / "base")), Store(root / "modules")
     for module in (
-        tiny.wake(new_module("swa", base, language="swa")), sparse(base, "sswa", entries=100, language="swa"),
+        tiny.wake(new_module("swa", base, language="swa")),
+        sparse(base, "sswa", entries=100, language="swa"),
         tiny.wake(new_module("ner", base, role="task", components="pfeiffer", task="ner", labels=LABELS)),
         sparse(base, "sner", entries=100, role="task", task="ner", labels=LABELS),
-    ):  # fmt: skip
+    ):
         store.save(module)
     return root
 
@@ -44,7 +45,20 @@ def modules(*words):
 def test_there_and_back(out, form):
     done = modules("export", FOLDERS[form], "--to", form, "--out", out / "files")
     assert done.exit_code == 0 and f"wrote '{FOLDERS[form]}' to {out / 'files'}: " in done.stdout, done.output
-    words = ["import", out / "files", "--from", form, "--name", "a.b", "--role", "language", "--language", "swa", "--store", out / "store"]
+    words = [
+        "import",
+        out / "files",
+        "--from",
+        form,
+        "--name",
+        "a.b",
+        "--role",
+        "language",
+        "--language",
+        "swa",
+        "--store",
+        out / "store",
+    ]
     done = modules(*words)  # the files name their base, which lies here
     assert done.exit_code == 0, done.output
     assert "as the module 'a.b'" in done.stdout and "ignored" in done.stdout and "stored a.b in" in done.stdout
@@ -60,16 +74,20 @@ def test_a_stack_there_and_back(out):
     assert done.exit_code == 0 and "composition: swa + ner" in done.stdout, done.output
     assert Store(out / "store").show("ner").info.labels == LABELS
     for wrong, said in (
-        (["--role", "language"], "NAME=VALUE is needed for the modules swa, ner"), (["--role", "x=language"], "--role x=language"),
+        (["--role", "language"], "NAME=VALUE is needed for the modules swa, ner"),
+        (["--role", "x=language"], "--role x=language"),
         (["--role", "swa=language", "--language", "swa=swa"], "The role of 'ner' is ''"),
-        (["--role", "swa=language", "--role", "swa=task"], "named twice"), (["--name", "x", "--role", "task"], "leave --name x out"),
-    ):  # fmt: skip
+        (["--role", "swa=language", "--role", "swa=task"], "named twice"),
+        (["--name", "x", "--role", "task"], "leave --name x out"),
+    ):
         assert said in failed(modules(*words, *wrong)), wrong
 
 
 @pytest.mark.parametrize("form", FOLDERS)
 def test_a_head_needs_its_task(out, form):
-    assert modules("export", {"adapterhub": "ner"}.get(form, "sner"), "--to", form, "--out", out / "files").exit_code == 0
+    assert (
+        modules("export", {"adapterhub": "ner"}.get(form, "sner"), "--to", form, "--out", out / "files").exit_code == 0
+    )
     words = ["import", out / "files", "--from", form, "--name", "x", "--role", "task", "--store", out / "store"]
     assert "say what it predicts (task: " in failed(modules(*words))
     assert not (out / "store").exists()
@@ -82,18 +100,33 @@ def test_a_head_needs_its_task(out, form):
 
 def test_wrong_use_is_said_before_anything_is_written(out):
     assert modules("export", "sswa", "--to", "composable-sft", "--out", out / "files").exit_code == 0
-    words = ["import", out / "files", "--from", "composable-sft", "--role", "language", "--language", "swa", "--store", out / "store"]
+    words = [
+        "import",
+        out / "files",
+        "--from",
+        "composable-sft",
+        "--role",
+        "language",
+        "--language",
+        "swa",
+        "--store",
+        out / "store",
+    ]
     assert "what it shall be called, e.g. --name swa" in failed(modules(*words))
     assert "'../x' cannot name a module" in failed(modules(*words, "--name", "../x"))
     assert "'Swahili' is no language code" in failed(modules(*words[:-4], "--language", "Swahili", "--name", "x"))
-    assert "Unknown format 'adaptrhub'; did you mean 'adapterhub'" in failed(modules(*words, "--name", "x", "--from", "adaptrhub"))
+    assert "Unknown format 'adaptrhub'; did you mean 'adapterhub'" in failed(
+        modules(*words, "--name", "x", "--from", "adaptrhub")
+    )
     assert "has no adapter_config.json" in failed(modules(*words, "--name", "x", "--from", "adapterhub"))
     assert "does not exist" in failed(modules("import", out / "y", *words[2:], "--name", "x"))
     (out / "files" / "config.json").unlink()
     assert "The files do not say which base" in failed(modules(*words, "--name", "x"))
     assert modules(*words, "--name", "x", "--base", "base").exit_code == 0
     assert "Unknown format" in failed(modules("export", "sswa", "--to", "x", "--out", out / "z"))
-    assert "it has 'bottleneck', 'invertible'" in failed(modules("export", "swa", "--to", "composable-sft", "--out", out / "z"))
+    assert "it has 'bottleneck', 'invertible'" in failed(
+        modules("export", "swa", "--to", "composable-sft", "--out", out / "z")
+    )
     assert "no counterpart" in failed(modules("export", "sswa", "--to", "adapterhub", "--out", out / "z"))
     assert "No module 'nobody'" in failed(modules("export", "nobody", "--to", "adapterhub", "--out", out / "z"))
     assert "is in use" in failed(modules("export", "sswa", "--to", "composable-sft", "--out", out / "files"))
@@ -103,10 +136,14 @@ def test_wrong_use_is_said_before_anything_is_written(out):
 def test_names_that_the_peer_cannot_have_are_given_another_one(out, place):
     base = madx.load_base("base")
     Store("modules").save(tiny.wake(new_module("to", base, language="ton")), overwrite=True)
-    assert "cannot be called 'to' there" in failed(modules("export", "to", "--to", "adapterhub", "--out", out / "files"))
+    assert "cannot be called 'to' there" in failed(
+        modules("export", "to", "--to", "adapterhub", "--out", out / "files")
+    )
     assert modules("export", "to", "--to", "adapterhub", "--out", out / "files", "--as", "tongan").exit_code == 0
     assert json.loads((out / "files" / "adapter_config.json").read_text())["name"] == "tongan"
-    assert "cannot be called 'x' there" in failed(modules("export", "sswa", "--to", "composable-sft", "--out", out / "z", "--as", "x"))
+    assert "cannot be called 'x' there" in failed(
+        modules("export", "sswa", "--to", "composable-sft", "--out", out / "z", "--as", "x")
+    )
 
 
 def test_formats_are_listed():

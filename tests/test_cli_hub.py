@@ -30,7 +30,9 @@ def test_out_and_back(here):
     line = next(line for line in pushed.stdout.splitlines() if "modules pull" in line)
     pulled = run(*line.split()[1:], "--store", "others")
     assert pulled.exit_code == 0, pulled.output
-    assert f"commit {commit}" in pulled.stdout and "language swa" in pulled.stdout and "licence CC-BY-4.0" in pulled.stdout
+    assert (
+        f"commit {commit}" in pulled.stdout and "language swa" in pulled.stdout and "licence CC-BY-4.0" in pulled.stdout
+    )
     shown = run("modules", "show", "swa", "--store", "others").stdout
     assert "pulled:" in shown and f"revision: {commit}" in shown and "repository: juma/xlmr-swa" in shown
     assert run("modules", "verify", "--store", "others").exit_code == 0

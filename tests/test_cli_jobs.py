@@ -94,7 +94,12 @@ def test_evaluate_prints_the_matrix_and_writes_it(here):
         assert (here / "results" / file).stat().st_size > 0 and file in done.stdout
     assert len(list((here / "results" / "predictions").glob("swa.target.seed*.conll"))) == 2
     report = (here / "results" / "report.html").read_text(encoding="utf-8")
-    for word in ("Language modules: held-out pseudo-perplexity", "Task modules: f1 on development data", "eng + ner@1", "tokens of its corpus"):
+    for word in (
+        "Language modules: held-out pseudo-perplexity",
+        "Task modules: f1 on development data",
+        "eng + ner@1",
+        "tokens of its corpus",
+    ):
         assert word in report
 
 
@@ -251,7 +256,11 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(here):
 # ---- lines of mixed languages ------------------------------------------------------------------------------------------
 
 
-MIXED = "swa\tthe Juma lives in city .\n" + '{"text": "Anna is in city .", "language": "eng"}\n' + "\nbare\tthe Juma lives in city .\nswa\tthe market\n"
+MIXED = (
+    "swa\tthe Juma lives in city .\n"
+    + '{"text": "Anna is in city .", "language": "eng"}\n'
+    + "\nbare\tthe Juma lives in city .\nswa\tthe market\n"
+)
 
 
 def test_predict_takes_lines_of_mixed_languages(here):
@@ -267,7 +276,10 @@ def test_predict_takes_lines_of_mixed_languages(here):
         assert json.loads(alone.stdout) == {k: v for k, v in record.items() if k != "language"}
     route = ["--stack", "route(swa + ner@1, eng + ner@1)"]  # the branches' languages are those of their modules
     shown = run("predict", *route, "eng\tAnna is in city .", "swa\tthe market")
-    assert shown.exit_code == 0 and [line for line in shown.stdout.splitlines() if "  " not in line[:2]][0] == "eng  Anna is in city ."
+    assert (
+        shown.exit_code == 0
+        and [line for line in shown.stdout.splitlines() if "  " not in line[:2]][0] == "eng  Anna is in city ."
+    )
     conll = run("predict", *route, "--format", "conll", "eng\tAnna is")
     assert [line.split("\t")[0] for line in conll.stdout.splitlines()] == ["Anna", "is", ""]
 
@@ -280,17 +292,26 @@ MIXED_FAULTS = {
     "JSON without text": ([*ROUTED, '{"language": "swa"}'], ["Line 1 does not say"]),
     "JSON of other types": ([*ROUTED, '{"language": 3, "text": "a"}'], ["Line 1 does not say"]),
     "JSON cut off": ([*ROUTED, '{"language": "swa'], ["Line 1 does not say"]),
-    "a branch without language": (["predict", "--stack", "route(swa + ner@1, ner@1)", "x"], ["Branch 1 of", "(none)", "eng=base"]),
+    "a branch without language": (
+        ["predict", "--stack", "route(swa + ner@1, ner@1)", "x"],
+        ["Branch 1 of", "(none)", "eng=base"],
+    ),
     "a branch of two": (["predict", "--stack", "route(average(swa, eng) + ner@1)", "x"], ["Branch 0 of", "eng, swa"]),
     "a language twice": (["predict", "--stack", "route(swa + ner@1, swa + ner@2)", "x"], ["several branches for swa"]),
     "no task in a branch": (["predict", "--stack", "route(swa + ner@1, eng)", "x"], ["'eng' has no task module"]),
     "a route and languages": ([*ROUTED, "--language", "swa", "x"], ["says itself what each language takes"]),
-    "a language given twice": (["predict", "--stack", "ner@1", "--language", "swa", "--language", "swa", "x"], ["each language once"]),
+    "a language given twice": (
+        ["predict", "--stack", "ner@1", "--language", "swa", "--language", "swa", "x"],
+        ["each language once"],
+    ),
     "an empty language": (["predict", "--stack", "ner@1", "--language", "=swa", "x"], ["--language '=swa'"]),
     "an unknown module below": (["predict", "--stack", "ner@1", "--language", "sw", "sw\tx"], ["sw", "swa"]),
     "a module twice": (["predict", "--stack", "swa + ner@1", "--language", "swa", "swa\tx"], ["'swa' twice"]),
     "a route inside": (["predict", "--stack", "route(swa) + ner@1", "x"], ["a route is a whole composition"]),
-    "an export of a route": (["export", "--stack", "route(swa + ner@1)", "out"], ["cannot be written as a plain checkpoint"]),
+    "an export of a route": (
+        ["export", "--stack", "route(swa + ner@1)", "out"],
+        ["cannot be written as a plain checkpoint"],
+    ),
 }
 
 
@@ -303,5 +324,7 @@ def test_a_fault_in_mixed_lines_is_one_message(case, here):
 
 def test_explain_shows_a_route(here):
     shown = run("explain", "--stack", "route(swa + ner@1, eng + ner@1)", "--text", "Anna lives in city").stdout
-    assert "branch 0: swa + ner@1" in shown and "branch 1: eng + ner@1" in shown and "at once for all rows: ner@1" in shown
+    assert (
+        "branch 0: swa + ner@1" in shown and "branch 1: eng + ner@1" in shown and "at once for all rows: ner@1" in shown
+    )
     assert "every module named acts (measured on one forward pass)" in shown

@@ -80,7 +80,12 @@ def test_text_and_back(c):
 def test_normal_form(c):
     assert Stack(c) == c == Stack(Stack(), c, Stack()) == Stack(Average(c)) == Stack(Average(c, c))
     assert Stack(Average(c, c, weights=(0.3, 0.4))) == c
-    assert all(isinstance(i, str | Scaled) or len(set(i.children)) > 1 and (isinstance(i, Ties) or len(set(i.children)) == len(i.children)) for i in c.items)
+    assert all(
+        isinstance(i, str | Scaled)
+        or len(set(i.children)) > 1
+        and (isinstance(i, Ties) or len(set(i.children)) == len(i.children))
+        for i in c.items
+    )
     assert all(i.factor not in (0.0, 1.0) and i.child.items for i in c.items if isinstance(i, Scaled))
     assert Stack(Scaled(c, 1.0)) == c == Stack(Ties(c)) == Stack(Ties(c, c, Stack()))
     assert Stack(Scaled(c, 0.0)) == Stack() == Stack(Ties(Stack()))
@@ -143,7 +148,14 @@ def test_weights_refused():
 
 
 @pytest.mark.parametrize(
-    "text", ["a + a", "a + average(b, a)", "average(a + a, b)", "average(a, b) + average(c, a)", "a + average(b, average(c, a))"]
+    "text",
+    [
+        "a + a",
+        "a + average(b, a)",
+        "average(a + a, b)",
+        "average(a, b) + average(c, a)",
+        "a + average(b, average(c, a))",
+    ],
 )
 def test_a_module_twice_along_a_path_is_refused(text):
     with pytest.raises(CompositionError, match="'a' twice"):
@@ -152,7 +164,9 @@ def test_a_module_twice_along_a_path_is_refused(text):
 
 def test_factors_and_weights_are_told_apart():
     """In an average the first number is the weight; brackets make it a factor of the first module."""
-    assert parse("0.5*swa + ner") == Stack(Scaled("swa", 0.5), "ner") and parse("2*3*(a + b)") == Stack(Scaled(Stack("a", "b"), 6))
+    assert parse("0.5*swa + ner") == Stack(Scaled("swa", 0.5), "ner") and parse("2*3*(a + b)") == Stack(
+        Scaled(Stack("a", "b"), 6)
+    )
     assert parse("average(0.5*a, b)") == Stack(Average("a", "b", weights=(0.5, 1)))
     assert parse("average((0.5*a), b)") == Stack(Average(Scaled("a", 0.5), "b")) != parse("average(0.5*a, b)")
     assert parse("average((0.5*a + b), c)") == Stack(Average(Stack(Scaled("a", 0.5), "b"), "c"))
@@ -179,14 +193,52 @@ def test_many_averages_are_read_at_once():
 @pytest.mark.parametrize(
     ("text", "at"),
     [
-        ("", 1), ("  ", 1), ("swa +", 6), ("swa ner", 5), ("swa   ?", 7), ("+ swa", 1), ("(swa", 5), ("swa)", 4),
-        ("average", 8), ("average swa", 9), ("swa + average + ner", 15), ("average(", 9), ("average()", 9),
-        ("average(swa", 12), ("average(swa,)", 13), ("average(swa hau)", 13), ("average(1.2.3*swa, hau)", 9),
-        ("average(..*swa)", 9), ("2*", 3), ("2*+", 3), ("1.2.3*swa", 1), ("ties", 5), ("ties(", 6), ("ties()", 6), ("ties(a b)", 8), ("route", 6), ("route a", 7), ("route(", 7), ("route()", 7), ("route(a", 8), ("route(a b)", 9),
-        ("route(a, b) + c", 13), ("c + route(a)", 5), ("route(a, route(b))", 10), ("average(route(a), b)", 9), ("ties(route(a))", 6), ("0.5*route(a)", 5), ("(route(a))", 2), ("average(0.5*a + b, c)", 15), ("swa + " + "n" * (MAX_NAME + 1), 7), ("_swa", 1), ("swa\n+\n?", 7),
-        ("(" * 3000 + "a" + ")" * 3000, 51), ("average(" * 3000, 401),
+        ("", 1),
+        ("  ", 1),
+        ("swa +", 6),
+        ("swa ner", 5),
+        ("swa   ?", 7),
+        ("+ swa", 1),
+        ("(swa", 5),
+        ("swa)", 4),
+        ("average", 8),
+        ("average swa", 9),
+        ("swa + average + ner", 15),
+        ("average(", 9),
+        ("average()", 9),
+        ("average(swa", 12),
+        ("average(swa,)", 13),
+        ("average(swa hau)", 13),
+        ("average(1.2.3*swa, hau)", 9),
+        ("average(..*swa)", 9),
+        ("2*", 3),
+        ("2*+", 3),
+        ("1.2.3*swa", 1),
+        ("ties", 5),
+        ("ties(", 6),
+        ("ties()", 6),
+        ("ties(a b)", 8),
+        ("route", 6),
+        ("route a", 7),
+        ("route(", 7),
+        ("route()", 7),
+        ("route(a", 8),
+        ("route(a b)", 9),
+        ("route(a, b) + c", 13),
+        ("c + route(a)", 5),
+        ("route(a, route(b))", 10),
+        ("average(route(a), b)", 9),
+        ("ties(route(a))", 6),
+        ("0.5*route(a)", 5),
+        ("(route(a))", 2),
+        ("average(0.5*a + b, c)", 15),
+        ("swa + " + "n" * (MAX_NAME + 1), 7),
+        ("_swa", 1),
+        ("swa\n+\n?", 7),
+        ("(" * 3000 + "a" + ")" * 3000, 51),
+        ("average(" * 3000, 401),
     ],
-)  # fmt: skip
+)
 def test_malformed_text_names_the_character(text, at):
     with pytest.raises(CompositionError, match=rf"character {at}\b"):
         parse(text)
@@ -196,7 +248,29 @@ def test_malformed_text_names_the_character(text, at):
     st.one_of(
         st.text(max_size=30),
         st.text(alphabet="ab+*(), .1-e\n\t", max_size=30),
-        st.lists(st.sampled_from(["average", "ties", "route", "(", ")", ",", "+", "a", "b", "base", "0.5*", "1e999*", "-", " ", "é", "1e5"]), max_size=20).map("".join),
+        st.lists(
+            st.sampled_from(
+                [
+                    "average",
+                    "ties",
+                    "route",
+                    "(",
+                    ")",
+                    ",",
+                    "+",
+                    "a",
+                    "b",
+                    "base",
+                    "0.5*",
+                    "1e999*",
+                    "-",
+                    " ",
+                    "é",
+                    "1e5",
+                ]
+            ),
+            max_size=20,
+        ).map("".join),
     )
 )
 @settings(derandomize=True, max_examples=600, deadline=None)
@@ -204,12 +278,24 @@ def test_any_text_is_read_or_refused_in_words(text):
     try:
         c = parse(text)
     except CompositionError as error:
-        assert any(w in str(error) for w in ("at character", "twice in one stack", "must be finite and not cancel", "the factor must be finite", "stands outermost"))
+        assert any(
+            w in str(error)
+            for w in (
+                "at character",
+                "twice in one stack",
+                "must be finite and not cancel",
+                "the factor must be finite",
+                "stands outermost",
+            )
+        )
     else:
         assert parse(str(c)) == c
 
 
-@pytest.mark.parametrize("name", [*RESERVED, "", " swa", "swa ", "a b", "a/b", "../a", ".a", "-a", "_a", "@a", "é", "a\n", "a" * 101, None, 3])
+@pytest.mark.parametrize(
+    "name",
+    [*RESERVED, "", " swa", "swa ", "a b", "a/b", "../a", ".a", "-a", "_a", "@a", "é", "a\n", "a" * 101, None, 3],
+)
 def test_illegal_names(name):
     with pytest.raises(CompositionError, match="cannot name a module"):
         check_name(name)
@@ -236,7 +322,9 @@ def test_the_bare_base():
 
 
 def test_printed_text_is_in_the_alphabet():
-    assert set(str(parse("average(0.1*a, 0.00001*b, c) + -0.5*d + ties(e, f)"))) <= set(string.ascii_letters + string.digits + "+*(),.- ")
+    assert set(str(parse("average(0.1*a, 0.00001*b, c) + -0.5*d + ties(e, f)"))) <= set(
+        string.ascii_letters + string.digits + "+*(),.- "
+    )
 
 
 # ---- routes ------------------------------------------------------------------------------------------------------------
@@ -246,10 +334,14 @@ def test_printed_text_is_in_the_alphabet():
 @settings(quick, max_examples=40)
 def test_a_route_is_its_branches_in_order(branches):
     route = Route(*branches)
-    assert route.branches == tuple(branches) and parse(str(route)) == route == as_composition(str(route)) == as_composition(route)
+    assert route.branches == tuple(branches) and parse(str(route)) == route == as_composition(
+        str(route)
+    ) == as_composition(route)
     assert hash(parse(str(route))) == hash(route) and str(parse(str(route))) == str(route)
     assert Route(*map(str, branches)) == route  # text stands for what it describes
-    assert set(route.names()) == {n for b in branches for n in b.names()} and len(set(route.names())) == len(route.names())
+    assert set(route.names()) == {n for b in branches for n in b.names()} and len(set(route.names())) == len(
+        route.names()
+    )
 
 
 def test_branches_of_a_route_may_be_alike_share_modules_and_be_bare():
@@ -259,11 +351,21 @@ def test_branches_of_a_route_may_be_alike_share_modules_and_be_bare():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda r: Stack("a", r), lambda r: Average(r, "a"), lambda r: Scaled(r, 2.0), lambda r: Ties(r, "a"), Route,
-             lambda r: Route(str(r)), lambda r: Stack(r)],
-)  # fmt: skip
+    "make",
+    [
+        lambda r: Stack("a", r),
+        lambda r: Average(r, "a"),
+        lambda r: Scaled(r, 2.0),
+        lambda r: Ties(r, "a"),
+        Route,
+        lambda r: Route(str(r)),
+        lambda r: Stack(r),
+    ],
+)
 def test_a_route_stands_outermost(make):
-    with pytest.raises(CompositionError, match=r"'route\(b, c\)' cannot be part of another composition: .* in full, e.g. route\("):
+    with pytest.raises(
+        CompositionError, match=r"'route\(b, c\)' cannot be part of another composition: .* in full, e.g. route\("
+    ):
         make(Route("b", "c"))
 
 
@@ -274,6 +376,8 @@ def test_routes_refused():
         Route(3)
     with pytest.raises(CompositionError, match="'a' twice in one stack|twice"):
         Route("a + a")
-    with pytest.raises(CompositionError, match="'route\\(a\\)' cannot be exported: a route is for a batch of mixed rows"):
+    with pytest.raises(
+        CompositionError, match="'route\\(a\\)' cannot be exported: a route is for a batch of mixed rows"
+    ):
         require_stack(Route("a"), "exported")
     assert require_stack(Stack("a"), "exported") == Stack("a")

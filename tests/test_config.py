@@ -71,16 +71,27 @@ def test_overrides(write):
     got = load(path, Outer, ["source.1=c", "inner.rate=2", "limit=null", "name=null_", "table.x=1e-3"])
     assert got.source == ["a", "c"] and got.inner.rate == 2.0 and got.name == "null_" and got.table == {"x": 1e-3}
     assert load(None, Outer, ["name=eng"]).name == "eng"
-    for bad, said in (("source.5=c", "the list has 2 items"), ("name.x=1", "lies inside text"), ("name", "expected KEY=VALUE"),
-                      ("on=yes", "expected"), ("name=[", "not YAML")):  # fmt: skip
+    for bad, said in (
+        ("source.5=c", "the list has 2 items"),
+        ("name.x=1", "lies inside text"),
+        ("name", "expected KEY=VALUE"),
+        ("on=yes", "expected"),
+        ("name=[", "not YAML"),
+    ):
         assert said in faults(path, Outer, [bad])
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("- a\n- b\n", "expected keys with values"), ("name: [a\n", "this is not YAML"), (b"\xff\xfe\x00", "Cannot read"),
-     ("", "name: missing"), ("name: {a: {b\n", "s.yaml:2"), ("just text\n", "expected keys with values")],
-)  # fmt: skip
+    [
+        ("- a\n- b\n", "expected keys with values"),
+        ("name: [a\n", "this is not YAML"),
+        (b"\xff\xfe\x00", "Cannot read"),
+        ("", "name: missing"),
+        ("name: {a: {b\n", "s.yaml:2"),
+        ("just text\n", "expected keys with values"),
+    ],
+)
 def test_what_is_no_settings_file(write, text, said):
     assert said in faults(write(text), Outer)
 

@@ -47,10 +47,15 @@ def test_sums_means_and_factors_are_the_formula(base):
     a, b, c = (dense(m) for m in modules.values())
     assert sum(int(((a[n] != 0) & (b[n] != 0)).sum()) for n in a) > 0, "they must overlap"
     for composition, weighted in {
-        "a": [(1, a)], "a + b": [(1, a), (1, b)], "a + b + c": [(1, a), (1, b), (1, c)], "0.5*a + c": [(0.5, a), (1, c)],
-        "average(a, b) + c": [(0.5, a), (0.5, b), (1, c)], "average(0.25*a, 0.75*(b + c))": [(0.25, a), (0.75, b), (0.75, c)],
-        "-2*(a + 0.5*b)": [(-2, a), (-1, b)], "average(a, base)": [(0.5, a)],
-    }.items():  # fmt: skip
+        "a": [(1, a)],
+        "a + b": [(1, a), (1, b)],
+        "a + b + c": [(1, a), (1, b), (1, c)],
+        "0.5*a + c": [(0.5, a), (1, c)],
+        "average(a, b) + c": [(0.5, a), (0.5, b), (1, c)],
+        "average(0.25*a, 0.75*(b + c))": [(0.25, a), (0.75, b), (0.75, c)],
+        "-2*(a + 0.5*b)": [(-2, a), (-1, b)],
+        "average(a, base)": [(0.5, a)],
+    }.items():
         engine.activate(composition)
         expect(base, theta, *weighted)
         engine.activate(None)
@@ -115,7 +120,18 @@ def test_swapping_in_any_order_returns_theta_0_bit_for_bit(base, ids):
     for k, name in enumerate("abc"):
         engine.attach(sparse(base, name, k, entries=0.2))
     seen = {}
-    for composition in ["a + c", "b + c", "c", "a + b + c", "base", "ties(a, b) + c", "a + c", "b + c", "average(a, b)", "c"]:
+    for composition in [
+        "a + c",
+        "b + c",
+        "c",
+        "a + b + c",
+        "base",
+        "ties(a, b) + c",
+        "a + c",
+        "b + c",
+        "average(a, b)",
+        "c",
+    ]:
         engine.activate(composition)
         out = engine(*ids)
         assert torch.equal(seen.setdefault(composition, out), out)
@@ -174,7 +190,9 @@ def test_half_precision_and_its_overflow(dtype):
     engine.activate("a")
     assert not unchanged(base, state)
     here = snapshot(base)
-    with pytest.raises(CompositionError, match=rf"difference of huge.* leaves the range of {str(dtype)[6:]}.*as before"):
+    with pytest.raises(
+        CompositionError, match=rf"difference of huge.* leaves the range of {str(dtype)[6:]}.*as before"
+    ):
         engine.activate("a + 10*huge")
     assert str(engine.composition) == "a" and unchanged(base, here)
     assert engine.explain(*tiny.inputs()).silent == []
@@ -253,8 +271,12 @@ def test_the_decoder_keeps_theta_0(base, ids):
     engine = Engine(base)
     rows = torch.randn(4, base.width)
     bare = engine.mlm_logits(rows)
-    tied = [m for m in base.model.modules() if m not in set(base.encoder.modules())
-            and getattr(m, "weight", None) is base.model.get_input_embeddings().weight]  # fmt: skip
+    tied = [
+        m
+        for m in base.model.modules()
+        if m not in set(base.encoder.modules())
+        and getattr(m, "weight", None) is base.model.get_input_embeddings().weight
+    ]
     assert bool(tied) == base.family.tied
     engine.attach(sparse(base, "a", entries=0.5, groups=["embeddings"], kinds=["weight"]))
     engine.attach(sparse(base, "b", 1, entries=0.5, groups=["embeddings"], kinds=["weight"]))
@@ -358,10 +380,19 @@ def test_merge_is_for_good(base, ids):
     with pytest.raises(CompositionError, match="adapter computes something"):
         engine.merge()
     engine.activate("a + t")
-    out, logits, labels, old = engine(*ids), engine.mlm_logits(rows), engine.label_logits(engine(*ids)), base.fingerprint
+    out, logits, labels, old = (
+        engine(*ids),
+        engine.mlm_logits(rows),
+        engine.label_logits(engine(*ids)),
+        base.fingerprint,
+    )
     head = engine.merge()
     assert torch.equal(head(engine(*ids)), labels) and set(engine.modules) == {"adapter"}
-    assert str(engine.composition) == "base" and torch.equal(engine(*ids), out) and torch.equal(engine.mlm_logits(rows), logits)
+    assert (
+        str(engine.composition) == "base"
+        and torch.equal(engine(*ids), out)
+        and torch.equal(engine.mlm_logits(rows), logits)
+    )
     assert base.fingerprint != old and base.name.endswith(" + a + t")
     engine.close()
     assert torch.equal(base.encoder(input_ids=ids[0], attention_mask=ids[1]).last_hidden_state, out)
@@ -384,7 +415,13 @@ def test_explain_lists_entries_parameters_and_change(base, ids):
     assert "zero: sparse_diff 10 of" in text and "times 0.5" in text
     measured = engine.explain(*ids)
     assert measured.silent == ["zero"]
-    found = torch.cat([v.flatten() for n, v in sorted(encoder(tiny.base(base.name.removeprefix("tiny-"))).items()) if n in {p.name for p in space.parameters}])
+    found = torch.cat(
+        [
+            v.flatten()
+            for n, v in sorted(encoder(tiny.base(base.name.removeprefix("tiny-"))).items())
+            if n in {p.name for p in space.parameters}
+        ]
+    )
     unit = made.units["weights"]["sparse_diff"]
     expected = unit.values.norm() / found[unit.indices.long()].norm()
     assert measured.actions[0].change == pytest.approx(expected.item(), rel=1e-4)
@@ -432,7 +469,9 @@ def test_counts():
 
     assert count("language") == 3 * 32 * 32 + 32 * 32 and count("task") == 3 * 2 * 32 * 32
     assert count("all") == size == count(1.0) and count(17) == 17 and count(0.25) == round(0.25 * size)
-    with pytest.raises(ConfigError, match=rf"asks for {size + 1:,} entries, but the selectable parameters of this base have {size:,}"):
+    with pytest.raises(
+        ConfigError, match=rf"asks for {size + 1:,} entries, but the selectable parameters of this base have {size:,}"
+    ):
         count(size + 1)
     for wrong in (0, -3, 0.0, 1.5, "half"):
         with pytest.raises(ConfigError, match="sparse_diff.entries"):
@@ -443,11 +482,21 @@ def test_the_papers_counts_on_xlmr_base():
     from madx.contract.module_type import BaseParameter, Site
     from madx.module_types.sparse_diff import SparseDiffConfig
 
-    site = Site("weights", "weights", 768, 12, parameters=(BaseParameter("w", (250_002, 768), "embeddings", None, "weight"),))
+    site = Site(
+        "weights", "weights", 768, 12, parameters=(BaseParameter("w", (250_002, 768), "embeddings", None, "weight"),)
+    )
     assert SparseDiffConfig().count(site) == 7_667_712 and SparseDiffConfig(entries="task").count(site) == 14_155_776
 
 
-@given(st.lists(st.sampled_from(["a", "b", "c", "base", "a + b", "0.5*a + c", "ties(a, b)", "average(a, b, c)", "ties(a, b + c)"]), min_size=1, max_size=8))
+@given(
+    st.lists(
+        st.sampled_from(
+            ["a", "b", "c", "base", "a + b", "0.5*a + c", "ties(a, b)", "average(a, b, c)", "ties(a, b + c)"]
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
 @settings(derandomize=True, max_examples=15, deadline=None)
 def test_any_sequence_of_compositions_ends_at_theta_0(sequence):
     base = tiny.base()

@@ -50,8 +50,20 @@ def test_idle_and_closed_are_bit_identical(base, ids):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("preset", ["madx", "madx2", "pfeiffer", "houlsby", "houlsby_inv", "bapna", "parallel", "scaled_parallel",
-                                    {"bottleneck": {"places": ["attention", "ffn"], "reads": "input", "residual": "sum"}}])
+@pytest.mark.parametrize(
+    "preset",
+    [
+        "madx",
+        "madx2",
+        "pfeiffer",
+        "houlsby",
+        "houlsby_inv",
+        "bapna",
+        "parallel",
+        "scaled_parallel",
+        {"bottleneck": {"places": ["attention", "ffn"], "reads": "input", "residual": "sum"}},
+    ],
+)
 def test_every_preset_acts_at_every_site_it_names(base, ids, preset):
     engine = Engine(base)
     engine.attach(module(base, "m", preset))
@@ -87,7 +99,11 @@ def test_swapping_equals_a_fresh_engine(base, ids):
 def test_gradients_reach_only_the_trained_module(base, ids):
     engine = Engine(base)
     engine.attach(module(base, "eng"))
-    engine.attach(module(base, "ner", {"bottleneck": {"activation": "softplus"}}, seed=1, role="task", labels=("O", "B-PER", "I-PER")))
+    engine.attach(
+        module(
+            base, "ner", {"bottleneck": {"activation": "softplus"}}, seed=1, role="task", labels=("O", "B-PER", "I-PER")
+        )
+    )
     engine.activate("eng + ner")
     opened = engine.train_only("ner")
     engine.label_logits(engine(*ids)).logsumexp(-1).sum().backward()
@@ -282,7 +298,9 @@ def test_explain_reads_like_the_forward_pass(ids):
     engine.attach(module(base, "ner", "pfeiffer2", seed=1, role="task", labels=("O", "B-PER", "I-PER")))
     engine.activate("swa + ner")
     text = str(engine.explain())
-    assert "layer.0-1.ffn  swa: bottleneck 32->16->32 relu, reads sum_norm  then  ner: bottleneck 32->2->32 gelu" in text
+    assert (
+        "layer.0-1.ffn  swa: bottleneck 32->16->32 relu, reads sum_norm  then  ner: bottleneck 32->2->32 gelu" in text
+    )
     assert "layer.2.ffn    swa: bottleneck" in text and "decoder        after undoing swa" in text
     assert "head           ner: 3 labels" in text and "every module named acts" in text
     torch.nn.init.zeros_(engine.modules["swa"].units["layer.0.ffn"]["bottleneck"].up.weight)
@@ -360,10 +378,16 @@ def test_final_norm_false_gives_the_blocks_output_or_is_refused(base, ids):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("parts, narrows", [
-    ("madx2", True), ("houlsby", True), ("parallel", True),
-    ({"bottleneck": {"gate": True}}, False), ({"bottleneck": {"stochastic_depth": 0.5}}, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "parts, narrows",
+    [
+        ("madx2", True),
+        ("houlsby", True),
+        ("parallel", True),
+        ({"bottleneck": {"gate": True}}, False),
+        ({"bottleneck": {"stochastic_depth": 0.5}}, False),
+    ],
+)
 def test_output_at_some_positions_is_that_of_all_positions(base, ids, parts, narrows):
     engine = Engine(base)
     engine.attach(module(base, "swa", parts))

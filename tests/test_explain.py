@@ -20,7 +20,9 @@ def sites(explanation):
 
 
 def test_a_layer_that_was_left_out_is_not_in_the_run_of_layers():
-    made = engine(a={"bottleneck": {"leave_out": [1]}}, b={"bottleneck": {"leave_out": [0], "places": ["attention", "ffn"]}})
+    made = engine(
+        a={"bottleneck": {"leave_out": [1]}}, b={"bottleneck": {"leave_out": [0], "places": ["attention", "ffn"]}}
+    )
     made.activate("a")
     assert sites(made.explain()) == ["layer.0.ffn", "layer.2.ffn"]
     made.activate("b")

@@ -23,8 +23,11 @@ def both(y, weight, targets, dtype=torch.float64):
     for exact in (True, False):
         x = y.detach().to(dtype if exact else y.dtype).requires_grad_()
         table = weight.to(x.dtype).T
-        loss = F.cross_entropy(x @ table, targets, reduction="sum") if exact else masked_loss(
-            x, table.__rmatmul__, targets, vocabulary=len(weight))  # fmt: skip
+        loss = (
+            F.cross_entropy(x @ table, targets, reduction="sum")
+            if exact
+            else masked_loss(x, table.__rmatmul__, targets, vocabulary=len(weight))
+        )
         (loss / 3).backward()
         found.append((loss.detach(), x.grad))
     return found

@@ -32,7 +32,11 @@ def mixed():
     return engine
 
 
-@given(st.lists(st.tuples(st.sampled_from(ITEMS), st.sampled_from(["", " + c"]), st.integers(0, 12)), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(ITEMS), st.sampled_from(["", " + c"]), st.integers(0, 12)), min_size=1, max_size=5
+    )
+)
 @settings(derandomize=True, max_examples=8, deadline=None)
 def test_any_order_and_any_accident_returns_theta_0(sequence):
     """Each step activates a composition; some are cut off while places are written (an exception), and the one before stays."""
@@ -92,7 +96,13 @@ def test_a_language_and_a_task_of_different_kinds_train_evaluate_and_swap(langua
     chosen = TrainSettings(learning_rate=1e-2, progress=False, sparse=SparseSettings(full_share=0.5))
     result = fit(engine, "ner", task, chosen, steps=30, seed=0)
     assert result.best["f1"] > before + 20
-    for composition in (f"{other} + ner", f"average({language}, {other}) + ner", f"0.5*{language} + ner", "ner", f"{language} + ner"):
+    for composition in (
+        f"{other} + ner",
+        f"average({language}, {other}) + ner",
+        f"0.5*{language} + ner",
+        "ner",
+        f"{language} + ner",
+    ):
         engine.activate(composition)
         assert engine.explain(*tiny.inputs()).silent == []
     assert task.evaluate(engine)["f1"] == pytest.approx(result.best["f1"], abs=5)
@@ -110,7 +120,9 @@ def test_each_fits_half_precision_but_not_their_sum(dtype, largest):
         unit = engine.attach(sparse(base, name, entries=5)).units["weights"]["sparse_diff"]
         unit.set_entries(torch.arange(5), torch.full((5,), largest))
         engine.activate(name)
-    with pytest.raises(CompositionError, match=r"difference of \w, .* leaves the range of .*: the base is as before.*smaller factor"):
+    with pytest.raises(
+        CompositionError, match=r"difference of \w, .* leaves the range of .*: the base is as before.*smaller factor"
+    ):
         engine.activate("a + b")
     assert str(engine.composition) == "b"
     engine.activate("average(a, b)")
@@ -142,17 +154,29 @@ def test_every_bad_difference_has_its_words(tmp_path):
 
     far = torch.cat([indices[:-1], torch.tensor([unit.space.size], dtype=indices.dtype)])
     for what, error, text in (
-        (lambda: new_module("b", base, components={"sparse_diff": {"entries": 10**9}}), ConfigError, "asks for 1,000,000,000 entries.*have [\\d,]+: give a smaller count"),
+        (
+            lambda: new_module("b", base, components={"sparse_diff": {"entries": 10**9}}),
+            ConfigError,
+            "asks for 1,000,000,000 entries.*have [\\d,]+: give a smaller count",
+        ),
         (lambda: Engine(other).attach(made), BaseError, "was made for the base .*weights: module .*Load that base"),
         (lambda: Engine(tiny.base(num_hidden_layers=2)).attach(made), BaseError, "same shape"),
         (of_another_tokenizer, BaseError, "tokenizer: module 000000000000, base .*Load that base"),
-        (lambda: engine.activate("a + 0.5*a"), CompositionError, "applies the module 'a' twice in one stack. Name each module once"),
+        (
+            lambda: engine.activate("a + 0.5*a"),
+            CompositionError,
+            "applies the module 'a' twice in one stack. Name each module once",
+        ),
         (entries(far, values), ValueError, f"index {unit.space.size} is out of range"),
         (entries(indices.flip(0), values), ValueError, "unsorted"),
         (entries(torch.cat([indices[:1], indices[:-1]]), values), ValueError, "there twice"),
-        (entries(indices, values.index_fill(0, torch.tensor([7]), float("nan"))), ValueError, "infinite or not a number"),
+        (
+            entries(indices, values.index_fill(0, torch.tensor([7]), float("nan"))),
+            ValueError,
+            "infinite or not a number",
+        ),
         (lambda: store.load("a", other), BaseError, "was made for the base"),
-    ):  # fmt: skip
+    ):
         engine.activate("a")
         here = snapshot(base)
         with pytest.raises(error, match=f"(?s){text}"):
@@ -166,7 +190,10 @@ def test_bad_differences_by_command(tmp_path, monkeypatch):
     """Too many entries are told before anything trains; a file of another base or a cut one before anything is predicted."""
     folder = fill(tmp_path)
     monkeypatch.chdir(folder)
-    small = [f"--set={key}" for key in ("block_size=16", "batch_size=4", "held_out_blocks=4", "cache=cache", "train.progress=false")]
+    small = [
+        f"--set={key}"
+        for key in ("block_size=16", "batch_size=4", "held_out_blocks=4", "cache=cache", "train.progress=false")
+    ]
     language = ["train-language", "--base", "base", "--language", "swa", "--corpus", "swa.txt", "--steps", "2", *small]
     said = failed(run(*language, "--set", "components.sparse_diff.entries=999999999"))
     assert "sparse_diff.entries asks for 999,999,999 entries" in said and "a share such as 0.03" in said

@@ -12,16 +12,26 @@ from madx.tasks.ner import NER
 from madx.tasks.token_classification import word_logits
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC")
-SENTENCES = [Sentence(tuple(text.split()), ("O",) * len(text.split())) for text in (
-    "Anna lives in the city", "Juma works for a river", "Omar", "the teacher said Maria was from the market and lives with Omar",
-)]  # fmt: skip
+SENTENCES = [
+    Sentence(tuple(text.split()), ("O",) * len(text.split()))
+    for text in (
+        "Anna lives in the city",
+        "Juma works for a river",
+        "Omar",
+        "the teacher said Maria was from the market and lives with Omar",
+    )
+]
 
 
 def made_engine(family):
     made = Engine(tiny.base(family))
     for i, name in enumerate(("swa", "hau", "yor")):
         made.attach(tiny.wake(new_module(name, made.base, language=name, components="madx"), seed=i, std=0.15))
-    made.attach(tiny.wake(new_module("ner", made.base, role="task", components="pfeiffer", task="ner", labels=LABELS), seed=9, std=0.3))
+    made.attach(
+        tiny.wake(
+            new_module("ner", made.base, role="task", components="pfeiffer", task="ner", labels=LABELS), seed=9, std=0.3
+        )
+    )
     made.activate("average(swa, hau, yor) + ner")
     return made
 
@@ -53,7 +63,10 @@ def test_entropy_falls_and_weights_sum_to_one(engine, task):
     found = mixing.summary()
     assert found["entropy_after"] < found["entropy_before"] and mixing.rows == 4
     assert sum(found["weights"].values()) == pytest.approx(1) and list(found["weights"]) == ["swa", "hau", "yor"]
-    assert all(w.shape == (3, 4, 1, 1) and torch.allclose(w.sum(0), torch.ones(4, 1, 1)) for w in (s.weights for s in mixing._mixed))
+    assert all(
+        w.shape == (3, 4, 1, 1) and torch.allclose(w.sum(0), torch.ones(4, 1, 1))
+        for w in (s.weights for s in mixing._mixed)
+    )
     assert len(mixing._mixed) == 1 + engine.base.depth  # the embeddings and every layer have weights of their own
     spread = torch.stack([s.weights for s in mixing._mixed]).std(dim=(0, 2))
     assert spread.max() > 1e-3  # and so has every sentence
@@ -98,7 +111,9 @@ def test_a_row_gets_what_it_gets_alone_and_again(engine, task):
 def test_the_engine_is_left_as_it_was(engine, task):
     before = word_logits(engine, batch(task))
     mixing = EntropyMixing(engine, word_logits, steps=1, rate=1e-9)
-    assert torch.allclose(mixing(engine, batch(task)), before, atol=1e-5)  # weights that hardly move: the average itself
+    assert torch.allclose(
+        mixing(engine, batch(task)), before, atol=1e-5
+    )  # weights that hardly move: the average itself
     mixing = EntropyMixing(engine, word_logits, steps=3)
     assert not torch.allclose(mixing(engine, batch(task)), before, atol=1e-5)
     assert torch.equal(word_logits(engine, batch(task)), before)
@@ -126,12 +141,15 @@ def test_words_of_a_long_sentence_lie_in_several_rows(engine, task):
     assert len(task.predict(engine, long, mixing=mixing)[0]) == 120 and mixing.rows > 1
 
 
-@pytest.mark.parametrize("composition, text", [
-    ("swa + ner", "has 0 averages"),
-    ("0.5*swa + ner", "has 0 averages"),
-    ("average(1.5*swa, -0.5*hau) + ner", "must start above 0"),
-    ("average(diff, hau) + ner", "diff is a difference of the base's weights"),
-])
+@pytest.mark.parametrize(
+    "composition, text",
+    [
+        ("swa + ner", "has 0 averages"),
+        ("0.5*swa + ner", "has 0 averages"),
+        ("average(1.5*swa, -0.5*hau) + ner", "must start above 0"),
+        ("average(diff, hau) + ner", "diff is a difference of the base's weights"),
+    ],
+)
 def test_what_cannot_be_moved_is_refused(engine, composition, text):
     if "diff" in composition:
         engine.attach(new_module("diff", engine.base, language="zul", components="lt_sft"))

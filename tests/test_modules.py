@@ -19,16 +19,25 @@ from madx.module_types.invertible import Invertible, InvertibleConfig
 
 WIDTH, DEPTH = 12, 3
 SITES = [Site("embeddings", "embeddings", WIDTH, DEPTH)] + [
-    Site(f"layer.{i}.{place}", "sublayer", WIDTH, DEPTH, i, place) for i in range(DEPTH) for place in ("attention", "ffn")
+    Site(f"layer.{i}.{place}", "sublayer", WIDTH, DEPTH, i, place)
+    for i in range(DEPTH)
+    for place in ("attention", "ffn")
 ]
 FFN = SITES[2]
 PARAMETERS = tuple(
     BaseParameter(f"layer.{i}.{name}", shape, "layers", i, kind)
-    for i in range(DEPTH) for name, shape, kind in (("dense.bias", (40,), "bias"), ("dense.weight", (40, WIDTH), "weight"), ("norm.weight", (WIDTH,), "norm"))
-)  # fmt: skip
+    for i in range(DEPTH)
+    for name, shape, kind in (
+        ("dense.bias", (40,), "bias"),
+        ("dense.weight", (40, WIDTH), "weight"),
+        ("norm.weight", (WIDTH,), "norm"),
+    )
+)
 SITES.append(Site("weights", "weights", WIDTH, DEPTH, parameters=PARAMETERS))
 READS, RESIDUALS = ("sum_norm", "output", "input"), ("output", "sum", "read")
-CASES = [(f"type:{name}", {name: {}}) for name in MODULE_TYPES.names()] + [(name, parts) for name, (parts, _) in PRESETS.items() if parts]
+CASES = [(f"type:{name}", {name: {}}) for name in MODULE_TYPES.names()] + [
+    (name, parts) for name, (parts, _) in PRESETS.items() if parts
+]
 
 
 def wake(unit, seed=0):
@@ -65,7 +74,9 @@ def test_the_registry_is_the_folder():
 @pytest.mark.parametrize("name", MODULE_TYPES.names())
 def test_a_type_is_registered_whole(name):
     kind = MODULE_TYPES.get(name)
-    assert issubclass(kind, ModuleType) and issubclass(kind.Config, ComponentConfig) and kind.Config is not ComponentConfig
+    assert (
+        issubclass(kind, ModuleType) and issubclass(kind.Config, ComponentConfig) and kind.Config is not ComponentConfig
+    )
     module = __import__(kind.__module__, fromlist=["x"])
     assert "arXiv" in module.__doc__ and kind.__doc__ and kind.Config.__doc__
     assert all(field.description for field in kind.Config.model_fields.values())
@@ -95,7 +106,9 @@ def test_every_type_and_preset_keeps_the_contract(name, settings_of):
                 at, *_ = sublayer()
                 before = at.sum.clone()
                 result = unit(at)
-                assert torch.equal(at.sum, before) and at.change is None, "a module gives its change; the engine adds it"
+                assert torch.equal(at.sum, before) and at.change is None, (
+                    "a module gives its change; the engine adds it"
+                )
             assert result.shape == (2, 5, WIDTH) and result.isfinite().all()
             result.square().sum().backward()
             assert all(p.grad is not None and p.grad.isfinite().all() for p in unit.parameters())
@@ -108,15 +121,21 @@ def keeps_the_contract_of_weights(unit, site):
     assert found and len({d.parameter for d in found}) == len(found)
     for d in found:
         places = d.places()
-        assert places.shape == d.values.shape == (len(places),) and not d.values.requires_grad and d.values.count_nonzero()
+        assert (
+            places.shape == d.values.shape == (len(places),) and not d.values.requires_grad and d.values.count_nonzero()
+        )
         assert 0 <= int(places[0]) and int(places[-1]) < shapes[d.parameter] and (places.diff() > 0).all()
     before = [(t, t._version) for t in unit.state()]
     with torch.no_grad():
         next(unit.parameters()).add_(1.0)
-    assert any(t is not u or v != u._version for (t, v), u in zip(before, unit.state())), "a change must show in state()"
+    assert any(t is not u or v != u._version for (t, v), u in zip(before, unit.state())), (
+        "a change must show in state()"
+    )
     state = {k: v.clone() for k, v in unit.state_dict().items()}
     back = unit.unpack(unit.pack(torch.float32))
-    assert back.keys() == state.keys() and all(torch.equal(back[k], v) and back[k].dtype == v.dtype for k, v in state.items())
+    assert back.keys() == state.keys() and all(
+        torch.equal(back[k], v) and back[k].dtype == v.dtype for k, v in state.items()
+    )
 
 
 @pytest.mark.parametrize("name", MODULE_TYPES.names())
@@ -158,14 +177,20 @@ def test_unknown_type_and_preset_are_refused():
         optional={
             "places": st.lists(st.sampled_from(["attention", "ffn"]), min_size=1, max_size=2, unique=True),
             "reduction_factor": st.one_of(st.floats(0.5, 64), st.just({"1": 2.0, "default": 8.0})),
-            "reads": st.sampled_from(READS), "residual": st.sampled_from(RESIDUALS),
-            "activation": st.sampled_from(list(ACTIVATIONS)), "norm_before": st.booleans(), "gate": st.booleans(),
-            "norm_after": st.booleans(), "final_norm": st.booleans(),
-            "scaling": st.sampled_from([1.0, 0.5, "learned", "channel"]), "dropout": st.floats(0, 0.9),
-            "init": st.sampled_from(["normal", "truncated", "zero_up"]), "leave_out": st.lists(st.integers(-3, 2), max_size=2),
+            "reads": st.sampled_from(READS),
+            "residual": st.sampled_from(RESIDUALS),
+            "activation": st.sampled_from(list(ACTIVATIONS)),
+            "norm_before": st.booleans(),
+            "gate": st.booleans(),
+            "norm_after": st.booleans(),
+            "final_norm": st.booleans(),
+            "scaling": st.sampled_from([1.0, 0.5, "learned", "channel"]),
+            "dropout": st.floats(0, 0.9),
+            "init": st.sampled_from(["normal", "truncated", "zero_up"]),
+            "leave_out": st.lists(st.integers(-3, 2), max_size=2),
         },
     )
-)  # fmt: skip
+)
 @settings(derandomize=True, max_examples=60, deadline=None)
 def test_any_bottleneck_settings_go_round_and_run(values):
     config = make_components({"bottleneck": values})["bottleneck"]
@@ -232,7 +257,9 @@ def test_scaling_and_gate():
     at, h, x, _, norm = sublayer()
     z = norm(h + x)
     assert torch.allclose(bottleneck(scaling=4.0)(at), 4 * bottleneck()(at), atol=1e-5)
-    learned, channel, gated = (bottleneck(**c) for c in ({"scaling": "learned"}, {"scaling": "channel"}, {"gate": True}))
+    learned, channel, gated = (
+        bottleneck(**c) for c in ({"scaling": "learned"}, {"scaling": "channel"}, {"gate": True})
+    )
     assert learned.scale.shape == (1,) and channel.scale.shape == (WIDTH,)
     for unit in (learned, channel):
         assert torch.allclose(unit(at), by_hand(unit, z) * unit.scale, atol=1e-5)
@@ -247,14 +274,23 @@ def test_scaling_and_gate():
 def test_activations(name, function):
     x = torch.linspace(-3, 3, 31)
     reference = {
-        "relu": x.clamp_min(0), "relu_squared": x.clamp_min(0) ** 2, "identity": x, "silu": x * x.sigmoid(),
-        "swish": x * x.sigmoid(), "gelu": x * 0.5 * (1 + torch.erf(x / 2**0.5)), "relu6": x.clamp(0, 6),
-        "gelu_tanh": 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3))), "tanh": 2 * (2 * x).sigmoid() - 1,
-        "sigmoid": 1 / (1 + (-x).exp()), "leaky_relu": torch.where(x > 0, x, 0.01 * x), "softplus": (1 + x.exp()).log(),
-        "elu": torch.where(x > 0, x, x.exp() - 1), "mish": x * torch.tanh((1 + x.exp()).log()),
+        "relu": x.clamp_min(0),
+        "relu_squared": x.clamp_min(0) ** 2,
+        "identity": x,
+        "silu": x * x.sigmoid(),
+        "swish": x * x.sigmoid(),
+        "gelu": x * 0.5 * (1 + torch.erf(x / 2**0.5)),
+        "relu6": x.clamp(0, 6),
+        "gelu_tanh": 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3))),
+        "tanh": 2 * (2 * x).sigmoid() - 1,
+        "sigmoid": 1 / (1 + (-x).exp()),
+        "leaky_relu": torch.where(x > 0, x, 0.01 * x),
+        "softplus": (1 + x.exp()).log(),
+        "elu": torch.where(x > 0, x, x.exp() - 1),
+        "mish": x * torch.tanh((1 + x.exp()).log()),
         "hardswish": x * (x + 3).clamp(0, 6) / 6,
         "selu": 1.0507009873554805 * torch.where(x > 0, x, 1.6732632423543772 * (x.exp() - 1)),
-    }  # fmt: skip
+    }
     assert torch.allclose(function(x), reference[name], atol=1e-6)
     assert torch.allclose(bottleneck(activation=name).act(x), reference[name], atol=1e-6)
 
@@ -318,7 +354,9 @@ def test_a_norm_that_would_not_be_there_is_refused():
 def test_initial_weights():
     torch.manual_seed(0)
     wide = Site("layer.0.ffn", "sublayer", 256, 1, 0, "ffn")
-    normal, cut, zero = (Bottleneck(BottleneckConfig(init=i, reduction_factor=2.0), wide) for i in ("normal", "truncated", "zero_up"))
+    normal, cut, zero = (
+        Bottleneck(BottleneckConfig(init=i, reduction_factor=2.0), wide) for i in ("normal", "truncated", "zero_up")
+    )
     assert abs(normal.down.weight.std() - 0.02) < 1e-3 and normal.down.weight.abs().max() > 0.05
     assert abs(normal.up.weight.std() - 0.02) < 1e-3
     assert 0.008 < cut.down.weight.std() < 0.01 and cut.down.weight.abs().max() <= 0.02
@@ -338,22 +376,32 @@ def test_branches_of_a_sublayer_do_not_see_each_other():
     twin.add(torch.ones_like(h))
     twin.final_norm = False
     assert torch.allclose(at.output, h + 1) and torch.allclose(twin.output, h + 2) and at.final_norm
-    assert torch.allclose(twin.sum - at.sum, torch.ones_like(h)) and twin.residual is at.residual and twin.input is at.input
+    assert (
+        torch.allclose(twin.sum - at.sum, torch.ones_like(h))
+        and twin.residual is at.residual
+        and twin.input is at.input
+    )
 
 
 # ---- the invertible component ---------------------------------------------------------------------------------------------
 
 
 @given(
-    st.sampled_from(["nice", "glow"]), st.integers(2, 17), st.integers(0, 10_000), st.floats(0.01, 0.3),
-    st.sampled_from([(torch.float32, 1e-4), (torch.float64, 1e-10)]), st.sampled_from(["relu", "gelu", "tanh"]),
-)  # fmt: skip
+    st.sampled_from(["nice", "glow"]),
+    st.integers(2, 17),
+    st.integers(0, 10_000),
+    st.floats(0.01, 0.3),
+    st.sampled_from([(torch.float32, 1e-4), (torch.float64, 1e-10)]),
+    st.sampled_from(["relu", "gelu", "tanh"]),
+)
 @settings(derandomize=True, max_examples=80, deadline=None)
 def test_the_inverse_undoes_it(kind, width, seed, std, precision, activation):
     """Weights up to 15 times their initial size; far beyond that exp(a) up to 6.6 in each half eats float32's digits."""
     dtype, tolerance = precision
     torch.manual_seed(seed)
-    unit = Invertible(InvertibleConfig(kind=kind, activation=activation), Site("embeddings", "embeddings", width, 1)).to(dtype)
+    unit = Invertible(
+        InvertibleConfig(kind=kind, activation=activation), Site("embeddings", "embeddings", width, 1)
+    ).to(dtype)
     with torch.no_grad():
         for p in unit.parameters():
             p.normal_(std=std)

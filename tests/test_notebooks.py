@@ -11,8 +11,10 @@ LOCAL = re.compile(r"/(tmp|home|root|work|mnt|Users|var/folders)/\w|[A-Z]:\\\\?\
 
 def kinds(notebook) -> list[list[str]]:
     """What each cell of code leaves: the names of its streams and the forms of what it shows."""
-    return [[output.get("name") or "+".join(sorted(output.get("data", {"error": 0}))) for output in cell.outputs]
-            for cell in code_cells(notebook)]  # fmt: skip
+    return [
+        [output.get("name") or "+".join(sorted(output.get("data", {"error": 0}))) for output in cell.outputs]
+        for cell in code_cells(notebook)
+    ]
 
 
 def texts(notebook) -> list[str]:
@@ -32,11 +34,15 @@ def test_outputs_are_kept(path):
     kept = read(path)
     counts = [cell.execution_count for cell in code_cells(kept)]
     assert counts == list(range(1, len(counts) + 1)), f"{path.name} was not run once from top to bottom: make notebooks"
-    assert not any("stderr" in found or "error" in found for found in kinds(kept)), f"{path.name} keeps warnings or errors"
+    assert not any("stderr" in found or "error" in found for found in kinds(kept)), (
+        f"{path.name} keeps warnings or errors"
+    )
     assert not [text for text in texts(kept) if LOCAL.search(text)], f"{path.name} keeps paths of a machine"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # jupyter_client and pyzmq about their own event loops
 def test_notebook_runs(path):
-    assert kinds(execute(path)) == kinds(read(path)), f"the outputs kept in {path.name} are not of this notebook: make notebooks"
+    assert kinds(execute(path)) == kinds(read(path)), (
+        f"the outputs kept in {path.name} are not of this notebook: make notebooks"
+    )

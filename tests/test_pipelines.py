@@ -75,13 +75,30 @@ def test_sparse_differences_go_through_the_same_pipelines_and_leave_for_transfor
     here = {"monkeypatch": monkeypatch, "capsys": capsys}
     small = ("base=base", *SMALL)
     for language in ("eng", "swa"):
-        said = in_process("train_language", "lt_sft_language.yaml", *small, f"language={language}", f"corpus={language}.txt", **here)
+        said = in_process(
+            "train_language", "lt_sft_language.yaml", *small, f"language={language}", f"corpus={language}.txt", **here
+        )
         assert "held-out pseudo-perplexity" in said
-    task = ("base=base", "language=eng", "data=train.conll", "dev=dev.conll", "epochs=2", "seeds=[1]", "train.learning_rate=0.01")
+    task = (
+        "base=base",
+        "language=eng",
+        "data=train.conll",
+        "dev=dev.conll",
+        "epochs=2",
+        "seeds=[1]",
+        "train.learning_rate=0.01",
+    )
     in_process("train_task", "lt_sft_task.yaml", *task, **here)
     in_process("train_task", "train_task.yaml", *task, "name=adapter", **here)
     for name in ("ner", "adapter"):
-        in_process("zero_shot", "evaluate.yaml", "targets.swa=swa-test.conll", f"run=results-{name}", f"task_module={name}", **here)
+        in_process(
+            "zero_shot",
+            "evaluate.yaml",
+            "targets.swa=swa-test.conll",
+            f"run=results-{name}",
+            f"task_module={name}",
+            **here,
+        )
         cells = json.loads((folder / f"results-{name}" / "matrix.json").read_text())["cells"]
         assert {c["composition"] for c in cells} == {name, f"eng + {name}", f"swa + {name}"}
         assert all(c["explanation"]["silent"] == [] for c in cells), "every module of every composition acts"

@@ -19,11 +19,21 @@ from madx.tasks.token_classification import word_logits
 from madx.training import TrainSettings, fit
 
 LABELS = ("O", "B-PER", "I-PER")
-HOUSE = {"bottleneck": {"places": ["attention", "ffn"], "reads": "output", "residual": "sum", "gate": True, "reduction_factor": 4}}
+HOUSE = {
+    "bottleneck": {
+        "places": ["attention", "ffn"],
+        "reads": "output",
+        "residual": "sum",
+        "gate": True,
+        "reduction_factor": 4,
+    }
+}
 
 
 def module(base, name, components="madx", *, seed=0, labels=()):
-    made = tiny.wake(new_module(name, base, role="task" if labels else "language", components=components, labels=labels), seed=seed)
+    made = tiny.wake(
+        new_module(name, base, role="task" if labels else "language", components=components, labels=labels), seed=seed
+    )
     for unit in made.packed_units().values():
         generator = torch.Generator().manual_seed(seed)
         places = torch.randperm(unit.space.size, generator=generator)[: len(unit.indices)].sort().values
@@ -64,8 +74,12 @@ def require_equal(made, route, branches, **options):
     expected = apart(made, route, ids, mask, branches, **options)
     made.activate(route)
     for found, wanted in zip(everything(made, ids, mask, branches, **options), expected, strict=True):
-        assert found.shape == wanted.shape and torch.allclose(found, wanted, atol=1e-5, rtol=1e-5), (found - wanted).abs().max()
-    places = torch.randperm(int(mask.sum()), generator=torch.Generator().manual_seed(0))  # some positions alone, in any order
+        assert found.shape == wanted.shape and torch.allclose(found, wanted, atol=1e-5, rtol=1e-5), (
+            (found - wanted).abs().max()
+        )
+    places = torch.randperm(
+        int(mask.sum()), generator=torch.Generator().manual_seed(0)
+    )  # some positions alone, in any order
     at = tuple(index[places] for index in mask.nonzero(as_tuple=True))
     assert torch.allclose(made(ids, mask, at=at, branches=branches), expected[0][places], atol=1e-5, rtol=1e-5)
 
@@ -77,7 +91,10 @@ def require_equal(made, route, branches, **options):
 @pytest.mark.parametrize("kind", MODULE_TYPES.names())
 def test_every_module_type_acts_row_by_row(kind, family):
     """A new module type comes in here by its registration."""
-    made, route = engine(family, a={kind: {}}, b={kind: {}}, ner={kind: {}}), Route("a + ner", "b + ner", "ner", "base + ner")
+    made, route = (
+        engine(family, a={kind: {}}, b={kind: {}}, ner={kind: {}}),
+        Route("a + ner", "b + ner", "ner", "base + ner"),
+    )
     require_equal(made, route, [1, 0, 2, 1, 3, 0])
     with torch.no_grad():
         alone = [apart(made, route, *tiny.inputs(1, 16), [k])[0] for k in range(3)]
@@ -89,20 +106,44 @@ def test_on_every_family(family):
     made = engine(family, swa="madx", yor=HOUSE, hau="parallel", xho="houlsby_inv", ner="pfeiffer")
     route = Route("swa + ner", "yor + ner", "average(swa, hau) + ner", "xho + swa + ner", "0.5*yor + ner", "ner + hau")
     require_equal(made, route, [5, 1, 3, 0, 1], scores=("hidden", "masked", "labels"))
-    require_equal(made, route, [5, 1, 2, 3, 0, 4, 1], scores=("hidden", "labels"))  # a mean has no inverse for masked words
+    require_equal(
+        made, route, [5, 1, 2, 3, 0, 4, 1], scores=("hidden", "labels")
+    )  # a mean has no inverse for masked words
 
 
-STACKS = ("base", "swa", "swa + ner", "yor + ner", "swa + yor + ner", "ner", "ner + swa", "average(swa, yor) + ner", "0.5*swa + ner",
-          "average(0.3*(swa + yor), hau)", "hau + ner", "swa + pos", "yor + pos", "short + ner", "raw + ner", "ner + raw", "raw")  # fmt: skip
+STACKS = (
+    "base",
+    "swa",
+    "swa + ner",
+    "yor + ner",
+    "swa + yor + ner",
+    "ner",
+    "ner + swa",
+    "average(swa, yor) + ner",
+    "0.5*swa + ner",
+    "average(0.3*(swa + yor), hau)",
+    "hau + ner",
+    "swa + pos",
+    "yor + pos",
+    "short + ner",
+    "raw + ner",
+    "ner + raw",
+    "raw",
+)
 
 
 @pytest.fixture(scope="module")
 def many():
     """One engine for many routes: modules at all layers and at some, one that leaves the last norm out."""
     return engine(
-        swa="pfeiffer", yor=HOUSE, hau="parallel", ner="pfeiffer", pos="houlsby", short={"bottleneck": {"leave_out": [0, 2]}},
+        swa="pfeiffer",
+        yor=HOUSE,
+        hau="parallel",
+        ner="pfeiffer",
+        pos="houlsby",
+        short={"bottleneck": {"leave_out": [0, 2]}},
         raw={"bottleneck": {"final_norm": False, "leave_out": [0]}},
-    )  # fmt: skip
+    )
 
 
 @given(st.lists(st.sampled_from(STACKS), min_size=1, max_size=6), st.data())
@@ -223,8 +264,13 @@ def test_branches_by_number_by_text_by_tensor():
     made.activate(Route("swa + ner", "average(swa, yor)", "base"))
     ids, mask = tiny.inputs(3)
     one = made(ids, mask, branches=[2, 0, 1])
-    for same in (["base", "swa + ner", "average(swa,yor)"], torch.tensor([2, 0, 1]), torch.tensor([2, 0, 1], dtype=torch.uint8),
-                 (2, "swa + ner", 1), torch.tensor([2, 0, 1]).numpy()):  # fmt: skip
+    for same in (
+        ["base", "swa + ner", "average(swa,yor)"],
+        torch.tensor([2, 0, 1]),
+        torch.tensor([2, 0, 1], dtype=torch.uint8),
+        (2, "swa + ner", 1),
+        torch.tensor([2, 0, 1]).numpy(),
+    ):
         assert torch.equal(made(ids, mask, branches=same), one)
 
 
@@ -275,7 +321,10 @@ def test_gradients_are_those_of_separate_passes():
         hidden = made(ids[rows], mask[rows], branches=numbers)
         picked = hidden[mask[rows].bool()]
         of = None if numbers is None else torch.tensor(numbers)[:, None].expand(mask[rows].shape)[mask[rows].bool()]
-        return made.label_logits(picked, branches=of).logsumexp(-1).sum() + made.mlm_logits(picked, branches=of).logsumexp(-1).sum()
+        return (
+            made.label_logits(picked, branches=of).logsumexp(-1).sum()
+            + made.mlm_logits(picked, branches=of).logsumexp(-1).sum()
+        )
 
     def separate():
         for row, number in enumerate(branches):
@@ -325,14 +374,21 @@ def test_one_difference_of_weights_for_all_rows_takes_one_pass(monkeypatch):
 
 
 def test_a_difference_that_all_branches_share_is_trained_on_mixed_batches():
-    made = engine(swa="madx", yor="madx", labels=runs.ner().labels.tags, ner={"sparse_diff": {"entries": 200, "groups": ["layers"]}})
+    made = engine(
+        swa="madx",
+        yor="madx",
+        labels=runs.ner().labels.tags,
+        ner={"sparse_diff": {"entries": 200, "groups": ["layers"]}},
+    )
     theta = {n: p.clone() for n, p in made.base.encoder.named_parameters()}
     made.activate("route(swa + ner, yor + ner)")
     own = {"train_branches": [k % 2 for k in range(21)], "dev_branches": [k % 2 for k in range(9)]}
     settings = TrainSettings(learning_rate=1e-2, progress=False, keep_best=False)
     before = made.module("ner").units["weights"]["sparse_diff"].values.detach().clone()
     result = fit(made, "ner", runs.ner(**own), settings, steps=3, seed=0)
-    assert result.history[-1]["loss"] > 0 and not torch.equal(made.module("ner").units["weights"]["sparse_diff"].values, before)
+    assert result.history[-1]["loss"] > 0 and not torch.equal(
+        made.module("ner").units["weights"]["sparse_diff"].values, before
+    )
     made.activate(None)
     assert all(torch.equal(p, theta[n]) for n, p in made.base.encoder.named_parameters())
 
@@ -363,21 +419,37 @@ def test_gradients_through_weights_that_changed_since_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("branches", "words"),
     [
-        (None, "'route\\(swa \\+ ner, yor \\+ ner\\)' has 2 branches: which one does each of the 3 rows take.*branches=\\[0, 1, 0\\]"),
-        ([0, 1], "2 entries for 3 rows"), ([0, 1, 0, 1], "4 entries for 3 rows"), ([0, 1, 2], "names 2, but the branches of .* 0 to 1"),
-        ([0, -1, 1], "names -1, but .* 0 to 1"), ([0, 1, 0.0], "holds 0.0: whole numbers or texts"), ([0, True, 1], "holds True"),
-        ([0, None, 1], "holds None"), (1, "branches is 1: a list with one entry for each row"), ("swa + ner", "branches is 'swa"),
-        (["swa", 0, 0], "'swa' is no branch of .*Allowed: swa \\+ ner, yor \\+ ner"), (["swa +", 0, 0], "Cannot read the composition"),
-        (torch.tensor([0.0, 1.0, 0.0], dtype=torch.bfloat16), "float32"), (torch.tensor([[0], [1], [0]]), "shape \\(3, 1\\)"),
-        (torch.tensor([True, False, True]), "holds bool"), (torch.tensor(1), "shape \\(\\)"), ([], "0 entries for 3 rows"),
+        (
+            None,
+            "'route\\(swa \\+ ner, yor \\+ ner\\)' has 2 branches: which one does each of the 3 rows take.*branches=\\[0, 1, 0\\]",
+        ),
+        ([0, 1], "2 entries for 3 rows"),
+        ([0, 1, 0, 1], "4 entries for 3 rows"),
+        ([0, 1, 2], "names 2, but the branches of .* 0 to 1"),
+        ([0, -1, 1], "names -1, but .* 0 to 1"),
+        ([0, 1, 0.0], "holds 0.0: whole numbers or texts"),
+        ([0, True, 1], "holds True"),
+        ([0, None, 1], "holds None"),
+        (1, "branches is 1: a list with one entry for each row"),
+        ("swa + ner", "branches is 'swa"),
+        (["swa", 0, 0], "'swa' is no branch of .*Allowed: swa \\+ ner, yor \\+ ner"),
+        (["swa +", 0, 0], "Cannot read the composition"),
+        (torch.tensor([0.0, 1.0, 0.0], dtype=torch.bfloat16), "float32"),
+        (torch.tensor([[0], [1], [0]]), "shape \\(3, 1\\)"),
+        (torch.tensor([True, False, True]), "holds bool"),
+        (torch.tensor(1), "shape \\(\\)"),
+        ([], "0 entries for 3 rows"),
     ],
-)  # fmt: skip
+)
 def test_branches_refused(branches, words):
     made = engine(swa="pfeiffer", yor="pfeiffer", ner="pfeiffer")
     made.activate("route(swa + ner, yor + ner)")
     hidden = torch.randn(3, 32)
-    for ask in (lambda: made(*tiny.inputs(3), branches=branches), lambda: made.mlm_logits(hidden, branches=branches),
-                lambda: made.label_logits(hidden, branches=branches)):  # fmt: skip
+    for ask in (
+        lambda: made(*tiny.inputs(3), branches=branches),
+        lambda: made.mlm_logits(hidden, branches=branches),
+        lambda: made.label_logits(hidden, branches=branches),
+    ):
         with pytest.raises(CompositionError, match=words):
             ask()
 
@@ -386,8 +458,12 @@ def test_requests_that_make_no_sense():
     made = engine(swa="pfeiffer", ner="pfeiffer")
     ids, mask = tiny.inputs(3)
     made.activate("swa + ner")
-    for ask in (lambda: made(ids, mask, branches=[0, 0, 0]), lambda: made.label_logits(torch.randn(3, 32), branches=[0, 0, 0]),
-                lambda: made.explain(ids, mask, branches=[0, 0, 0]), lambda: made.groups([0])):  # fmt: skip
+    for ask in (
+        lambda: made(ids, mask, branches=[0, 0, 0]),
+        lambda: made.label_logits(torch.randn(3, 32), branches=[0, 0, 0]),
+        lambda: made.explain(ids, mask, branches=[0, 0, 0]),
+        lambda: made.groups([0]),
+    ):
         with pytest.raises(CompositionError, match="is no route"):
             ask()
     with pytest.raises(CompositionError, match="No module 'swaa' is attached; did you mean 'swa'"):
@@ -449,14 +525,18 @@ def test_explained_and_measured_on_the_rows_of_each_branch():
     plan, route = made._plan, made._route
     found = made.explain(ids, mask, branches=[0, 0, 1, 0])
     assert made._plan is plan and made._route is route and found.measured
-    of = {(k, a.module): a for k, branch in enumerate(found.branches) for a in branch.actions if a.site == "layer.1.ffn"}
+    of = {
+        (k, a.module): a for k, branch in enumerate(found.branches) for a in branch.actions if a.site == "layer.1.ffn"
+    }
     assert all(of[k, n].calls == 1 and of[k, n].change > 0 for k, n in ((0, "swa"), (0, "ner"), (1, "yor"), (1, "ner")))
     assert of[2, "dead"].calls is None and found.silent == []  # no row of it came
     every = made.explain(ids, mask)
     assert every.silent == ["dead"] and "SILENT: dead does not act (measured" in str(every)
     assert every.as_dict()["branches"][2]["silent"] == ["dead"]
     made.activate("swa + ner")
-    alone = {a.module: a.change for a in made.explain(ids[[0, 1, 3]], mask[[0, 1, 3]]).actions if a.site == "layer.1.ffn"}
+    alone = {
+        a.module: a.change for a in made.explain(ids[[0, 1, 3]], mask[[0, 1, 3]]).actions if a.site == "layer.1.ffn"
+    }
     assert of[0, "swa"].change == pytest.approx(alone["swa"], rel=1e-3)
 
 

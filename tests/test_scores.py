@@ -29,12 +29,14 @@ def test_equals_seqeval_strict_iob2(sentences):
     report = classification_report(gold, predicted, mode="strict", scheme=IOB2, output_dict=True, zero_division=0)
     micro = report["micro avg"]
     assert (scores.precision, scores.recall, scores.f1) == pytest.approx(
-        [100 * float(micro[m]) for m in ("precision", "recall", "f1-score")])
+        [100 * float(micro[m]) for m in ("precision", "recall", "f1-score")]
+    )
     assert scores.gold == micro["support"]
     assert set(scores.per_type) == {name for name in report if not name.endswith("avg")}
     for name, figures in scores.per_type.items():
         assert [figures[m] for m in ("precision", "recall", "f1")] == pytest.approx(
-            [100 * float(report[name][m]) for m in ("precision", "recall", "f1-score")])
+            [100 * float(report[name][m]) for m in ("precision", "recall", "f1-score")]
+        )
         assert figures["support"] == report[name]["support"]
 
 
@@ -67,29 +69,35 @@ def test_an_inside_tag_that_continues_nothing_is_no_entity():
     assert (scores.gold, scores.predicted, scores.correct) == (1, 0, 0)
 
 
-@pytest.mark.parametrize("gold, predicted, text", [
-    ([["O"]], [["O"], ["O"]], "1 gold but 2 predicted sentences"),
-    ([["O"], ["O", "O"]], [["O"], ["O"]], "sentence 1: 2 gold but 1 predicted tags"),
-    ([], [], "no words to score"),
-    ([[]], [[]], "no words to score"),
-    ([["O", "S-PER"]], [["O", "O"]], r"gold sentence 0: .*'S-PER'.*Allowed: O, B-TYPE, I-TYPE"),
-    ([["O"]], [["B-"]], "predicted sentence 0: .*'B-'"),
-    ([["O"]], [[3]], "predicted sentence 0: .*3"),
-    ([["O"]], [["O-PER"]], "'O-PER'"),
-    (["O"], ["O"], "expected a list of tags"),
-])
+@pytest.mark.parametrize(
+    "gold, predicted, text",
+    [
+        ([["O"]], [["O"], ["O"]], "1 gold but 2 predicted sentences"),
+        ([["O"], ["O", "O"]], [["O"], ["O"]], "sentence 1: 2 gold but 1 predicted tags"),
+        ([], [], "no words to score"),
+        ([[]], [[]], "no words to score"),
+        ([["O", "S-PER"]], [["O", "O"]], r"gold sentence 0: .*'S-PER'.*Allowed: O, B-TYPE, I-TYPE"),
+        ([["O"]], [["B-"]], "predicted sentence 0: .*'B-'"),
+        ([["O"]], [[3]], "predicted sentence 0: .*3"),
+        ([["O"]], [["O-PER"]], "'O-PER'"),
+        (["O"], ["O"], "expected a list of tags"),
+    ],
+)
 def test_bad_input(gold, predicted, text):
     with pytest.raises(DataError, match=text):
         entity_scores(gold, predicted)
 
 
-@pytest.mark.parametrize("arrays, text", [
-    (([1], [1, 1], [1]), "different lengths"),
-    (([2], [1], [3]), "2 correct entities of 1 gold"),
-    (([-1], [1], [3]), "-1 correct"),
-    (([0.5], [1], [3]), "whole number"),
-    (([[1]], [[1]], [[1]]), "shape"),
-])
+@pytest.mark.parametrize(
+    "arrays, text",
+    [
+        (([1], [1, 1], [1]), "different lengths"),
+        (([2], [1], [3]), "2 correct entities of 1 gold"),
+        (([-1], [1], [3]), "-1 correct"),
+        (([0.5], [1], [3]), "whole number"),
+        (([[1]], [[1]], [[1]]), "shape"),
+    ],
+)
 def test_statistics_are_checked(arrays, text):
     with pytest.raises(DataError, match=text):
         Statistics(*arrays)

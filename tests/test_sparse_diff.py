@@ -25,8 +25,14 @@ quick = settings(derandomize=True, max_examples=100, deadline=None)
 def test_gaps_and_back(indices, dtype):
     indices = torch.tensor(sorted(indices), dtype=dtype)
     coded = index_coding.encode(indices)
-    assert coded.dtype == torch.uint8 and torch.equal(index_coding.decode(coded).long(), indices.long()) and index_coding.entries(coded) == len(indices)
-    assert len(coded) == len(indices) + int((indices.diff(prepend=indices.new_tensor([-1])) - 1).div(255, rounding_mode="floor").sum())
+    assert (
+        coded.dtype == torch.uint8
+        and torch.equal(index_coding.decode(coded).long(), indices.long())
+        and index_coding.entries(coded) == len(indices)
+    )
+    assert len(coded) == len(indices) + int(
+        (indices.diff(prepend=indices.new_tensor([-1])) - 1).div(255, rounding_mode="floor").sum()
+    )
 
 
 @pytest.mark.parametrize("gap", [0, 253, 254, 255, 256, 509, 510, 2**31 + 7])
@@ -39,7 +45,10 @@ def test_gaps_at_the_borders_of_a_byte(gap):
         assert torch.equal(index_coding.decode(index_coding.encode(indices)), indices)
 
 
-@pytest.mark.parametrize(("indices", "message"), [([3, 2], "entry 1 is not above.*unsorted"), ([2, 2], "entry 1.*the same"), ([-2, 1], "entry 0")])
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [([3, 2], "entry 1 is not above.*unsorted"), ([2, 2], "entry 1.*the same"), ([-2, 1], "entry 0")],
+)
 def test_what_cannot_be_coded(indices, message):
     with pytest.raises(ValueError, match=message):
         index_coding.encode(torch.tensor(indices))
@@ -67,7 +76,13 @@ def test_any_bytes_spell_ascending_indices_or_are_refused(data):
 
 
 def test_global_indices_are_split_by_parameter():
-    space = Space((BaseParameter("a", (2, 3), "layers", 0, "weight"), BaseParameter("b", (4,), "layers", 0, "bias"), BaseParameter("c", (5,), "layers", 1, "bias")))
+    space = Space(
+        (
+            BaseParameter("a", (2, 3), "layers", 0, "weight"),
+            BaseParameter("b", (4,), "layers", 0, "bias"),
+            BaseParameter("c", (5,), "layers", 1, "bias"),
+        )
+    )
     assert space.split(torch.tensor([0, 5, 10, 14], dtype=torch.int32)) == [("a", 0, 2, 0), ("c", 2, 4, 10)]
     assert space.split(torch.empty(0, dtype=torch.int32)) == []
 
@@ -75,12 +90,15 @@ def test_global_indices_are_split_by_parameter():
 @pytest.mark.parametrize(
     ("indices", "values", "message"),
     [
-        ([3, 2, 5], [1.0, 1.0, 1.0], "unsorted, or one is there twice"), ([2, 2, 5], [1.0, 1.0, 1.0], "there twice"),
-        ([1, 2, 10**6], [1.0, 1.0, 1.0], "index 1000000 is out of range"), ([-1, 2, 5], [1.0, 1.0, 1.0], "-1 is out of range"),
-        ([1, 2], [1.0], r"\(2,\) indices and \(1,\) values"), ([1], [float("nan")], "infinite or not a number"),
+        ([3, 2, 5], [1.0, 1.0, 1.0], "unsorted, or one is there twice"),
+        ([2, 2, 5], [1.0, 1.0, 1.0], "there twice"),
+        ([1, 2, 10**6], [1.0, 1.0, 1.0], "index 1000000 is out of range"),
+        ([-1, 2, 5], [1.0, 1.0, 1.0], "-1 is out of range"),
+        ([1, 2], [1.0], r"\(2,\) indices and \(1,\) values"),
+        ([1], [float("nan")], "infinite or not a number"),
         ([1], [float("inf")], "infinite or not a number"),
     ],
-)  # fmt: skip
+)
 def test_entries_that_make_no_difference_are_refused(indices, values, message):
     unit = sparse(tiny.base(), "a", entries=3).units["weights"]["sparse_diff"]
     before = unit.indices.clone()
@@ -91,7 +109,9 @@ def test_entries_that_make_no_difference_are_refused(indices, values, message):
 
 def test_large_bases_have_indices_of_8_bytes():
     with torch.device("meta"):
-        site = Site("weights", "weights", 8, 1, parameters=(BaseParameter("w", (2**16, 2**16), "embeddings", None, "weight"),))
+        site = Site(
+            "weights", "weights", 8, 1, parameters=(BaseParameter("w", (2**16, 2**16), "embeddings", None, "weight"),)
+        )
         unit = SparseDiff(SparseDiffConfig(entries=10), site)
     assert unit.indices.dtype == torch.int64 and unit.space.size == 2**32
 
@@ -106,7 +126,11 @@ def test_any_values_are_stored_exactly(family, tmp_path):
     store.save(made)
     back = store.load("swa", base).units["weights"]["sparse_diff"]
     unit = made.units["weights"]["sparse_diff"]
-    assert torch.equal(back.indices, unit.indices) and torch.equal(back.values, unit.values) and back.indices.dtype == torch.int32
+    assert (
+        torch.equal(back.indices, unit.indices)
+        and torch.equal(back.values, unit.values)
+        and back.indices.dtype == torch.int32
+    )
     assert store.verify() == [] and store.verify(base=base) == []
     assert store.show("swa").weights.parameters == len(unit.values)
 
@@ -163,18 +187,29 @@ START = "weights.sparse_diff."
     [
         (lambda t: t.update({START + "gaps": t[START + "gaps"][:-1]}), "399 indices, 400 values"),
         (lambda t: t[START + "gaps"].__setitem__(-1, 255), "end within an entry: the file was cut"),
-        (lambda t: t.update({START + "gaps": torch.cat([torch.full((200,), 255, dtype=torch.uint8), t[START + "gaps"]])}), "out of range"),
+        (
+            lambda t: t.update(
+                {START + "gaps": torch.cat([torch.full((200,), 255, dtype=torch.uint8), t[START + "gaps"]])}
+            ),
+            "out of range",
+        ),
         (lambda t: t[START + "values"].__setitem__(3, float("nan")), "not a number"),
         (lambda t: t[START + "values"].__setitem__(3, float("inf")), "not a number"),
         (lambda t: t.update({START + "gaps": t[START + "gaps"].int()}), "gaps is torch.int32, not torch.uint8"),
         (lambda t: t.update({START + "values": t[START + "values"].int()}), "floating-point"),
-        (lambda t: t.update({START + "values": t[START + "values"][:-1], START + "gaps": t[START + "gaps"][:-1]}), "399 entries, its settings ask for 400"),
+        (
+            lambda t: t.update({START + "values": t[START + "values"][:-1], START + "gaps": t[START + "gaps"][:-1]}),
+            "399 entries, its settings ask for 400",
+        ),
         (lambda t: t[START + "parameters"].add_(1), "parameters of other names or shapes"),
-        (lambda t: t.pop(START + "gaps"), "is stored as gaps, values, exponent, parameters, not as exponent, parameters, values"),
+        (
+            lambda t: t.pop(START + "gaps"),
+            "is stored as gaps, values, exponent, parameters, not as exponent, parameters, values",
+        ),
         (lambda t: t.update({START + "more": torch.zeros(1)}), "is stored as gaps"),
         (lambda t: t.update({START + "exponent": torch.zeros(2, dtype=torch.int8)}), "exponent one number"),
     ],
-)  # fmt: skip
+)
 def test_a_damaged_difference_is_refused(change, message, tmp_path):
     base, store = tiny.base(), Store(tmp_path)
     store.save(sparse(base, "swa", language="swa"))

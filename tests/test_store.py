@@ -33,10 +33,14 @@ from madx.store.weights import encode
 
 LABELS = ("O", "B-PER", "I-PER")
 TRAINING = {
-    "data": [{"path": "/home/juma/my texts/swa.txt", "sha256": "ab" * 32, "bytes": 12}], "datasets": ["wikiann"],
-    "steps": 7, "seed": 0, "settings": {"learning_rate": 1e-4, "batch": {"size": 64}}, "versions": {"torch": "2.13"},
+    "data": [{"path": "/home/juma/my texts/swa.txt", "sha256": "ab" * 32, "bytes": 12}],
+    "datasets": ["wikiann"],
+    "steps": 7,
+    "seed": 0,
+    "settings": {"learning_rate": 1e-4, "batch": {"size": 64}},
+    "versions": {"torch": "2.13"},
     "scores": {"perplexity": {"before": 60.25, "after": math.inf}},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +124,9 @@ def test_round_trip_is_bit_exact_on_every_family(family, tmp_path):
 def test_every_preset_is_stored_whole(preset, base, tmp_path):
     made = module(base, "m", preset)
     loaded = load_module(save_module(made, tmp_path / "m"), base)
-    assert same(made, loaded) and loaded.info == made.info and list(loaded.info.components) == list(made.info.components)
+    assert (
+        same(made, loaded) and loaded.info == made.info and list(loaded.info.components) == list(made.info.components)
+    )
 
 
 def test_order_of_parts_survives(base, tmp_path):
@@ -156,31 +162,45 @@ NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,20}", fullmatch=True).filte
 )
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))  # a lone surrogate is no text in UTF-8
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False)
-    | TEXT,
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=8,
-)  # fmt: skip
-BOTTLENECK = st.fixed_dictionaries({}, optional={
-    "places": st.sampled_from([["ffn"], ["attention"], ["attention", "ffn"]]),
-    "reduction_factor": st.floats(0.1, 64)
-    | st.dictionaries(st.sampled_from(["0", "1", "default"]), st.floats(0.5, 8), min_size=1),
-    "reads": st.sampled_from(["sum_norm", "output", "input"]), "scaling": st.floats(-9, 9) | st.just("learned"),
-    "leave_out": st.lists(st.integers(-3, 2), max_size=2), "dropout": st.floats(0, 0.9), "gate": st.booleans(),
-})  # fmt: skip
+)
+BOTTLENECK = st.fixed_dictionaries(
+    {},
+    optional={
+        "places": st.sampled_from([["ffn"], ["attention"], ["attention", "ffn"]]),
+        "reduction_factor": st.floats(0.1, 64)
+        | st.dictionaries(st.sampled_from(["0", "1", "default"]), st.floats(0.5, 8), min_size=1),
+        "reads": st.sampled_from(["sum_norm", "output", "input"]),
+        "scaling": st.floats(-9, 9) | st.just("learned"),
+        "leave_out": st.lists(st.integers(-3, 2), max_size=2),
+        "dropout": st.floats(0, 0.9),
+        "gate": st.booleans(),
+    },
+)
 
 
 @settings(derandomize=True, max_examples=60, deadline=None)
 @given(
-    name=NAMES, bottleneck=BOTTLENECK, training=st.dictionaries(TEXT, PLAIN, max_size=3),
+    name=NAMES,
+    bottleneck=BOTTLENECK,
+    training=st.dictionaries(TEXT, PLAIN, max_size=3),
     labels=st.lists(TEXT.filter(bool), unique=True, max_size=4),
-    language=st.sampled_from([None, "swa", "zh-Hant-TW"]), licence=st.none() | st.text("ABC-.0", min_size=1),
-)  # fmt: skip
+    language=st.sampled_from([None, "swa", "zh-Hant-TW"]),
+    licence=st.none() | st.text("ABC-.0", min_size=1),
+)
 def test_the_json_keeps_everything(name, bottleneck, training, labels, language, licence):
     info = ModuleInfo(
-        name=name, role="task", language=language, components=make_components({"invertible": {}, "bottleneck": bottleneck}),
-        task=None, labels=tuple(labels), training=training, licence=licence,
-    )  # fmt: skip
+        name=name,
+        role="task",
+        language=language,
+        components=make_components({"invertible": {}, "bottleneck": bottleneck}),
+        task=None,
+        labels=tuple(labels),
+        training=training,
+        licence=licence,
+    )
     manifest = manifest_of(info, WeightsRecord(sha256="0" * 64, bytes=1, dtype="float32", parameters=2))
     again = from_text(to_text(manifest).encode(), "x")
     assert again == manifest and again.info() == info and to_text(again) == to_text(manifest)
@@ -224,16 +244,22 @@ def test_truncated_json_is_refused_at_any_length(base, tmp_path):
             load_module(folder, base)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    (b"\xff\xfe", "cannot be read as JSON"),
-    (b"[]", "no format number"), (b"{}", "no format number"), (b"null", "no format"),
-    (b'{"format": true}', "no format number"),
-    (b'{"format": 2}', "written by a newer madx: it has format 2, this madx reads up to 1"),
-    (b"[" * 100_000, "cannot be read as JSON"), (b'{"format": 1, "format": 1}', "the key 'format' is there twice"),
-    (b'{"format": 1, "training": NaN}', "NaN is no JSON number"),
-    (b'{"format": 1, "x": 1e999}', "1e999 is no JSON number"),
-    (b'{"format": 1}', r"(?s)name: missing.*weights: missing"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"\xff\xfe", "cannot be read as JSON"),
+        (b"[]", "no format number"),
+        (b"{}", "no format number"),
+        (b"null", "no format"),
+        (b'{"format": true}', "no format number"),
+        (b'{"format": 2}', "written by a newer madx: it has format 2, this madx reads up to 1"),
+        (b"[" * 100_000, "cannot be read as JSON"),
+        (b'{"format": 1, "format": 1}', "the key 'format' is there twice"),
+        (b'{"format": 1, "training": NaN}', "NaN is no JSON number"),
+        (b'{"format": 1, "x": 1e999}', "1e999 is no JSON number"),
+        (b'{"format": 1}', r"(?s)name: missing.*weights: missing"),
+    ],
+)
 def test_json_that_is_no_module(text, message, base, tmp_path):
     folder = save_module(module(base), tmp_path / "swa")
     (folder / LAYOUT.manifest).write_bytes(text)
@@ -247,41 +273,52 @@ def part(content, k=0):
     return content["components"][k]
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda c: c.update(lables=[]), "lables: unknown key; did you mean 'labels'"),
-    (lambda c: c["weights"].update(pickle="x"), "weights.pickle: unknown key"),
-    (lambda c: c.pop("licence"), "licence: missing"),
-    (lambda c: c.update(name="../swa"), "name: '../swa' cannot name a module"),
-    (lambda c: c.update(name=5), "name: .*string, got 5"),
-    (lambda c: c.update(role="adapter"), "role: .*'language' or 'task', got 'adapter'"),
-    (lambda c: c.update(role="language", language=None), "A language module without a language"),
-    (lambda c: c.update(language="Swahili"), "'Swahili' is no language code"),
-    (lambda c: c.update(labels=["O", "O", "I"]), "labels: .*twice: O"),
-    (lambda c: c.update(labels=["O", 1]), "labels.1: .*got 1"),
-    (lambda c: c.update(labels=["O", "B-PER"]),
-     r"(?s)head.weight: shape \(3, 32\), expected \(2, 32\) \(2 labels\).*names 2 labels"),
-    (lambda c: c.update(labels=[]), "(?s)head.weight: not a tensor.*names 0 labels, the weights have a head"),
-    (lambda c: part(c).update(type="bottelneck"), "no module type 'bottelneck'; did you mean 'bottleneck'"),
-    (lambda c: c["components"].append(part(c)), "the component 'bottleneck' is there twice"),
-    (lambda c: c.update(components=[]), "belongs to none of the components"),
-    (lambda c: part(c)["settings"].update(reductoin=2), "bottleneck.reductoin: .*did you mean 'reduction_factor'"),
-    (lambda c: part(c)["settings"].update(activation="rellu"), "unknown activation 'rellu'"),
-    (lambda c: part(c)["settings"].update(reduction_factor=8.0),
-     r"layer.2.ffn.bottleneck.up.weight: shape \(32, 2\), expected \(32, 4\)"),
-    (lambda c: part(c)["settings"].update(reduction_factor=1e-300), "settings in .* make no module on this base"),
-    (lambda c: part(c)["settings"].update(leave_out=[0, 1, 2]), "make no module on this base: .*acts at no site"),
-    (lambda c: part(c)["settings"].update(leave_out=[1]),
-     "layer.1.ffn.bottleneck.down.bias: not a tensor of this module"),
-    (lambda c: part(c)["settings"].update(places=["attention", "ffn"]),
-     "layer.0.attention.bottleneck.up.bias: missing in the file"),
-    (lambda c: c["weights"].update(dtype="bfloat16"), "head.bias: float32, expected bfloat16"),
-    (lambda c: c["weights"].update(dtype="int8"), "weights.dtype: "),
-    (lambda c: c["weights"].update(parameters=1), r"weights: \d+ numbers, module.json records 1"),
-    (lambda c: c["weights"].update(sha256="0" * 64), "module.json records 000000000000"),
-    (lambda c: c["weights"].update(sha256="0"), "weights.sha256: "),
-    (lambda c: c["base"].update(fingerprint="none"), "base.fingerprint: "),
-    (lambda c: (c.pop("task"), c.update(seed=1)), "(?s)task: missing.*seed: unknown key"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(lables=[]), "lables: unknown key; did you mean 'labels'"),
+        (lambda c: c["weights"].update(pickle="x"), "weights.pickle: unknown key"),
+        (lambda c: c.pop("licence"), "licence: missing"),
+        (lambda c: c.update(name="../swa"), "name: '../swa' cannot name a module"),
+        (lambda c: c.update(name=5), "name: .*string, got 5"),
+        (lambda c: c.update(role="adapter"), "role: .*'language' or 'task', got 'adapter'"),
+        (lambda c: c.update(role="language", language=None), "A language module without a language"),
+        (lambda c: c.update(language="Swahili"), "'Swahili' is no language code"),
+        (lambda c: c.update(labels=["O", "O", "I"]), "labels: .*twice: O"),
+        (lambda c: c.update(labels=["O", 1]), "labels.1: .*got 1"),
+        (
+            lambda c: c.update(labels=["O", "B-PER"]),
+            r"(?s)head.weight: shape \(3, 32\), expected \(2, 32\) \(2 labels\).*names 2 labels",
+        ),
+        (lambda c: c.update(labels=[]), "(?s)head.weight: not a tensor.*names 0 labels, the weights have a head"),
+        (lambda c: part(c).update(type="bottelneck"), "no module type 'bottelneck'; did you mean 'bottleneck'"),
+        (lambda c: c["components"].append(part(c)), "the component 'bottleneck' is there twice"),
+        (lambda c: c.update(components=[]), "belongs to none of the components"),
+        (lambda c: part(c)["settings"].update(reductoin=2), "bottleneck.reductoin: .*did you mean 'reduction_factor'"),
+        (lambda c: part(c)["settings"].update(activation="rellu"), "unknown activation 'rellu'"),
+        (
+            lambda c: part(c)["settings"].update(reduction_factor=8.0),
+            r"layer.2.ffn.bottleneck.up.weight: shape \(32, 2\), expected \(32, 4\)",
+        ),
+        (lambda c: part(c)["settings"].update(reduction_factor=1e-300), "settings in .* make no module on this base"),
+        (lambda c: part(c)["settings"].update(leave_out=[0, 1, 2]), "make no module on this base: .*acts at no site"),
+        (
+            lambda c: part(c)["settings"].update(leave_out=[1]),
+            "layer.1.ffn.bottleneck.down.bias: not a tensor of this module",
+        ),
+        (
+            lambda c: part(c)["settings"].update(places=["attention", "ffn"]),
+            "layer.0.attention.bottleneck.up.bias: missing in the file",
+        ),
+        (lambda c: c["weights"].update(dtype="bfloat16"), "head.bias: float32, expected bfloat16"),
+        (lambda c: c["weights"].update(dtype="int8"), "weights.dtype: "),
+        (lambda c: c["weights"].update(parameters=1), r"weights: \d+ numbers, module.json records 1"),
+        (lambda c: c["weights"].update(sha256="0" * 64), "module.json records 000000000000"),
+        (lambda c: c["weights"].update(sha256="0"), "weights.sha256: "),
+        (lambda c: c["base"].update(fingerprint="none"), "base.fingerprint: "),
+        (lambda c: (c.pop("task"), c.update(seed=1)), "(?s)task: missing.*seed: unknown key"),
+    ],
+)
 def test_altered_json_is_refused_by_name(change, message, base, tmp_path):
     folder = save_module(task(base), tmp_path / "ner")
     alter(folder, change)
@@ -294,21 +331,39 @@ def drop(tensors, name):
     return tensors.pop(name)
 
 
-@pytest.mark.parametrize(("change", "messages"), [
-    (lambda t: (drop(t, "head.bias"), drop(t, "layer.1.ffn.bottleneck.up.bias")),
-     ["head.bias: missing", "layer.1.ffn.bottleneck.up.bias: missing"]),
-    (lambda t: t.update({"layer.0.ffn.lora.A": torch.zeros(1)}),
-     ["layer.0.ffn.lora.A: not a tensor", "none of the components bottleneck"]),
-    (lambda t: t.update({"head.bias": torch.zeros(5)}),
-     [r"head.bias: shape \(5,\), expected \(3,\) \(3 labels\)", "have 5 rows"]),
-    (lambda t: t.update({"head.weight": torch.zeros(3, 32, dtype=torch.int64)}),
-     ["head.weight: int64, expected float32"]),
-    (lambda t: t.update({"head.weight": torch.zeros(3, 32).half()}),
-     ["head.weight: stored as float16, recorded as float32"]),
-    (lambda t: t["head.weight"].view(-1)[3:5].fill_(math.nan), ["head.weight: 2 of 96 numbers are infinite or not"]),
-    (lambda t: t["head.weight"].view(-1)[:2].copy_(torch.tensor([math.inf, -math.inf])),
-     ["head.weight: 2 of 96 numbers"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "messages"),
+    [
+        (
+            lambda t: (drop(t, "head.bias"), drop(t, "layer.1.ffn.bottleneck.up.bias")),
+            ["head.bias: missing", "layer.1.ffn.bottleneck.up.bias: missing"],
+        ),
+        (
+            lambda t: t.update({"layer.0.ffn.lora.A": torch.zeros(1)}),
+            ["layer.0.ffn.lora.A: not a tensor", "none of the components bottleneck"],
+        ),
+        (
+            lambda t: t.update({"head.bias": torch.zeros(5)}),
+            [r"head.bias: shape \(5,\), expected \(3,\) \(3 labels\)", "have 5 rows"],
+        ),
+        (
+            lambda t: t.update({"head.weight": torch.zeros(3, 32, dtype=torch.int64)}),
+            ["head.weight: int64, expected float32"],
+        ),
+        (
+            lambda t: t.update({"head.weight": torch.zeros(3, 32).half()}),
+            ["head.weight: stored as float16, recorded as float32"],
+        ),
+        (
+            lambda t: t["head.weight"].view(-1)[3:5].fill_(math.nan),
+            ["head.weight: 2 of 96 numbers are infinite or not"],
+        ),
+        (
+            lambda t: t["head.weight"].view(-1)[:2].copy_(torch.tensor([math.inf, -math.inf])),
+            ["head.weight: 2 of 96 numbers"],
+        ),
+    ],
+)
 def test_weights_that_do_not_fit_their_json_are_refused_by_name(change, messages, base, tmp_path):
     folder = save_module(task(base), tmp_path / "ner")
     forge(folder, change)
@@ -713,12 +768,24 @@ def test_card_says_what_the_hub_and_a_reader_need(base, tmp_path):
     swa.info.base = swa.info.base | {"name": "FacebookAI/xlm-roberta-base", "revision": "e73636d"}
     card = (save_module(swa, tmp_path / "swa") / LAYOUT.card).read_text()
     assert yaml.safe_load(card.split("---\n")[1]) == {
-        "library_name": "madx", "language": ["sw"], "license": "cc-by-4.0", "base_model": "FacebookAI/xlm-roberta-base",
-        "base_model_relation": "adapter", "datasets": ["wikiann"], "pipeline_tag": "fill-mask",
+        "library_name": "madx",
+        "language": ["sw"],
+        "license": "cc-by-4.0",
+        "base_model": "FacebookAI/xlm-roberta-base",
+        "base_model_relation": "adapter",
+        "datasets": ["wikiann"],
+        "pipeline_tag": "fill-mask",
         "tags": ["madx", "language-module", "cross-lingual", "bottleneck", "invertible"],
-    }  # fmt: skip
-    for text in ("# swa\n", "| bottleneck | reduction_factor | 2.0 |", f"| swa.txt | {'ab' * 32} | 12 |",
-                 "batch.size | 64 |", "| perplexity.after | inf |", "| steps | 7 |", "| revision | e73636d |"):
+    }
+    for text in (
+        "# swa\n",
+        "| bottleneck | reduction_factor | 2.0 |",
+        f"| swa.txt | {'ab' * 32} | 12 |",
+        "batch.size | 64 |",
+        "| perplexity.after | inf |",
+        "| steps | 7 |",
+        "| revision | e73636d |",
+    ):
         assert text in card, text
     assert "juma" not in card, "a card tells nobody's home folder"
 
@@ -737,18 +804,45 @@ def test_card_of_a_task_module_on_a_local_base(base, tmp_path):
 @pytest.mark.parametrize(
     ("role", "training", "expected"),
     [
-        ("task", {"data": [{"path": "datasets:o/wikiann:sw:train"}, {"path": "datasets:o/wikiann:sw:validation"}],
-                  "scores": {"dev": {"f1": 66.5, "recall": 60, "best": True, "note": "x"}}},
-         ({("f1", 66.5), ("recall", 60)}, "o/wikiann", "o/wikiann sw validation", "sw", "validation", "token-classification", ["o/wikiann"])),
-        ("task", {"data": [{"path": "/home/juma/a.conll"}, "/home/juma/dev.conll"], "scores": {"dev": {"f1": 1.0}}},
-         ({("f1", 1.0)}, "local", "development data (dev.conll)", None, None, "token-classification", None)),
-        ("language", {"data": [{"path": "datasets:imdb:test"}], "scores": {"held_out_before": {"perplexity": 9.0},
-                      "held_out_after": {"perplexity": 3.5, "loss": "inf"}}},
-         ({("perplexity", 3.5)}, "imdb", "imdb test", None, None, "fill-mask", ["imdb"])),
-        ("language", {"scores": {"held_out_after": {"perplexity": 3.5}}},
-         ({("perplexity", 3.5)}, "local", "held-out part", None, None, "fill-mask", None)),
+        (
+            "task",
+            {
+                "data": [{"path": "datasets:o/wikiann:sw:train"}, {"path": "datasets:o/wikiann:sw:validation"}],
+                "scores": {"dev": {"f1": 66.5, "recall": 60, "best": True, "note": "x"}},
+            },
+            (
+                {("f1", 66.5), ("recall", 60)},
+                "o/wikiann",
+                "o/wikiann sw validation",
+                "sw",
+                "validation",
+                "token-classification",
+                ["o/wikiann"],
+            ),
+        ),
+        (
+            "task",
+            {"data": [{"path": "/home/juma/a.conll"}, "/home/juma/dev.conll"], "scores": {"dev": {"f1": 1.0}}},
+            ({("f1", 1.0)}, "local", "development data (dev.conll)", None, None, "token-classification", None),
+        ),
+        (
+            "language",
+            {
+                "data": [{"path": "datasets:imdb:test"}],
+                "scores": {
+                    "held_out_before": {"perplexity": 9.0},
+                    "held_out_after": {"perplexity": 3.5, "loss": "inf"},
+                },
+            },
+            ({("perplexity", 3.5)}, "imdb", "imdb test", None, None, "fill-mask", ["imdb"]),
+        ),
+        (
+            "language",
+            {"scores": {"held_out_after": {"perplexity": 3.5}}},
+            ({("perplexity", 3.5)}, "local", "held-out part", None, None, "fill-mask", None),
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_hubs_library_reads_scores_and_data_from_the_card(base, role, training, expected):
     from huggingface_hub import ModelCard
 
@@ -759,15 +853,28 @@ def test_the_hubs_library_reads_scores_and_data_from_the_card(base, role, traini
     first = results[0]
     found = {(r.metric_type, r.metric_value) for r in results}
     assert (
-        found, first.dataset_type, first.dataset_name, first.dataset_config, first.dataset_split, first.task_type, card.data.datasets
-    ) == expected  # fmt: skip
+        found,
+        first.dataset_type,
+        first.dataset_name,
+        first.dataset_config,
+        first.dataset_split,
+        first.task_type,
+        card.data.datasets,
+    ) == expected
     assert card.data.model_name == made.name and card.data.pipeline_tag == expected[5]
 
 
 @pytest.mark.parametrize(
-    "training", [{"scores": 3}, {"scores": {"dev": 3}}, {"scores": {"dev": {}}}, {"data": 3, "datasets": 4}, {"data": [None, {}]},
-                 {"data": ["datasets:"], "scores": {"dev": {"f1": None}}}]
-)  # fmt: skip
+    "training",
+    [
+        {"scores": 3},
+        {"scores": {"dev": 3}},
+        {"scores": {"dev": {}}},
+        {"data": 3, "datasets": 4},
+        {"data": [None, {}]},
+        {"data": ["datasets:"], "scores": {"dev": {"f1": None}}},
+    ],
+)
 def test_a_card_is_made_of_any_record(base, training):
     made = task(base)
     made.info.training = training
@@ -777,9 +884,14 @@ def test_a_card_is_made_of_any_record(base, training):
 
 @pytest.mark.parametrize(
     ("licence", "keys"),
-    [("CC-BY-4.0", {"license": "cc-by-4.0"}), ("GPL-3.0-or-later", {"license": "gpl-3.0"}), ("MIT", {"license": "mit"}),
-     ("AGPL-3.0-only", {"license": "agpl-3.0"}), ("Juma's own", {"license": "other", "license_name": "Juma's own"})],
-)  # fmt: skip
+    [
+        ("CC-BY-4.0", {"license": "cc-by-4.0"}),
+        ("GPL-3.0-or-later", {"license": "gpl-3.0"}),
+        ("MIT", {"license": "mit"}),
+        ("AGPL-3.0-only", {"license": "agpl-3.0"}),
+        ("Juma's own", {"license": "other", "license_name": "Juma's own"}),
+    ],
+)
 def test_a_licence_in_the_hubs_words(base, licence, keys):
     made = module(base, licence=licence)
     front = yaml.safe_load(model_card(encode(made, "float32")[0]).split("---\n")[1])

@@ -16,7 +16,9 @@ from madx.store.manifest import LAYOUT
 from madx.store.tensors import DTYPES, read_tensors
 
 shapes = st.lists(st.integers(0, 5), max_size=3).map(tuple)
-files = st.dictionaries(st.text("abc.ä", min_size=1, max_size=8), st.tuples(shapes, st.sampled_from(sorted(DTYPES))), max_size=6)
+files = st.dictionaries(
+    st.text("abc.ä", min_size=1, max_size=8), st.tuples(shapes, st.sampled_from(sorted(DTYPES))), max_size=6
+)
 
 
 def read(data: bytes, tmp_path):
@@ -49,7 +51,9 @@ def test_equal_to_the_librarys_reader(tmp_path_factory, described, seed):
 
 def test_the_tensors_of_a_loaded_module_share_no_byte_and_can_be_saved_alone(tmp_path):
     base = tiny.base()
-    made = tiny.wake(new_module("ner", base, role="task", task="ner", components="pfeiffer", labels=("O", "B-PER", "I-PER")))
+    made = tiny.wake(
+        new_module("ner", base, role="task", task="ner", components="pfeiffer", labels=("O", "B-PER", "I-PER"))
+    )
     loaded = load_module(save_module(made, tmp_path / "ner"), base)
     places = sorted((p.data_ptr(), p.nbytes) for p in loaded.parameters())
     assert all(start + length <= after for (start, length), (after, _) in zip(places, places[1:]))
@@ -99,17 +103,38 @@ A = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 @pytest.mark.parametrize(
     "data",
     [
-        b"", bytes(5), (1 << 62).to_bytes(8, "little") + b"{}", written(b"no json"), written(b"[1]"), written(b"{" * 100_000),
-        written({"a": 1}), written({"a": {}}), written({"a": A | {"dtype": "F31"}}), written({"a": A | {"shape": [3]}}),
-        written({"a": A | {"shape": [-1, -2]}}), written({"a": A | {"shape": [True, "2"]}}), written({"a": A | {"shape": None}}),
-        written({"a": A | {"data_offsets": [0, 4]}}), written({"a": A | {"data_offsets": [0, 12]}}), written({"a": A | {"data_offsets": [-8, 8]}}),
-        written({"a": A | {"data_offsets": [0, 8, 8]}}), written({"a": A | {"data_offsets": ["0", 8]}}), written({"a": A, "b": A}),
-        written({"a": A | {"data_offsets": [0, 1 << 80]}}), written({"a": A}, bytes(9)), written({"a": A}, bytes(7)), written({}, bytes(1)),
-        written({"a": A | {"dtype": "F64", "shape": [1], "data_offsets": [1, 8]}}), written({"a": A | {"shape": [1 << 70]}}),
-        written({"a": A | {"data_offsets": [0.0, 8.0]}}), written({"head.\ud800": A}), written('{"ä": 1}'.encode("utf-16")),
-        written({"a": A | {"shape": [1, 1.5]}}), written({"a": A | {"shape": {"2": 1}}}),
+        b"",
+        bytes(5),
+        (1 << 62).to_bytes(8, "little") + b"{}",
+        written(b"no json"),
+        written(b"[1]"),
+        written(b"{" * 100_000),
+        written({"a": 1}),
+        written({"a": {}}),
+        written({"a": A | {"dtype": "F31"}}),
+        written({"a": A | {"shape": [3]}}),
+        written({"a": A | {"shape": [-1, -2]}}),
+        written({"a": A | {"shape": [True, "2"]}}),
+        written({"a": A | {"shape": None}}),
+        written({"a": A | {"data_offsets": [0, 4]}}),
+        written({"a": A | {"data_offsets": [0, 12]}}),
+        written({"a": A | {"data_offsets": [-8, 8]}}),
+        written({"a": A | {"data_offsets": [0, 8, 8]}}),
+        written({"a": A | {"data_offsets": ["0", 8]}}),
+        written({"a": A, "b": A}),
+        written({"a": A | {"data_offsets": [0, 1 << 80]}}),
+        written({"a": A}, bytes(9)),
+        written({"a": A}, bytes(7)),
+        written({}, bytes(1)),
+        written({"a": A | {"dtype": "F64", "shape": [1], "data_offsets": [1, 8]}}),
+        written({"a": A | {"shape": [1 << 70]}}),
+        written({"a": A | {"data_offsets": [0.0, 8.0]}}),
+        written({"head.\ud800": A}),
+        written('{"ä": 1}'.encode("utf-16")),
+        written({"a": A | {"shape": [1, 1.5]}}),
+        written({"a": A | {"shape": {"2": 1}}}),
     ],
-)  # fmt: skip
+)
 def test_bytes_that_are_not_what_the_header_says(data, tmp_path):
     found = read(data, tmp_path)
     assert not found.tensors and found.fault.startswith("its header")

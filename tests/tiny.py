@@ -10,7 +10,9 @@ from madx.base import Base
 from madx.module import new_module
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-WORDS = "the a of in from to for with and is was said works lives city river market teacher Anna Juma Maria Omar".split()
+WORDS = (
+    "the a of in from to for with and is was said works lives city river market teacher Anna Juma Maria Omar".split()
+)
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,!?'-0123456789äöüßéñõẹọṣ"
 VOCABULARY = 140
 
@@ -21,38 +23,70 @@ SHAPES = {
     "xlm-roberta-xl": {"num_attention_heads": 4, "intermediate_size": 64, "type_vocab_size": 1},
     "electra": {"num_attention_heads": 4, "intermediate_size": 64, "embedding_size": 24},
     "deberta-v2": {
-        "num_attention_heads": 4, "intermediate_size": 64, "relative_attention": True, "position_buckets": 8,
-        "pos_att_type": ["p2c", "c2p"], "norm_rel_ebd": "layer_norm", "share_att_key": True, "position_biased_input": False,
-        "type_vocab_size": 0, "max_relative_positions": -1,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "relative_attention": True,
+        "position_buckets": 8,
+        "pos_att_type": ["p2c", "c2p"],
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+        "max_relative_positions": -1,
     },
-    "rembert": {"num_attention_heads": 4, "intermediate_size": 64, "input_embedding_size": 24, "output_embedding_size": 40},
+    "rembert": {
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "input_embedding_size": 24,
+        "output_embedding_size": 40,
+    },
     "distilbert": {"n_heads": 4, "hidden_dim": 64, "dim": 32, "n_layers": 3},
     "modernbert": {
-        "num_attention_heads": 4, "intermediate_size": 64, "global_attn_every_n_layers": 2, "local_attention": 8,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "global_attn_every_n_layers": 2,
+        "local_attention": 8,
     },
-}  # fmt: skip
+}
 FAMILY_NAMES = list(SHAPES)
 
 
 @lru_cache
 def tokenizer() -> PreTrainedTokenizerFast:
     """Words of a short list, all other words by letters."""
-    pieces = [(s, 0.0) for s in SPECIAL] + [("▁" + w, -2.0) for w in WORDS] + [("▁", -4.0)] + [(c, -6.0) for c in LETTERS]
+    pieces = (
+        [(s, 0.0) for s in SPECIAL] + [("▁" + w, -2.0) for w in WORDS] + [("▁", -4.0)] + [(c, -6.0) for c in LETTERS]
+    )
     core = Tokenizer(models.Unigram(pieces, unk_id=3))
     core.pre_tokenizer = pre_tokenizers.Metaspace()
     core.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<s>", cls_token="<s>", eos_token="</s>", sep_token="</s>", pad_token="<pad>",
-        unk_token="<unk>", mask_token="<mask>", model_max_length=62,
-    )  # fmt: skip
+        tokenizer_object=core,
+        bos_token="<s>",
+        cls_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+        model_max_length=62,
+    )
 
 
 def config(family: str, **changes):
     """The config of a tiny base: 3 layers, width 32; weights large enough that every path matters."""
-    common = {"vocab_size": VOCABULARY, "max_position_embeddings": 66, "pad_token_id": 1, "bos_token_id": 0,
-              "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2, "initializer_range": 0.15}  # fmt: skip
+    common = {
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 66,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "cls_token_id": 0,
+        "sep_token_id": 2,
+        "initializer_range": 0.15,
+    }
     if family != "distilbert":
         common |= {"hidden_size": 32, "num_hidden_layers": 3}
     return AutoConfig.for_model(family, **(common | SHAPES[family] | changes))

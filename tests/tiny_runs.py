@@ -61,9 +61,14 @@ def masked_lm(batch_size: int = 8, **options) -> MaskedLM:
 def ner(batch_size: int = 8, **options) -> NER:
     data = sentences()
     return NER(
-        tiny.tokenizer(), LabelSet.from_sentences(data), train=data, dev=sentences(9, seed=1), max_length=20,
-        batch_size=batch_size, **options,
-    )  # fmt: skip
+        tiny.tokenizer(),
+        LabelSet.from_sentences(data),
+        train=data,
+        dev=sentences(9, seed=1),
+        max_length=20,
+        batch_size=batch_size,
+        **options,
+    )
 
 
 def engine(kind: str, *, family: str = "xlm-roberta", dropout: float = 0.0, seed: int = 0, base=None) -> Engine:
@@ -76,7 +81,9 @@ def engine(kind: str, *, family: str = "xlm-roberta", dropout: float = 0.0, seed
         made.activate("mlm")
     elif kind == "sft":
         labels = LabelSet.from_sentences(sentences()).tags
-        made.attach(new_module("sft", made.base, role="task", components={"sparse_diff": {"entries": 200}}, labels=labels))
+        made.attach(
+            new_module("sft", made.base, role="task", components={"sparse_diff": {"entries": 200}}, labels=labels)
+        )
         made.activate("sft")
     else:
         made.attach(tiny.wake(new_module("eng", made.base, components="madx"), std=0.05))
@@ -87,8 +94,17 @@ def engine(kind: str, *, family: str = "xlm-roberta", dropout: float = 0.0, seed
 
 
 def train(
-    kind: str, *, task: dict | None = None, steps: int = 10, folder=None, dropout=0.0, seed=0, made=None, stop_at=None, **settings
-):  # fmt: skip
+    kind: str,
+    *,
+    task: dict | None = None,
+    steps: int = 10,
+    folder=None,
+    dropout=0.0,
+    seed=0,
+    made=None,
+    stop_at=None,
+    **settings,
+):
     """(engine, result) of a run; `stop_at`: the step in which this process is sent SIGTERM."""
     made = made or engine(kind, dropout=dropout, seed=seed)
     chosen = {"mlm": masked_lm, "ner": ner, "sft": ner}[kind](seed=seed, **(task or {}))
@@ -130,9 +146,13 @@ def alone(kind: str, out: str, options: dict, limit: int | None = None) -> None:
 def together(rank: int, count: int, port: int, out: str, jobs: list) -> None:
     """Several runs as process `rank` of `count`, with the environment that torchrun and accelerate launch set."""
     os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-    }  # fmt: skip
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     shared(out, jobs)
 
 
@@ -160,7 +180,9 @@ def shared(out: str, jobs: list) -> None:
                 words.write_text(str(error))
                 sys.exit(1)
             save_file(made.module(kind).tensors(), f"{out}-{number}-{state.process_index}.safetensors")
-        Path(f"{out}-{state.process_index}.json").write_text(json.dumps([state.num_processes, state.backend, state.device.type]))
+        Path(f"{out}-{state.process_index}.json").write_text(
+            json.dumps([state.num_processes, state.backend, state.device.type])
+        )
     finally:
         with suppress(Exception):
             torch.distributed.destroy_process_group()

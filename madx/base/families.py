@@ -67,9 +67,13 @@ _BERT_FFN = SublayerPlace(output="output.dropout", residual="intermediate", norm
 
 def _bert_like(title: str, model_types: tuple[str, ...], **changes) -> Family:
     fields = {
-        "layers": "encoder.layer", "embeddings": "embeddings", "attention": _BERT_ATTENTION, "ffn": _BERT_FFN,
-        "before_decoder": ("cls.predictions.transform",), "mlm_logits": lambda model, hidden: model.cls(hidden),
-    }  # fmt: skip
+        "layers": "encoder.layer",
+        "embeddings": "embeddings",
+        "attention": _BERT_ATTENTION,
+        "ffn": _BERT_FFN,
+        "before_decoder": ("cls.predictions.transform",),
+        "mlm_logits": lambda model, hidden: model.cls(hidden),
+    }
     return Family(title, model_types, **(fields | changes))
 
 
@@ -79,39 +83,57 @@ FAMILIES: tuple[Family, ...] = (
     _bert_like("BERT, mBERT", ("bert",)),
     _bert_like("RoBERTa, XLM-R", ("roberta", "xlm-roberta", "camembert"), **_ROBERTA_HEAD),
     _bert_like(
-        "XLM-R-XL", ("xlm-roberta-xl",), **_ROBERTA_HEAD,
+        "XLM-R-XL",
+        ("xlm-roberta-xl",),
+        **_ROBERTA_HEAD,
         attention=SublayerPlace(
             output="attention.output.dropout", residual="attention", input="attention.self_attn_layer_norm"
         ),
         ffn=SublayerPlace(output="output.dense", residual="LayerNorm", input="LayerNorm"),
     ),
     _bert_like(
-        "ELECTRA (generator)", ("electra",), embedding_width=("embedding_size",),
+        "ELECTRA (generator)",
+        ("electra",),
+        embedding_width=("embedding_size",),
         before_decoder=("generator_predictions",),
         mlm_logits=lambda model, hidden: model.generator_lm_head(model.generator_predictions(hidden)),
     ),
     _bert_like(
-        "DeBERTa-v2, v3, mDeBERTa", ("deberta-v2",),
-        before_decoder=("cls.predictions.transform", "lm_predictions.lm_head.LayerNorm"), mlm_logits=_deberta_logits,
+        "DeBERTa-v2, v3, mDeBERTa",
+        ("deberta-v2",),
+        before_decoder=("cls.predictions.transform", "lm_predictions.lm_head.LayerNorm"),
+        mlm_logits=_deberta_logits,
         decoder_is_given="lm_predictions.lm_head",
     ),
     _bert_like(
-        "RemBERT", ("rembert",), embedding_width=("input_embedding_size",),
-        before_decoder=("cls.predictions.LayerNorm",), tied=False,
+        "RemBERT",
+        ("rembert",),
+        embedding_width=("input_embedding_size",),
+        before_decoder=("cls.predictions.LayerNorm",),
+        tied=False,
     ),
     Family(
-        "DistilBERT", ("distilbert",), layers="transformer.layer", embeddings="embeddings",
+        "DistilBERT",
+        ("distilbert",),
+        layers="transformer.layer",
+        embeddings="embeddings",
         attention=SublayerPlace(output="attention", residual="attention", norm="sa_layer_norm"),
         ffn=SublayerPlace(output="ffn", residual="ffn", norm="output_layer_norm"),
-        before_decoder=("vocab_layer_norm",), mlm_logits=_distilbert_logits, embedding_width=("dim",),
+        before_decoder=("vocab_layer_norm",),
+        mlm_logits=_distilbert_logits,
+        embedding_width=("dim",),
     ),
     Family(
-        "ModernBERT, mmBERT", ("modernbert",), layers="layers", embeddings="embeddings",
+        "ModernBERT, mmBERT",
+        ("modernbert",),
+        layers="layers",
+        embeddings="embeddings",
         attention=SublayerPlace(output="attn", residual="attn_norm", input="attn_norm"),
         ffn=SublayerPlace(output="mlp", residual="mlp_norm", input="mlp_norm"),
-        before_decoder=("head",), mlm_logits=lambda model, hidden: model.decoder(model.head(hidden)),
+        before_decoder=("head",),
+        mlm_logits=lambda model, hidden: model.decoder(model.head(hidden)),
     ),
-)  # fmt: skip
+)
 
 
 def family_of(config) -> Family:

@@ -63,9 +63,11 @@ class Base:
     def architecture(self) -> dict:
         """What must agree for a module to fit: model type, layers, width, vocabulary size."""
         return {
-            "model_type": self.config.model_type, "layers": self.depth, "width": self.width,
+            "model_type": self.config.model_type,
+            "layers": self.depth,
+            "width": self.width,
             "vocabulary": self.config.vocab_size,
-        }  # fmt: skip
+        }
 
     @property
     def max_tokens(self) -> int:
@@ -78,9 +80,11 @@ class Base:
     def identity(self) -> dict:
         """What a stored module records of its base."""
         return {
-            "name": self.name, "revision": self.revision, "architecture": self.architecture,
+            "name": self.name,
+            "revision": self.revision,
+            "architecture": self.architecture,
             "fingerprint": self.fingerprint,
-        }  # fmt: skip
+        }
 
     def mlm_logits(self, hidden: Tensor) -> Tensor:
         """Scores of the base's own masked-LM head: `(n, width)` -> `(n, vocabulary)`.

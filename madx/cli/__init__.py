@@ -8,9 +8,13 @@ from madx.cli import inspect as inspecting
 from madx.cli.console import MadxGroup, ignore_warnings, out, set_up_messages
 
 app = typer.Typer(
-    cls=MadxGroup, name="madx", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown",
+    cls=MadxGroup,
+    name="madx",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-)  # fmt: skip
+)
 TRAIN, USE, KNOW = "Train and evaluate", "Use modules", "What there is"
 
 

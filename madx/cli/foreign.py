@@ -18,22 +18,29 @@ def import_module(
     folder: Annotated[str, typer.Argument(metavar="PATH", help="Folder with the files.")],
     form: Annotated[str, typer.Option("--from", help="Format of the files: adapterhub, composable-sft.")],
     role: Annotated[list[str], typer.Option(help=f"language or task. {Per}")],
-    name: Annotated[Optional[str], typer.Option(help="Name of the module here; a composition keeps its own.", show_default=False)] = None,
-    language: Annotated[Optional[list[str]], typer.Option(help=f"Its language, e.g. swa. {Per}", show_default=False)] = None,
+    name: Annotated[
+        Optional[str], typer.Option(help="Name of the module here; a composition keeps its own.", show_default=False)
+    ] = None,
+    language: Annotated[
+        Optional[list[str]], typer.Option(help=f"Its language, e.g. swa. {Per}", show_default=False)
+    ] = None,
     base: Annotated[
-        Optional[str], typer.Option(help="The base it was made for, where the files do not name it.", show_default=False)
+        Optional[str],
+        typer.Option(help="The base it was made for, where the files do not name it.", show_default=False),
     ] = None,
     task: Annotated[Optional[str], typer.Option(help="What its head predicts, e.g. ner.", show_default=False)] = None,
     labels: Annotated[
-        Optional[str], typer.Option(help="Names of the head's rows, where the files have none: O,B-PER,I-PER", show_default=False)
+        Optional[str],
+        typer.Option(help="Names of the head's rows, where the files have none: O,B-PER,I-PER", show_default=False),
     ] = None,
     head: Annotated[bool, typer.Option("--head/--no-head", help="Keep a tagging head.")] = True,
     allow_base_mismatch: Annotated[
-        bool, typer.Option("--allow-base-mismatch", help="Admit another base of the same shape: a sister, or another name.")
+        bool,
+        typer.Option("--allow-base-mismatch", help="Admit another base of the same shape: a sister, or another name."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace stored modules of those names.")] = False,
     store: Store = "modules",
-):  # fmt: skip
+):
     """Take a module from other people's files into the store; prints what was mapped, what was ignored and why.
 
     Example: madx modules import downloads/sw-wiki --from adapterhub --name swa --role language --language swa
@@ -49,21 +56,29 @@ def import_module(
     if names == (None,):
         raise ConfigError("The files hold one module: say what it shall be called, e.g. --name swa.")
     if name is not None and names != (name,):
-        raise ConfigError(f"{path} holds a composition of {', '.join(names)}, which keep their names: leave --name {name} out.")
+        raise ConfigError(
+            f"{path} holds a composition of {', '.join(names)}, which keep their names: leave --name {name} out."
+        )
     roles, languages = _each(role, names, "--role"), _each(language or [], names, "--language")
     wishes = tuple(
         ImportRequest(
-            n, roles.get(n, ""), languages.get(n), task=task if roles.get(n) == "task" or len(names) == 1 else None,
+            n,
+            roles.get(n, ""),
+            languages.get(n),
+            task=task if roles.get(n) == "task" or len(names) == 1 else None,
             labels=tuple(labels.split(",")) if labels and (roles.get(n) == "task" or len(names) == 1) else (),
-            with_head=head, allow_base_mismatch=allow_base_mismatch,
+            with_head=head,
+            allow_base_mismatch=allow_base_mismatch,
         )
         for n in names
-    )  # fmt: skip
+    )
     for wish in wishes:
         wish.check()
     wanted = base or reader.base_of(path)
     if not wanted:
-        raise ConfigError("The files do not say which base they were made for: add --base FOLDER_OR_ID, e.g. xlm-roberta-base.")
+        raise ConfigError(
+            "The files do not say which base they were made for: add --base FOLDER_OR_ID, e.g. xlm-roberta-base."
+        )
     modules = ModuleStore(store)
     quiet_transformers()
     imported = import_into(modules, path, form, wishes, base=load_base(wanted), overwrite=overwrite)
@@ -79,11 +94,12 @@ def export_module(
     form: Annotated[str, typer.Option("--to", help="Format to write: adapterhub, composable-sft.")],
     folder: Annotated[str, typer.Option("--out", help="Folder to write; it must not exist yet or be empty.")],
     as_name: Annotated[
-        Optional[str], typer.Option("--as", help="Another name in the files, if this one cannot stand there.", show_default=False)
+        Optional[str],
+        typer.Option("--as", help="Another name in the files, if this one cannot stand there.", show_default=False),
     ] = None,
     store: Store = "modules",
     base: SavedBase = None,
-):  # fmt: skip
+):
     """Write a stored module in another library's format.
 
     Example: madx modules export swa --to adapterhub --out swa-adapter
@@ -120,9 +136,13 @@ def _each(values: list[str], names: tuple[str, ...], flag: str) -> dict[str, str
     split = dict((name.strip(), value.strip()) for name, _, value in (v.partition("=") for v in values))
     if wrong := [v for v in values if "=" not in v or v.partition("=")[0].strip() not in names]:
         raise ConfigError(
-            f"{flag} {', '.join(wrong)}: " + (f"one value is needed, e.g. {flag} {wrong[0].partition('=')[2] or wrong[0]}."
-            if len(names) == 1 else f"NAME=VALUE is needed for the modules {', '.join(names)}.")
-        )  # fmt: skip
+            f"{flag} {', '.join(wrong)}: "
+            + (
+                f"one value is needed, e.g. {flag} {wrong[0].partition('=')[2] or wrong[0]}."
+                if len(names) == 1
+                else f"NAME=VALUE is needed for the modules {', '.join(names)}."
+            )
+        )
     if len(split) < len(values):
         raise ConfigError(f"{flag}: a module is named twice in {', '.join(values)}.")
     return split

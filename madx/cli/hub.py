@@ -49,7 +49,9 @@ def pull(
     store: Store = "modules",
     revision: Annotated[
         Optional[str],
-        typer.Option(metavar="REVISION", help="Commit, tag or branch (default: the newest of main).", show_default=False),
+        typer.Option(
+            metavar="REVISION", help="Commit, tag or branch (default: the newest of main).", show_default=False
+        ),
     ] = None,
     name: Annotated[Optional[str], typer.Option(help="Name in the store (default: the one it has).")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a stored module of that name.")] = False,
@@ -64,8 +66,12 @@ def pull(
 
     row = Hub().pull(repository, store, revision=revision, name=name, overwrite=overwrite)
     origin = row.info.training["pulled"]
-    out.print(Text.assemble("pulled ", (row.name, "bold cyan"), f" from {origin['repository']}, commit {origin['revision']}"))
+    out.print(
+        Text.assemble("pulled ", (row.name, "bold cyan"), f" from {origin['repository']}, commit {origin['revision']}")
+    )
     base = row.info.base["name"] if row.info.base else "any of its shape"
     language = f", language {row.info.language}" if row.info.language else ""
-    out.print(f"  {row.info.role} module{language}, base {base}, licence {row.info.licence or 'not recorded'}", markup=False)
+    out.print(
+        f"  {row.info.role} module{language}, base {base}, licence {row.info.licence or 'not recorded'}", markup=False
+    )
     out.print(f"  stored in {row.path}", markup=False)

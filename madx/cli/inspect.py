@@ -19,7 +19,8 @@ def inspect(
     config: Config = None,
     base: Base = None,
     corpus: Annotated[
-        Optional[list[str]], typer.Option(help="Raw text: .txt, .jsonl, either with .gz, a folder, or datasets:NAME. Repeatable.")
+        Optional[list[str]],
+        typer.Option(help="Raw text: .txt, .jsonl, either with .gz, a folder, or datasets:NAME. Repeatable."),
     ] = None,
     data: Annotated[
         Optional[list[str]],
@@ -27,7 +28,8 @@ def inspect(
     ] = None,
     task: Annotated[Optional[str], typer.Option(help="Task of the labelled data (default: ner).")] = None,
     json: Annotated[
-        Optional[str], typer.Option("--json", metavar="FILE", help="Write the findings as JSON; - prints them instead of tables.")
+        Optional[str],
+        typer.Option("--json", metavar="FILE", help="Write the findings as JSON; - prints them instead of tables."),
     ] = None,
     sets: Sets = None,
 ):
@@ -64,7 +66,13 @@ def inspect(
 
 def _corpus(found) -> None:
     c, recipe = found.corpus, found.recipe
-    table = Table("corpus", "", box=SIMPLE, title=Text(f"tokenizer of {found.base}: {found.pieces:,} pieces"), title_justify="left")
+    table = Table(
+        "corpus",
+        "",
+        box=SIMPLE,
+        title=Text(f"tokenizer of {found.base}: {found.pieces:,} pieces"),
+        title_justify="left",
+    )
     scripts = ", ".join(f"{name} {share:.1%}" for name, share in c.scripts.items() if share >= 0.0005) or "no letters"
     unknown = ", ".join(f"{char!r} U+{ord(char):04X} ({n:,})" for char, n in list(c.unknown_characters.items())[:5])
     rows = {
@@ -108,7 +116,10 @@ def _labels(found) -> None:
     table.add_section()
     total = [sum(r.labels.values()) for r in reports]
     for label in dict.fromkeys(label for r in reports for label in r.labels):
-        table.add_row(Text(label), *(f"{r.labels.get(label, 0):,} ({r.labels.get(label, 0) / max(t, 1):.0%})" for r, t in zip(reports, total)))
+        table.add_row(
+            Text(label),
+            *(f"{r.labels.get(label, 0):,} ({r.labels.get(label, 0) / max(t, 1):.0%})" for r, t in zip(reports, total)),
+        )
     show_table(table)
 
 
@@ -116,5 +127,12 @@ def _overlaps(found) -> None:
     table = Table("sentences of", "found in", "number", "share", "one of them", box=SIMPLE)
     for o in found.overlaps:
         example = o.example if len(o.example) <= 60 else o.example[:57] + "..."
-        table.add_row(Text(o.data), Text(o.source), f"{o.found:,} of {o.of:,}", f"{o.share:.1%}", Text(example), style="bold" if o.found else "dim")
+        table.add_row(
+            Text(o.data),
+            Text(o.source),
+            f"{o.found:,} of {o.of:,}",
+            f"{o.share:.1%}",
+            Text(example),
+            style="bold" if o.found else "dim",
+        )
     show_table(table)

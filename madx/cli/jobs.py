@@ -29,14 +29,17 @@ def train_language(
     base: Base = None,
     language: Annotated[Optional[str], typer.Option(help="Language of the text: ISO 639-3, e.g. swa.")] = None,
     corpus: Annotated[
-        Optional[list[str]], typer.Option(help="Raw text: .txt, .jsonl, either with .gz, a folder, or datasets:NAME. Repeatable.")
+        Optional[list[str]],
+        typer.Option(help="Raw text: .txt, .jsonl, either with .gz, a folder, or datasets:NAME. Repeatable."),
     ] = None,
     name: Annotated[Optional[str], typer.Option(help="Name of the module (default: the language).")] = None,
     store: StoreFlag = None,
     steps: Annotated[
         Optional[int], typer.Option(help="Optimiser steps (default: by corpus size, as in MAD-X).")
     ] = None,
-    components: Annotated[Optional[str], typer.Option(help="A preset of `madx modules presets` (default: madx).")] = None,
+    components: Annotated[
+        Optional[str], typer.Option(help="A preset of `madx modules presets` (default: madx).")
+    ] = None,
     seed: Annotated[
         Optional[int], typer.Option(help="Seed of initial weights, data order and masks (default: 1).")
     ] = None,
@@ -53,10 +56,17 @@ def train_language(
     """
     texts = corpus[0] if corpus and len(corpus) == 1 else corpus or None
     flags = {
-        "base": base, "language": language, "corpus": texts, "name": name, "store": store, "steps": steps,
-        "components": components, "seed": seed, "overwrite": overwrite,
+        "base": base,
+        "language": language,
+        "corpus": texts,
+        "name": name,
+        "store": store,
+        "steps": steps,
+        "components": components,
+        "seed": seed,
+        "overwrite": overwrite,
         "resume": False if fresh else None,
-    }  # fmt: skip
+    }
     from madx.jobs import TrainLanguage
     from madx.jobs import train_language as run
 
@@ -73,11 +83,31 @@ def train_language(
         log.warning("the module predicts held-out text no better than the bare base: train longer, or at another rate")
     _next(
         "Next, train a task module over the source language's module, or evaluate one by swapping this one in:",
-        shell("madx", "train-task", "--base", chosen.base, "--language", chosen.language, "--store", chosen.store,
-              "--data", "TRAIN.conll", "--dev", "DEV.conll"),
-        shell("madx", "evaluate", "--store", chosen.store, "--task-module", "ner",
-              "--target", f"{chosen.language}=TEST.conll"),
-    )  # fmt: skip
+        shell(
+            "madx",
+            "train-task",
+            "--base",
+            chosen.base,
+            "--language",
+            chosen.language,
+            "--store",
+            chosen.store,
+            "--data",
+            "TRAIN.conll",
+            "--dev",
+            "DEV.conll",
+        ),
+        shell(
+            "madx",
+            "evaluate",
+            "--store",
+            chosen.store,
+            "--task-module",
+            "ner",
+            "--target",
+            f"{chosen.language}=TEST.conll",
+        ),
+    )
 
 
 def train_task(
@@ -88,7 +118,9 @@ def train_task(
     ] = None,
     data: Annotated[
         Optional[list[str]],
-        typer.Option(help="Training data: a CoNLL file or datasets:NAME[:CONFIG]:SPLIT; LANG=PATH for several languages."),
+        typer.Option(
+            help="Training data: a CoNLL file or datasets:NAME[:CONFIG]:SPLIT; LANG=PATH for several languages."
+        ),
     ] = None,
     dev: Annotated[
         Optional[list[str]], typer.Option(help="Development data, which chooses the best weights; as --data.")
@@ -118,10 +150,17 @@ def train_task(
         for key, given in (("data", data), ("dev", dev))
     }
     flags = {
-        "base": base, "language": language if several else language and language[0], **files, "task": task, "name": name, "store": store,
-        "epochs": epochs, "seeds": numbers(seeds, "--seeds"), "overwrite": overwrite,
+        "base": base,
+        "language": language if several else language and language[0],
+        **files,
+        "task": task,
+        "name": name,
+        "store": store,
+        "epochs": epochs,
+        "seeds": numbers(seeds, "--seeds"),
+        "overwrite": overwrite,
         "resume": False if fresh else None,
-    }  # fmt: skip
+    }
     from madx.jobs import TrainTask
     from madx.jobs import train_task as run
     from madx.tasks import TASKS

@@ -15,8 +15,12 @@ def matrix(
     config: Config = None,
     base: Base = None,
     store: StoreFlag = None,
-    output: Annotated[Optional[str], typer.Option("--out", help="Folder of the results (default: runs/matrix).")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained and what is there, and stop.")] = False,
+    output: Annotated[
+        Optional[str], typer.Option("--out", help="Folder of the results (default: runs/matrix).")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be trained and what is there, and stop.")
+    ] = False,
     sets: Sets = None,
 ):
     """Train and evaluate a whole TRANSFER MATRIX: sources x targets x tasks x module types x seeds.
@@ -37,11 +41,15 @@ def matrix(
     result = run(chosen)
     show_table(result.matrices.rich())
     trained, evaluated, reused = map(len, (result.trained, result.evaluated, result.reused))
-    out.print(f"\n{counted(trained, 'module')} trained, {counted(evaluated, 'evaluation')}, {counted(reused, 'result')} used again")
+    out.print(
+        f"\n{counted(trained, 'module')} trained, {counted(evaluated, 'evaluation')}, {counted(reused, 'result')} used again"
+    )
     out.print("files: " + "  ".join(map(str, result.files)))
     out.print(f"each matrix with its controls: {result.folder / 'matrices'}")
     if result.failures:
-        notes.print(Text(f"{len(result.failures)} failed (above, in red); the same command tries these again", style="bold red"))
+        notes.print(
+            Text(f"{len(result.failures)} failed (above, in red); the same command tries these again", style="bold red")
+        )
         raise typer.Exit(1)
 
 
@@ -49,10 +57,14 @@ def compare(
     config: Config = None,
     base: Base = None,
     language: Annotated[Optional[str], typer.Option(help="Language of the labelled data, e.g. eng.")] = None,
-    data: Annotated[Optional[str], typer.Option(help="Training data: a CoNLL file or datasets:NAME[:CONFIG]:SPLIT.")] = None,
+    data: Annotated[
+        Optional[str], typer.Option(help="Training data: a CoNLL file or datasets:NAME[:CONFIG]:SPLIT.")
+    ] = None,
     dev: Annotated[Optional[str], typer.Option(help="Development data, on which accuracy is measured.")] = None,
     store: StoreFlag = None,
-    output: Annotated[Optional[str], typer.Option("--out", help="Folder of the results (default: runs/compare).")] = None,
+    output: Annotated[
+        Optional[str], typer.Option("--out", help="Folder of the results (default: runs/compare).")
+    ] = None,
     seeds: Annotated[Optional[str], typer.Option(metavar="1,2,3", help="Seeds of accuracy (default: 1,2,3).")] = None,
     sets: Sets = None,
 ):
@@ -81,10 +93,17 @@ def _show_plan(plan) -> None:
     for t in plan.trainings:
         state = "stored" if t.stored else "goes on" if t.begun else "to train"
         style = "dim" if t.stored else ""
-        table.add_row(*(Text(cell, style=style) for cell in (t.name, t.what, t.under or "-", state, "-" if t.stored else f"{t.steps:,}")))
+        table.add_row(
+            *(
+                Text(cell, style=style)
+                for cell in (t.name, t.what, t.under or "-", state, "-" if t.stored else f"{t.steps:,}")
+            )
+        )
     show_table(table)
     missing = sum(not t.stored for t in plan.trainings)
-    out.print(f"{missing} of {counted(len(plan.trainings), 'module')} to train, about {counted(plan.steps, 'optimiser step')}")
+    out.print(
+        f"{missing} of {counted(len(plan.trainings), 'module')} to train, about {counted(plan.steps, 'optimiser step')}"
+    )
     targets = sum(len(s.job.targets) * len(s.job.controls) for s in plan.scorings)
     evaluations = f"{counted(len(plan.scorings), 'evaluation')}, {counted(targets, 'test set')} times controls"
     out.print(f"{evaluations}; those of known modules are used again")

@@ -41,8 +41,16 @@ def list_modules(store: Store = "modules"):
         info = row.info
         role = f"{info.role} ({info.task})" if info.task else info.role
         base = info.base["name"] if info.base else "-"
-        table.add_row(row.name, role, info.language or "-", ", ".join(info.components) or "(head alone)", base, f"{row.weights.parameters:,}",
-                      _size(row.bytes), _score(info))  # fmt: skip
+        table.add_row(
+            row.name,
+            role,
+            info.language or "-",
+            ", ".join(info.components) or "(head alone)",
+            base,
+            f"{row.weights.parameters:,}",
+            _size(row.bytes),
+            _score(info),
+        )
     show_table(table)
 
 
@@ -55,10 +63,18 @@ def show(name: Name, store: Store = "modules"):
     info = row.info
     training = {key: value for key, value in info.training.items() if key not in ("history", "explanation")}
     record = {
-        "name": info.name, "role": info.role, "language": info.language, "task": info.task, "labels": list(info.labels),
-        "components": {component: config.model_dump(mode="json") for component, config in info.components.items()}, "base": info.base,
-        "licence": info.licence, "training": training, "weights": row.weights.model_dump(), "folder": str(row.path),
-    }  # fmt: skip
+        "name": info.name,
+        "role": info.role,
+        "language": info.language,
+        "task": info.task,
+        "labels": list(info.labels),
+        "components": {component: config.model_dump(mode="json") for component, config in info.components.items()},
+        "base": info.base,
+        "licence": info.licence,
+        "training": training,
+        "weights": row.weights.model_dump(),
+        "folder": str(row.path),
+    }
     record = {key: value for key, value in record.items() if value not in (None, [], {})}
     out.print(yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=120).rstrip(), markup=False)
 

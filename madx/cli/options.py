@@ -56,7 +56,9 @@ def base_of(composition, modules, given: str | None) -> dict[str, str | None]:
     CompositionError where there is neither."""
     recorded = [info for info in (modules.show(name).info for name in composition.names()) if info.base]
     if not given and not recorded:
-        raise CompositionError(f"The composition '{composition}' names no module that records its base: add --base FOLDER_OR_ID.")
+        raise CompositionError(
+            f"The composition '{composition}' names no module that records its base: add --base FOLDER_OR_ID."
+        )
     return {"name": given} if given else recorded[-1].base_to_load()
 
 

@@ -32,10 +32,14 @@ def config(job: Annotated[Job, typer.Argument(help="The command that the setting
     from madx.jobs.quickstart import Quickstart
 
     schema = {
-        Job.train_language: jobs.TrainLanguage, Job.train_task: jobs.TrainTask, Job.evaluate: jobs.Evaluate,
-        Job.matrix: jobs.Matrix, Job.compare: jobs.Compare, Job.inspect: jobs.Inspect,
+        Job.train_language: jobs.TrainLanguage,
+        Job.train_task: jobs.TrainTask,
+        Job.evaluate: jobs.Evaluate,
+        Job.matrix: jobs.Matrix,
+        Job.compare: jobs.Compare,
+        Job.inspect: jobs.Inspect,
         Job.quickstart: Quickstart,
-    }[job]  # fmt: skip
+    }[job]
     out.print(f"# madx {job.value} FILE.yaml\n{describe(schema)}".rstrip(), markup=False)
 
 

@@ -14,12 +14,16 @@ def similarity(
     texts: Annotated[
         list[str], typer.Argument(metavar="LANG=PATH...", show_default=False, help="A language and a small text of it.")
     ],
-    measure: Annotated[Optional[str], typer.Option(help="jensen_shannon (default) or cosine, of the n-gram counts.")] = None,
+    measure: Annotated[
+        Optional[str], typer.Option(help="jensen_shannon (default) or cosine, of the n-gram counts.")
+    ] = None,
     ngram: Annotated[Optional[int], typer.Option(help="Characters of an n-gram (default: 3).")] = None,
     sharpness: Annotated[
         Optional[float], typer.Option(help="Weights are proportional to similarity to this power (default: 1).")
     ] = None,
-    top: Annotated[Optional[int], typer.Option(help="Only the so many most similar get a weight (default: all).")] = None,
+    top: Annotated[
+        Optional[int], typer.Option(help="Only the so many most similar get a weight (default: all).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ):
     """How alike languages are by their character n-grams, and the weights of a mean that stands in for each.
@@ -49,7 +53,9 @@ def similarity(
 def _once(texts: list[str]) -> dict[str, str]:
     found = pairs(texts, "madx similarity")
     if len(found) < len(texts):
-        raise ConfigError(f"{len(texts)} texts of {len(found)} languages: give one text for each; join the files of a language.")
+        raise ConfigError(
+            f"{len(texts)} texts of {len(found)} languages: give one text for each; join the files of a language."
+        )
     return found
 
 
@@ -62,7 +68,11 @@ def _table(alike: dict[str, dict[str, float]]):
     table = Table("", *alike, box=box.SIMPLE, title="similarity, percent", title_justify="left")
     for language, row in alike.items():
         highest = max(value for other, value in row.items() if other != language)
-        cells = [Text("-", style="dim") if other == language else Text(f"{100 * value:.1f}", style="bold" if value == highest else "")
-                 for other, value in row.items()]  # fmt: skip
+        cells = [
+            Text("-", style="dim")
+            if other == language
+            else Text(f"{100 * value:.1f}", style="bold" if value == highest else "")
+            for other, value in row.items()
+        ]
         table.add_row(language, *cells)
     return table

@@ -33,7 +33,9 @@ def predict(
     language: Annotated[
         Optional[list[str]],
         typer.Option(
-            "--language", metavar="LANGUAGE[=STACK]", show_default=False,
+            "--language",
+            metavar="LANGUAGE[=STACK]",
+            show_default=False,
             help="Each line says its language (LANGUAGE, a tab, TEXT; or JSON with language and text); the module of that name, or "
             "STACK, lies below --stack. Give it once for each language, e.g. --language swa --language eng=base.",
         ),
@@ -41,7 +43,8 @@ def predict(
     form: Annotated[
         Format,
         typer.Option(
-            "--format", help="text: entities in colour and as a list (or WORD/TAG); conll: WORD<tab>TAG; json: an object a line."
+            "--format",
+            help="text: entities in colour and as a list (or WORD/TAG); conll: WORD<tab>TAG; json: an object a line.",
         ),
     ] = Format.text,
 ):
@@ -84,7 +87,9 @@ def _print_text(line: str, prediction) -> None:
     from madx.jobs.predict import WORD
 
     if not prediction.spans:
-        pairs = [part for token, tag in zip(prediction.tokens, prediction.tags) for part in (token, (f"/{tag} ", "cyan"))]
+        pairs = [
+            part for token, tag in zip(prediction.tokens, prediction.tags) for part in (token, (f"/{tag} ", "cyan"))
+        ]
         out.print(Text.assemble(*pairs))
         return
     places = [match.span() for match in WORD.finditer(line)]

@@ -267,7 +267,9 @@ def as_composition(value: Union[Item, Composition, None]) -> Composition:
 def require_stack(composition: Composition, what: str) -> Stack:
     """The composition, if it is the same for all rows; raises CompositionError otherwise, saying `what` cannot be done."""
     if isinstance(composition, Route):
-        raise CompositionError(f"'{composition}' cannot be {what}: a route is for a batch of mixed rows. Use one of its branches.")
+        raise CompositionError(
+            f"'{composition}' cannot be {what}: a route is for a batch of mixed rows. Use one of its branches."
+        )
     return composition
 
 

@@ -19,7 +19,9 @@ class _Parser:
     item = {number '*'} (name | average | ties | '(' stack ')'); average = 'average(' term {',' term} ')';
     term = number '*' item | stack; ties = 'ties(' stack {',' stack} ')'."""
 
-    token = re.compile(r"\s*(?:([0-9.]+(?:e[+-]?[0-9]+)?|-[0-9.]+(?:e[+-]?[0-9]+)?)\s*\*|([A-Za-z0-9][A-Za-z0-9._@-]*)|(.))")
+    token = re.compile(
+        r"\s*(?:([0-9.]+(?:e[+-]?[0-9]+)?|-[0-9.]+(?:e[+-]?[0-9]+)?)\s*\*|([A-Za-z0-9][A-Za-z0-9._@-]*)|(.))"
+    )
 
     def __init__(self, text: str):
         self.text, self.at, self.depth = text, 0, 0
@@ -51,7 +53,9 @@ class _Parser:
 
     def whole(self) -> Composition:
         if not self.text.strip():
-            raise CompositionError("The composition is empty at character 1. Name a module, e.g. 'swa + ner', or write 'base'.")
+            raise CompositionError(
+                "The composition is empty at character 1. Name a module, e.g. 'swa + ner', or write 'base'."
+            )
         routed = self.peek()[1] == "route"
         if routed:
             self.take()

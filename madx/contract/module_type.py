@@ -154,7 +154,8 @@ class ComponentConfig(Settings):
     """Settings common to all module types."""
 
     leave_out: tuple[int, ...] = Field(
-        default=(), strict=False,
+        default=(),
+        strict=False,
         description="Layers without this component, counted from 0; negative ones from the end (-1: the last layer).",
     )
 

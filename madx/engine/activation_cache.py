@@ -148,7 +148,9 @@ def _put_back(layer: nn.Module, before) -> None:
 
 def lowest_layer(units: dict[str, dict], depth: int) -> int:
     """The lowest layer where a module acts: 0 also for one that acts before the layers, `depth` for a head alone."""
-    numbers = [unit.site.layer if unit.site.layer is not None else 0 for parts in units.values() for unit in parts.values()]
+    numbers = [
+        unit.site.layer if unit.site.layer is not None else 0 for parts in units.values() for unit in parts.values()
+    ]
     return min(numbers, default=depth)
 
 
@@ -156,6 +158,7 @@ def looks_around(plan: Plan, below: int) -> list[str]:
     """Sites of the first layers with a step that reads other tokens than its own, padding among them: the state of a sentence
     then hangs on the batch that it stands in."""
     return [
-        site for site, steps in plan.items()
+        site
+        for site, steps in plan.items()
         if site.startswith("layer.") and int(site.split(".")[1]) < below and not all_tokenwise(steps)
-    ]  # fmt: skip
+    ]

@@ -48,7 +48,9 @@ class Engine:
         self._plans: dict[Composition, Plan | RoutePlan] = {}
         self._plan: Plan = {}  # site -> steps of the active composition; empty: the bare base
         self._route: RoutePlan | None = None  # of the active composition, if it is a route
-        self._rows: Rows | None = None  # how the positions before the decoder are sorted, while a route scores masked words
+        self._rows: Rows | None = (
+            None  # how the positions before the decoder are sorted, while a route scores masked words
+        )
         self._captures: dict[tuple[str, str], object] = {}
         self._captured: dict[str, dict[str, Tensor]] = {}
         self._replaced: list[nn.Module] = []
@@ -172,7 +174,12 @@ class Engine:
     # ---- forward -------------------------------------------------------------------------------------------------
 
     def __call__(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, *, at: Positions | None = None, branches: Branches | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        at: Positions | None = None,
+        branches: Branches | None = None,
     ) -> Tensor:
         """The last layer's output `(batch, tokens, width)` of the base under the active composition; at: at these positions
         alone, `(n, width)`, for which the last layer then does less (`madx.engine.last_layer`); branches `(batch,)`: under a route,
@@ -200,11 +207,15 @@ class Engine:
 
     def task_module(self, stack: Stack | Item | None = None) -> Module:
         """The last module with a head in a stack (None: the active composition); raises CompositionError without one."""
-        names = require_stack(as_composition(self.composition if stack is None else stack), "asked for one task module").names()
+        names = require_stack(
+            as_composition(self.composition if stack is None else stack), "asked for one task module"
+        ).names()
         with_head = [n for n in names if self.modules[n].head is not None]
         if not with_head:
             if not names:
-                raise CompositionError("The bare base is active and predicts no labels; end a composition with a task module.")
+                raise CompositionError(
+                    "The bare base is active and predicts no labels; end a composition with a task module."
+                )
             require_task_head(self.modules[names[-1]])
         return self.modules[with_head[-1]]
 
@@ -392,4 +403,3 @@ class Engine:
 
 def _identity(x: Tensor) -> Tensor:
     return x
-

@@ -33,14 +33,20 @@ class EntropyMixing:
     the forward pass (differences of weights are the same for all rows), with weights above 0.
     """
 
-    def __init__(self, engine: Engine, scores: Callable[[Engine, Batch], Tensor], *, steps: int = 1, rate: float = 10.0):
+    def __init__(
+        self, engine: Engine, scores: Callable[[Engine, Batch], Tensor], *, steps: int = 1, rate: float = 10.0
+    ):
         self.scores, self.steps, self.rate, self.composition = scores, steps, rate, engine.composition
         self.average = _movable(engine)
         self._plan = engine.compile(self.composition)  # its own: the engine's keeps the composition's weights
         averages = (WeightedChange, WeightedMap)
-        self._mixed = [s for found in self._plan.values() for s in found if isinstance(s, averages) and len(s.branches) > 1]
+        self._mixed = [
+            s for found in self._plan.values() for s in found if isinstance(s, averages) and len(s.branches) > 1
+        ]
         for step in self._mixed:
-            step.tokenwise = False  # its weights are those of whole rows: the last layer may not be asked about single tokens
+            step.tokenwise = (
+                False  # its weights are those of whole rows: the last layer may not be asked about single tokens
+            )
         self.rows = 0  # scored so far, and sums over them:
         self._before = self._after = 0.0
         self._weights = torch.zeros(len(self.average.weights))
@@ -48,7 +54,9 @@ class EntropyMixing:
     def __call__(self, engine: Engine, batch: Batch) -> Tensor:
         """Logits `(words, labels)` after the steps, without gradients."""
         if engine.composition != self.composition:
-            raise CompositionError(f"'{self.composition}' was active when its mixing was made, now '{engine.composition}' is.")
+            raise CompositionError(
+                f"'{self.composition}' was active when its mixing was made, now '{engine.composition}' is."
+            )
         rows = len(batch["first"])
         logits = self.start(rows)
         with self._running(engine):
@@ -82,12 +90,19 @@ class EntropyMixing:
         """What was found: mean entropies before and after, and each child's weight, mean over rows and sites."""
         rows = max(self.rows, 1)
         weights = {str(child): w / rows for child, w in zip(self.average.children, self._weights.tolist())}
-        return {"steps": self.steps, "rate": self.rate, "entropy_before": self._before / rows, "entropy_after": self._after / rows,
-                "weights": weights}  # fmt: skip
+        return {
+            "steps": self.steps,
+            "rate": self.rate,
+            "entropy_before": self._before / rows,
+            "entropy_after": self._after / rows,
+            "weights": weights,
+        }
 
     def _mix(self, engine: Engine, logits: list[Tensor]) -> None:
         for step, a in zip(self._mixed, logits):
-            step.weights = a.softmax(0).to(engine.base.device, engine.base.model.dtype)  # the step takes child after child
+            step.weights = a.softmax(0).to(
+                engine.base.device, engine.base.model.dtype
+            )  # the step takes child after child
 
     @contextmanager
     def _running(self, engine: Engine) -> Iterator[None]:
@@ -116,7 +131,9 @@ def _movable(engine: Engine) -> Average:
             "base's weights, the same for all. Average modules that compute in the forward pass (bottleneck, invertible)."
         )
     if min(averages[0].weights) <= 0:
-        raise CompositionError(f"The weights of '{composition}' cannot be moved: they must start above 0, as softmax gives them.")
+        raise CompositionError(
+            f"The weights of '{composition}' cannot be moved: they must start above 0, as softmax gives them."
+        )
     return averages[0]
 
 

@@ -87,7 +87,9 @@ class Explanation:
         """One text for each step: an instance, or all instances whose mean is taken."""
         steps = groupby(actions, key=lambda a: (a.averaged is None and a.module, a.averaged))
         return [
-            f"mean of ({',  '.join(map(self._text, members))})" if number is not None else "  then  ".join(map(self._text, members))
+            f"mean of ({',  '.join(map(self._text, members))})"
+            if number is not None
+            else "  then  ".join(map(self._text, members))
             for (_, number), members in ((key, list(group)) for key, group in steps)
         ]
 
@@ -185,18 +187,26 @@ def _of_stack(engine, stack: Stack, plan: Plan, measured: bool) -> Explanation:
     found = {id(a): a for steps in plan.values() for a in _actions(steps)}.values()
     actions = _weights(engine, names, measured) + [
         replace(
-            a, what=a.what + _times(factors[a.module]), averaged=averaged.get(a.module),
-            change=a.change if measured else None, calls=a.calls if measured else None,
-        ) for a in found
-    ]  # fmt: skip
+            a,
+            what=a.what + _times(factors[a.module]),
+            averaged=averaged.get(a.module),
+            change=a.change if measured else None,
+            calls=a.calls if measured else None,
+        )
+        for a in found
+    ]
     acting = {a.module for a in actions if not measured or (a.calls and a.change)}
     heads = [n for n in names if engine.modules[n].head is not None]
     acting |= {n for n in heads[-1:] if not engine.modules[n].units}  # a head alone changes no site: it predicts
     return Explanation(
-        str(stack), _base(engine), actions, _decoder(engine, plan.get("embeddings", [])),
+        str(stack),
+        _base(engine),
+        actions,
+        _decoder(engine, plan.get("embeddings", [])),
         f"{heads[-1]}: {len(engine.modules[heads[-1]].info.labels)} labels" if heads else "none",
-        [n for n in names if n not in acting], measured,
-    )  # fmt: skip
+        [n for n in names if n not in acting],
+        measured,
+    )
 
 
 def _of_route(engine, plan: RoutePlan, numbers: np.ndarray | None) -> RouteExplanation:
@@ -213,7 +223,9 @@ def _of_route(engine, plan: RoutePlan, numbers: np.ndarray | None) -> RouteExpla
     shared = dict.fromkeys(a.module for steps in whole.values() for a in _actions(steps))
     silent = dict.fromkeys(name for branch in found for name in branch.silent)
     passes = routing.groups(plan, range(len(plan.route.branches)))
-    return RouteExplanation(str(plan.route), _base(engine), found, list(shared), passes, list(silent), numbers is not None)
+    return RouteExplanation(
+        str(plan.route), _base(engine), found, list(shared), passes, list(silent), numbers is not None
+    )
 
 
 def _base(engine) -> str:

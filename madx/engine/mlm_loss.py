@@ -50,7 +50,9 @@ def _loss(z: Tensor, targets: Tensor, *, write: bool) -> Tensor:
     total = torch.zeros((), device=z.device)
     rows = max(1, BLOCK.get(z.device.type, 1 << 19) // max(z.shape[1], 1))
     in_place = write and z.dtype == torch.float32
-    work = None if in_place else torch.empty(min(rows, len(z)), z.shape[1], device=z.device)  # one for all: new memory costs more than exp
+    work = (
+        None if in_place else torch.empty(min(rows, len(z)), z.shape[1], device=z.device)
+    )  # one for all: new memory costs more than exp
     for part, target in zip(z.split(rows), targets[:, None].split(rows)):
         of_target = part.gather(1, target).float()
         high = part.amax(1, keepdim=True).float()
@@ -78,7 +80,11 @@ class LossAtDecoder:
         """The decoder's forward: `(n, width)` -> `(n, vocabulary)`, or a scalar for `targets`."""
 
         def forward(y: Tensor) -> Tensor:
-            return original(y) if self.targets is None else masked_loss(y, original, self.targets, vocabulary=self.vocabulary)
+            return (
+                original(y)
+                if self.targets is None
+                else masked_loss(y, original, self.targets, vocabulary=self.vocabulary)
+            )
 
         return forward
 
@@ -87,6 +93,10 @@ class LossAtDecoder:
         """Gives what makes the loss of the head's result, which is scores where there is no decoder to be reached."""
         self.targets = targets if self.decoder is not None else None
         try:
-            yield (lambda loss: loss) if self.decoder is not None else lambda z: F.cross_entropy(z.float(), targets, reduction="sum")
+            yield (
+                (lambda loss: loss)
+                if self.decoder is not None
+                else lambda z: F.cross_entropy(z.float(), targets, reduction="sum")
+            )
         finally:
             self.targets = None

@@ -120,8 +120,10 @@ class Terms:
         _, differences, kept = known
         shares = tuple(
             Share(s.module, s.component, s.unit, term.scale, abs(scale) * k)
-            for terms, ks in zip(branches, kept) for term, k in zip(terms, ks) for s in term.shares
-        )  # fmt: skip
+            for terms, ks in zip(branches, kept)
+            for term, k in zip(terms, ks)
+            for s in term.shares
+        )
         return [Term(shares, scale, lambda: differences, str(item))] if shares else []
 
 

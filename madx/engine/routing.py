@@ -87,7 +87,8 @@ class RoutePlan:
         items = {item: None for stack in self.stacks for item in stack.items}
         known = {s.name: {item: item_steps(s, item, modules, watch) for item in items} for s in self.sites}
         self._steps = {  # at each site the steps of each stack; an item that is in several gives all of them the same
-            name: [[step for item in stack.items for step in at[item]] for stack in self.stacks] for name, at in known.items()
+            name: [[step for item in stack.items for step in at[item]] for stack in self.stacks]
+            for name, at in known.items()
         }
         self._plans: dict[tuple[int, ...], tuple[Plan, list[int]]] = {}
         #: in force while no batch is under way: whoever calls the base past the engine is told, not given something wrong
@@ -97,7 +98,9 @@ class RoutePlan:
         """The branch of each row as int64 `(rows,)`; raises CompositionError for anything that is none."""
         count = len(self.route.branches)
         if branches is None:
-            raise self._refused(f"'{self.route}' has {count} branches: which one does each of the {rows} rows take?", rows)
+            raise self._refused(
+                f"'{self.route}' has {count} branches: which one does each of the {rows} rows take?", rows
+            )
         if isinstance(branches, Tensor):
             branches = (branches.float() if branches.is_floating_point() else branches).detach().cpu().numpy()
         if not isinstance(branches, np.ndarray):
@@ -109,17 +112,25 @@ class RoutePlan:
                 raise self._refused(f"branches holds {wrong[0]!r}: whole numbers or texts are needed.", rows)
             branches = np.array([int(b) for b in branches], dtype=np.int64)
         if branches.dtype.kind not in "iu" or branches.ndim != 1:
-            raise self._refused(f"branches has the shape {branches.shape} and holds {branches.dtype}: one whole number a row.", rows)
+            raise self._refused(
+                f"branches has the shape {branches.shape} and holds {branches.dtype}: one whole number a row.", rows
+            )
         if len(branches) != rows:
-            raise self._refused(f"branches has {len(branches)} entries for {rows} rows: one for each row is needed.", rows)
+            raise self._refused(
+                f"branches has {len(branches)} entries for {rows} rows: one for each row is needed.", rows
+            )
         if rows and (branches.min() < 0 or branches.max() >= count):
             outside = branches[(branches < 0) | (branches >= count)][0]
-            raise self._refused(f"branches names {outside}, but the branches of '{self.route}' are 0 to {count - 1}.", rows)
+            raise self._refused(
+                f"branches names {outside}, but the branches of '{self.route}' are 0 to {count - 1}.", rows
+            )
         return branches.astype(np.int64)
 
     def _refused(self, what: str, rows: int) -> CompositionError:
         shown = [str(k % len(self.route.branches)) for k in range(min(max(rows, 1), 3))]
-        return CompositionError(f"{what} Say it by number or by text, e.g. branches=[{', '.join(shown + ['...'] * (rows > 3))}].")
+        return CompositionError(
+            f"{what} Say it by number or by text, e.g. branches=[{', '.join(shown + ['...'] * (rows > 3))}]."
+        )
 
     def _number(self, branch: str | Stack) -> int:
         """The first branch that is written so, or reads the same."""
@@ -221,7 +232,9 @@ def groups(route: RoutePlan | None, branches: Branches) -> list[list[int]]:
 
 def _required(route: RoutePlan | None) -> RoutePlan:
     if route is None:
-        raise CompositionError("branches were given, but the active composition is no route, so it has none: leave them out.")
+        raise CompositionError(
+            "branches were given, but the active composition is no route, so it has none: leave them out."
+        )
     return route
 
 

@@ -67,10 +67,12 @@ class SplitChange(_Split):
         if all(flag is flags[0] for flag in flags):
             at.final_norm = flags[0]
         else:
-            at.final_norm = torch.cat([
-                flag if isinstance(flag, Tensor) else torch.full((len(c),), flag, device=c.device)
-                for flag, c in zip(flags, changes)
-            ])  # fmt: skip
+            at.final_norm = torch.cat(
+                [
+                    flag if isinstance(flag, Tensor) else torch.full((len(c),), flag, device=c.device)
+                    for flag, c in zip(flags, changes)
+                ]
+            )
         return torch.cat(changes)
 
 

@@ -111,7 +111,9 @@ class WeightDeltas:
         if self.overlay is not None:
             self.overlay.lift()
         elif self.dense:
-            raise CompositionError("All weights of the base move in place now: no other composition can act until they are back.")
+            raise CompositionError(
+                "All weights of the base move in place now: no other composition can act until they are back."
+            )
         try:
             self._take_off(same)
             for term in terms[same:]:
@@ -322,7 +324,9 @@ def _decoding(module: nn.Linear, name: str, deltas: WeightDeltas) -> Callable:
             weight = deltas.original(name)
             if weight is shared and not weight.requires_grad:
                 return original(x)
-            return nn.functional.linear(x, weight.detach(), module.bias)  # no decoder trains: the embeddings are no output there
+            return nn.functional.linear(
+                x, weight.detach(), module.bias
+            )  # no decoder trains: the embeddings are no output there
 
         return forward
 

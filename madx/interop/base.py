@@ -83,8 +83,14 @@ class Format(ABC):
 
     @abstractmethod
     def write(
-        self, composition: Composition, modules: dict[str, Module], folder: Path, *, base: Base, as_name: str | None = None
-    ) -> Path:  # fmt: skip
+        self,
+        composition: Composition,
+        modules: dict[str, Module],
+        folder: Path,
+        *,
+        base: Base,
+        as_name: str | None = None,
+    ) -> Path:
         """Write the modules of a composition as a folder that is whole or not there. as_name: of a single one, there.
 
         Raises ConfigError for what the format cannot say."""
@@ -101,7 +107,9 @@ def import_modules(path: str | Path, form: str, wishes: tuple[ImportRequest, ...
     members, wished = reader.members(folder), [wish.name for wish in wishes]
     if members and sorted(members) != sorted(wished) or not members and len(wished) != 1:
         held = f"the modules {', '.join(members)}" if members else "one module"
-        raise ConfigError(f"{folder} holds {held}; say for each what it shall be, not for {', '.join(wished) or 'none'}.")
+        raise ConfigError(
+            f"{folder} holds {held}; say for each what it shall be, not for {', '.join(wished) or 'none'}."
+        )
     imported = reader.read(folder, wishes, base)
     for wish in wishes:
         module = imported.modules[wish.name]
@@ -117,7 +125,7 @@ def import_modules(path: str | Path, form: str, wishes: tuple[ImportRequest, ...
 
 def import_into(
     store: Store, path: str | Path, form: str, wishes: tuple[ImportRequest, ...], *, base: Base, overwrite: bool = False
-) -> ImportResult:  # fmt: skip
+) -> ImportResult:
     """`import_modules`, stored under their names: all of them, or the store stays as it was."""
     for wish in wishes:
         wish.check()
@@ -135,9 +143,14 @@ def import_into(
 
 
 def export_modules(
-    composition: Composition | str, modules: dict[str, Module], form: str, folder: str | Path, *, base: Base,
+    composition: Composition | str,
+    modules: dict[str, Module],
+    form: str,
+    folder: str | Path,
+    *,
+    base: Base,
     as_name: str | None = None,
-) -> Path:  # fmt: skip
+) -> Path:
     """Write a module, or the modules of a composition, in a foreign format; gives the folder.
 
     Raises ConfigError for what the format cannot say, StoreError for a folder in use; then nothing is written.
@@ -156,5 +169,7 @@ def export_modules(
 def single(composition: Composition, what: str) -> str:
     """The name of the one module that a composition consists of; raises ConfigError for any other composition."""
     if len(composition.items) != 1 or not isinstance(composition.items[0], str):
-        raise ConfigError(f"'{composition}' is no single module: {what} holds one. Write each into a folder of its own.")
+        raise ConfigError(
+            f"'{composition}' is no single module: {what} holds one. Write each into a folder of its own."
+        )
     return composition.items[0]

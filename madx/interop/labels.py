@@ -28,7 +28,9 @@ def name_labels(module: Module, labels: tuple[str, ...]) -> None:
     """Give the rows of a module's head the names that the files do not give; raises ConfigError where they do."""
     known = module.info.labels
     if len(known) != len(labels):
-        raise ConfigError(f"{len(labels)} labels are given ({', '.join(labels)}); the head in the files has {len(known)} rows.")
+        raise ConfigError(
+            f"{len(labels)} labels are given ({', '.join(labels)}); the head in the files has {len(known)} rows."
+        )
     if known not in (labels, placeholders(len(labels))):
         raise ConfigError(f"The files name the labels {', '.join(known)}, not {', '.join(labels)}. Leave `labels` out.")
     module.info = replace(module.info, labels=labels)

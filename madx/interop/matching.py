@@ -17,9 +17,10 @@ def require_same_base(shape: list[str], other: list[str], *, base: Base, allow_m
     """Raises BaseError for differences of shape, and for others unless they are allowed; each names both sides."""
     if shape or other and not allow_mismatch:
         hint = (
-            "It can act only on a base of the same shape." if shape else
-            "Load that base, or pass allow_base_mismatch=True if this is the same under another name, or its sister."
-        )  # fmt: skip
+            "It can act only on a base of the same shape."
+            if shape
+            else "Load that base, or pass allow_base_mismatch=True if this is the same under another name, or its sister."
+        )
         lines = "\n  ".join([fault[:200] for fault in (shape + other)[:8]])
         more = f"\n  ... and {len(shape + other) - 8} more" if len(shape + other) > 8 else ""
         raise BaseError(f"These files were made for another base than {base.label}:\n  {lines}{more}\n{hint}")

@@ -11,7 +11,24 @@ from madx.jobs.train_language import LanguageResult, TrainLanguage, train_langua
 from madx.jobs.train_task import TaskResult, TrainTask, train_task
 
 __all__ = [
-    "Compare", "CompareResult", "Evaluate", "EvaluateResult", "Inspect", "Inspection", "LanguageResult", "Matrix", "MatrixResult",
-    "Predictor", "TaskResult", "TrainLanguage", "TrainTask", "compare", "evaluate", "inspect", "make_plan", "matrix",
-    "train_language", "train_task",
-]  # fmt: skip
+    "Compare",
+    "CompareResult",
+    "Evaluate",
+    "EvaluateResult",
+    "Inspect",
+    "Inspection",
+    "LanguageResult",
+    "Matrix",
+    "MatrixResult",
+    "Predictor",
+    "TaskResult",
+    "TrainLanguage",
+    "TrainTask",
+    "compare",
+    "evaluate",
+    "inspect",
+    "make_plan",
+    "matrix",
+    "train_language",
+    "train_task",
+]

@@ -57,7 +57,9 @@ def open_base(settings: JobSettings) -> Base:
     return base
 
 
-def open_training_base(settings: JobSettings, train: TrainSettings, *components: dict[str, ComponentConfig]) -> tuple[Base, TrainSettings]:
+def open_training_base(
+    settings: JobSettings, train: TrainSettings, *components: dict[str, ComponentConfig]
+) -> tuple[Base, TrainSettings]:
     """The base of a training job in its number format, and the loop's settings with the precision that was chosen.
 
     components: of all modules that will act. With differences of weights among them the base stays in float32.
@@ -86,7 +88,9 @@ def keep_freed_memory() -> bool:
     """Tell the C library to keep up to 512 MB that were freed, blocks below 32 MB among them, for the next step; whether it
     took it. By default glibc hands such blocks back to the system and gets them anew, page by page, in every step: 6 % of
     a small base's training. Settings of the user's own (MALLOC_..., another allocator) stand."""
-    if not sys.platform.startswith("linux") or any(k.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for k in os.environ):
+    if not sys.platform.startswith("linux") or any(
+        k.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for k in os.environ
+    ):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -145,7 +149,9 @@ def module_names(store: Store, name: str, seeds: list[int] | None = None) -> dic
         return {seed: store.show(f"{name}@{seed}").name for seed in seeds}  # raises with the nearest name
     if name in stored:
         return {store.show(name).info.training.get("seed", 0): name}
-    found = {int(n.rpartition("@")[2]): n for n in stored if n.rpartition("@")[0] == name and n.rpartition("@")[2].isdigit()}
+    found = {
+        int(n.rpartition("@")[2]): n for n in stored if n.rpartition("@")[0] == name and n.rpartition("@")[2].isdigit()
+    }
     if not found:
         store.show(name)  # raises with the nearest name
     return dict(sorted(found.items()))
@@ -162,6 +168,18 @@ def run_folder(given: str | None, default: str) -> Path:
 
 
 __all__ = [
-    "JobSettings", "bring_to", "check_language", "check_components", "is_main", "layered", "module_names", "open_base",
-    "open_training_base", "pick_device", "precision_over", "run_folder", "told_failure", "versions",
-]  # fmt: skip
+    "JobSettings",
+    "bring_to",
+    "check_language",
+    "check_components",
+    "is_main",
+    "layered",
+    "module_names",
+    "open_base",
+    "open_training_base",
+    "pick_device",
+    "precision_over",
+    "run_folder",
+    "told_failure",
+    "versions",
+]

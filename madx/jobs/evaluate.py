@@ -45,7 +45,9 @@ class Evaluate(JobSettings):
     source: str | list[str] | None = Field(
         default=None, description="Source language, or a list; null: what the task module records."
     )
-    targets: dict[str, str] = Field(min_length=1, description="Language -> labelled test data; the source may be among them.")
+    targets: dict[str, str] = Field(
+        min_length=1, description="Language -> labelled test data; the source may be among them."
+    )
     modules: dict[str, str | None] = Field(
         default={}, description="Language -> its module, where the name is not the language; null: it has none."
     )
@@ -53,16 +55,23 @@ class Evaluate(JobSettings):
         default=list(CONTROLS), min_length=1, description="none, source's kept, target's, mean of the others'."
     )
     mean_of: list[str] | None = Field(
-        default=None, description="Modules of the mean and of the proxies, the target's own left out; null: source's and all targets'."
+        default=None,
+        description="Modules of the mean and of the proxies, the target's own left out; null: source's and all targets'.",
     )
-    proxies: Proxies = Field(default=Proxies(), description="What stands in for the module of a language that has none.")
-    only: dict[str, list[Literal["none", "source", "target", "mean", "nearest", "weighted", "arithmetic", "emea"]]] = Field(
-        default={}, description="For single targets: which of the chosen controls and proxies, e.g. {swa: [none, weighted]}."
+    proxies: Proxies = Field(
+        default=Proxies(), description="What stands in for the module of a language that has none."
+    )
+    only: dict[str, list[Literal["none", "source", "target", "mean", "nearest", "weighted", "arithmetic", "emea"]]] = (
+        Field(
+            default={},
+            description="For single targets: which of the chosen controls and proxies, e.g. {swa: [none, weighted]}.",
+        )
     )
     columns: Columns = Field(default=Columns(), description="How the files are read.")
     max_length: int = Field(default=256, ge=8, description="Tokens of a window at most.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="fp32", description="Of the base, as train.precision. bf16 moves scores by rounding, and every report says so."
+        default="fp32",
+        description="Of the base, as train.precision. bf16 moves scores by rounding, and every report says so.",
     )
     predictions: bool = Field(default=True, description="Write every prediction as CoNLL.")
     progress: bool = Field(default=True, description="Show a progress bar.")
@@ -85,7 +94,9 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     tasks = module_names(store, settings.task_module, settings.seeds)
     first = store.show(next(iter(tasks.values()))).info
     if first.task not in TASKS.names():
-        raise ConfigError(f"The module {first.name!r} (role {first.role}) is no task module; evaluate one that train-task made.")
+        raise ConfigError(
+            f"The module {first.name!r} (role {first.role}) is no task module; evaluate one that train-task made."
+        )
     sources = source_languages(first, settings.source)
     languages = _language_modules(store, settings, sources)
     _check_choice(settings, languages)
@@ -105,16 +116,29 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     try:
         for name in used:
             engine.attach(store.load(name, engine.base))
-        cells, missing = _cells(engine, store, settings, tasks=tasks, sources=sources, data=data, languages=languages, alike=alike,
-                                folder=folder)  # fmt: skip
+        cells, missing = _cells(
+            engine,
+            store,
+            settings,
+            tasks=tasks,
+            sources=sources,
+            data=data,
+            languages=languages,
+            alike=alike,
+            folder=folder,
+        )
     finally:
         engine.close()
     label = f"{base.label} in bfloat16" if precision_of(base) == "bf16" else base.label
     meta = Meta(
-        task_module=settings.task_module, source=", ".join(sources), base=label, versions=versions(), note=settings.note,
+        task_module=settings.task_module,
+        source=", ".join(sources),
+        base=label,
+        versions=versions(),
+        note=settings.note,
         data={path: file_sha256(path) or "" for path in settings.targets.values()}
         | {file.path: file.sha256 or "" for text in settings.proxies.texts.values() for file in corpus_files(text)},
-    )  # fmt: skip
+    )
     matrix = TransferMatrix(meta, tuple(cells), tuple(missing), tuple(settings.targets))
     files = matrix.save(folder)
     save_modules(folder, infos)
@@ -137,9 +161,13 @@ def _check_choice(settings: Evaluate, languages: dict[str, str]) -> None:
     chosen = [*settings.controls, *settings.proxies.use]
     for language, columns in settings.only.items():
         if language not in settings.targets:
-            raise ConfigError(f"only speaks of {language!r}, which is no target; {did_you_mean(language, settings.targets)}")
+            raise ConfigError(
+                f"only speaks of {language!r}, which is no target; {did_you_mean(language, settings.targets)}"
+            )
         if stray := [c for c in columns if c not in chosen]:
-            raise ConfigError(f"only.{language} names {', '.join(stray)}, not chosen in controls or proxies.use: {', '.join(chosen)}.")
+            raise ConfigError(
+                f"only.{language} names {', '.join(stray)}, not chosen in controls or proxies.use: {', '.join(chosen)}."
+            )
     check_proxies(settings.proxies, targets=settings.targets, own=languages)
 
 
@@ -177,8 +205,11 @@ def control_compositions(
     without = [code for code in kept if code not in modules]
     result: dict[str, Composition | str] = {
         "none": Stack(task),
-        "source": "the task module records no source language; set source=LANGUAGE" if not kept
-        else lacking.format(without[0]) if without else Stack(Average(*(modules[code] for code in kept)), task),
+        "source": "the task module records no source language; set source=LANGUAGE"
+        if not kept
+        else lacking.format(without[0])
+        if without
+        else Stack(Average(*(modules[code] for code in kept)), task),
         "target": Stack(own, task) if own else lacking.format(language),
         "mean": Stack(Average(*others), task) if others else "no other language module to average",
     }
@@ -188,15 +219,31 @@ def control_compositions(
 
 
 def _compositions(
-    engine: Engine, settings: Evaluate, task: str, *, language: str, sources: list[str], languages: dict[str, str], alike: dict
+    engine: Engine,
+    settings: Evaluate,
+    task: str,
+    *,
+    language: str,
+    sources: list[str],
+    languages: dict[str, str],
+    alike: dict,
 ) -> dict[str, Composition | str]:
     """The composition of each chosen control and proxy, or the reason (text) why there is none."""
     own = languages.get(language)
-    pool = {m: engine.module(m).info.language for m in (settings.mean_of or dict.fromkeys(languages.values())) if m != own}
+    pool = {
+        m: engine.module(m).info.language for m in (settings.mean_of or dict.fromkeys(languages.values())) if m != own
+    }
     pool = {m: other for m, other in pool.items() if other != language}  # nor another module of the same language
     found = control_compositions(task, language=language, source=sources, modules=languages, mean_of=settings.mean_of)
-    found |= proxy_compositions(task, language=language, own=own, source=languages.get(sources[0]) if len(sources) == 1 else None, pool=pool,
-                                settings=settings.proxies, alike=alike)  # fmt: skip
+    found |= proxy_compositions(
+        task,
+        language=language,
+        own=own,
+        source=languages.get(sources[0]) if len(sources) == 1 else None,
+        pool=pool,
+        settings=settings.proxies,
+        alike=alike,
+    )
     chosen = [*settings.controls, *settings.proxies.use]
     only = settings.only.get(language, chosen)
     return {c: found[c] if c in only else f"left out by the setting only.{language}" for c in chosen}
@@ -204,7 +251,7 @@ def _compositions(
 
 def _cells(
     engine, store, settings, *, tasks, sources, data, languages, alike, folder
-) -> tuple[list[Cell], list[Missing]]:  # fmt: skip
+) -> tuple[list[Cell], list[Missing]]:
     cells: list[Cell] = []
     missing: dict[tuple[str, str], Missing] = {}
     rows: dict[str, list[Row]] = {}  # of each language, for all seeds and controls
@@ -216,12 +263,26 @@ def _cells(
             task = TASKS.get(info.task)(engine.base.tokenizer, LabelSet(info.labels), max_length=length)
             for language, sentences in data.items():
                 rows[language] = rows.get(language) or task.rows_of(sentences)
-                compositions = _compositions(engine, settings, name, language=language, sources=sources, languages=languages, alike=alike)
+                compositions = _compositions(
+                    engine, settings, name, language=language, sources=sources, languages=languages, alike=alike
+                )
                 for control, composition in compositions.items():
-                    cell = composition if isinstance(composition, str) else _cell(
-                        engine, settings, task, composition, seed=seed, language=language, control=control,
-                        sentences=sentences, rows=rows[language], folder=folder,
-                    )  # fmt: skip
+                    cell = (
+                        composition
+                        if isinstance(composition, str)
+                        else _cell(
+                            engine,
+                            settings,
+                            task,
+                            composition,
+                            seed=seed,
+                            language=language,
+                            control=control,
+                            sentences=sentences,
+                            rows=rows[language],
+                            folder=folder,
+                        )
+                    )
                     if isinstance(cell, str):
                         missing[language, control] = Missing(language, control, cell)
                     else:
@@ -233,9 +294,18 @@ def _cells(
 
 
 def _cell(
-    engine: Engine, settings: Evaluate, task: TokenClassification, composition: Composition, *, seed: int, language: str,
-    control: str, sentences: list[Sentence], rows: list[Row], folder: Path,
-) -> Cell | str:  # fmt: skip
+    engine: Engine,
+    settings: Evaluate,
+    task: TokenClassification,
+    composition: Composition,
+    *,
+    seed: int,
+    language: str,
+    control: str,
+    sentences: list[Sentence],
+    rows: list[Row],
+    folder: Path,
+) -> Cell | str:
     """One prediction of one test set, with a measured record of which modules acted; or the reason why there is none."""
     engine.activate(composition)
     mixing = None
@@ -247,7 +317,9 @@ def _cell(
     predicted = task.predict(engine, sentences, rows=rows, mixing=mixing)
     explanation = task.explain(engine, sentences[:PROBE_SENTENCES])
     if explanation.silent:
-        log.error("%s, %s: SILENT %s: the score does not show what it does", language, control, ", ".join(explanation.silent))
+        log.error(
+            "%s, %s: SILENT %s: the score does not show what it does", language, control, ", ".join(explanation.silent)
+        )
     if settings.predictions:
         write_conll(folder / PREDICTIONS / prediction_file(language, control, seed), sentences, predicted)
     record = explanation.as_dict() | ({"mixing": mixing.summary()} if mixing else {})

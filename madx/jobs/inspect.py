@@ -32,7 +32,8 @@ class Inspect(Settings):
     base: str = Field(description="Folder or id of the base whose tokenizer is used; its weights are not loaded.")
     revision: str | None = Field(default=None, description="Commit, tag or branch of a downloaded base.")
     corpus: str | list[str] | None = Field(
-        default=None, description="Raw text: .txt or .jsonl files, either with .gz after it, a folder of them, or datasets:NAME[:CONFIG][:SPLIT]."
+        default=None,
+        description="Raw text: .txt or .jsonl files, either with .gz after it, a folder of them, or datasets:NAME[:CONFIG][:SPLIT].",
     )
     data: dict[str, str] = Field(default={}, description="Name of a set (train, dev, swa ...) -> labelled data.")
     task: str = Field(default="ner", description="The task of the labelled data: one of `madx tasks`.")
@@ -80,7 +81,9 @@ def inspect(settings: Inspect) -> Inspection:
     if settings.corpus is None and not settings.data:
         raise ConfigError("nothing to inspect: give a corpus, labelled data (data.NAME=PATH), or both.")
     task = TASKS.get(settings.task)
-    files = {} if settings.corpus is None else {f.path: f.sha256 for f in corpus_files(settings.corpus)}  # a missing one is told first
+    files = (
+        {} if settings.corpus is None else {f.path: f.sha256 for f in corpus_files(settings.corpus)}
+    )  # a missing one is told first
     sets = {name: read_labelled(path, settings.columns, task, checked=False) for name, path in settings.data.items()}
     tokenizer = load_tokenizer(settings.base, revision=settings.revision)
     index = SentenceIndex(sets)
@@ -91,20 +94,31 @@ def inspect(settings: Inspect) -> Inspection:
         recipe = _recipe(corpus, settings)
     data = {
         name: inspect_labels(
-            sentences, tokenizer, path=settings.data[name], inventory=task.inventory, scheme=settings.columns.scheme or "auto",
+            sentences,
+            tokenizer,
+            path=settings.data[name],
+            inventory=task.inventory,
+            scheme=settings.columns.scheme or "auto",
             max_length=settings.max_length,
         )
         for name, sentences in sets.items()
-    }  # fmt: skip
+    }
     overlaps = [*(index.seen("the corpus") if corpus else []), *index.between()]
     warnings = [f"corpus: {w}" for w in corpus.warnings] if corpus else []
     warnings += _recipe_warnings(recipe) if recipe else []
     warnings += [f"{name}: {w}" for name, report in data.items() for w in report.warnings]
     warnings += _label_warnings(data) + _overlap_warnings(overlaps)
     return Inspection(
-        base=settings.base, tokenizer=tokenizer_fingerprint(tokenizer), pieces=len(tokenizer), corpus=corpus, recipe=recipe,
-        data=data, overlaps=overlaps, warnings=warnings, files=files | {p: file_sha256(p) for p in settings.data.values()},
-    )  # fmt: skip
+        base=settings.base,
+        tokenizer=tokenizer_fingerprint(tokenizer),
+        pieces=len(tokenizer),
+        corpus=corpus,
+        recipe=recipe,
+        data=data,
+        overlaps=overlaps,
+        warnings=warnings,
+        files=files | {p: file_sha256(p) for p in settings.data.values()},
+    )
 
 
 def write_json(inspection: Inspection, path: str | Path) -> Path:
@@ -113,7 +127,9 @@ def write_json(inspection: Inspection, path: str | Path) -> Path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(inspection.to_json(), encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}. Name a file in a folder that can be written.") from None
+        raise ConfigError(
+            f"{path}: cannot be written: {error.strerror or error}. Name a file in a folder that can be written."
+        ) from None
     return Path(path)
 
 
@@ -121,7 +137,9 @@ def _recipe(corpus: TextReport, settings: Inspect) -> Recipe:
     payload = settings.block_size - 2  # a block begins and ends with the tokenizer's marks
     tokens = corpus.tokens + corpus.lines  # and a mark stands between lines
     blocks, steps = tokens // payload, recipe_steps(corpus.tokens)
-    return Recipe(settings.block_size, settings.batch_size, blocks, steps, steps * settings.batch_size / blocks if blocks else 0.0)
+    return Recipe(
+        settings.block_size, settings.batch_size, blocks, steps, steps * settings.batch_size / blocks if blocks else 0.0
+    )
 
 
 def _recipe_warnings(recipe: Recipe) -> list[str]:

@@ -41,7 +41,9 @@ class Prediction:
 
     @property
     def entities(self) -> list[Entity]:
-        return [Entity(kind, " ".join(self.tokens[a:b]), a, b) for kind, a, b in (spans(self.tags) if self.spans else ())]
+        return [
+            Entity(kind, " ".join(self.tokens[a:b]), a, b) for kind, a, b in (spans(self.tags) if self.spans else ())
+        ]
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -65,17 +67,29 @@ class Predictor:
     """
 
     def __init__(
-        self, stack: str, *, languages: dict[str, str] | None = None, store: str = "modules", base: str | None = None,
-        device: str = "auto", max_length: int = 256,
-    ):  # fmt: skip
+        self,
+        stack: str,
+        *,
+        languages: dict[str, str] | None = None,
+        store: str = "modules",
+        base: str | None = None,
+        device: str = "auto",
+        max_length: int = 256,
+    ):
         composition, folder = _below(as_composition(stack), languages), Store(store)
         infos = {name: folder.show(name).info for name in composition.names()}
         #: language -> number of its branch; None: lines do not say their language
         self.languages = None
         if isinstance(composition, Route):
-            own = list(languages) if languages else [_language(composition, k, infos) for k in range(len(composition.branches))]
+            own = (
+                list(languages)
+                if languages
+                else [_language(composition, k, infos) for k in range(len(composition.branches))]
+            )
             if twice := [language for language in own if own.count(language) > 1]:
-                raise CompositionError(f"'{composition}' has several branches for {twice[0]}: lines could not tell them apart.")
+                raise CompositionError(
+                    f"'{composition}' has several branches for {twice[0]}: lines could not tell them apart."
+                )
             self.languages = {language: number for number, language in enumerate(own)}
         task = _one_task(composition, infos)
         loaded = load_base(**task.base_to_load(base))
@@ -84,7 +98,9 @@ class Predictor:
         for name in infos:
             self.engine.attach(folder.load(name, loaded))
         self.engine.activate(composition)
-        self.task = TASKS.get(task.task)(loaded.tokenizer, LabelSet(task.labels), max_length=min(max_length, loaded.max_tokens))
+        self.task = TASKS.get(task.task)(
+            loaded.tokenizer, LabelSet(task.labels), max_length=min(max_length, loaded.max_tokens)
+        )
 
     def read(self, line: str, number: int) -> tuple[str | None, str]:
         """Language and text of a line: the whole line; under languages `LANGUAGE<tab>TEXT`, or a JSON object with the keys
@@ -104,7 +120,9 @@ class Predictor:
                 f'{{"language": "{next(iter(self.languages))}", "text": "..."}}.'
             )
         if language.strip() not in self.languages:
-            raise DataError(f"Line {number} is in {language[:30]!r}, which has no branch; {did_you_mean(language, self.languages)}")
+            raise DataError(
+                f"Line {number} is in {language[:30]!r}, which has no branch; {did_you_mean(language, self.languages)}"
+            )
         return language.strip(), text
 
     def __call__(self, lines: Iterable[str | tuple[str | None, str]], *, at_once: int = 256) -> Iterator[Prediction]:
@@ -165,9 +183,13 @@ def _one_task(composition: Stack | Route, infos: dict):
     for stack in branches:
         tasks = [infos[name] for name in stack.names() if infos[name].role == "task"]
         if not tasks:
-            raise CompositionError(f"The stack '{stack}' has no task module, so it predicts no labels. End it with one, e.g. '{stack} + ner'.")
+            raise CompositionError(
+                f"The stack '{stack}' has no task module, so it predicts no labels. End it with one, e.g. '{stack} + ner'."
+            )
         found.append(tasks[-1])
     if len({(info.task, info.labels) for info in found}) > 1:
         names = ", ".join(dict.fromkeys(info.name for info in found))
-        raise CompositionError(f"The branches of '{composition}' have different tasks or labels ({names}): predict one task at a time.")
+        raise CompositionError(
+            f"The branches of '{composition}' have different tasks or labels ({names}): predict one task at a time."
+        )
     return found[-1]

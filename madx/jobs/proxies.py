@@ -31,7 +31,12 @@ FEW_NGRAMS = 3000
 class Emea(Settings):
     """Settings of the mixing at test time."""
 
-    steps: int = Field(default=1, ge=1, le=1000, description="Gradient steps for each sentence; each costs a forward and a backward pass.")
+    steps: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="Gradient steps for each sentence; each costs a forward and a backward pass.",
+    )
     rate: float = Field(default=10.0, gt=0, description="Rate of the gradient steps.")
 
 
@@ -41,17 +46,28 @@ class Proxies(Settings):
     use: list[Literal["nearest", "weighted", "arithmetic", "emea"]] = Field(
         default=[], description="Proxies to evaluate, as further columns of the matrix."
     )
-    texts: dict[str, str] = Field(default={}, description="Language -> a small text, from which similarities are computed.")
+    texts: dict[str, str] = Field(
+        default={}, description="Language -> a small text, from which similarities are computed."
+    )
     weights: dict[str, dict[str, float]] = Field(
         default={}, description="Target -> module -> weight, e.g. by typology; goes before similarities of texts."
     )
     measure: Measure = Field(default="jensen_shannon", description="Similarity of the n-gram counts.")
     ngram: int = Field(default=NGRAM, ge=1, le=8, description="Characters of an n-gram.")
-    limit: int = Field(default=LIMIT, ge=1, description="N-grams read of each text at most; no more than the smallest text holds.")
+    limit: int = Field(
+        default=LIMIT, ge=1, description="N-grams read of each text at most; no more than the smallest text holds."
+    )
     sharpness: float = Field(default=1.0, gt=0, description="Weights are proportional to similarity to this power.")
     top: int | None = Field(default=None, ge=1, description="Only the so many most similar get a weight; null: all.")
-    share: float = Field(default=0.9, gt=0, le=2, description="arithmetic: share of the target's module; above 1 the relative's is subtracted.")  # fmt: skip
-    relatives: dict[str, str] = Field(default={}, description="arithmetic: target -> its relative's module; else the most similar.")
+    share: float = Field(
+        default=0.9,
+        gt=0,
+        le=2,
+        description="arithmetic: share of the target's module; above 1 the relative's is subtracted.",
+    )
+    relatives: dict[str, str] = Field(
+        default={}, description="arithmetic: target -> its relative's module; else the most similar."
+    )
     emea: Emea = Field(default=Emea(), description="emea: the mixing at test time.")
 
     def modules(self) -> list[str]:
@@ -68,11 +84,15 @@ def check_proxies(settings: Proxies, *, targets: Iterable[str], own: Mapping[str
     for key, given in (("weights", settings.weights), ("relatives", settings.relatives)):
         for language, named in given.items():
             if language not in targets:
-                raise ConfigError(f"proxies.{key} speaks of {language!r}, which is no target; {did_you_mean(language, targets)}")
+                raise ConfigError(
+                    f"proxies.{key} speaks of {language!r}, which is no target; {did_you_mean(language, targets)}"
+                )
             names = [named] if isinstance(named, str) else list(named)
             if own.get(language) in names:
-                raise ConfigError(f"proxies.{key}.{language} names {own[language]!r}, the target's own module: a proxy is made "
-                                  "of others'.")  # fmt: skip
+                raise ConfigError(
+                    f"proxies.{key}.{language} names {own[language]!r}, the target's own module: a proxy is made "
+                    "of others'."
+                )
     for language, given in settings.weights.items():
         try:
             mean_weights(given)
@@ -88,9 +108,11 @@ def likeness(settings: Proxies) -> dict[str, dict[str, float]]:
     found = similarities(texts, measure=settings.measure, n=settings.ngram, limit=settings.limit)
     few = found.ngrams < FEW_NGRAMS
     log.log(
-        logging.WARNING if few else logging.INFO, "similarity from %s n-grams of each text%s", f"{found.ngrams:,}",
+        logging.WARNING if few else logging.INFO,
+        "similarity from %s n-grams of each text%s",
+        f"{found.ngrams:,}",
         ", as many as the smallest holds: with so few it is mostly chance" if few else "",
-    )  # fmt: skip
+    )
     return found.values
 
 
@@ -107,7 +129,9 @@ def proxy_weights(
         return "no other language module to stand in"
     lacking = [x for x in dict.fromkeys([language, *pool.values()]) if x not in alike]
     if lacking:
-        return f"no text of {', '.join(map(str, lacking))} to compare: give proxies.texts, or proxies.weights.{language}"
+        return (
+            f"no text of {', '.join(map(str, lacking))} to compare: give proxies.texts, or proxies.weights.{language}"
+        )
     try:
         of = {module: alike[language][other] for module, other in pool.items()}
         return _rounded(mean_weights(of, sharpness=settings.sharpness, top=settings.top))
@@ -124,9 +148,15 @@ def _rounded(weights: dict[str, float]) -> dict[str, float]:
 
 
 def proxy_compositions(
-    task: str, *, language: str, own: str | None, source: str | None, pool: Mapping[str, str | None], settings: Proxies,
+    task: str,
+    *,
+    language: str,
+    own: str | None,
+    source: str | None,
+    pool: Mapping[str, str | None],
+    settings: Proxies,
     alike: Mapping[str, Mapping[str, float]],
-) -> dict[str, Composition | str]:  # fmt: skip
+) -> dict[str, Composition | str]:
     """The composition of each proxy of a target language, or the reason (text) why there is none.
 
     own, source: the target's and the source language's module, if any; pool, alike: see `proxy_weights`.
@@ -137,7 +167,9 @@ def proxy_compositions(
     return {
         "nearest": Stack(nearest, task) if known else weights,
         "weighted": Stack(Average(*weights, weights=tuple(weights.values())), task) if known else weights,
-        "arithmetic": _arithmetic(task, settings, own=own, source=source, relative=settings.relatives.get(language, nearest))
+        "arithmetic": _arithmetic(
+            task, settings, own=own, source=source, relative=settings.relatives.get(language, nearest)
+        )
         or weights,
         "emea": Stack(Average(*pool), task) if len(pool) > 1 else _too_few(len(pool)),
     }
@@ -149,7 +181,7 @@ def _too_few(count: int) -> str:
 
 def _arithmetic(
     task: str, settings: Proxies, *, own: str | None, source: str | None, relative: str | None
-) -> Composition | str | None:  # fmt: skip
+) -> Composition | str | None:
     """None: no relative is known."""
     if relative is None:
         return None

@@ -32,8 +32,9 @@ NOTE = "synthetic: sentences of the miniature world, a tiny base; no measure of 
 LANGUAGE: dict[str, dict[str, Any]] = {"bottleneck": {"reduction_factor": 4}, "invertible": {"reduction_factor": 0.125}}
 #: module type -> (components of a language module, its steps, its learning rate, that of the task module)
 KINDS: dict[str, tuple[dict[str, Any], int, float, float]] = {
-    "bottleneck": ({"components": LANGUAGE}, 600, 2.5e-3, 3e-3), "sparse_diff": ({"components": "lt_sft"}, 300, 2e-3, 2e-3),
-}  # fmt: skip
+    "bottleneck": ({"components": LANGUAGE}, 600, 2.5e-3, 3e-3),
+    "sparse_diff": ({"components": "lt_sft"}, 300, 2e-3, 2e-3),
+}
 
 
 class Quickstart(Settings):
@@ -41,15 +42,20 @@ class Quickstart(Settings):
 
     out: str = Field(default="runs/quickstart", description="Folder of data, modules and results.")
     module_type: Literal["bottleneck", "sparse_diff"] = Field(
-        default="bottleneck", description="bottleneck: MAD-X modules; sparse_diff: LT-SFT's differences, in OUT/sparse_diff."
+        default="bottleneck",
+        description="bottleneck: MAD-X modules; sparse_diff: LT-SFT's differences, in OUT/sparse_diff.",
     )
-    targets: list[str] = Field(default=["swa", "fin", "ind"], min_length=1, description="Target languages, unseen by the base.")
+    targets: list[str] = Field(
+        default=["swa", "fin", "ind"], min_length=1, description="Target languages, unseen by the base."
+    )
     seeds: list[int] = Field(default=[1, 2, 3], min_length=1, description="Seeds of the task module.")
     corpus_sentences: int = Field(default=12000, ge=200, description="Sentences of raw text for a language.")
     train_sentences: int = Field(default=2000, ge=50, description="Labelled English sentences.")
     test_sentences: int = Field(default=400, ge=50, description="Labelled sentences of each test set.")
     language_steps: int | None = Field(
-        default=None, ge=1, description="Optimiser steps of a language module; null: 600, of a sparse difference 300 in each phase."
+        default=None,
+        ge=1,
+        description="Optimiser steps of a language module; null: 600, of a sparse difference 300 in each phase.",
     )
     epochs: int = Field(default=4, ge=1, description="Passes over the labelled sentences.")
     progress: bool = Field(default=True, description="Show progress bars.")
@@ -68,8 +74,10 @@ def quickstart(settings: Quickstart) -> QuickstartResult:
     """Train language modules and a task module on the miniature world, swap, evaluate. Raises MadxError."""
     for language in settings.targets:
         if language not in world.languages() or language == SOURCE:
-            raise ConfigError(f"No target language {language!r} in the miniature world; "
-                              f"{did_you_mean(language, [c for c in world.languages() if c != SOURCE])}")  # fmt: skip
+            raise ConfigError(
+                f"No target language {language!r} in the miniature world; "
+                f"{did_you_mean(language, [c for c in world.languages() if c != SOURCE])}"
+            )
     out, reused, base = out_folder(settings), [], load_base(world.BASE)
     store = Store(out / "modules")
     for language in (SOURCE, *settings.targets):
@@ -104,11 +112,20 @@ def language_job(settings: Quickstart, language: str) -> TrainLanguage:
     components, steps, rate, _ = KINDS[settings.module_type]
     out = out_folder(settings)
     return TrainLanguage(
-        base=str(world.BASE), store=str(out / "modules"), language=language, corpus=str(out / "data" / f"{language}.txt"),
-        run=str(out / "runs" / language), cache=str(out / "runs" / "cache"), block_size=64, batch_size=16,
-        steps=settings.language_steps or steps, overwrite=True, licence="Apache-2.0", **components,
+        base=str(world.BASE),
+        store=str(out / "modules"),
+        language=language,
+        corpus=str(out / "data" / f"{language}.txt"),
+        run=str(out / "runs" / language),
+        cache=str(out / "runs" / "cache"),
+        block_size=64,
+        batch_size=16,
+        steps=settings.language_steps or steps,
+        overwrite=True,
+        licence="Apache-2.0",
+        **components,
         train=TrainSettings(learning_rate=rate, precision="fp32", progress=settings.progress, checkpoint_every=1000),
-    )  # fmt: skip
+    )
 
 
 def task_job(settings: Quickstart) -> TrainTask:
@@ -117,19 +134,33 @@ def task_job(settings: Quickstart) -> TrainTask:
     components: dict[str, Any] = {"components": "lt_sft_task"} if settings.module_type == "sparse_diff" else {}
     out = out_folder(settings)
     return TrainTask(
-        base=str(world.BASE), store=str(out / "modules"), language=SOURCE, data=str(out / "data" / "ner-train.conll"),
-        dev=str(out / "data" / "ner-dev.conll"), run=str(out / "runs" / "ner"), seeds=settings.seeds, epochs=settings.epochs,
-        batch_size=32, overwrite=True, licence="Apache-2.0", **components,
+        base=str(world.BASE),
+        store=str(out / "modules"),
+        language=SOURCE,
+        data=str(out / "data" / "ner-train.conll"),
+        dev=str(out / "data" / "ner-dev.conll"),
+        run=str(out / "runs" / "ner"),
+        seeds=settings.seeds,
+        epochs=settings.epochs,
+        batch_size=32,
+        overwrite=True,
+        licence="Apache-2.0",
+        **components,
         train=TrainSettings(learning_rate=rate, precision="fp32", progress=settings.progress, checkpoint_every=1000),
-    )  # fmt: skip
+    )
 
 
 def evaluate_job(settings: Quickstart) -> Evaluate:
     """Settings of the zero-shot evaluation of the quick start."""
     out = out_folder(settings)
     return Evaluate(
-        base=str(world.BASE), store=str(out / "modules"), task_module="ner", seeds=settings.seeds, source=SOURCE,
+        base=str(world.BASE),
+        store=str(out / "modules"),
+        task_module="ner",
+        seeds=settings.seeds,
+        source=SOURCE,
         progress=settings.progress,
         targets={c: str(out / "data" / f"ner-test-{c}.conll") for c in (SOURCE, *settings.targets)},
-        run=str(out / "results"), note=NOTE,
-    )  # fmt: skip
+        run=str(out / "results"),
+        note=NOTE,
+    )

@@ -30,11 +30,21 @@ from madx.training.loop import UNIMPORTANT
 NOT_LEARNT = frozenset(
     "name store run cache device resume overwrite progress licence micro_batch base revision corpus data dev "
     "seed seeds language_module".split()
-)  # fmt: skip
+)
 #: folders and files of madx whose code decides what is learnt
 LEARNING_CODE = (
-    "composition", "contract", "module_types", "base", "module", "engine", "training", "tasks", "data", "*.py", "jobs/train_*.py",
-)  # fmt: skip
+    "composition",
+    "contract",
+    "module_types",
+    "base",
+    "module",
+    "engine",
+    "training",
+    "tasks",
+    "data",
+    "*.py",
+    "jobs/train_*.py",
+)
 
 
 def identity(job: TrainLanguage | TrainTask, base: Base, *, seed: int, under: str | None = None) -> dict:
@@ -44,10 +54,14 @@ def identity(job: TrainLanguage | TrainTask, base: Base, *, seed: int, under: st
     corpus = isinstance(job, TrainLanguage)
     sources = [job.corpus] if corpus else [job.data, job.dev]
     return {
-        "settings": _learnt(job.model_dump(mode="json"), _components(check_components(job.components))), "seed": seed, "under": under,
-        "data": [mark for source in sources for mark in file_marks(source, corpus=corpus)], "madx": versions()["madx"],
-        "base": base.fingerprint, "tokenizer": base.tokenizer_fingerprint,
-    }  # fmt: skip
+        "settings": _learnt(job.model_dump(mode="json"), _components(check_components(job.components))),
+        "seed": seed,
+        "under": under,
+        "data": [mark for source in sources for mark in file_marks(source, corpus=corpus)],
+        "madx": versions()["madx"],
+        "base": base.fingerprint,
+        "tokenizer": base.tokenizer_fingerprint,
+    }
 
 
 def taking_turns(store: Store, job: TrainLanguage | TrainTask) -> dict[str, dict[str, str | None]]:
@@ -97,8 +111,10 @@ def content_name(kind: str, wanted: dict, *, seed: int, under: str | None = None
 def source_digest() -> str:
     """Eight characters that stand for the code that decides what is learnt: every file of it, byte for byte."""
     root = Path(madx.training.__file__).parents[1]
-    files = sorted({p for part in LEARNING_CODE for p in (root / part).rglob("*.py") if (root / part).is_dir()}
-                   | {p for part in LEARNING_CODE for p in root.glob(part) if p.is_file()})  # fmt: skip
+    files = sorted(
+        {p for part in LEARNING_CODE for p in (root / part).rglob("*.py") if (root / part).is_dir()}
+        | {p for part in LEARNING_CODE for p in root.glob(part) if p.is_file()}
+    )
     return digest(*(sha256_of(p) for p in files))
 
 
@@ -112,9 +128,13 @@ def _recorded(info: ModuleInfo, schema: type[JobSettings]) -> dict | None:
         cycle = {name: training["language_modules"].get(name) for name in settings.get("cycle", [])}
         return {
             "settings": _learnt(settings, _components(info.components)),
-            "seed": training["seed"], "under": training.get("language_module"), "data": data,
-            "madx": training["versions"]["madx"], "base": info.base["fingerprint"], "tokenizer": info.tokenizer,
-        } | ({"cycle": cycle} if cycle else {})  # fmt: skip
+            "seed": training["seed"],
+            "under": training.get("language_module"),
+            "data": data,
+            "madx": training["versions"]["madx"],
+            "base": info.base["fingerprint"],
+            "tokenizer": info.tokenizer,
+        } | ({"cycle": cycle} if cycle else {})
     except (KeyError, TypeError, ValidationError):
         return None
 

@@ -43,16 +43,22 @@ class TrainLanguage(JobSettings):
     name: str | None = Field(default=None, description="Name of the module; null: the language.")
     RENAMED = {"parts": "components"}
 
-    components: str | dict[str, dict[str, Any]] = Field(default="madx", description="A preset, or settings by module type.")
+    components: str | dict[str, dict[str, Any]] = Field(
+        default="madx", description="A preset, or settings by module type."
+    )
     text_key: str = Field(default="text", description="Key of the text in JSON lines and data sets.")
     limit: int | None = Field(default=None, ge=1, description="Lines or documents read at most.")
-    cache: str | None = Field(default=None, description="Folder of tokenised corpora; null: $MADX_CACHE, else ~/.cache/madx.")
+    cache: str | None = Field(
+        default=None, description="Folder of tokenised corpora; null: $MADX_CACHE, else ~/.cache/madx."
+    )
     block_size: int = Field(default=256, ge=8, description="Tokens in a block of packed text.")
     batch_size: int = Field(default=64, ge=1, description="Blocks in a step, over all processes.")
     micro_batch: int | None = Field(default=None, ge=1, description="Blocks computed at once; null: all of them.")
     steps: int | Literal["auto"] = Field(default="auto", description="Optimiser steps; auto: by corpus size.")
     mask_probability: float = Field(default=0.15, gt=0, lt=1, description="Share of tokens to predict.")
-    held_out_blocks: int = Field(default=200, ge=1, description="Held-out blocks that perplexity is measured on, at most.")
+    held_out_blocks: int = Field(
+        default=200, ge=1, description="Held-out blocks that perplexity is measured on, at most."
+    )
     seed: int = Field(default=1, ge=0, description="Seed of initial weights, data order and masks.")
     train: TrainSettings = Field(default=TrainSettings(), description="The training loop.")
     run: str | None = Field(default=None, description="Folder of the run; null: runs/train-language-NAME.")
@@ -89,39 +95,71 @@ def train_language(settings: TrainLanguage) -> LanguageResult:
     base, train = open_training_base(settings, settings.train, components)
     base.require_mlm_head()
     blocks = pack_corpus(
-        settings.corpus, base.tokenizer, block_size=min(settings.block_size, base.max_tokens), text_key=settings.text_key,
-        limit=settings.limit, cache=settings.cache,
-    )  # fmt: skip
+        settings.corpus,
+        base.tokenizer,
+        block_size=min(settings.block_size, base.max_tokens),
+        text_key=settings.text_key,
+        limit=settings.limit,
+        cache=settings.cache,
+    )
     warnings = blocks.warnings()
     for text in warnings:
         log.warning("corpus of %s: %s", settings.language, text)
     torch.manual_seed(settings.seed)
-    module = new_module(name, base, language=settings.language, components=settings.components, licence=settings.licence)
+    module = new_module(
+        name, base, language=settings.language, components=settings.components, licence=settings.licence
+    )
     engine = Engine(base)
     try:
         engine.attach(module)
         task = MaskedLM(
-            blocks, base.tokenizer, batch_size=settings.batch_size, micro_batch=settings.micro_batch, seed=settings.seed,
-            probability=settings.mask_probability, held_out_limit=settings.held_out_blocks,
-        )  # fmt: skip
+            blocks,
+            base.tokenizer,
+            batch_size=settings.batch_size,
+            micro_batch=settings.micro_batch,
+            seed=settings.seed,
+            probability=settings.mask_probability,
+            held_out_limit=settings.held_out_blocks,
+        )
         before = task.evaluate(engine)
         engine.activate(name)
         steps = recipe_steps(blocks.stats.tokens) if settings.steps == "auto" else settings.steps
-        log.info("%s: %s; training %s parameters for %s steps", name, describe(blocks), f"{module.parameter_count():,}", f"{steps:,}")
+        log.info(
+            "%s: %s; training %s parameters for %s steps",
+            name,
+            describe(blocks),
+            f"{module.parameter_count():,}",
+            f"{steps:,}",
+        )
         result = fit(
-            engine, name, task, train, steps=steps, seed=settings.seed, folder=folder, resume=settings.resume,
-            run=_identity(settings, base, blocks), title=name,
-        )  # fmt: skip
+            engine,
+            name,
+            task,
+            train,
+            steps=steps,
+            seed=settings.seed,
+            folder=folder,
+            resume=settings.resume,
+            run=_identity(settings, base, blocks),
+            title=name,
+        )
         after = task.evaluate(engine)
     finally:
         engine.close()
     module.info.training = {
-        "job": "train-language", "settings": settings.model_dump(exclude={"store", "run", "cache", "device", "resume", "overwrite"}),
-        "data": [f._asdict() for f in corpus_files(settings.corpus)], "corpus": asdict(blocks.stats), "steps": steps,
-        "seed": settings.seed, "seconds": round(result.seconds, 1), "best_step": result.best_step, "precision": train.precision,
+        "job": "train-language",
+        "settings": settings.model_dump(exclude={"store", "run", "cache", "device", "resume", "overwrite"}),
+        "data": [f._asdict() for f in corpus_files(settings.corpus)],
+        "corpus": asdict(blocks.stats),
+        "steps": steps,
+        "seed": settings.seed,
+        "seconds": round(result.seconds, 1),
+        "best_step": result.best_step,
+        "precision": train.precision,
         "versions": versions(),
-        "scores": {"held_out_before": before, "held_out_after": after}, "history": result.history,
-    }  # fmt: skip
+        "scores": {"held_out_before": before, "held_out_after": after},
+        "history": result.history,
+    }
     saved = store.save(module, overwrite=settings.overwrite) if is_main() else Path(settings.store) / name
     return LanguageResult(module, saved, before, after, result, warnings)
 

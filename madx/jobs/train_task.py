@@ -42,16 +42,22 @@ log = logging.getLogger("madx")
 class Columns(Settings):
     """How labelled files are read."""
 
-    token: int | None = Field(default=None, description="Column of the word, from 0; negative: from the end; null: the first.")
+    token: int | None = Field(
+        default=None, description="Column of the word, from 0; negative: from the end; null: the first."
+    )
     tag: int | None = Field(default=None, description="Column of the tag; null: the last.")
     separator: str | None = Field(default=None, description="tab or whitespace; null: found out.")
     scheme: Literal["auto", "iob1", "iob2", "bioes"] | None = Field(
-        default="auto", description="How spans are tagged in the file; read into IOB2. null, or a task without spans: as they are."
+        default="auto",
+        description="How spans are tagged in the file; read into IOB2. null, or a task without spans: as they are.",
     )
     style: Literal["auto", "conll", "conllu"] = Field(
-        default="auto", description="Plain columns, or CoNLL-U (form and UPOS); auto: CoNLL-U if the name ends in .conllu."
+        default="auto",
+        description="Plain columns, or CoNLL-U (form and UPOS); auto: CoNLL-U if the name ends in .conllu.",
     )
-    repair: bool = Field(default=False, description="Mend invalid IOB2 (an I- that follows nothing) instead of refusing it.")
+    repair: bool = Field(
+        default=False, description="Mend invalid IOB2 (an I- that follows nothing) instead of refusing it."
+    )
     ignore: tuple[str, ...] = Field(
         default=(), strict=False, description="Entity types to read as O, e.g. [DATE] for MasakhaNER."
     )
@@ -60,25 +66,37 @@ class Columns(Settings):
 class TrainTask(JobSettings):
     """Settings of `madx train-task`. The defaults are the MAD-X recipe for NER (Pfeiffer et al. 2020)."""
 
-    language: str | list[str] = Field(description="The source language: that of the labelled data, e.g. eng. Several: [eng, deu].")
+    language: str | list[str] = Field(
+        description="The source language: that of the labelled data, e.g. eng. Several: [eng, deu]."
+    )
     data: str | dict[str, str] = Field(
         description="Training data: a CoNLL file, or datasets:NAME[:CONFIG]:SPLIT. Of several languages: {eng: FILE, deu: FILE}."
     )
-    dev: str | dict[str, str] = Field(description="Development data, which chooses the best weights; of several languages as data.")
+    dev: str | dict[str, str] = Field(
+        description="Development data, which chooses the best weights; of several languages as data."
+    )
     task: str = Field(default="ner", description="The task: one of `madx tasks`.")
-    name: str | None = Field(default=None, description="Name of the module; null: the task. With several seeds: NAME@SEED.")
+    name: str | None = Field(
+        default=None, description="Name of the module; null: the task. With several seeds: NAME@SEED."
+    )
     language_module: str | None | dict[str, str | None] = Field(
-        default="auto", description="Language module under the task module; auto: named as the language; null: none; or by language."
+        default="auto",
+        description="Language module under the task module; auto: named as the language; null: none; or by language.",
     )
     cycle: list[str] = Field(
-        default=[], description="Further frozen language modules that take turns with the source's own, batch by batch (TLR)."
+        default=[],
+        description="Further frozen language modules that take turns with the source's own, batch by batch (TLR).",
     )
     temperature: float = Field(
-        default=1.0, gt=0, description="Several languages: batches in proportion to size^(1/temperature); large: all alike."
+        default=1.0,
+        gt=0,
+        description="Several languages: batches in proportion to size^(1/temperature); large: all alike.",
     )
     RENAMED = {"parts": "components"}
 
-    components: str | dict[str, dict[str, Any]] = Field(default="pfeiffer", description="A preset, or settings by module type.")
+    components: str | dict[str, dict[str, Any]] = Field(
+        default="pfeiffer", description="A preset, or settings by module type."
+    )
     columns: Columns = Field(default=Columns(), description="How the files are read.")
     epochs: int = Field(default=100, ge=1, description="Passes over the training data.")
     batch_size: int | None = Field(default=16, ge=1, description="Sentences in a step; null: by tokens_per_batch.")
@@ -99,11 +117,19 @@ class TrainTask(JobSettings):
             given = list(given) if isinstance(given, dict) else []
             if sorted(given) != sorted(self.language) or not given:
                 files = ", ".join(f"{code}: FILE" for code in self.language)
-                raise ValueError(f"{key} names files for {', '.join(given) or 'no language'}; each source language needs one: {{{files}}}")
+                raise ValueError(
+                    f"{key} names files for {', '.join(given) or 'no language'}; each source language needs one: {{{files}}}"
+                )
         if isinstance(self.language, str) and not (isinstance(self.data, str) and isinstance(self.dev, str)):
-            raise ValueError(f"language {self.language} is one source: give data and dev as one file each, or language as a list")
-        if isinstance(self.language_module, dict) and (stray := sorted(set(self.language_module) - set(self.sources()))):
-            raise ValueError(f"language_module names {', '.join(stray)}; the source languages are {', '.join(self.sources())}")
+            raise ValueError(
+                f"language {self.language} is one source: give data and dev as one file each, or language as a list"
+            )
+        if isinstance(self.language_module, dict) and (
+            stray := sorted(set(self.language_module) - set(self.sources()))
+        ):
+            raise ValueError(
+                f"language_module names {', '.join(stray)}; the source languages are {', '.join(self.sources())}"
+            )
         return self
 
     def sources(self) -> dict[str, tuple[str, str]]:
@@ -118,7 +144,11 @@ class TrainTask(JobSettings):
 
     def module_of(self, language: str) -> str | None:
         """The language module of a source language."""
-        given = self.language_module.get(language, "auto") if isinstance(self.language_module, dict) else self.language_module
+        given = (
+            self.language_module.get(language, "auto")
+            if isinstance(self.language_module, dict)
+            else self.language_module
+        )
         return language if given == "auto" else given
 
     def language_modules(self) -> list[str]:
@@ -142,7 +172,9 @@ class TaskResult:
         return f"{metric} {fmean(values):.1f}{spread} over {len(values)} seed{'s' if len(values) > 1 else ''}"
 
 
-def read_labelled(source: str, columns: Columns, task: type[TokenClassification], *, checked: bool = True) -> list[Sentence]:
+def read_labelled(
+    source: str, columns: Columns, task: type[TokenClassification], *, checked: bool = True
+) -> list[Sentence]:
     """Sentences of a CoNLL file or a `datasets` name, tagged as the task wants. Raises DataError with file and line.
 
     checked: tags that the task does not know are refused and spans brought to IOB2; otherwise tags are as in the file.
@@ -160,12 +192,18 @@ def read_labelled(source: str, columns: Columns, task: type[TokenClassification]
         sentences = read_dataset(source, tag_column=task.dataset_column, **common)
     else:
         sentences = read_conll(
-            source, token_column=columns.token, tag_column=columns.tag, separator=columns.separator, style=columns.style, **common
+            source,
+            token_column=columns.token,
+            tag_column=columns.tag,
+            separator=columns.separator,
+            style=columns.style,
+            **common,
         )
     if not columns.ignore:
         return sentences
     return [
-        Sentence(s.tokens, tuple("O" if tag[2:] in columns.ignore else tag for tag in s.tags), s.line) for s in sentences
+        Sentence(s.tokens, tuple("O" if tag[2:] in columns.ignore else tag for tag in s.tags), s.line)
+        for s in sentences
     ]
 
 
@@ -195,23 +233,43 @@ def train_task(settings: TrainTask) -> TaskResult:
         for seed, name in names.items():
             torch.manual_seed(seed)
             module = new_module(
-                name, base, role="task", language=settings.single(), components=settings.components, task=settings.task,
-                labels=labels.tags, licence=settings.licence,
-            )  # fmt: skip
+                name,
+                base,
+                role="task",
+                language=settings.single(),
+                components=settings.components,
+                task=settings.task,
+                labels=labels.tags,
+                licence=settings.licence,
+            )
             engine.attach(module)
             compositions = _compositions(settings, name)
             engine.activate(next(iter(compositions.values()))[0])
             task, steps = _task(settings, base, labels, data, compositions, seed=seed)
             log.info(
-                "%s: %s sentences, %s labels, %s steps over %s", name, f"{sum(len(train) for train, _ in data.values()):,}",
-                len(labels), f"{steps:,}", "; ".join(str(c) for cs in compositions.values() for c in cs),
-            )  # fmt: skip
+                "%s: %s sentences, %s labels, %s steps over %s",
+                name,
+                f"{sum(len(train) for train, _ in data.values()):,}",
+                len(labels),
+                f"{steps:,}",
+                "; ".join(str(c) for cs in compositions.values() for c in cs),
+            )
             trained = fit(
-                engine, name, task, options, steps=steps, seed=seed, resume=settings.resume, title=name,
-                folder=folders[seed], run=_identity(settings, engine),
-            )  # fmt: skip
+                engine,
+                name,
+                task,
+                options,
+                steps=steps,
+                seed=seed,
+                resume=settings.resume,
+                title=name,
+                folder=folders[seed],
+                run=_identity(settings, engine),
+            )
             engine.activate(next(iter(compositions.values()))[0])
-            module.info.training = _record(settings, seed, steps, trained, engine, compositions) | _modules_used(settings, store)
+            module.info.training = _record(settings, seed, steps, trained, engine, compositions) | _modules_used(
+                settings, store
+            )
             module.info.training["precision"] = options.precision
             result.modules.append(module)
             result.training.append(trained)
@@ -226,7 +284,10 @@ def train_task(settings: TrainTask) -> TaskResult:
 def components_of(settings: TrainTask) -> list[dict[str, ComponentConfig]]:
     """The components of all modules that act in a training."""
     store = Store(settings.store)
-    return [check_components(settings.components), *(store.show(name).info.components for name in settings.language_modules())]
+    return [
+        check_components(settings.components),
+        *(store.show(name).info.components for name in settings.language_modules()),
+    ]
 
 
 def _store(store: Store, modules: list[Module], *, overwrite: bool) -> list[Path]:
@@ -269,7 +330,13 @@ def _compositions(settings: TrainTask, name: str) -> dict[str, tuple[Composition
 
 
 def _task(
-    settings: TrainTask, base, labels: LabelSet, data: Labelled, compositions: dict[str, tuple[Composition, ...]], *, seed: int
+    settings: TrainTask,
+    base,
+    labels: LabelSet,
+    data: Labelled,
+    compositions: dict[str, tuple[Composition, ...]],
+    *,
+    seed: int,
 ) -> tuple[Task, int]:
     """The task, and the optimiser steps in all epochs."""
     tasks = {code: task_over(settings, base, labels, labelled, seed=seed) for code, labelled in data.items()}
@@ -287,10 +354,16 @@ def task_over(
     """The task of a job over the sentences of one language, those for training and those for development."""
     train, dev = labelled
     return TASKS.get(settings.task)(
-        base.tokenizer, labels, train=train, dev=dev, max_length=min(settings.max_length, base.max_tokens),
+        base.tokenizer,
+        labels,
+        train=train,
+        dev=dev,
+        max_length=min(settings.max_length, base.max_tokens),
         batch_size=None if settings.tokens_per_batch else settings.batch_size,
-        tokens_per_batch=settings.tokens_per_batch, micro_batch=settings.micro_batch, seed=seed,
-    )  # fmt: skip
+        tokens_per_batch=settings.tokens_per_batch,
+        micro_batch=settings.micro_batch,
+        seed=seed,
+    )
 
 
 def _modules_used(settings: TrainTask, store: Store) -> dict:
@@ -301,16 +374,28 @@ def _modules_used(settings: TrainTask, store: Store) -> dict:
 
 
 def _record(
-    settings: TrainTask, seed: int, steps: int, trained: TrainResult, engine: Engine, compositions: dict[str, tuple[Composition, ...]]
+    settings: TrainTask,
+    seed: int,
+    steps: int,
+    trained: TrainResult,
+    engine: Engine,
+    compositions: dict[str, tuple[Composition, ...]],
 ) -> dict:
     return {
-        "job": "train-task", "settings": settings.model_dump(exclude={"store", "run", "device", "resume", "overwrite"}),
+        "job": "train-task",
+        "settings": settings.model_dump(exclude={"store", "run", "device", "resume", "overwrite"}),
         "data": [{"path": p, "sha256": file_sha256(p)} for paths in settings.sources().values() for p in paths],
-        "seed": seed, "steps": steps, "composition": str(engine.composition),
+        "seed": seed,
+        "steps": steps,
+        "composition": str(engine.composition),
         "sources": {code: [str(c) for c in under] for code, under in compositions.items()},
-        "explanation": engine.explain().as_dict(), "seconds": round(trained.seconds, 1),
-        "best_step": trained.best_step, "scores": {"dev": trained.best}, "history": trained.history, "versions": versions(),
-    }  # fmt: skip
+        "explanation": engine.explain().as_dict(),
+        "seconds": round(trained.seconds, 1),
+        "best_step": trained.best_step,
+        "scores": {"dev": trained.best},
+        "history": trained.history,
+        "versions": versions(),
+    }
 
 
 def file_sha256(path: str) -> str | None:
@@ -320,7 +405,17 @@ def file_sha256(path: str) -> str | None:
 
 def _identity(settings: TrainTask, engine: Engine) -> dict:
     """What makes two runs the same run, beside the loop's own settings."""
-    keep = ("language", "task", "components", "epochs", "batch_size", "tokens_per_batch", "max_length", "cycle", "temperature")
+    keep = (
+        "language",
+        "task",
+        "components",
+        "epochs",
+        "batch_size",
+        "tokens_per_batch",
+        "max_length",
+        "cycle",
+        "temperature",
+    )
     chosen = {key: getattr(settings, key) for key in keep} | {"columns": settings.columns.model_dump()}
 
     def fingerprint(name: str) -> str:
@@ -328,7 +423,11 @@ def _identity(settings: TrainTask, engine: Engine) -> dict:
         return sha256(b"".join(v.cpu().numpy().tobytes() for v in weights.values())).hexdigest()
 
     sources = {
-        code: {"data": file_sha256(data) or data, "dev": file_sha256(dev) or dev, "language_module": settings.module_of(code)}
+        code: {
+            "data": file_sha256(data) or data,
+            "dev": file_sha256(dev) or dev,
+            "language_module": settings.module_of(code),
+        }
         for code, (data, dev) in settings.sources().items()
     }
     modules = {name: fingerprint(name) for name in settings.language_modules()}

@@ -1,2 +1,1 @@
 """Scores, significance tests and similarity of languages: numbers only."""
-

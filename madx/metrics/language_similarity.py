@@ -74,11 +74,15 @@ def similarities(
     Raises DataError for a text without any n-gram, ConfigError for fewer than two languages.
     """
     if len(texts) < 2:
-        raise ConfigError(f"the similarity of {len(texts)} languages: give the texts of at least two, one for each language")
+        raise ConfigError(
+            f"the similarity of {len(texts)} languages: give the texts of at least two, one for each language"
+        )
     read = {language: list(islice(ngrams(lines, n=n), limit)) for language, lines in texts.items()}
     for language, found in read.items():
         if not found:
-            raise DataError(f"the text of {language!r} holds no word of {max(n - 2, 1)} letters or more; give running text")
+            raise DataError(
+                f"the text of {language!r} holds no word of {max(n - 2, 1)} letters or more; give running text"
+            )
     length = min(map(len, read.values()))
     counts = {language: Counter(found[:length]) for language, found in read.items()}
     compare = _cosine if measure == "cosine" else _jensen_shannon
@@ -106,7 +110,9 @@ def _jensen_shannon(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.clip((p * np.log2(1 + q / p) + q * np.log2(1 + p / q)).sum() / 2, 0.0, 1.0))
 
 
-def mean_weights(similarity: Mapping[str, float], *, sharpness: float = 1.0, top: int | None = None) -> dict[str, float]:
+def mean_weights(
+    similarity: Mapping[str, float], *, sharpness: float = 1.0, top: int | None = None
+) -> dict[str, float]:
     """Weights that sum to one, the largest first; what has no similarity, or is not among the `top`, is left out.
 
     >>> mean_weights({"hau": 0.2, "yor": 0.2, "ell": 0.0})
@@ -119,8 +125,12 @@ def mean_weights(similarity: Mapping[str, float], *, sharpness: float = 1.0, top
         raise ConfigError(f"weights and similarities must be finite and not negative, got {wrong}")
     ranked = sorted((name for name, value in similarity.items() if value > 0), key=lambda name: -similarity[name])[:top]
     if not ranked:
-        raise ConfigError(f"nothing to weigh: of {', '.join(similarity) or 'no language'} none has a similarity above 0")
+        raise ConfigError(
+            f"nothing to weigh: of {', '.join(similarity) or 'no language'} none has a similarity above 0"
+        )
     largest = similarity[ranked[0]]
-    powers = {name: (similarity[name] / largest) ** sharpness for name in ranked}  # the ratio first: no underflow of all
+    powers = {
+        name: (similarity[name] / largest) ** sharpness for name in ranked
+    }  # the ratio first: no underflow of all
     total = sum(powers.values())
     return {name: power / total for name, power in powers.items() if power > 0}

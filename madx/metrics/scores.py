@@ -41,19 +41,24 @@ class Statistics:
         for name in ("tp", "n_gold", "n_pred"):
             raw = np.asarray(getattr(self, name))
             if raw.ndim != 1 or (raw.size and raw.dtype.kind not in "iu"):
-                raise DataError(f"statistics.{name} must be one whole number per sentence, got shape {raw.shape}, "
-                                f"type {raw.dtype}")
+                raise DataError(
+                    f"statistics.{name} must be one whole number per sentence, got shape {raw.shape}, type {raw.dtype}"
+                )
             array = raw.astype(np.int64)  # a copy: the caller's own array stays writable
             array.setflags(write=False)
             object.__setattr__(self, name, array)
         if not len(self.tp) == len(self.n_gold) == len(self.n_pred):
-            raise DataError(f"statistics of different lengths: tp {len(self.tp)}, n_gold {len(self.n_gold)}, n_pred "
-                            f"{len(self.n_pred)}; they must describe the same sentences")
+            raise DataError(
+                f"statistics of different lengths: tp {len(self.tp)}, n_gold {len(self.n_gold)}, n_pred "
+                f"{len(self.n_pred)}; they must describe the same sentences"
+            )
         wrong = np.flatnonzero((self.tp < 0) | (self.tp > self.n_gold) | (self.tp > self.n_pred))
         if wrong.size:
             i = int(wrong[0])
-            raise DataError(f"sentence {i}: {self.tp[i]} correct entities of {self.n_gold[i]} gold and "
-                            f"{self.n_pred[i]} predicted; correct must lie between 0 and the smaller of both")
+            raise DataError(
+                f"sentence {i}: {self.tp[i]} correct entities of {self.n_gold[i]} gold and "
+                f"{self.n_pred[i]} predicted; correct must lie between 0 and the smaller of both"
+            )
 
     def __len__(self) -> int:
         return len(self.tp)
@@ -160,13 +165,23 @@ def entity_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
     found_gold, found_pred = _entities(gold), _entities(predicted)
     hits = [g & p for g, p in zip(found_gold, found_pred)]
     per_type = _per_type(*(Counter(t for s in found for t, _, _ in s) for found in (hits, found_gold, found_pred)))
-    statistics = Statistics(*(np.array([len(s) for s in found], dtype=np.int64)
-                              for found in (hits, found_gold, found_pred)))
+    statistics = Statistics(
+        *(np.array([len(s) for s in found], dtype=np.int64) for found in (hits, found_gold, found_pred))
+    )
     tp, n_gold, n_pred = (int(a.sum()) for a in (statistics.tp, statistics.n_gold, statistics.n_pred))
     precision, recall, f1 = _prf(tp, n_gold, n_pred)
     same = sum(a == b for g, p in zip(gold, predicted) for a, b in zip(g, p))
-    return EntityScores(precision=precision, recall=recall, f1=f1, per_type=per_type, gold=n_gold, predicted=n_pred,
-                        correct=tp, token_accuracy=100.0 * same / sum(map(len, gold)), statistics=statistics)
+    return EntityScores(
+        precision=precision,
+        recall=recall,
+        f1=f1,
+        per_type=per_type,
+        gold=n_gold,
+        predicted=n_pred,
+        correct=tp,
+        token_accuracy=100.0 * same / sum(map(len, gold)),
+        statistics=statistics,
+    )
 
 
 def word_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> WordScores:
@@ -187,9 +202,15 @@ def word_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]
     golds, found = (Counter(t for s in side for t in s) for side in (gold, predicted))
     per_type = _per_type(hits, golds, found)
     total, correct = int(words.sum()), int(right.sum())
-    return WordScores(accuracy=100.0 * correct / total, macro_f1=fmean(f["f1"] for f in per_type.values()),
-                      per_type=per_type, gold=total, predicted=total, correct=correct,
-                      statistics=Statistics(tp=right, n_gold=words, n_pred=words))
+    return WordScores(
+        accuracy=100.0 * correct / total,
+        macro_f1=fmean(f["f1"] for f in per_type.values()),
+        per_type=per_type,
+        gold=total,
+        predicted=total,
+        correct=correct,
+        statistics=Statistics(tp=right, n_gold=words, n_pred=words),
+    )
 
 
 def _per_type(hits: Counter, gold: Counter, predicted: Counter) -> dict[str, dict[str, float]]:
@@ -203,9 +224,11 @@ def _per_type(hits: Counter, gold: Counter, predicted: Counter) -> dict[str, dic
 
 def _prf(tp: int, n_gold: int, n_pred: int) -> tuple[float, float, float]:
     """Precision, recall, F1 in percent points; 0 where the denominator is 0 (seqeval's zero_division=0)."""
-    return (100.0 * tp / n_pred if n_pred else 0.0,
-            100.0 * tp / n_gold if n_gold else 0.0,
-            200.0 * tp / (n_gold + n_pred) if n_gold + n_pred else 0.0)
+    return (
+        100.0 * tp / n_pred if n_pred else 0.0,
+        100.0 * tp / n_gold if n_gold else 0.0,
+        200.0 * tp / (n_gold + n_pred) if n_gold + n_pred else 0.0,
+    )
 
 
 def _entities(sentences: Sequence[Sequence[str]]) -> list[set[tuple[str, int, int]]]:
@@ -221,12 +244,15 @@ def _check(gold, predicted) -> None:
             if isinstance(sentence, str):
                 raise DataError(f"{name} sentence {i} is the text {sentence!r}; expected a list of tags per sentence")
     if len(gold) != len(predicted):
-        raise DataError(f"{len(gold)} gold but {len(predicted)} predicted sentences; score the same sentences, "
-                        "in the same order")
+        raise DataError(
+            f"{len(gold)} gold but {len(predicted)} predicted sentences; score the same sentences, in the same order"
+        )
     for i, (g, p) in enumerate(zip(gold, predicted)):
         if len(g) != len(p):
-            raise DataError(f"sentence {i}: {len(g)} gold but {len(p)} predicted tags; a prediction needs one tag per "
-                            "word, windows of a long sentence joined again")
+            raise DataError(
+                f"sentence {i}: {len(g)} gold but {len(p)} predicted tags; a prediction needs one tag per "
+                "word, windows of a long sentence joined again"
+            )
     if not any(len(s) for s in gold):
         raise DataError("no words to score; check that the test file is not empty")
 
@@ -236,5 +262,7 @@ def _check_iob2(gold, predicted) -> None:
         wrong = {t for s in sentences for t in s if not (isinstance(t, str) and _TAG.fullmatch(t))}
         if wrong:
             i = next(i for i, s in enumerate(sentences) if any(t in wrong for t in s))
-            raise DataError(f"{name} sentence {i}: tags that are not IOB2: {', '.join(sorted(map(repr, wrong))[:8])}. "
-                            "Allowed: O, B-TYPE, I-TYPE; convert IOB1 or BIOES first")
+            raise DataError(
+                f"{name} sentence {i}: tags that are not IOB2: {', '.join(sorted(map(repr, wrong))[:8])}. "
+                "Allowed: O, B-TYPE, I-TYPE; convert IOB1 or BIOES first"
+            )

@@ -62,7 +62,9 @@ def judged(delta: float, deltas: np.ndarray) -> Difference:
     p = 2 min(#(deltas <= 0) + 1, #(deltas >= 0) + 1) / (samples + 1), at most 1."""
     low, high = np.quantile(deltas, [0.025, 0.975])
     tail = min((deltas <= 0).sum(), (deltas >= 0).sum()) + 1
-    return Difference(delta=float(delta), low=float(low), high=float(high), p=float(min(1.0, 2 * tail / (len(deltas) + 1))))
+    return Difference(
+        delta=float(delta), low=float(low), high=float(high), p=float(min(1.0, 2 * tail / (len(deltas) + 1)))
+    )
 
 
 def resampled_f1(
@@ -75,8 +77,10 @@ def resampled_f1(
     n = len(systems[0])
     for other in systems:
         if n == 0 or not np.array_equal(systems[0].n_gold, other.n_gold):
-            raise DataError(f"cannot pair {n} with {len(other)} sentences: both predictions must be of the "
-                            "same sentences in the same order, at least one")
+            raise DataError(
+                f"cannot pair {n} with {len(other)} sentences: both predictions must be of the "
+                "same sentences in the same order, at least one"
+            )
     # Columns: 2 tp of each system, then gold + pred of each: (sentences, 2 systems). F1 is a ratio of column sums.
     columns = np.stack([2.0 * s.tp for s in systems] + [s.n_gold + s.n_pred for s in systems], axis=1)
     rng, drawn = np.random.default_rng(seed), []

@@ -53,7 +53,9 @@ class Module(nn.Module):
         if info.role not in ROLES:
             raise ConfigError(f"The module {info.name!r} has the role {info.role!r}; allowed: {', '.join(ROLES)}.")
         if not info.components and not info.labels:  # a head alone is the feature-based baseline
-            raise ConfigError(f"The module {info.name!r} has no components; choose a preset or name at least one module type.")
+            raise ConfigError(
+                f"The module {info.name!r} has no components; choose a preset or name at least one module type."
+            )
         self.info = info
         self.units: dict[str, dict[str, ModuleType]] = {}  # site -> component -> its instance
         for site in sites.values():
@@ -93,8 +95,11 @@ class Module(nn.Module):
     def packed_units(self) -> dict[str, ModuleType]:
         """The instances that are stored in a form of their own, by the beginning of their tensors' names."""
         return {
-            f"{site}.{component}.": unit for site, units in self.units.items() for component, unit in units.items() if unit.packed
-        }  # fmt: skip
+            f"{site}.{component}.": unit
+            for site, units in self.units.items()
+            for component, unit in units.items()
+            if unit.packed
+        }
 
     def start_of(self, unit: ModuleType) -> str:
         """The beginning of the names of the tensors of one of `packed_units`."""
@@ -106,9 +111,16 @@ class Module(nn.Module):
 
 
 def new_module(
-    name: str, base, *, role: str = "language", language: str | None = None, components: str | dict = "madx",
-    task: str | None = None, labels: tuple[str, ...] = (), licence: str | None = None,
-) -> Module:  # fmt: skip
+    name: str,
+    base,
+    *,
+    role: str = "language",
+    language: str | None = None,
+    components: str | dict = "madx",
+    task: str | None = None,
+    labels: tuple[str, ...] = (),
+    licence: str | None = None,
+) -> Module:
     """A fresh module for a base; `components` is a preset's name or settings by module type.
 
     >>> new_module("swa", base, language="swa")                      # doctest: +SKIP
@@ -116,9 +128,16 @@ def new_module(
     """
     made = preset(components) if isinstance(components, str) else make_components(components)
     info = ModuleInfo(
-        name=name, role=role, language=language, components=made, base=base.identity(), task=task, labels=tuple(labels),
-        tokenizer=base.tokenizer_fingerprint, licence=licence,
-    )  # fmt: skip
+        name=name,
+        role=role,
+        language=language,
+        components=made,
+        base=base.identity(),
+        task=task,
+        labels=tuple(labels),
+        tokenizer=base.tokenizer_fingerprint,
+        licence=licence,
+    )
     return Module(info, base.sites).to(base.device)
 
 
@@ -141,13 +160,15 @@ def require_base(info: ModuleInfo, base, *, allow_base_mismatch: bool = False) -
         faults.append(f"tokenizer: module {tokenizers[0][:12]}, base {tokenizers[1][:12]}")
     if shape or faults and not allow_base_mismatch:
         hint = (
-            "It can act only on a base of the same shape." if shape
+            "It can act only on a base of the same shape."
+            if shape
             else "Load that base, or pass allow_base_mismatch=True if this one is meant to be its sister."
-        )  # fmt: skip
+        )
         raise BaseError(
             f"The module {info.name!r} was made for the base {recorded['name']!r}, not for {base.name!r}:\n  "
-            + "\n  ".join(shape + faults) + f"\n{hint}"
-        )  # fmt: skip
+            + "\n  ".join(shape + faults)
+            + f"\n{hint}"
+        )
 
 
 def require_parameters(module: Module, base) -> None:

@@ -24,8 +24,10 @@ PRESETS: dict[str, tuple[dict[str, dict], str]] = {
         "bottlenecks after attention and feed-forward block (Houlsby et al. 2019)",
     ),
     "houlsby_inv": (
-        {"bottleneck": {"places": ["attention", "ffn"], "reads": "output", "activation": "swish"},
-         "invertible": {"activation": "swish"}},
+        {
+            "bottleneck": {"places": ["attention", "ffn"], "reads": "output", "activation": "swish"},
+            "invertible": {"activation": "swish"},
+        },
         "houlsby with a NICE invertible component",
     ),
     "bapna": (

@@ -28,11 +28,23 @@ from madx.contract.module_type import MODULE_TYPES, ComponentConfig, ModuleType,
 from madx.errors import ConfigError, did_you_mean
 
 ACTIVATIONS = {
-    "relu": F.relu, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "silu": F.silu,
-    "swish": F.silu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "leaky_relu": F.leaky_relu, "elu": F.elu,
-    "selu": F.selu, "mish": F.mish, "softplus": F.softplus, "hardswish": F.hardswish, "relu6": F.relu6,
-    "relu_squared": lambda x: F.relu(x).square(), "identity": lambda x: x,
-}  # fmt: skip
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "leaky_relu": F.leaky_relu,
+    "elu": F.elu,
+    "selu": F.selu,
+    "mish": F.mish,
+    "softplus": F.softplus,
+    "hardswish": F.hardswish,
+    "relu6": F.relu6,
+    "relu_squared": lambda x: F.relu(x).square(),
+    "identity": lambda x: x,
+}
 
 
 def check_activation(name: str) -> str:
@@ -166,7 +178,9 @@ class Bottleneck(ModuleType):
             f = f * torch.sigmoid(self.gate(z)).mean(dim=1, keepdim=True)
         if self.training and config.dropout:
             f = F.dropout(f, config.dropout)
-        if self.training and config.stochastic_depth:  # f alone: with residual "read", a skipped component still gives z
+        if (
+            self.training and config.stochastic_depth
+        ):  # f alone: with residual "read", a skipped component still gives z
             keep = 1 - config.stochastic_depth
             f = f * (torch.rand(f.shape[0], 1, 1, device=f.device) < keep) / keep
         return f

@@ -31,25 +31,34 @@ class SparseDiffConfig(ComponentConfig):
     """Settings of a sparse difference; the defaults are LT-SFT's for a language."""
 
     entries: int | float | Literal["language", "task", "all"] = Field(
-        default="language", description="K: a count, a share of the selectable (0.03), 'all', or the paper's 'language', 'task'."
+        default="language",
+        description="K: a count, a share of the selectable (0.03), 'all', or the paper's 'language', 'task'.",
     )
     groups: tuple[Literal["embeddings", "layers", "other"], ...] = Field(
         default=("embeddings", "layers", "other"), min_length=1, strict=False, description="Where entries may lie."
     )
     kinds: tuple[Literal["weight", "bias"], ...] = Field(
-        default=("weight", "bias"), min_length=1, strict=False, description="Entries in weights, in biases (BitFit), or both."
+        default=("weight", "bias"),
+        min_length=1,
+        strict=False,
+        description="Entries in weights, in biases (BitFit), or both.",
     )
     freeze_norms: bool = Field(default=True, description="No entries in layer norms.")
-    top_layers: int | None = Field(default=None, ge=1, description="Entries in the last n layers alone; null: everywhere.")
+    top_layers: int | None = Field(
+        default=None, ge=1, description="Entries in the last n layers alone; null: everywhere."
+    )
     precision: Literal["float16", "float32"] = Field(
-        default="float16", description="What training rounds the values to at its end; float16 is stored in 3 bytes an entry."
+        default="float16",
+        description="What training rounds the values to at its end; float16 is stored in 3 bytes an entry.",
     )
 
     @field_validator("entries")
     @classmethod
     def _entries(cls, value):
         if isinstance(value, float) and not 0 < value <= 1:
-            raise ValueError(f"{value} is no share: it must be above 0 and at most 1 (a count is written without a point)")
+            raise ValueError(
+                f"{value} is no share: it must be above 0 and at most 1 (a count is written without a point)"
+            )
         if isinstance(value, int) and value < 1:
             raise ValueError(f"{value} entries: at least 1 is needed")
         return value
@@ -108,8 +117,10 @@ class Space:
         borders = torch.tensor(self.offsets, dtype=indices.dtype, device=indices.device)
         cuts = torch.searchsorted(indices, borders).tolist()
         return [
-            (p.name, cuts[k], cuts[k + 1], self.offsets[k]) for k, p in enumerate(self.parameters) if cuts[k] < cuts[k + 1]
-        ]  # fmt: skip
+            (p.name, cuts[k], cuts[k + 1], self.offsets[k])
+            for k, p in enumerate(self.parameters)
+            if cuts[k] < cuts[k + 1]
+        ]
 
 
 @MODULE_TYPES.register("sparse_diff")
@@ -158,9 +169,8 @@ class SparseDiff(WeightsType):
     def deltas(self) -> list[Delta]:
         values = self.values.detach()
         return [
-            Delta(name, self.indices[a:b], values[a:b], offset)
-            for name, a, b, offset in self.space.split(self.indices)
-        ]  # fmt: skip
+            Delta(name, self.indices[a:b], values[a:b], offset) for name, a, b, offset in self.space.split(self.indices)
+        ]
 
     def state(self) -> list[Tensor]:
         return [self.indices, self.values]
@@ -188,9 +198,11 @@ class SparseDiff(WeightsType):
         if dtype != torch.float16 and not torch.equal(_from_half(half, exponent), values):
             half, exponent = values.to(dtype), 0
         return {
-            "gaps": index_coding.encode(self.indices.cpu()), "values": half, "exponent": torch.tensor([exponent], dtype=torch.int8),
+            "gaps": index_coding.encode(self.indices.cpu()),
+            "values": half,
+            "exponent": torch.tensor([exponent], dtype=torch.int8),
             "parameters": self.space.digest(),
-        }  # fmt: skip
+        }
 
     def unpack(self, stored: dict[str, Tensor]) -> dict[str, Tensor]:
         if faults := self.stored_faults(stored):
@@ -208,8 +220,12 @@ class SparseDiff(WeightsType):
     def stored_faults(cls, stored: dict[str, Tensor]) -> list[str]:
         wanted = {"gaps": torch.uint8, "values": None, "exponent": torch.int8, "parameters": torch.uint8}
         if stored.keys() != wanted.keys():
-            return [f"a sparse difference is stored as {', '.join(wanted)}, not as {', '.join(sorted(stored)) or 'nothing'}"]
-        faults = [f"{n} is {stored[n].dtype}, not {t}" for n, t in wanted.items() if t is not None and stored[n].dtype != t]
+            return [
+                f"a sparse difference is stored as {', '.join(wanted)}, not as {', '.join(sorted(stored)) or 'nothing'}"
+            ]
+        faults = [
+            f"{n} is {stored[n].dtype}, not {t}" for n, t in wanted.items() if t is not None and stored[n].dtype != t
+        ]
         if not stored["values"].is_floating_point() or stored["values"].dim() != 1 or stored["exponent"].shape != (1,):
             faults.append("values must be one row of floating-point numbers, exponent one number")
         if faults:

@@ -1,2 +1,1 @@
 """Tables, pictures and pages: reads results and writes files."""
-

@@ -38,7 +38,9 @@ def picture(comparison: Comparison) -> Figure:
         axes = figure.add_axes((x / width, foot / height, wide / width, body / height))
         _panel(axes, values, unit, logarithmic=logarithmic)
         axes.set_title(name, fontsize=9)
-        axes.set_yticks(range(len(candidates)), [c.name for c in candidates] if number == 0 else [""] * len(candidates), fontsize=9)
+        axes.set_yticks(
+            range(len(candidates)), [c.name for c in candidates] if number == 0 else [""] * len(candidates), fontsize=9
+        )
         axes.set_ylim(len(candidates) - 0.4, -0.6)
     return figure
 
@@ -57,13 +59,24 @@ def _panel(axes, values: list[Interval | None], unit: str | None, *, logarithmic
         axes.set_xscale("log")
     for y, value in enumerate(values):
         if value is None:
-            axes.text(0.5, y, "failed", ha="center", va="center", fontsize=8, color=_GREY, transform=axes.get_yaxis_transform())
+            axes.text(
+                0.5,
+                y,
+                "failed",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color=_GREY,
+                transform=axes.get_yaxis_transform(),
+            )
             continue
         middle, low, high = value
         axes.plot([low, high], [y, y], color=_BLUE, linewidth=1.6)
         axes.plot([middle], [y], "o", color=_BLUE, markersize=6)
         text = amount(middle, unit) if unit is not None else f"{middle:.3g}"
-        axes.annotate(text, (middle, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=7, color=_GREY)
+        axes.annotate(
+            text, (middle, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=7, color=_GREY
+        )
     axes.margins(x=0.25)
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)

@@ -51,14 +51,28 @@ def heatmap_figure(matrix: TransferMatrix) -> Figure:
     right = left + wide + 0.85 + label
     width = right + 3.7
     figure = Figure(figsize=(width, height), dpi=130, facecolor="white")
-    figure.text(0.15 / width, 1 - 0.3 / height, f"{matrix.meta.task_module} on {matrix.meta.base}: {matrix.scored.measure}",
-                fontsize=12, weight="bold", va="center")
+    figure.text(
+        0.15 / width,
+        1 - 0.3 / height,
+        f"{matrix.meta.task_module} on {matrix.meta.base}: {matrix.scored.measure}",
+        fontsize=12,
+        weight="bold",
+        va="center",
+    )
     for i, line in enumerate(notes + warnings):
-        figure.text(0.15 / width, 1 - (0.55 + 0.2 * i) / height, line, fontsize=8, va="center",
-                    color=_RED if i >= len(notes) else "black", weight="bold" if i >= len(notes) else "normal")
+        figure.text(
+            0.15 / width,
+            1 - (0.55 + 0.2 * i) / height,
+            line,
+            fontsize=8,
+            va="center",
+            color=_RED if i >= len(notes) else "black",
+            weight="bold" if i >= len(notes) else "normal",
+        )
 
     def panel(x: float, wide: float):
         return figure.add_axes((x / width, below / height, wide / width, body / height))
+
     _scores(panel(left, wide), panel(left + wide + 0.1, 0.13), matrix, names)
     _differences(panel(right, 3.5), matrix, names)
     return figure
@@ -74,8 +88,11 @@ def _scores(axes, bar, matrix: TransferMatrix, names: Sequence[str]) -> None:
             score_square(axes, x, y, row, colours, mark=f" {NOISE}" * (row.control in alike))
     columns = matrix.columns
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(names) - 0.5, -0.5))
-    axes.set_xticks(range(len(columns)), [c if c in PROXIES else "no\nmodule" if c == "none" else f"{c}\nmodule"
-                                          for c in columns], fontsize=9)
+    axes.set_xticks(
+        range(len(columns)),
+        [c if c in PROXIES else "no\nmodule" if c == "none" else f"{c}\nmodule" for c in columns],
+        fontsize=9,
+    )
     _language_axis(axes, [n + _SOURCE * (n in matrix.meta.sources) for n in names])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -109,9 +126,13 @@ def score_square(axes, x: int, y: int, row: Row, colours: ScalarMappable, *, mar
 def _leads(matrix: TransferMatrix) -> dict[str, str]:
     """For each row the column that is compared: the target's module, else the first proxy that has a score. The source
     language has its module: no proxy stands in for it."""
-    scored = {(r.target, r.control) for r in matrix.table() if r.mean is not None and r.target not in matrix.meta.sources}
-    return {name: next((c for c in ("target", *PROXIES) if (name, c) in scored), "target")
-            for name in (*matrix.targets, AVERAGE)}
+    scored = {
+        (r.target, r.control) for r in matrix.table() if r.mean is not None and r.target not in matrix.meta.sources
+    }
+    return {
+        name: next((c for c in ("target", *PROXIES) if (name, c) in scored), "target")
+        for name in (*matrix.targets, AVERAGE)
+    }
 
 
 def _lead_names(matrix: TransferMatrix, names: Sequence[str]) -> list[str]:
@@ -134,12 +155,20 @@ def _differences(axes, matrix: TransferMatrix, names: Sequence[str]) -> None:
             axes.plot([c.delta], [y], marker, markersize=6, zorder=3, **_filling(c, colour))
     axes.plot([], [], "o", markerfacecolor="white", markeredgecolor="#555555", label="hollow: within noise")
     if halves := any(c.mark == ALONE for c in contrasts):
-        axes.plot([], [], "o", color="#555555", fillstyle="left", markerfacecoloralt="white",
-                  label="half: not after Holm")
+        axes.plot(
+            [], [], "o", color="#555555", fillstyle="left", markerfacecoloralt="white", label="half: not after Holm"
+        )
     if not contrasts:
         axes.set_xlim(-1, 1)
-        axes.text(0, (len(names) - 1) / 2, "no target module to compare", ha="center", va="center", fontsize=9,
-                  backgroundcolor="white")
+        axes.text(
+            0,
+            (len(names) - 1) / 2,
+            "no target module to compare",
+            ha="center",
+            va="center",
+            fontsize=9,
+            backgroundcolor="white",
+        )
     axes.set_ylim(len(names) - 0.5, -0.5)
     _language_axis(axes, _lead_names(matrix, names))
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
@@ -149,8 +178,15 @@ def _differences(axes, matrix: TransferMatrix, names: Sequence[str]) -> None:
     axes.tick_params(axis="x", labelsize=8)
     axes.set_xlabel(f"difference in {matrix.scored.short}, points; bars: 95 % t interval over seeds", fontsize=8)
     # Above the panel, so that it never covers a bar.
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2 if halves else 3, fontsize=8, frameon=False,
-                handletextpad=0.2, columnspacing=1.2)
+    axes.legend(
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=2 if halves else 3,
+        fontsize=8,
+        frameon=False,
+        handletextpad=0.2,
+        columnspacing=1.2,
+    )
 
 
 def _filling(contrast: Contrast, colour: str) -> dict[str, str]:

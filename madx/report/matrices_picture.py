@@ -31,7 +31,9 @@ def picture(matrices: Matrices) -> Figure:
         targets = [*matrices.targets(task), AVERAGE]
         own = [[None if t == e.source else e.own(t) for t in targets] for e in entries]
         by_control = [[found.get(c) for c in controls] for found in (e.averages() for e in entries)]
-        colours = colour_scale([row.mean for line in (*own, *by_control) for row in line if row is not None and row.mean is not None])
+        colours = colour_scale(
+            [row.mean for line in (*own, *by_control) for row in line if row is not None and row.mean is not None]
+        )
         panels = ((label, targets, own), (label + _CELL * widest + _GAP, controls, by_control))
         for number, (x, names, table) in enumerate(panels):
             wide = _CELL * len(names)
@@ -47,7 +49,9 @@ def _name(entry: Entry) -> str:
     return f"{entry.module_type}, from {entry.source}"
 
 
-def _panel(axes, names: list[str], labels: list[str] | None, table: list[list[Row | None]], colours: ScalarMappable) -> None:
+def _panel(
+    axes, names: list[str], labels: list[str] | None, table: list[list[Row | None]], colours: ScalarMappable
+) -> None:
     averages = [line[-1].languages for line in table if line[-1] is not None]
     most = max(averages, default=0) if labels else 0
     for y, line in enumerate(table):
@@ -56,9 +60,19 @@ def _panel(axes, names: list[str], labels: list[str] | None, table: list[list[Ro
                 axes.text(x, y, "source" if labels else "-", ha="center", va="center", fontsize=8, color="#777777")
             else:
                 score_square(axes, x, y, row, colours)
-                if labels and names[x] == AVERAGE and 0 < row.languages < most:  # an average over fewer languages than its neighbours'
-                    axes.text(x, y + 0.34, f"{row.languages} of {most} languages", ha="center", va="center", fontsize=6,
-                              color="white", bbox={"facecolor": "#555555", "edgecolor": "none", "pad": 0.8})
+                if (
+                    labels and names[x] == AVERAGE and 0 < row.languages < most
+                ):  # an average over fewer languages than its neighbours'
+                    axes.text(
+                        x,
+                        y + 0.34,
+                        f"{row.languages} of {most} languages",
+                        ha="center",
+                        va="center",
+                        fontsize=6,
+                        color="white",
+                        bbox={"facecolor": "#555555", "edgecolor": "none", "pad": 0.8},
+                    )
     axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(table) - 0.5, -0.5))
     axes.xaxis.tick_top()
     axes.set_xticks(range(len(names)), names, fontsize=9)

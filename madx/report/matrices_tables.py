@@ -15,8 +15,10 @@ from madx.results.json import write_files
 from madx.results.matrices import Entry, Gap, Matrices
 from madx.results.matrix import AVERAGE, Row
 
-OWN = ("Each score is under the target's own language module (without one, where a module type has none); mean ± standard "
-       "deviation over seeds, percent points.")
+OWN = (
+    "Each score is under the target's own language module (without one, where a module type has none); mean ± standard "
+    "deviation over seeds, percent points."
+)
 GAPS = "≈ within noise: the 95 % t interval over seeds contains 0, or there is one seed"
 
 
@@ -31,7 +33,9 @@ def _own_lines(matrices: Matrices, task: str) -> tuple[list[str], list[list[str]
     for e in (e for e in matrices.entries if e.task == task):
         cells = ["source" if t == e.source else _cell(e.own(t)) for t in targets]
         average = e.own(AVERAGE)
-        over = "" if average.languages == len([t for t in targets if t != e.source]) else f" ({average.languages} of them)"
+        over = (
+            "" if average.languages == len([t for t in targets if t != e.source]) else f" ({average.languages} of them)"
+        )
         lines.append([e.module_type, e.source, *cells, _cell(average) + over])
     return ["module type", "source", *targets, AVERAGE], lines
 
@@ -64,13 +68,21 @@ def to_rich(matrices: Matrices):
         for title, (head, lines) in (
             (f"{task}: {metric} by target language", _own_lines(matrices, task)),
             (f"{task}: average under each control", _control_lines(matrices, task)),
-        ):  # fmt: skip
-            table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
-                          padding=(0, 1, 0, 0), show_edge=False)
+        ):
+            table = Table(
+                title=Text(title, style="bold"),
+                title_justify="left",
+                box=box.SIMPLE_HEAD,
+                pad_edge=False,
+                padding=(0, 1, 0, 0),
+                show_edge=False,
+            )
             for number, name in enumerate(head):
                 table.add_column(name, justify="left" if number < 2 else "right", overflow="fold")
             for line in lines:
-                table.add_row(*(Text(cell, style="dim" if cell.startswith("≈") or cell == "source" else "") for cell in line))
+                table.add_row(
+                    *(Text(cell, style="dim" if cell.startswith("≈") or cell == "source" else "") for cell in line)
+                )
             parts += [table, Text("")]
     gaps = matrices.gaps()
     if gaps:
@@ -123,10 +135,14 @@ def save(matrices: Matrices, folder: str | Path) -> list[Path]:
     for entry in matrices.entries:
         entry.matrix.save(Path(folder) / folder_of(entry))
     contents = {
-        "matrices.json": (json.dumps(matrices.as_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode(),
-        "matrices.csv": to_csv(matrices).encode(), "matrices.md": to_markdown(matrices).encode(),
-    }  # fmt: skip
+        "matrices.json": (
+            json.dumps(matrices.as_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        ).encode(),
+        "matrices.csv": to_csv(matrices).encode(),
+        "matrices.md": to_markdown(matrices).encode(),
+    }
     if matrices.entries:
         from madx.report.matrices_picture import picture_png  # matplotlib takes half a second to import
+
         contents["matrices.png"] = picture_png(matrices)
     return write_files(contents, folder, what="the matrices")

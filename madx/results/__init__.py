@@ -1,2 +1,1 @@
 """Results as plain data: transfer matrices, contrasts, comparisons. Nothing here renders."""
-

@@ -97,11 +97,18 @@ class Comparison:
             mark = "*" if c is best else "≈" if c.name in like else ""
             score = "-" if c.mean is None else mark + f"{c.mean:.1f}" + ("" if c.sd is None else f" ± {c.sd:.1f}")
             seconds, inference = spread(c.seconds), spread(c.inference)
-            lines.append([
-                c.name, "-" if c.parameters is None else f"{c.parameters:,}", amount(c.storage, "B"), amount(c.memory, "B"),
-                amount(c.flops, ""), "-" if seconds is None else f"{seconds[0]:.3g}", score,
-                "-" if inference is None else f"{inference[0]:.2f} ({inference[1]:.2f} to {inference[2]:.2f})",
-            ])  # fmt: skip
+            lines.append(
+                [
+                    c.name,
+                    "-" if c.parameters is None else f"{c.parameters:,}",
+                    amount(c.storage, "B"),
+                    amount(c.memory, "B"),
+                    amount(c.flops, ""),
+                    "-" if seconds is None else f"{seconds[0]:.3g}",
+                    score,
+                    "-" if inference is None else f"{inference[0]:.2f} ({inference[1]:.2f} to {inference[2]:.2f})",
+                ]
+            )
         return head, lines
 
     def failures(self) -> list[str]:
@@ -116,8 +123,14 @@ class Comparison:
         from rich.text import Text
 
         head, lines = self.table()
-        table = Table(title=Text(f"{self.task} on {self.base}", style="bold"), title_justify="left", box=box.SIMPLE_HEAD,
-                      pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+        table = Table(
+            title=Text(f"{self.task} on {self.base}", style="bold"),
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
+            show_edge=False,
+        )
         for number, name in enumerate(head):
             table.add_column(name, justify="right" if number else "left", overflow="fold")
         for line in lines:
@@ -140,9 +153,16 @@ class Comparison:
 
     def to_json(self) -> str:
         """Everything that was measured, every round of it, and what the tables say of it."""
-        rows = [asdict(c) | {"mean": c.mean, "sd": c.sd, "seconds_median": spread(c.seconds), "inference_median": spread(c.inference)}
-                for c in self.candidates]  # fmt: skip
-        head = {"format": "madx comparison", "version": 1, **{k: v for k, v in asdict(self).items() if k != "candidates"}}
+        rows = [
+            asdict(c)
+            | {"mean": c.mean, "sd": c.sd, "seconds_median": spread(c.seconds), "inference_median": spread(c.inference)}
+            for c in self.candidates
+        ]
+        head = {
+            "format": "madx comparison",
+            "version": 1,
+            **{k: v for k, v in asdict(self).items() if k != "candidates"},
+        }
         return json.dumps(head | {"candidates": rows}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     def save(self, folder: str | Path) -> list[Path]:
@@ -150,8 +170,11 @@ class Comparison:
         from madx.report.comparison_picture import picture_png  # matplotlib takes half a second to import
         from madx.results.json import write_files
 
-        contents = {"comparison.json": self.to_json().encode(), "comparison.md": self.to_markdown().encode(),
-                    "comparison.png": picture_png(self)}  # fmt: skip
+        contents = {
+            "comparison.json": self.to_json().encode(),
+            "comparison.md": self.to_markdown().encode(),
+            "comparison.png": picture_png(self),
+        }
         return write_files(contents, folder, what="the comparison")
 
 

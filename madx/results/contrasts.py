@@ -72,11 +72,23 @@ def contrasts(matrix: TransferMatrix, *, samples: int, seed: int) -> list[Contra
             over_seeds = seed_difference([scores[a][0][s] for s in seeds], [scores[b][0][s] for s in seeds])
             bootstrap = drawn and judged(*(drawn[a, seeds][i] - drawn[b, seeds][i] for i in (0, 1)))
             p = 1.0 if over_seeds.p is None else max(over_seeds.p, bootstrap.p if bootstrap else 0.0)
-            found.append(Contrast(
-                name, b, over_seeds.delta, over_seeds.low, over_seeds.high, over_seeds.n,
-                noise=over_seeds.noise or p >= ALPHA, sentences=bootstrap, languages=len(languages), control=a,
-                silent=tuple(dict.fromkeys(scores[a][1] + scores[b][1])), p_seeds=over_seeds.p, p=p,
-            ))  # fmt: skip
+            found.append(
+                Contrast(
+                    name,
+                    b,
+                    over_seeds.delta,
+                    over_seeds.low,
+                    over_seeds.high,
+                    over_seeds.n,
+                    noise=over_seeds.noise or p >= ALPHA,
+                    sentences=bootstrap,
+                    languages=len(languages),
+                    control=a,
+                    silent=tuple(dict.fromkeys(scores[a][1] + scores[b][1])),
+                    p_seeds=over_seeds.p,
+                    p=p,
+                )
+            )
     return [replace(c, p_holm=p) for c, p in zip(found, holm([c.p for c in found]))]
 
 
@@ -133,26 +145,35 @@ def like_best(matrix: TransferMatrix, rows: list[Row]) -> set[str]:
 
 def footnotes(matrix: TransferMatrix, shown: Sequence[Contrast], *, samples: int) -> list[str]:
     """What the marks mean, which differences they stand at, and how it was tested."""
+
     def listed(which: list[Contrast]) -> str:
         return "; ".join(f"{c.target}: {c.control} - {c.minus}" for c in which)
 
     everything = matrix.pairs()
     lines = []
     if noise := [c for c in shown if c.mark == NOISE]:
-        lines.append(f"{NOISE} within noise (p >= {ALPHA} over seeds or over sentences, or there is one seed): {listed(noise)}")
+        lines.append(
+            f"{NOISE} within noise (p >= {ALPHA} over seeds or over sentences, or there is one seed): {listed(noise)}"
+        )
     elif shown:
         lines.append(f"no difference is within noise (p < {ALPHA} over seeds and over sentences)")
     if alone := [c for c in shown if c.mark == ALONE]:
-        lines.append(f"{ALONE} beyond noise alone, but not after Holm's correction over the {len(everything)} pairs of this "
-                     f"matrix{' (few seeds seldom pass it)' * (max(c.n for c in alone) < 5)}: {listed(alone)}")
+        lines.append(
+            f"{ALONE} beyond noise alone, but not after Holm's correction over the {len(everything)} pairs of this "
+            f"matrix{' (few seeds seldom pass it)' * (max(c.n for c in alone) < 5)}: {listed(alone)}"
+        )
     if everything:
-        lines.append(f"tests: paired t over seeds, paired bootstrap of {samples:,} resamples over sentences, p is the larger one")
+        lines.append(
+            f"tests: paired t over seeds, paired bootstrap of {samples:,} resamples over sentences, p is the larger one"
+        )
     table = matrix.table()
     if any(like_best(matrix, [r for r in table if r.target == name]) for name in {r.target for r in table}):
         lines.append(f"{NOISE} behind a score: within noise of the row's best")
     if any(c.n == 1 for c in everything):
         lines.append("one seed gives no interval over seeds: use three or more")
     if everything and len(everything) * 2 / (samples + 1) >= ALPHA:
-        lines.append(f"{len(everything)} pairs are too many for {samples:,} resamples: after the correction none can be "
-                     "beyond noise; compare fewer columns or languages")
+        lines.append(
+            f"{len(everything)} pairs are too many for {samples:,} resamples: after the correction none can be "
+            "beyond noise; compare fewer columns or languages"
+        )
     return lines

@@ -20,6 +20,7 @@ def to_json(matrix: TransferMatrix) -> str:
 
     One cell a line, so that files of many sentences stay readable and comparable line by line.
     """
+
     def line(value) -> str:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
@@ -35,8 +36,16 @@ def to_json(matrix: TransferMatrix) -> str:
         "table": lines([asdict(r) for r in matrix.table()]),
         "differences": lines([asdict(c) for c in matrix.differences()]),
         "pairs": lines([asdict(c) for c in matrix.pairs()]),
-        "tests": line({"seeds": "paired t", "sentences": "paired bootstrap", "samples": SAMPLES, "alpha": ALPHA,
-                       "p": "the larger of both", "correction": "Holm over all pairs"}),
+        "tests": line(
+            {
+                "seeds": "paired t",
+                "sentences": "paired bootstrap",
+                "samples": SAMPLES,
+                "alpha": ALPHA,
+                "p": "the larger of both",
+                "correction": "Holm over all pairs",
+            }
+        ),
         "missing": lines([asdict(m) for m in matrix.missing]),
         "cells": lines([_cell(c) for c in matrix.cells]),
     }
@@ -47,8 +56,15 @@ def _cell(cell: Cell) -> dict:
     scores, statistics = cell.scores, cell.scores.statistics
     plain = {"kind": scores.kind} | {f.name: getattr(scores, f.name) for f in fields(scores) if f.name != "statistics"}
     plain["statistics"] = {name: getattr(statistics, name).tolist() for name in ("tp", "n_gold", "n_pred")}
-    return {"target": cell.target, "control": cell.control, "composition": cell.composition, "seed": cell.seed,
-            "silent": list(cell.silent), "explanation": cell.explanation, "scores": plain}
+    return {
+        "target": cell.target,
+        "control": cell.control,
+        "composition": cell.composition,
+        "seed": cell.seed,
+        "silent": list(cell.silent),
+        "explanation": cell.explanation,
+        "scores": plain,
+    }
 
 
 def from_json(text: str) -> TransferMatrix:
@@ -59,8 +75,10 @@ def from_json(text: str) -> TransferMatrix:
         raise DataError(f"this matrix is not JSON ({error}); give a matrix.json that madx wrote, whole") from None
     found = (content.get("format"), content.get("version")) if isinstance(content, dict) else (type(content), None)
     if found != (FORMAT, VERSION):
-        raise DataError(f"expected format {FORMAT!r} version {VERSION}, got {found[0]!r} version {found[1]!r}; "
-                        "evaluate again, or read it with the madx that wrote it")
+        raise DataError(
+            f"expected format {FORMAT!r} version {VERSION}, got {found[0]!r} version {found[1]!r}; "
+            "evaluate again, or read it with the madx that wrote it"
+        )
     try:
         cells = []
         for entry in content["cells"]:
@@ -69,8 +87,12 @@ def from_json(text: str) -> TransferMatrix:
             rest = {key: value for key, value in entry.items() if key not in ("scores", "silent")}  # silent is derived
             kind = KINDS[scores.pop("kind", EntityScores.kind)]  # a matrix of an older madx holds entities
             cells.append(Cell(scores=kind(**scores), **rest))
-        return TransferMatrix(meta=Meta(**content["meta"]), cells=tuple(cells), targets=tuple(content["targets"]),
-                              missing=tuple(Missing(**m) for m in content["missing"]))
+        return TransferMatrix(
+            meta=Meta(**content["meta"]),
+            cells=tuple(cells),
+            targets=tuple(content["targets"]),
+            missing=tuple(Missing(**m) for m in content["missing"]),
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"matrix.json is damaged ({type(error).__name__}: {error}); evaluate again") from error
 
@@ -79,8 +101,13 @@ def save(matrix: TransferMatrix, folder: str | Path) -> list[Path]:
     """Write the four files. All contents are made before the first is written; an old file stays until its
     successor lies whole beside it. Raises MadxError when the folder cannot be written."""
     from madx.report.heatmap import heatmap_png  # matplotlib takes half a second to import
-    contents = {"matrix.json": matrix.to_json().encode(), "matrix.csv": matrix.to_csv().encode(),
-                "matrix.md": matrix.to_markdown().encode(), "heatmap.png": heatmap_png(matrix)}
+
+    contents = {
+        "matrix.json": matrix.to_json().encode(),
+        "matrix.csv": matrix.to_csv().encode(),
+        "matrix.md": matrix.to_markdown().encode(),
+        "heatmap.png": heatmap_png(matrix),
+    }
     return write_files(contents, folder, what="the matrix")
 
 
@@ -93,8 +120,10 @@ def write_files(contents: dict[str, bytes], folder: str | Path, *, what: str) ->
         for name, content in contents.items():
             write_whole(folder / name, content)
     except OSError as error:
-        raise MadxError(f"cannot write {what} to {folder}: {error}; files that were there are unchanged or whole. "
-                        "Free space or choose another folder") from error
+        raise MadxError(
+            f"cannot write {what} to {folder}: {error}; files that were there are unchanged or whole. "
+            "Free space or choose another folder"
+        ) from error
     return [folder / name for name in contents]
 
 

@@ -51,11 +51,15 @@ class Entry:
         """Mean and deviation of the own score: of a language, or of the average over `languages`."""
         languages = self.languages() if target == AVERAGE else [target]
         values = list(self.scores(languages).values()) if languages else []
-        silent = {name for c in self.matrix.cells if c.control == self.control and c.target in languages for name in c.silent}
+        silent = {
+            name for c in self.matrix.cells if c.control == self.control and c.target in languages for name in c.silent
+        }
         if not values:
             return Row(target, self.control, None, None, 0, reason="no score", languages=len(languages))
         sd = stdev(values) if len(values) > 1 else None
-        return Row(target, self.control, fmean(values), sd, len(values), silent=tuple(sorted(silent)), languages=len(languages))
+        return Row(
+            target, self.control, fmean(values), sd, len(values), silent=tuple(sorted(silent)), languages=len(languages)
+        )
 
 
 @dataclass(frozen=True)
@@ -119,35 +123,65 @@ class Matrices:
             if seeds:
                 over = seed_difference([left[s] for s in seeds], [right[s] for s in seeds])
                 within = f"from {a.source}" if same == "source" else a.module_type
-                found.append(Gap(a.task, within, getattr(a, other), getattr(b, other), tuple(languages),
-                                 delta=over.delta, low=over.low, high=over.high, n=over.n, noise=over.noise))
+                found.append(
+                    Gap(
+                        a.task,
+                        within,
+                        getattr(a, other),
+                        getattr(b, other),
+                        tuple(languages),
+                        delta=over.delta,
+                        low=over.low,
+                        high=over.high,
+                        n=over.n,
+                        noise=over.noise,
+                    )
+                )
         return found
 
     def warnings(self) -> list[str]:
         """A line for every silent module, with the entry that it belongs to."""
-        return [f"{e.task}, {e.module_type}, source {e.source}: {line}" for e in self.entries for line in e.matrix.warnings()]
+        return [
+            f"{e.task}, {e.module_type}, source {e.source}: {line}"
+            for e in self.entries
+            for line in e.matrix.warnings()
+        ]
 
     def as_dict(self) -> dict:
         """Everything but the single cells, which lie in the matrix of each entry."""
         entries = [
-            {"task": e.task, "module_type": e.module_type, "source": e.source, "metric": e.metric, "own_control": e.control,
-             "own": [asdict(e.own(t)) for t in (*e.languages(), AVERAGE)], "table": [asdict(r) for r in e.matrix.table()],
-             "meta": asdict(e.matrix.meta)}
+            {
+                "task": e.task,
+                "module_type": e.module_type,
+                "source": e.source,
+                "metric": e.metric,
+                "own_control": e.control,
+                "own": [asdict(e.own(t)) for t in (*e.languages(), AVERAGE)],
+                "table": [asdict(r) for r in e.matrix.table()],
+                "meta": asdict(e.matrix.meta),
+            }
             for e in self.entries
-        ]  # fmt: skip
+        ]
         return {
-            "format": "madx transfer matrices", "version": 1, "note": self.note, "warnings": self.warnings(), "entries": entries,
-            "gaps": [asdict(g) for g in self.gaps()], "failures": [{"what": what, "why": why} for what, why in self.failures],
-        }  # fmt: skip
+            "format": "madx transfer matrices",
+            "version": 1,
+            "note": self.note,
+            "warnings": self.warnings(),
+            "entries": entries,
+            "gaps": [asdict(g) for g in self.gaps()],
+            "failures": [{"what": what, "why": why} for what, why in self.failures],
+        }
 
     def rich(self):
         """For the terminal."""
         from madx.report.matrices_tables import to_rich  # it reads this module
+
         return to_rich(self)
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write matrices.json, matrices.csv, matrices.md and matrices.png; each appears whole or not at all."""
         from madx.report.matrices_tables import save
+
         return save(self, folder)
 
 

@@ -27,7 +27,7 @@ PROXIES = {
     "nearest": "the module of the most similar other language",
     "weighted": "the mean of the other languages' modules, weighted by similarity",
     "arithmetic": "share * target's module + (1 - share) * its relative's; without a module of its own, its relative's and "
-                  "the source's",
+    "the source's",
     "emea": "the mean of the other languages' modules, its weights moved to lower the entropy of each prediction",
 }
 COLUMNS = CONTROLS | PROXIES
@@ -64,8 +64,9 @@ class Cell:
         if self.target == AVERAGE:
             raise DataError(f"a language cannot be called {AVERAGE!r}, the name of the last row; use an ISO 639-3 code")
         explanation = _plain(f"the explanation of {self.target}, {self.control}", self.explanation)
-        if explanation is not None and not (isinstance(explanation, dict)
-                                            and isinstance(explanation.get("silent", []), list)):
+        if explanation is not None and not (
+            isinstance(explanation, dict) and isinstance(explanation.get("silent", []), list)
+        ):
             raise DataError(f"explanation must be a dict whose 'silent' is a list of module names, got {explanation!r}")
         object.__setattr__(self, "explanation", explanation)
 
@@ -158,7 +159,9 @@ class TransferMatrix:
             object.__setattr__(self, name, value)
         object.__setattr__(self, "_pairs", {})
         if kinds := sorted({c.scores.kind for c in self.cells} - {self.scored.kind}):
-            raise DataError(f"cells with scores of {self.scored.kind} and of {', '.join(kinds)}; one matrix holds one task")
+            raise DataError(
+                f"cells with scores of {self.scored.kind} and of {', '.join(kinds)}; one matrix holds one task"
+            )
         seen, gold = set(), {}
         for cell in self.cells:
             key = (cell.target, cell.control, cell.seed)
@@ -167,9 +170,11 @@ class TransferMatrix:
             seen.add(key)
             first = gold.setdefault(cell.target, cell.scores.statistics.n_gold)
             if first.tolist() != cell.scores.statistics.n_gold.tolist():
-                raise DataError(f"{cell.target}: control {cell.control}, seed {cell.seed} was scored on other "
-                                f"sentences ({cell.sentences}) than the first cell ({len(first)}); "
-                                "use one test set per language")
+                raise DataError(
+                    f"{cell.target}: control {cell.control}, seed {cell.seed} was scored on other "
+                    f"sentences ({cell.sentences}) than the first cell ({len(first)}); "
+                    "use one test set per language"
+                )
 
     @property
     def scored(self) -> type[Scores]:
@@ -218,8 +223,13 @@ class TransferMatrix:
         values = list(by_seed.values())
         if not values:
             reasons = [m.reason for m in self.missing if (m.target, m.control) == (name, control)]
-            fallback = "not evaluated" if name != AVERAGE else (
-                "not every language of the average has it" if languages else "no target language has every control")
+            fallback = (
+                "not evaluated"
+                if name != AVERAGE
+                else (
+                    "not every language of the average has it" if languages else "no target language has every control"
+                )
+            )
             return Row(name, control, None, None, 0, reason=(reasons or [fallback])[0], languages=len(languages))
         sd = stdev(values) if len(values) > 1 else None
         return Row(name, control, fmean(values), sd, len(values), silent=silent, languages=len(languages))
@@ -258,9 +268,11 @@ class TransferMatrix:
                 cells = [c for c in self.group(target, control) if c.silent]
                 if cells:
                     names = ", ".join(dict.fromkeys(name for c in cells for name in c.silent))
-                    lines.append(f"SILENT MODULE: {names} did not act for {target}, control {control} "
-                                 f"({cells[0].composition}; seeds {', '.join(str(c.seed) for c in cells)}): "
-                                 "these scores do not show what the module does")
+                    lines.append(
+                        f"SILENT MODULE: {names} did not act for {target}, control {control} "
+                        f"({cells[0].composition}; seeds {', '.join(str(c.seed) for c in cells)}): "
+                        "these scores do not show what the module does"
+                    )
         return lines
 
     def notes(self, shown: Sequence[Contrast] | None = None) -> list[str]:
@@ -271,8 +283,10 @@ class TransferMatrix:
         lines += [f"- {r.target}, {r.control}: {r.reason}" for r in rows if r.mean is None]
         others = [t for t in self.targets if t not in self.meta.sources]
         if 0 < len(self.averaged()) < len(others):
-            lines.append(f"{AVERAGE} over {len(self.averaged())} of {len(others)} target languages, those with every "
-                         f"control: {', '.join(self.averaged())}")
+            lines.append(
+                f"{AVERAGE} over {len(self.averaged())} of {len(others)} target languages, those with every "
+                f"control: {', '.join(self.averaged())}"
+            )
         unexplained = dict.fromkeys(f"{c.target}, {c.control}" for c in self.cells if c.explanation is None)
         if unexplained:
             lines.append("no record of which modules acted: " + "; ".join(unexplained))
@@ -282,27 +296,33 @@ class TransferMatrix:
 
     def to_json(self) -> str:
         from madx.results.json import to_json  # storage and report read this module: imported at the call
+
         return to_json(self)
 
     @classmethod
     def from_json(cls, text: str) -> "TransferMatrix":
         """Read what `to_json` wrote, without loss. Raises DataError on anything else."""
         from madx.results.json import from_json
+
         return from_json(text)
 
     def to_csv(self) -> str:
         from madx.report.tables import to_csv
+
         return to_csv(self)
 
     def to_markdown(self) -> str:
         from madx.report.tables import to_markdown
+
         return to_markdown(self)
 
     def rich(self):
         from madx.report.tables import to_rich
+
         return to_rich(self)
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write matrix.json, matrix.csv, matrix.md and heatmap.png; each appears whole or not at all."""
         from madx.results.json import save
+
         return save(self, folder)

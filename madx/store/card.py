@@ -55,10 +55,11 @@ def _usage(manifest: Manifest, place: str | None) -> str:
         "import madx",
         f"base = madx.load_base({name!r})",
         "engine = madx.Engine(base)",
-        f"engine.attach(madx.load({place!r}, base))" if place
+        f"engine.attach(madx.load({place!r}, base))"
+        if place
         else f"engine.attach(madx.load_module({manifest.name!r}, base))  # the folder of this card",
         f"engine.activate({manifest.name!r})" + note[manifest.role].format(manifest.name),
-    ]  # fmt: skip
+    ]
     return "## How to load\n\n```python\n" + "\n".join(lines) + "\n```"
 
 
@@ -70,13 +71,15 @@ def _tables(manifest: Manifest) -> str:
         identity |= {"revision": base.revision, **base.architecture, "fingerprint": base.fingerprint}
     files = [(file_name(str(d.get("path"))), d.get("sha256"), d.get("bytes")) for d in data_files(manifest)]
     settings = {k: v for k, v in training.items() if k not in ("data", "datasets", "scores")}
-    return "\n\n".join([
-        "## Components\n\n" + _table(("component", "setting", "value"), parts),
-        "## Base\n\n" + _table(("", "value"), _flat(identity | {"tokenizer": manifest.tokenizer})),
-        "## Training data\n\n" + _table(("file", "sha256", "bytes"), files),
-        "## Training\n\n" + _table(("setting", "value"), _flat(settings)),
-        "## Scores\n\n" + _table(("score", "value"), _flat(training.get("scores", {}))),
-    ])  # fmt: skip
+    return "\n\n".join(
+        [
+            "## Components\n\n" + _table(("component", "setting", "value"), parts),
+            "## Base\n\n" + _table(("", "value"), _flat(identity | {"tokenizer": manifest.tokenizer})),
+            "## Training data\n\n" + _table(("file", "sha256", "bytes"), files),
+            "## Training\n\n" + _table(("setting", "value"), _flat(settings)),
+            "## Scores\n\n" + _table(("score", "value"), _flat(training.get("scores", {}))),
+        ]
+    )
 
 
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:

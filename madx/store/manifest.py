@@ -139,11 +139,17 @@ class Manifest(Settings):
     def info(self) -> ModuleInfo:
         """The same as `Module` knows it."""
         return ModuleInfo(
-            name=self.name, role=self.role, language=self.language, task=self.task, labels=self.labels,
+            name=self.name,
+            role=self.role,
+            language=self.language,
+            task=self.task,
+            labels=self.labels,
             components=make_components({component.type: component.settings for component in self.components}),
-            base=self.base.model_dump() if self.base else None, tokenizer=self.tokenizer, training=self.training,
+            base=self.base.model_dump() if self.base else None,
+            tokenizer=self.tokenizer,
+            training=self.training,
             licence=self.licence,
-        )  # fmt: skip
+        )
 
 
 def _as_value_error(check, *args, **kwargs):
@@ -158,11 +164,21 @@ def manifest_of(info: ModuleInfo, weights: WeightsRecord) -> Manifest:
     """What is to be stored of a module; raises StoreError naming every fault, so that nothing unreadable is written."""
     faults: list[str] = []
     content = {
-        "format": FORMAT, "name": info.name, "role": info.role, "language": info.language,
-        "components": [{"type": n, "settings": config.model_dump(mode="json")} for n, config in info.components.items()],
-        "base": info.base, "tokenizer": info.tokenizer, "task": info.task, "labels": list(info.labels),
-        "training": _plain(info.training, "training", faults), "licence": info.licence, "weights": weights.model_dump(),
-    }  # fmt: skip
+        "format": FORMAT,
+        "name": info.name,
+        "role": info.role,
+        "language": info.language,
+        "components": [
+            {"type": n, "settings": config.model_dump(mode="json")} for n, config in info.components.items()
+        ],
+        "base": info.base,
+        "tokenizer": info.tokenizer,
+        "task": info.task,
+        "labels": list(info.labels),
+        "training": _plain(info.training, "training", faults),
+        "licence": info.licence,
+        "weights": weights.model_dump(),
+    }
     source = f"The module {info.name!r} cannot be stored"
     if faults:
         raise StoreError(f"{source}:\n  " + "\n  ".join(faults))

@@ -118,10 +118,15 @@ def _results(manifest: Manifest) -> list[dict]:
     scores, paths = manifest.training.get("scores"), [str(d.get("path")) for d in data_files(manifest)]
     chosen, what = ("held_out_after", "held-out part") if manifest.role == "language" else ("dev", "development data")
     found = scores.get(chosen) if isinstance(scores, dict) else None
-    metrics = [
-        {"type": name, "value": value} for name, value in sorted(found.items())
-        if isinstance(value, (int, float)) and not isinstance(value, bool)
-    ] if isinstance(found, dict) else []  # fmt: skip
+    metrics = (
+        [
+            {"type": name, "value": value}
+            for name, value in sorted(found.items())
+            if isinstance(value, (int, float)) and not isinstance(value, bool)
+        ]
+        if isinstance(found, dict)
+        else []
+    )
     if not metrics:
         return []
     task = _pipeline(manifest) or manifest.task or "other"

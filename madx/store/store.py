@@ -26,9 +26,19 @@ from madx.store.tensors import TensorFile
 from madx.store.weights import DTYPES, encode, own_faults, read_weights, to_state, undamaged
 
 __all__ = [
-    "DTYPES", "FORMAT", "LAYOUT", "Store", "StoredModule", "check_language", "check_target", "load_module", "read_info",
-    "read_stored", "save_module", "write_stored",
-]  # fmt: skip
+    "DTYPES",
+    "FORMAT",
+    "LAYOUT",
+    "Store",
+    "StoredModule",
+    "check_language",
+    "check_target",
+    "load_module",
+    "read_info",
+    "read_stored",
+    "save_module",
+    "write_stored",
+]
 
 log = logging.getLogger("madx")
 
@@ -50,13 +60,14 @@ def save_module(module: Module, folder: str | Path, *, overwrite: bool = False, 
 
 def write_stored(
     folder: str | Path, manifest: Manifest, data: bytes, *, card: str | None = None, overwrite: bool = False
-) -> Path:  # fmt: skip
+) -> Path:
     """As `save_module`, of a module at hand as its record and the bytes of its weights; card: None makes one."""
     folder = _absolute(folder)
     files = {
-        LAYOUT.weights: data, LAYOUT.manifest: to_text(manifest).encode(),
+        LAYOUT.weights: data,
+        LAYOUT.manifest: to_text(manifest).encode(),
         LAYOUT.card: (model_card(manifest) if card is None else card).encode(),
-    }  # fmt: skip
+    }
     with folders.explained(f"store the module {manifest.name!r} in {folder} (what was there before is unchanged)"):
         folders.write_folder(folder, files, check=lambda: check_target(folder, overwrite=overwrite))
     return folder
@@ -106,7 +117,9 @@ def load_module(folder: str | Path, base: Base, *, allow_base_mismatch: bool = F
         _require(faults, folder)
         module.load_state_dict(state, assign=True)
     if any(t.is_meta for t in chain(module.parameters(), module.buffers())):
-        raise StoreError(f"A component of {info.name!r} keeps a buffer that is not stored; its module type must store it.")
+        raise StoreError(
+            f"A component of {info.name!r} keeps a buffer that is not stored; its module type must store it."
+        )
     return module.to(base.device)
 
 
@@ -184,9 +197,10 @@ def _skeleton(info: ModuleInfo, base: Base, folder: Path) -> Module:
 def _require(faults: list[str], folder: Path) -> None:
     if faults:
         raise StoreError(
-            f"The weights in {folder} do not agree with its {LAYOUT.manifest}:\n  " + "\n  ".join(faults)
+            f"The weights in {folder} do not agree with its {LAYOUT.manifest}:\n  "
+            + "\n  ".join(faults)
             + "\nOne of the files was altered or comes from another module. Fetch the module again."
-        )  # fmt: skip
+        )
 
 
 # ---- the store -------------------------------------------------------------------------------------------------------

@@ -22,9 +22,17 @@ from torch import Tensor
 HEAD = 8
 ALIGNED = 64  # bytes, as torch aligns its own tensors
 DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
 @dataclass
@@ -79,7 +87,9 @@ def _memory(described: dict[str, tuple[torch.dtype, tuple[int, ...], int]]) -> d
         sizes[dtype] += _padded(count)
     left, found = {dtype: _block(size) for dtype, size in sizes.items()}, {}
     for name, (dtype, shape, count) in described.items():
-        found[name] = torch.from_numpy(left[dtype][:count]).view(dtype).view(shape)  # a storage of its own: it can be saved alone
+        found[name] = (
+            torch.from_numpy(left[dtype][:count]).view(dtype).view(shape)
+        )  # a storage of its own: it can be saved alone
         left[dtype] = left[dtype][_padded(count) :]
     return found
 
@@ -111,7 +121,9 @@ def _described(head: bytes, size: int) -> dict[str, tuple[torch.dtype, tuple[int
     try:
         header = json.loads(head[HEAD:].decode("utf-8"))
         header.pop("__metadata__", None)
-        entries = sorted((*entry["data_offsets"], name, entry["dtype"], entry["shape"]) for name, entry in header.items())
+        entries = sorted(
+            (*entry["data_offsets"], name, entry["dtype"], entry["shape"]) for name, entry in header.items()
+        )
         found, place = {}, 0
         for begin, end, name, dtype, shape in entries:
             numbers = 1
@@ -125,7 +137,9 @@ def _described(head: bytes, size: int) -> dict[str, tuple[torch.dtype, tuple[int
                 raise ValueError(f"{name} is not where it should be")
             found[name], place = (DTYPES[dtype], tuple(shape), count), end
     except (AttributeError, KeyError, TypeError, RecursionError, ValueError) as error:
-        raise ValueError(f"its header does not describe its bytes ({type(error).__name__}: {str(error)[:80]!a})") from None
+        raise ValueError(
+            f"its header does not describe its bytes ({type(error).__name__}: {str(error)[:80]!a})"
+        ) from None
     if len(head) + place != size:
         raise ValueError(f"its header describes {len(head) + place} bytes, it has {size}")
     return found

@@ -38,8 +38,9 @@ def encode(module: Module, dtype: str) -> tuple[Manifest, bytes]:
     # copied, so that tensors that share memory are stored each
     tensors = {
         name: t.detach().to("cpu", _stored_as(t, dtype), copy=True).contiguous()
-        for name, t in own.items() if not name.startswith(tuple(packed))
-    }  # fmt: skip
+        for name, t in own.items()
+        if not name.startswith(tuple(packed))
+    }
     tensors |= {start + name: t.contiguous() for start, ts in packed.items() for name, t in ts.items()}
     faults = []
     for name, tensor in tensors.items():
@@ -51,8 +52,11 @@ def encode(module: Module, dtype: str) -> tuple[Manifest, bytes]:
         raise StoreError(f"The module {module.name!r} cannot be stored:\n  " + "\n  ".join(faults))
     data = save(tensors, metadata={"format": "pt"})
     weights = WeightsRecord(
-        sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), dtype=dtype, parameters=_numbers(tensors),
-    )  # fmt: skip
+        sha256=hashlib.sha256(data).hexdigest(),
+        bytes=len(data),
+        dtype=dtype,
+        parameters=_numbers(tensors),
+    )
     return manifest_of(module.info, weights), data
 
 
@@ -125,9 +129,7 @@ def to_state(tensors: dict[str, Tensor], module: Module, manifest: Manifest) -> 
     return state, list(dict.fromkeys(faults))
 
 
-def own_faults(
-    tensors: dict[str, Tensor], manifest: Manifest, *, whole: dict[str, Tensor] | None = None
-) -> list[str]:  # fmt: skip
+def own_faults(tensors: dict[str, Tensor], manifest: Manifest, *, whole: dict[str, Tensor] | None = None) -> list[str]:
     """What the weights and `module.json` say against each other, or against sense, without any base at hand.
 
     whole: all tensors, where `tensors` leaves out those that are looked at elsewhere.

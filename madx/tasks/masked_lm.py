@@ -34,9 +34,16 @@ class MaskedLM(Task):
     metric, higher_is_better = "perplexity", False
 
     def __init__(
-        self, blocks: Blocks, tokenizer, *, batch_size: int, micro_batch: int | None = None, seed: int = 0,
-        probability: float = 0.15, held_out_limit: int = 200,
-    ):  # fmt: skip
+        self,
+        blocks: Blocks,
+        tokenizer,
+        *,
+        batch_size: int,
+        micro_batch: int | None = None,
+        seed: int = 0,
+        probability: float = 0.15,
+        held_out_limit: int = 200,
+    ):
         if tokenizer.mask_token_id is None:
             raise BaseError(
                 f"The tokenizer {type(tokenizer).__name__} has no mask token: masked language modelling needs one. "
@@ -50,17 +57,24 @@ class MaskedLM(Task):
     def _mask(self, ids: np.ndarray, seeds) -> tuple[Tensor, Tensor]:
         tokenizer = self.tokenizer
         return mask_tokens(
-            torch.from_numpy(ids), seeds=seeds, mask_id=tokenizer.mask_token_id, vocab_size=len(tokenizer),
-            special_ids=tokenizer.all_special_ids, probability=self.probability,
-        )  # fmt: skip
+            torch.from_numpy(ids),
+            seeds=seeds,
+            mask_id=tokenizer.mask_token_id,
+            vocab_size=len(tokenizer),
+            special_ids=tokenizer.all_special_ids,
+            probability=self.probability,
+        )
 
     def batches(self, step: int, *, process_index: int = 0, process_count: int = 1) -> list[Batch]:
         key = process_index, process_count
         if key not in self._streams:
             self._streams[key] = BlockBatches(
-                len(self.blocks), batch_size=self.batch_size, seed=self.seed,
-                process_index=process_index, process_count=process_count,
-            )  # fmt: skip
+                len(self.blocks),
+                batch_size=self.batch_size,
+                seed=self.seed,
+                process_index=process_index,
+                process_count=process_count,
+            )
         share = self._streams[key].share_of_step(step)
         ids, labels = self._mask(self.blocks[share.blocks], row_seed(self.seed, step, share.rows))
         return self._cut(ids, labels)

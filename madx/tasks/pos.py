@@ -14,10 +14,27 @@ from madx.tasks.token_classification import TokenClassification
 
 UPOS = Inventory(
     "UPOS",
-    ("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM",
-     "VERB", "X"),
+    (
+        "ADJ",
+        "ADP",
+        "ADV",
+        "AUX",
+        "CCONJ",
+        "DET",
+        "INTJ",
+        "NOUN",
+        "NUM",
+        "PART",
+        "PRON",
+        "PROPN",
+        "PUNCT",
+        "SCONJ",
+        "SYM",
+        "VERB",
+        "X",
+    ),
     {"CONJ": "CCONJ", "PRT": "PART", ".": "PUNCT"},  # UD v1, and the twelve tags before it
-)  # fmt: skip
+)
 
 
 @TASKS.register("pos")

@@ -46,10 +46,20 @@ class TokenClassification(Task):
         return LabelSet.from_sentences(sentences, source=source)
 
     def __init__(
-        self, tokenizer, labels: LabelSet, *, train: Sequence[Sentence] = (), dev: Sequence[Sentence] = (), max_length: int,
-        batch_size: int | None = 16, tokens_per_batch: int | None = None, micro_batch: int | None = None, seed: int = 0,
-        train_branches: Sequence[int] | None = None, dev_branches: Sequence[int] | None = None,
-    ):  # fmt: skip
+        self,
+        tokenizer,
+        labels: LabelSet,
+        *,
+        train: Sequence[Sentence] = (),
+        dev: Sequence[Sentence] = (),
+        max_length: int,
+        batch_size: int | None = 16,
+        tokens_per_batch: int | None = None,
+        micro_batch: int | None = None,
+        seed: int = 0,
+        train_branches: Sequence[int] | None = None,
+        dev_branches: Sequence[int] | None = None,
+    ):
         self.tokenizer, self.labels, self.max_length = tokenizer, labels, max_length
         self.train_rows = encode_words(tokenizer, train, labels, max_length=max_length)
         self.train_branches = _for_each(train, train_branches)
@@ -102,9 +112,14 @@ class TokenClassification(Task):
 
     @torch.no_grad()
     def predict(
-        self, engine: Engine, sentences: Sequence, *, rows: list[Row] | None = None, mixing: EntropyMixing | None = None,
+        self,
+        engine: Engine,
+        sentences: Sequence,
+        *,
+        rows: list[Row] | None = None,
+        mixing: EntropyMixing | None = None,
         branches: Sequence[int] | None = None,
-    ) -> list[list[str]]:  # fmt: skip
+    ) -> list[list[str]]:
         """A tag for each word of each sentence (anything with `.tokens`), by the active composition; with `mixing`, under
         weights of its average that are moved for each sentence; under a route by each sentence's own branch, sentences of
         all branches in the same batches. rows: those of `rows_of` the sentences, where they are known."""
@@ -133,7 +148,9 @@ class TokenClassification(Task):
         return engine.explain(batch["input_ids"], batch["attention_mask"], branches=batch.get("branches"))
 
     def evaluate(self, engine: Engine) -> dict[str, float]:
-        return self.score(self.dev, self.predict(engine, self.dev, rows=self.dev_rows, branches=self.dev_branches)).summary()
+        return self.score(
+            self.dev, self.predict(engine, self.dev, rows=self.dev_rows, branches=self.dev_branches)
+        ).summary()
 
     @staticmethod
     @abstractmethod

@@ -17,7 +17,7 @@ log = logging.getLogger("madx")
 @contextmanager
 def activation_cache(
     engine: Engine, name: str, task: Task, settings: TrainSettings, *, folder: Path | None
-) -> Iterator[ActivationCache | None]:  # fmt: skip
+) -> Iterator[ActivationCache | None]:
     """Keep the states below the lowest layer in training for the length of a run, where that is right and worth it.
 
     Raises ConfigError when cache_frozen is on and it cannot be.
@@ -45,5 +45,7 @@ def _against(engine: Engine, name: str, task: Task, settings: TrainSettings, bel
     if settings.base_dropout:
         return "with train.base_dropout the lower layers give something else each time."
     if sites := looks_around(engine._plan, below):
-        return f"at {sites[0]} a module reads other tokens than its own, so a state hangs on the batch it is computed in."
+        return (
+            f"at {sites[0]} a module reads other tokens than its own, so a state hangs on the batch it is computed in."
+        )
     return ""

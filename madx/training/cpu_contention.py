@@ -34,7 +34,9 @@ def reading() -> Reading | None:
         ours = {f"cpu{n}" for n in os.sched_getaffinity(0)}
         with open(COUNTS, encoding="ascii") as file:
             lines = [fields for line in file if (fields := line.split()) and fields[0] in ours]
-        ticks = sum(int(n) for fields in lines for place, n in enumerate(fields[1:9]) if place not in (3, 4))  # idle, waiting
+        ticks = sum(
+            int(n) for fields in lines for place, n in enumerate(fields[1:9]) if place not in (3, 4)
+        )  # idle, waiting
     except (AttributeError, OSError, ValueError):
         return None
     if len(lines) != len(ours):  # a container that numbers its cores anew

@@ -16,9 +16,18 @@ from madx.training.trainable import TrainableModule
 
 
 def fit(
-    engine: Engine, name: str, task: Task, settings: TrainSettings, *, steps: int, seed: int, folder: Path | None = None,
-    resume: bool = True, run: dict | None = None, title: str | None = None,
-) -> loop.TrainResult:  # fmt: skip
+    engine: Engine,
+    name: str,
+    task: Task,
+    settings: TrainSettings,
+    *,
+    steps: int,
+    seed: int,
+    folder: Path | None = None,
+    resume: bool = True,
+    run: dict | None = None,
+    title: str | None = None,
+) -> loop.TrainResult:
     """Train the module `name` of the active composition on a task for a number of optimiser steps.
 
     folder: keeps the checkpoint (None: none is written); run: settings that identify the run, compared on resume.
@@ -33,7 +42,14 @@ def fit(
         settings = settings.model_copy(update={"precision": precision_of(engine.base)})
     if folder is not None and not resume and PartialState().is_main_process:
         forget(Path(folder))
-    options = {"steps": steps, "seed": seed, "folder": folder, "resume": resume, "title": title or name, "identity": run or {}}
+    options = {
+        "steps": steps,
+        "seed": seed,
+        "folder": folder,
+        "resume": resume,
+        "title": title or name,
+        "identity": run or {},
+    }
     if "weights" in engine.module(name).units:
         return fit_sparse(engine, name, task, settings, **options)
     trainable = TrainableModule(engine, name)
@@ -43,7 +59,11 @@ def fit(
 
 def forget(folder: Path) -> None:
     """Remove what a run that is not to be taken up left in its folder: a phase that the new one has not reached would be found."""
-    of_phases = [folder, folder / "full", *(path for pattern in ("round-*", "round-*/*") for path in folder.glob(pattern))]
+    of_phases = [
+        folder,
+        folder / "full",
+        *(path for pattern in ("round-*", "round-*/*") for path in folder.glob(pattern)),
+    ]
     for place in of_phases:
         for name in (loop.CHECKPOINT, SELECTED):
             (place / name).unlink(missing_ok=True)

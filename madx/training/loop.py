@@ -49,9 +49,18 @@ class TrainResult:
 
 
 def run(
-    engine: Engine, trainable: Trainable, task: Task, settings: TrainSettings, *, steps: int, seed: int, folder: Path | None = None,
-    resume: bool = True, identity: dict | None = None, title: str = "",
-) -> TrainResult:  # fmt: skip
+    engine: Engine,
+    trainable: Trainable,
+    task: Task,
+    settings: TrainSettings,
+    *,
+    steps: int,
+    seed: int,
+    folder: Path | None = None,
+    resume: bool = True,
+    identity: dict | None = None,
+    title: str = "",
+) -> TrainResult:
     """Move something on a task for a number of optimiser steps; `moving` is open (`with trainable.opened()`).
 
     folder: keeps the checkpoint (None: none is written); identity: settings that identify the run, compared on resume.
@@ -151,8 +160,11 @@ class _Loop:
     def _move(self, loss: float) -> None:
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm or math.inf)
         if not math.isfinite(loss) or not torch.isfinite(norm):
-            saved = f"The last good state is in {self.checkpoint}." if self.checkpoint and self.checkpoint.exists() else (
-                "No checkpoint had been written yet.")  # fmt: skip
+            saved = (
+                f"The last good state is in {self.checkpoint}."
+                if self.checkpoint and self.checkpoint.exists()
+                else ("No checkpoint had been written yet.")
+            )
             raise TrainingError(
                 f"The loss at step {self.step} is {loss} (gradient norm {norm.item()}): training stopped before that step "
                 f"could spoil the weights. {saved} Lower train.learning_rate, raise train.warmup, or use precision fp32."
@@ -247,7 +259,13 @@ class _Loop:
         for i, parameter in enumerate(self._ordered()):
             moments = self.optimizer.state.get(parameter, {})
             tensors |= {f"adam.{i}.{k}": v for k, v in moments.items()}
-        state = {"step": self.step, "losses": self.losses, "run": self.run, "result": vars(self.result), "averaged": self.averaged}
+        state = {
+            "step": self.step,
+            "losses": self.losses,
+            "run": self.run,
+            "result": vars(self.result),
+            "averaged": self.averaged,
+        }
         write_checkpoint(self.checkpoint, tensors, state)
 
     def resume(self) -> None:
@@ -272,8 +290,12 @@ class _Loop:
         for i, parameter in enumerate(self._ordered()):
             moments = group(f"adam.{i}.")
             if moments:
-                stays = () if self.optimizer.defaults.get("fused") else ("step",)  # a fused one counts its steps beside the weights
-                self.optimizer.state[parameter] = {k: v if k in stays else v.to(parameter.device) for k, v in moments.items()}
+                stays = (
+                    () if self.optimizer.defaults.get("fused") else ("step",)
+                )  # a fused one counts its steps beside the weights
+                self.optimizer.state[parameter] = {
+                    k: v if k in stays else v.to(parameter.device) for k, v in moments.items()
+                }
         self.step, self.losses = state["step"], state["losses"]
         self.result = TrainResult(**state["result"] | {"resumed_from": state["step"]})
 

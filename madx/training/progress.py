@@ -25,8 +25,15 @@ class ProgressView:
 
     def __enter__(self) -> "ProgressView":
         if self.console is not None and self.console.is_terminal:
-            columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}")]
-            self.bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, transient=False)
+            columns = [
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+            ]
+            self.bar = Progress(
+                *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, transient=False
+            )
             self.bar.start()
             self.task = self.bar.add_task(self.title, total=self.steps, completed=self.start, note="")
         return self

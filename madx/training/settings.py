@@ -14,34 +14,53 @@ class SparseSettings(Settings):
         default="magnitude",
         description="Which entries: magnitude, fisher, svd, diff_pruning, drop_and_grow, random, everything; see madx.training.sparse.selections.",
     )
-    iterations: int = Field(default=1, ge=1, description="Rounds of selecting and training; each adds its share of the entries.")
+    iterations: int = Field(
+        default=1, ge=1, description="Rounds of selecting and training; each adds its share of the entries."
+    )
     full_share: float = Field(
-        default=1.0, gt=0, description="Steps of the full phase, in which all weights move before the selection / steps after it."
+        default=1.0,
+        gt=0,
+        description="Steps of the full phase, in which all weights move before the selection / steps after it.",
     )
     full_l1: float | None = Field(
-        default=None, ge=0,
+        default=None,
+        ge=0,
         description="L1 penalty of the full phase on the mean |theta - theta_0|; null: 0.1, of a task or where all entries train 0.",
     )
     sparse_l1: float | None = Field(default=None, ge=0, description="The same after the selection.")
     samples: int = Field(default=1024, ge=1, description="Rows that fisher takes gradients of, one by one.")
-    kept_rank: float = Field(default=0.5, gt=0, le=1, description="Share of the singular values that svd keeps of each matrix.")
-    gate_penalty: float = Field(default=1.25e-7, ge=0, description="diff_pruning: price of one open gate, times the loss.")
+    kept_rank: float = Field(
+        default=0.5, gt=0, le=1, description="Share of the singular values that svd keeps of each matrix."
+    )
+    gate_penalty: float = Field(
+        default=1.25e-7, ge=0, description="diff_pruning: price of one open gate, times the loss."
+    )
     gate_start: float = Field(default=5.0, description="diff_pruning: log-odds of a gate at the beginning.")
     gate_learning_rate: float = Field(default=0.1, gt=0, description="diff_pruning: peak learning rate of the gates.")
-    gate_groups: bool = Field(default=False, description="diff_pruning: one gate more for each parameter as a whole (structured).")
+    gate_groups: bool = Field(
+        default=False, description="diff_pruning: one gate more for each parameter as a whole (structured)."
+    )
     growth: Literal["gradients", "momentum"] = Field(
-        default="gradients", description="drop_and_grow: where to, by accumulated gradients or by estimates from rows and columns."
+        default="gradients",
+        description="drop_and_grow: where to, by accumulated gradients or by estimates from rows and columns.",
     )
     reselect_every: int = Field(default=20, ge=2, description="drop_and_grow: steps between two exchanges of entries.")
-    accumulate: int = Field(default=5, ge=1, description="drop_and_grow: steps over which candidates' gradients are summed.")
+    accumulate: int = Field(
+        default=5, ge=1, description="drop_and_grow: steps over which candidates' gradients are summed."
+    )
     replaced: float = Field(
-        default=0.2, gt=0, le=1, description="drop_and_grow: share of the entries exchanged, falling to 0; the first time all are."
+        default=0.2,
+        gt=0,
+        le=1,
+        description="drop_and_grow: share of the entries exchanged, falling to 0; the first time all are.",
     )
 
     @model_validator(mode="after")
     def _windows(self):
         if self.accumulate >= self.reselect_every:
-            raise ValueError(f"accumulate {self.accumulate} needs fewer steps than reselect_every {self.reselect_every}")
+            raise ValueError(
+                f"accumulate {self.accumulate} needs fewer steps than reselect_every {self.reselect_every}"
+            )
         return self
 
 
@@ -64,14 +83,22 @@ class TrainSettings(Settings):
         description="Keep the states that enter the lowest layer in training, for each sentence. auto: where it can be; equal "
         "losses to rounding.",
     )
-    cache_memory_gb: float = Field(default=2.0, ge=0, description="Of such states, gigabytes in memory at most, for each process;")
-    cache_disk_gb: float = Field(default=16.0, ge=0, description="and gigabytes in a file of the run's folder after that.")
+    cache_memory_gb: float = Field(
+        default=2.0, ge=0, description="Of such states, gigabytes in memory at most, for each process;"
+    )
+    cache_disk_gb: float = Field(
+        default=16.0, ge=0, description="and gigabytes in a file of the run's folder after that."
+    )
     base_dropout: bool = Field(default=False, description="Dropout inside the frozen base while training.")
-    evaluate_every: int | None = Field(default=None, ge=1, description="Steps between evaluations; null: a tenth of the run.")
+    evaluate_every: int | None = Field(
+        default=None, ge=1, description="Steps between evaluations; null: a tenth of the run."
+    )
     checkpoint_every: int = Field(default=500, ge=1, description="Steps between checkpoints.")
     keep_best: bool = Field(default=True, description="End with the weights of the best evaluation, not the last.")
     average_last: int = Field(
-        default=1, ge=1, description="End with the mean of the weights at the last n evaluations, instead of the best; 1: off."
+        default=1,
+        ge=1,
+        description="End with the mean of the weights at the last n evaluations, instead of the best; 1: off.",
     )
     tensorboard: bool = Field(default=False, description="Write TensorBoard events into the run's folder.")
     sparse: SparseSettings = Field(default=SparseSettings(), description="Sparse differences alone: their phases.")

@@ -37,7 +37,10 @@ class Trainable(ABC):
         head = {id(p) for p in self.head_parameters()}
         groups = [
             {"params": [p for p in self.parameters if id(p) not in head], "peak": settings.learning_rate},
-            {"params": [p for p in self.parameters if id(p) in head], "peak": settings.head_learning_rate or settings.learning_rate},
+            {
+                "params": [p for p in self.parameters if id(p) in head],
+                "peak": settings.head_learning_rate or settings.learning_rate,
+            },
         ]
         return [g for g in groups if g["params"]]
 

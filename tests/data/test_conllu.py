@@ -18,10 +18,18 @@ def read(tmp_path, *lines, name="x.conllu", **settings):
 
 
 VAMONOS = [
-    "# sent_id = 1", "# text = vámonos al mar", "#no space", line("1-2", "vámonos", "_"), line("1", "vamos", "VERB"),
-    line("2", "nos", "PRON"), line("2.1", "ya", "ADV"), line("3-4", "al", "_"), line("3", "a", "ADP"), line("4", "el", "DET"),
+    "# sent_id = 1",
+    "# text = vámonos al mar",
+    "#no space",
+    line("1-2", "vámonos", "_"),
+    line("1", "vamos", "VERB"),
+    line("2", "nos", "PRON"),
+    line("2.1", "ya", "ADV"),
+    line("3-4", "al", "_"),
+    line("3", "a", "ADP"),
+    line("4", "el", "DET"),
     line("5", "10 000", "NUM"),
-]  # fmt: skip
+]
 
 
 def test_words_are_the_syntactic_ones(tmp_path):
@@ -44,13 +52,17 @@ FAULTS = {
     "plain file": (["Ada" + line("1")[1:]], 1, "ID 'Ada'. Allowed"),
     "no blank line": ([line("1"), line("2"), line("1")], 3, "ID 1, expected 3.*blank line"),
     "gap": ([line("1"), line("3")], 2, "ID 3, expected 2"),
-    "range after its word": ([line("1"), line("1-2")], 2, "ID 1-2: a multiword token stands before its first word, here 2"),
+    "range after its word": (
+        [line("1"), line("1-2")],
+        2,
+        "ID 1-2: a multiword token stands before its first word, here 2",
+    ),
     "backward range": ([line("2-1")], 1, "ID 2-1"),
     "overlapping ranges": ([line("1-3"), line("1"), line("2-4")], 3, "ID 2-4.*here 4"),
     "open range": ([line("1"), line("2-3"), line("2"), "", line("1")], 2, "up to word 3, but the sentence has 2 words"),
     "empty node ahead": ([line("1"), line("3.1")], 2, "ID 3.1.*here that is 1.1"),
     "no form": ([line("1", " ")], 1, "column 1 .token_column. is empty"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", FAULTS)

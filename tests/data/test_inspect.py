@@ -73,14 +73,27 @@ def test_a_clean_large_corpus_gives_no_warning(tokenizer, monkeypatch):
 
 def test_scripts():
     assert [script_of(c) for c in "aẹжλ語あア한አب7 .́"] == [
-        "Latin", "Latin", "Cyrillic", "Greek", "CJK", "Hiragana", "Katakana", "Hangul", "Ethiopic", "Arabic", None, None, None, None,
-    ]  # fmt: skip
+        "Latin",
+        "Latin",
+        "Cyrillic",
+        "Greek",
+        "CJK",
+        "Hiragana",
+        "Katakana",
+        "Hangul",
+        "Ethiopic",
+        "Arabic",
+        None,
+        None,
+        None,
+        None,
+    ]
     assert scripts(Counter("aab ж 12")) == {"Latin": 0.75, "Cyrillic": 0.25} and scripts({}) == {}
 
 
 # ---- leakage ---------------------------------------------------------------------------------------------------------
 
-LONG = Sentence(("Anna", "said", ":", "\"", "Nairobi", "is", "a", "large", "city", "\"", "."), ("O",) * 11, 7)
+LONG = Sentence(("Anna", "said", ":", '"', "Nairobi", "is", "a", "large", "city", '"', "."), ("O",) * 11, 7)
 
 
 def test_a_sentence_is_found_inside_a_document_whatever_its_case_and_punctuation():
@@ -125,16 +138,26 @@ def test_search_equals_plain_containment(before, sentence, after):
 
 def test_a_labelled_set_is_counted(tokenizer):
     sentences = [
-        Sentence(("a", "the", "a"), ("B-PER", "I-PER", "O"), 1), Sentence(("in", "a"), ("O", "O"), 5), Sentence(("the",), ("B-LOC",), 8),
+        Sentence(("a", "the", "a"), ("B-PER", "I-PER", "O"), 1),
+        Sentence(("in", "a"), ("O", "O"), 5),
+        Sentence(("the",), ("B-LOC",), 8),
         Sentence(("in", "a"), ("O", "B-LOC"), 10),
-    ]  # fmt: skip
+    ]
     r = inspect_labels(sentences, tokenizer, path="x.conll", max_length=4)
     assert (r.sentences, r.words, r.scheme, r.bare, r.invalid) == (4, 8, "iob2", 1, 0)
     assert r.labels == {"LOC": 2, "PER": 1} and (r.repeated, r.contradictory) == (1, 1)
     assert (r.length.mean, r.length.median, r.length.longest) == (2.0, 2.0, 3)
     sizes = [len(tokenizer(" ".join(s.tokens), add_special_tokens=False)["input_ids"]) for s in sentences]
-    assert r.pieces.longest == max(sizes) and r.pieces_per_word == sum(sizes) / 8 and r.windows == sum(n > 2 for n in sizes)
-    assert has(r.warnings, "contradict") and has(r.warnings, "several windows") and has(r.warnings, "fewer than 30 of LOC (2), PER (1)")
+    assert (
+        r.pieces.longest == max(sizes)
+        and r.pieces_per_word == sum(sizes) / 8
+        and r.windows == sum(n > 2 for n in sizes)
+    )
+    assert (
+        has(r.warnings, "contradict")
+        and has(r.warnings, "several windows")
+        and has(r.warnings, "fewer than 30 of LOC (2), PER (1)")
+    )
 
 
 def test_invalid_sequences_are_all_counted_and_the_first_named(tokenizer):
@@ -148,7 +171,12 @@ def test_invalid_sequences_are_all_counted_and_the_first_named(tokenizer):
 
 def test_plain_tags_are_checked_against_their_inventory(tokenizer):
     inventory = Inventory("UPOS", ("NOUN", "DET"))
-    r = inspect_labels([Sentence(("a", "the"), ("DET", "NOUN"), 1), Sentence(("a",), ("Det",), 4)], tokenizer, path="x", inventory=inventory)
+    r = inspect_labels(
+        [Sentence(("a", "the"), ("DET", "NOUN"), 1), Sentence(("a",), ("Det",), 4)],
+        tokenizer,
+        path="x",
+        inventory=inventory,
+    )
     assert (r.labels, r.scheme, r.bare, r.invalid) == ({"DET": 1, "NOUN": 1}, "UPOS", 0, 1)
     assert "did you mean 'DET'" in r.faults[0] and has(r.warnings, "not valid UPOS", "another column")
 

@@ -84,9 +84,13 @@ def test_special_tokens_stay_and_each_row_has_a_choice(rows, width, seed, probab
     ids = torch.from_numpy(np.random.default_rng(seed).integers(0, VOCAB, (rows, width)))
     before = ids.clone()
     inputs, labels = mask_tokens(
-        ids, seeds=row_seed(seed, 0, np.arange(rows)), mask_id=MASK, vocab_size=VOCAB, special_ids=SPECIAL,
+        ids,
+        seeds=row_seed(seed, 0, np.arange(rows)),
+        mask_id=MASK,
+        vocab_size=VOCAB,
+        special_ids=SPECIAL,
         probability=probability,
-    )  # fmt: skip
+    )
     special, chosen = torch.isin(ids, torch.tensor(SPECIAL)), labels != -100
     assert torch.equal(ids, before)
     assert not (special & chosen).any() and torch.equal(inputs[special], ids[special])

@@ -43,7 +43,13 @@ def test_the_check_finds_faults(monkeypatch):
     lexicon = {key: word for key, word in spoken.lexicon.items() if key != "dog"}
     monkeypatch.setattr("madx.data.world.check.Language", lambda code: _copy(spoken, broken, lexicon))
     found = "\n".join(faults("eng"))
-    for part in ("'dog' is missing", "{LOC} is never used", "tag 'nowhere'", "cannot read ' has {'", "'stray' is not in"):
+    for part in (
+        "'dog' is missing",
+        "{LOC} is never used",
+        "tag 'nowhere'",
+        "cannot read ' has {'",
+        "'stray' is not in",
+    ):
         assert part in found
 
 
@@ -173,7 +179,9 @@ def test_turkish_harmony_picks_the_vowel_and_the_consonant():
     from madx.data.world.words import Word
 
     spoken = language("tur")
-    forms = [spoken.inflection.form(Word(name, is_name=True), ("loc",)) for name in ("Ankara", "İzmir", "Sinop", "Üsküp")]
+    forms = [
+        spoken.inflection.form(Word(name, is_name=True), ("loc",)) for name in ("Ankara", "İzmir", "Sinop", "Üsküp")
+    ]
     assert forms == ["Ankara'da", "İzmir'de", "Sinop'ta", "Üsküp'te"]
 
 
@@ -185,7 +193,9 @@ def tokenizer():
 def test_base_is_small_and_predicts_better_than_frequencies(tokenizer):
     assert sum(path.stat().st_size for path in BASE.iterdir()) <= 8e6
     model = AutoModelForMaskedLM.from_pretrained(BASE, dtype=torch.float32).eval()
-    assert sum(p.numel() for p in model.parameters()) <= 3e6 and {p.dtype for p in model.parameters()} == {torch.float32}
+    assert sum(p.numel() for p in model.parameters()) <= 3e6 and {p.dtype for p in model.parameters()} == {
+        torch.float32
+    }
     texts = [s.text for s in sentences("eng", split="train", count=64, seed=99)]
     ids = tokenizer(texts, padding=True, return_tensors="pt")
     places = torch.zeros_like(ids["input_ids"], dtype=torch.bool)
@@ -203,7 +213,9 @@ def test_tokenizer_knows_all_languages(tokenizer, code):
     texts = [s.text for s in sentences(code, split="test", count=200, seed=0)]
     rows = tokenizer(texts)["input_ids"]
     assert sum(i == tokenizer.unk_token_id for row in rows for i in row) < 0.001 * sum(map(len, rows))
-    whole = [(row, text) for row, text in zip(rows, texts) if tokenizer.unk_token_id not in row]  # a rare capital, as in Óscar
+    whole = [
+        (row, text) for row, text in zip(rows, texts) if tokenizer.unk_token_id not in row
+    ]  # a rare capital, as in Óscar
     assert len(whole) > 0.98 * len(rows)
     assert [tokenizer.decode(row, skip_special_tokens=True) for row, _ in whole] == [text for _, text in whole]
 

@@ -12,7 +12,18 @@ from rich.console import Console
 from madx.errors import MadxError
 from madx.results.comparison import Candidate, Comparison, amount, spread
 
-GOOD = Candidate("full", 1_200_000, 4_900_000, 80_000_000, 3.2e12, 30, [0.2, 0.1, 0.3], {1: 80.0, 2: 82.0, 3: 81.0}, [1.0, 1.01, 0.99], ["m@1"])
+GOOD = Candidate(
+    "full",
+    1_200_000,
+    4_900_000,
+    80_000_000,
+    3.2e12,
+    30,
+    [0.2, 0.1, 0.3],
+    {1: 80.0, 2: 82.0, 3: 81.0},
+    [1.0, 1.01, 0.99],
+    ["m@1"],
+)
 LIKE = Candidate("adapters", 9000, 40_000, 9_000_000, 2e12, 30, [0.1], {1: 79.0, 2: 82.5, 3: 80.0}, [1.1])
 WORSE = Candidate("head", 100, 900, 0, 1e12, 30, [0.05], {1: 40.0, 2: 42.0, 3: 41.0}, [1.0])
 FAILED = Candidate("all", failure="out of memory")
@@ -45,7 +56,10 @@ def test_nothing_measured_is_a_report_too(tmp_path):
         comparison(FAILED).save(tmp_path / "comparison.md")
 
 
-@pytest.mark.parametrize("value, text", [(None, "-"), (0, "0 B"), (999.4, "999 B"), (999.6, "1 kB"), (7_667_712, "7.67 MB"), (2e21, "2000 EB")])
+@pytest.mark.parametrize(
+    "value, text",
+    [(None, "-"), (0, "0 B"), (999.4, "999 B"), (999.6, "1 kB"), (7_667_712, "7.67 MB"), (2e21, "2000 EB")],
+)
 def test_amounts(value, text):
     assert amount(value, "B") == text
 

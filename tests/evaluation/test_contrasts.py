@@ -20,7 +20,9 @@ SKILL = {"none": 0.6, "source": 0.6, "target": 0.9, "mean": 0.62, "weighted": 0.
 
 
 def cell(target, control, seed, *, skill=None, sentences=80, draw=None):
-    gold = [random.Random(f"{target} {i}").choices(["O", "O", "B-PER", "I-PER", "B-LOC"], k=8) for i in range(sentences)]
+    gold = [
+        random.Random(f"{target} {i}").choices(["O", "O", "B-PER", "I-PER", "B-LOC"], k=8) for i in range(sentences)
+    ]
     rng = random.Random(f"{target} {draw or control} {seed}")
     predicted = [[t if rng.random() < (skill or SKILL[control]) else "O" for t in s] for s in gold]
     return Cell(target, control, f"{control} + ner", seed, entity_scores(gold, predicted))
@@ -37,7 +39,10 @@ def test_every_pair_is_compared_and_the_average_once():
     assert len({(c.target, frozenset((c.control, c.minus))) for c in pairs}) == len(pairs)
     assert len(matrix("swa").pairs(samples=200)) == 15  # an average of one language would count it twice
     assert [(c.control, c.minus) for c in m.differences(samples=200)[:3]] == [
-        ("target", "none"), ("target", "source"), ("target", "mean")]
+        ("target", "none"),
+        ("target", "source"),
+        ("target", "mean"),
+    ]
     assert between(pairs, "swa", "weighted", "emea") is between(pairs, "swa", "emea", "weighted") is not None
 
 
@@ -67,11 +72,15 @@ def test_clear_equal_and_same():
     m = matrix("swa")
     assert between(m.pairs(), "swa", "target", "none").mark == ""
     assert between(m.pairs(), "swa", "none", "source").mark == "≈"
-    same = TransferMatrix(META, tuple(cell("swa", c, s, skill=0.7, draw="one") for c in ("none", "target") for s in (1, 2, 3)))
+    same = TransferMatrix(
+        META, tuple(cell("swa", c, s, skill=0.7, draw="one") for c in ("none", "target") for s in (1, 2, 3))
+    )
     (only,) = same.pairs()
     assert (only.delta, only.p, only.sentences.p, only.p_seeds, only.noise) == (0, 1, 1, 1, True)
     (one,) = matrix("swa", controls=("none", "target"), seeds=(1,)).pairs()
-    assert one.sentences.p < 0.01 and one.p_seeds is None and one.p == 1 and one.noise  # nothing is known of other seeds
+    assert (
+        one.sentences.p < 0.01 and one.p_seeds is None and one.p == 1 and one.noise
+    )  # nothing is known of other seeds
 
 
 def test_alone_but_not_after_the_correction():
@@ -101,8 +110,12 @@ def test_noise_is_marked_beside_the_best_in_every_output():
 
 
 def test_a_proxy_of_some_languages_has_no_average_and_shrinks_none():
-    m = TransferMatrix(META, tuple(cell(t, c, s) for t in ("swa", "hau") for c in ("none", "source", "target") for s in (1, 2)) + tuple(
-        cell("hau", "weighted", s) for s in (1, 2)), missing=(Missing("swa", "weighted", "no text for 'swa'"),))
+    m = TransferMatrix(
+        META,
+        tuple(cell(t, c, s) for t in ("swa", "hau") for c in ("none", "source", "target") for s in (1, 2))
+        + tuple(cell("hau", "weighted", s) for s in (1, 2)),
+        missing=(Missing("swa", "weighted", "no text for 'swa'"),),
+    )
     assert m.averaged() == ["swa", "hau"]
     gap = next(r for r in m.table() if (r.target, r.control) == ("average", "weighted"))
     assert gap.mean is None and gap.reason == "not every language of the average has it"
@@ -136,8 +149,11 @@ def test_holm_equals_the_published_steps():
     assert holm(ps) == pytest.approx([0.03, 0.06, 0.06, 0.02]) and holm([]) == []
 
 
-counts = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 3), st.integers(0, 3), st.integers(0, 3)),
-                  min_size=1, max_size=15)
+counts = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 3), st.integers(0, 3), st.integers(0, 3)),
+    min_size=1,
+    max_size=15,
+)
 
 
 @given(counts, st.integers(0, 99))
@@ -149,8 +165,13 @@ def test_bootstrap_is_symmetric(rows, seed):
     a = Statistics([min(g, t) for g, t, *_ in rows], gold, [min(g, t) + w for g, t, w, *_ in rows])
     b = Statistics([min(g, t) for g, _, _, t, _ in rows], gold, [min(g, t) + w for g, _, _, t, w in rows])
     whole, drawn = resampled_f1([a, b, a], samples=200, seed=seed)
-    there, back = judged(whole[0] - whole[1], drawn[:, 0] - drawn[:, 1]), judged(whole[1] - whole[0], drawn[:, 1] - drawn[:, 0])
-    assert (back.delta, back.low, back.high) == pytest.approx((-there.delta, -there.high, -there.low)) and back.p == there.p
+    there, back = (
+        judged(whole[0] - whole[1], drawn[:, 0] - drawn[:, 1]),
+        judged(whole[1] - whole[0], drawn[:, 1] - drawn[:, 0]),
+    )
+    assert (back.delta, back.low, back.high) == pytest.approx(
+        (-there.delta, -there.high, -there.low)
+    ) and back.p == there.p
     assert there.p > 0 and np.array_equal(drawn[:, 0], drawn[:, 2])
     turned, other = seed_difference(drawn[:3, 0], drawn[:3, 1]), seed_difference(drawn[:3, 1], drawn[:3, 0])
     assert turned.p == pytest.approx(other.p) and turned.noise == other.noise

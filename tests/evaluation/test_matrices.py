@@ -25,20 +25,33 @@ def cell(target, seed, control, skill):
     return Cell(target, control, f"{target} + ner", seed, entity_scores(gold, guess), {"silent": silent})
 
 
-def entry(module_type, source="eng", *, targets=("swa", "hau"), seeds=(1, 2, 3), control="target", skill=0.8, task="ner"):
-    cells = tuple(cell(t, s, c, skill if c == control else 0.6) for t in targets for s in seeds for c in {"none", control})
-    return Entry(task, module_type, source, TransferMatrix(Meta("ner", source, "tiny", {}, {}), cells, (), (source, *targets)))
+def entry(
+    module_type, source="eng", *, targets=("swa", "hau"), seeds=(1, 2, 3), control="target", skill=0.8, task="ner"
+):
+    cells = tuple(
+        cell(t, s, c, skill if c == control else 0.6) for t in targets for s in seeds for c in {"none", control}
+    )
+    return Entry(
+        task, module_type, source, TransferMatrix(Meta("ner", source, "tiny", {}, {}), cells, (), (source, *targets))
+    )
 
 
 def mean(e, languages, seed, control):
-    return fmean(c.scores.f1 for c in e.matrix.cells if (c.seed, c.control) == (seed, control) and c.target in languages)
+    return fmean(
+        c.scores.f1 for c in e.matrix.cells if (c.seed, c.control) == (seed, control) and c.target in languages
+    )
 
 
 def test_differences_pair_the_seeds_over_the_languages_of_both():
-    a, b = entry("adapters", targets=("swa", "hau")), entry("full", targets=("hau", "yor"), control="none", skill=0.65, seeds=(2, 3, 4))
+    a, b = (
+        entry("adapters", targets=("swa", "hau")),
+        entry("full", targets=("hau", "yor"), control="none", skill=0.65, seeds=(2, 3, 4)),
+    )
     (gap,) = Matrices((a, b)).gaps()
     assert (gap.within, gap.first, gap.second, gap.languages, gap.n) == ("from eng", "adapters", "full", ("hau",), 2)
-    assert gap.delta == pytest.approx(fmean(mean(a, {"hau"}, s, "target") - mean(b, {"hau"}, s, "none") for s in (2, 3)))
+    assert gap.delta == pytest.approx(
+        fmean(mean(a, {"hau"}, s, "target") - mean(b, {"hau"}, s, "none") for s in (2, 3))
+    )
     assert (a.control, b.control) == ("target", "none")
 
 
@@ -65,7 +78,12 @@ def test_an_average_needs_a_seed_with_every_language():
 
 def test_seeds_are_joined_and_a_place_is_missing_only_if_no_seed_has_it():
     one, two = entry("a", seeds=(1,)).matrix, entry("a", seeds=(2,), targets=("swa",)).matrix
-    two = TransferMatrix(two.meta, two.cells, (Missing("hau", "target", "failed"), Missing("yor", "none", "no file")), ("swa", "hau", "yor"))
+    two = TransferMatrix(
+        two.meta,
+        two.cells,
+        (Missing("hau", "target", "failed"), Missing("yor", "none", "no file")),
+        ("swa", "hau", "yor"),
+    )
     both = joined([one, two], task_module="ner.a.eng")
     assert len(both.cells) == len(one.cells) + len(two.cells) and [m.target for m in both.missing] == ["yor"]
     assert both.targets == ("eng", "swa", "hau", "yor") and both.meta.task_module == "ner.a.eng"
@@ -84,7 +102,12 @@ def test_files_tell_noise_silence_and_failures(tmp_path):
     console = Console(width=160, file=io.StringIO())
     console.print(whole.rich())
     for text in (markdown, console.file.getvalue()):
-        assert "SILENT MODULE: swa" in text and "A remark." in text and "no such | file" in text and "from eng: adapters - silent" in text
+        assert (
+            "SILENT MODULE: swa" in text
+            and "A remark." in text
+            and "no such | file" in text
+            and "from eng: adapters - silent" in text
+        )
     from matplotlib.image import imread
 
     assert imread(paths[3]).std() > 0.01
@@ -93,4 +116,8 @@ def test_files_tell_noise_silence_and_failures(tmp_path):
 def test_two_matrices_for_one_place_are_refused_and_none_at_all_is_a_report_of_failures(tmp_path):
     with pytest.raises(DataError, match="two matrices for ner, a, eng"):
         Matrices((entry("a"), entry("a")))
-    assert [p.name for p in Matrices((), (("all", "failed"),)).save(tmp_path)] == ["matrices.json", "matrices.csv", "matrices.md"]
+    assert [p.name for p in Matrices((), (("all", "failed"),)).save(tmp_path)] == [
+        "matrices.json",
+        "matrices.csv",
+        "matrices.md",
+    ]

@@ -28,11 +28,20 @@ def cells(target, seeds=(1, 2, 3), controls=CONTROLS, silent=(), sentences=60):
     rng = random.Random(target)
     tags = ["O", "O", "O", "B-PER", "I-PER", "B-LOC"]
     gold = [rng.choices(tags, k=8) for _ in range(sentences)]
-    return [Cell(target=target, control=control, composition=f"{target} + ner", seed=seed,
-                 scores=entity_scores(gold, [[t if rng.random() < SKILL[control] else rng.choice(tags) for t in s]
-                                             for s in gold]),
-                 explanation={"silent": list(silent) if control == "target" else [], "sites": {"layer.0.ffn": ["ner"]}})
-            for control in controls for seed in seeds]
+    return [
+        Cell(
+            target=target,
+            control=control,
+            composition=f"{target} + ner",
+            seed=seed,
+            scores=entity_scores(
+                gold, [[t if rng.random() < SKILL[control] else rng.choice(tags) for t in s] for s in gold]
+            ),
+            explanation={"silent": list(silent) if control == "target" else [], "sites": {"layer.0.ffn": ["ner"]}},
+        )
+        for control in controls
+        for seed in seeds
+    ]
 
 
 def matrix(*groups, **settings):
@@ -58,7 +67,8 @@ def test_table_means_and_deviation():
     average = row(m, "average", "target")
     assert (average.mean, average.sd) == pytest.approx((fmean(macro), stdev(macro))) and average.languages == 2
     assert row(m, "swa", "none", metric="recall").mean == pytest.approx(
-        fmean(c.scores.recall for c in m.group("swa", "none")))
+        fmean(c.scores.recall for c in m.group("swa", "none"))
+    )
     with pytest.raises(DataError, match="did you mean 'recall'"):
         m.table(metric="recal")
 
@@ -87,20 +97,30 @@ def test_differences_pair_the_seeds():
     a, b = m.group("swa", "target"), m.group("swa", "source")
     expected = seed_difference([c.scores.f1 for c in a], [c.scores.f1 for c in b])
     swa = found["swa", "source"]
-    assert (swa.delta, swa.low, swa.high, swa.n, swa.noise) == (
-        expected.delta, expected.low, expected.high, 3, False)
+    assert (swa.delta, swa.low, swa.high, swa.n, swa.noise) == (expected.delta, expected.low, expected.high, 3, False)
     assert swa.sentences.low > 0
     one = found["hau", "none"]
-    assert one.noise and one.low is None and one.sentences == paired_bootstrap(
-        m.group("hau", "target")[0].scores.statistics, m.group("hau", "none")[0].scores.statistics,
-        seed=[0, zlib.crc32(b"hau")])
+    assert (
+        one.noise
+        and one.low is None
+        and one.sentences
+        == paired_bootstrap(
+            m.group("hau", "target")[0].scores.statistics,
+            m.group("hau", "none")[0].scores.statistics,
+            seed=[0, zlib.crc32(b"hau")],
+        )
+    )
     assert ("average", "none") not in found  # the languages share no seed
 
 
 def test_average_is_over_languages_with_every_control():
     controls = ("none", "source", "mean")
-    m = matrix(cells("swa"), cells("hau"), cells("yor", controls=controls),
-               missing=(Missing("yor", "target", "no module for 'yor' in the store"),))
+    m = matrix(
+        cells("swa"),
+        cells("hau"),
+        cells("yor", controls=controls),
+        missing=(Missing("yor", "target", "no module for 'yor' in the store"),),
+    )
     assert m.averaged() == ["swa", "hau"]
     assert row(m, "average", "none").mean == pytest.approx(fmean(row(m, t, "none").mean for t in ("swa", "hau")))
     for text in (m.to_markdown(), printed(m, 200)):
@@ -140,8 +160,12 @@ def test_a_silent_module_is_in_every_output(tmp_path):
 def test_noise_is_marked_in_table_and_footnote():
     m = matrix(cells("swa", seeds=(1,)))
     for text in (m.to_markdown(), printed(m)):
-        assert "≈+" in text and "swa: target - none" in text and "one seed gives no interval" in text and "±" not in \
-            next(x for x in text.splitlines() if x.startswith(("swa ", "| swa ")))
+        assert (
+            "≈+" in text
+            and "swa: target - none" in text
+            and "one seed gives no interval" in text
+            and "±" not in next(x for x in text.splitlines() if x.startswith(("swa ", "| swa ")))
+        )
     clear = matrix(cells("swa"))
     assert not any(c.noise for c in clear.differences(samples=0))
     assert "≈" not in printed(clear) and "no difference is within noise" in printed(clear)
@@ -183,20 +207,37 @@ def test_csv_is_tidy():
 
 
 words = st.text(max_size=6)
-tag_rows = st.lists(st.lists(st.sampled_from(["O", "B-PER", "I-PER", "B-LOC"]), min_size=1, max_size=4), min_size=1,
-                    max_size=4)
-records = st.none() | st.dictionaries(words.filter(lambda w: w != "silent"), st.integers() | words | st.floats(
-    allow_nan=False, allow_infinity=False) | st.lists(words, max_size=2).map(tuple), max_size=3)
+tag_rows = st.lists(
+    st.lists(st.sampled_from(["O", "B-PER", "I-PER", "B-LOC"]), min_size=1, max_size=4), min_size=1, max_size=4
+)
+records = st.none() | st.dictionaries(
+    words.filter(lambda w: w != "silent"),
+    st.integers() | words | st.floats(allow_nan=False, allow_infinity=False) | st.lists(words, max_size=2).map(tuple),
+    max_size=3,
+)
 
 
-@given(tag_rows, st.lists(st.tuples(st.sampled_from(list(CONTROLS)), st.integers(0, 10**9)), unique=True, max_size=4),
-       records, words, st.dictionaries(words, words, max_size=2))
+@given(
+    tag_rows,
+    st.lists(st.tuples(st.sampled_from(list(CONTROLS)), st.integers(0, 10**9)), unique=True, max_size=4),
+    records,
+    words,
+    st.dictionaries(words, words, max_size=2),
+)
 @settings(derandomize=True, max_examples=60, deadline=None)
 def test_json_round_trip(gold, places, record, text, data):
     rng = random.Random(0)
-    made = tuple(Cell(target="swa", control=control, composition=text, seed=seed, explanation=record,
-                      scores=entity_scores(gold, [[rng.choice(["O", "B-PER"]) for _ in s] for s in gold]))
-                 for control, seed in places)
+    made = tuple(
+        Cell(
+            target="swa",
+            control=control,
+            composition=text,
+            seed=seed,
+            explanation=record,
+            scores=entity_scores(gold, [[rng.choice(["O", "B-PER"]) for _ in s] for s in gold]),
+        )
+        for control, seed in places
+    )
     m = TransferMatrix(Meta("ner", "eng", text, data, {}, text), made, (Missing("hau", "mean", text),), ("hau", "swa"))
     again = TransferMatrix.from_json(m.to_json())
     assert again == m and again.to_json() == m.to_json()
@@ -211,12 +252,17 @@ def test_a_matrix_without_scores_is_shown_without_failing(tmp_path):
         TransferMatrix(META, ())
 
 
-@pytest.mark.parametrize("text, message", [
-    ("{", "not JSON"), ("[]", "expected format"), ('{"format": "other"}', "got 'other'"),
-    ('{"format": "madx transfer matrix", "version": 2}', "version 2"),
-    ('{"format": "madx transfer matrix", "version": 1}', "damaged.*cells"),
-    ('{"format": "madx transfer matrix", "version": 1, "cells": [{"scores": 3}]}', "damaged"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "not JSON"),
+        ("[]", "expected format"),
+        ('{"format": "other"}', "got 'other'"),
+        ('{"format": "madx transfer matrix", "version": 2}', "version 2"),
+        ('{"format": "madx transfer matrix", "version": 1}', "damaged.*cells"),
+        ('{"format": "madx transfer matrix", "version": 1, "cells": [{"scores": 3}]}', "damaged"),
+    ],
+)
 def test_from_json_bad_input(text, message):
     with pytest.raises(DataError, match=message):
         TransferMatrix.from_json(text)
@@ -258,6 +304,7 @@ def test_a_failed_save_leaves_the_old_files(tmp_path, monkeypatch):
 
     def full(handle):
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(MadxError, match="No space left.*Free space"):
         matrix(cells("hau")).save(tmp_path)
@@ -273,7 +320,9 @@ def test_heatmap_shows_every_place_and_keeps_labels_inside():
     figure = heatmap.heatmap_figure(m)
     scores, _, differences = figure.axes
     shown = {t.get_text() for t in scores.texts}
-    assert {f"{r.mean:.1f} ± {r.sd:.1f}" for r in m.table() if r.mean is not None} | {"-"} == {s.strip(" ≈") for s in shown}
+    assert {f"{r.mean:.1f} ± {r.sd:.1f}" for r in m.table() if r.mean is not None} | {"-"} == {
+        s.strip(" ≈") for s in shown
+    }
     assert [t.get_text() for t in scores.get_yticklabels()] == ["eng (source)", "swa", "swa-Latn-TZ", "average"]
     FigureCanvasAgg(figure).draw()
     outer, bar = figure.bbox, figure.axes[1].get_tightbbox()
@@ -285,6 +334,8 @@ def test_heatmap_shows_every_place_and_keeps_labels_inside():
 
 
 def test_no_engine_is_imported():
-    code = ("import sys, madx.results.matrix, madx.report.heatmap, madx.results.json; "
-            "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'matplotlib.pyplot')))")
+    code = (
+        "import sys, madx.results.matrix, madx.report.heatmap, madx.results.json; "
+        "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'matplotlib.pyplot')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -25,37 +25,94 @@ from madx.results.matrix import Cell, Missing, TransferMatrix
 SECTIONS = ["scores", "differences", "types", "learning", "languages", "errors", "confusion", "compositions", "data"]
 HOSTILE = "<script>alert(1)</script>"
 GOLD = [
-    Sentence(("Anna", "met", HOSTILE, "in", "Dar", "es", "Salaam"), ("B-PER", "O", "O", "O", "B-LOC", "I-LOC", "I-LOC"), 1),
-    Sentence(("Bob", "&", "Co", "grew"), ("B-ORG", "I-ORG", "I-ORG", "O"), 9), Sentence(("it", "rains"), ("O", "O"), 14),
-]  # fmt: skip
+    Sentence(
+        ("Anna", "met", HOSTILE, "in", "Dar", "es", "Salaam"), ("B-PER", "O", "O", "O", "B-LOC", "I-LOC", "I-LOC"), 1
+    ),
+    Sentence(("Bob", "&", "Co", "grew"), ("B-ORG", "I-ORG", "I-ORG", "O"), 9),
+    Sentence(("it", "rains"), ("O", "O"), 14),
+]
 FOUND = [["B-PER", "O", "O", "O", "B-ORG", "I-ORG", "O"], ["B-ORG", "I-ORG", "I-ORG", "O"], ["O", "B-PER"]]
-ACTION = {"site": "layer.0.ffn", "module": "swa", "part": "bottleneck", "what": "8->4->8", "change": 0.1, "calls": 1, "averaged": None}
+ACTION = {
+    "site": "layer.0.ffn",
+    "module": "swa",
+    "part": "bottleneck",
+    "what": "8->4->8",
+    "change": 0.1,
+    "calls": 1,
+    "averaged": None,
+}
 
 
 def explanation(composition, silent=()):
-    return {"composition": composition, "base": "tiny", "actions": [ACTION], "decoder": "the base's own", "head": "ner: 7 labels",
-            "silent": list(silent), "measured": True}  # fmt: skip
+    return {
+        "composition": composition,
+        "base": "tiny",
+        "actions": [ACTION],
+        "decoder": "the base's own",
+        "head": "ner: 7 labels",
+        "silent": list(silent),
+        "measured": True,
+    }
 
 
 def fill(folder, *, silent=(), seeds=(1, 2)):
     """A run's folder with three languages; Swahili has predictions."""
-    scored = [c for t in ("eng", "hau") for c in cells(t, seeds=seeds, sentences=12, controls=("none", "source", "target")[: 2 + (t != "eng")])]
+    scored = [
+        c
+        for t in ("eng", "hau")
+        for c in cells(t, seeds=seeds, sentences=12, controls=("none", "source", "target")[: 2 + (t != "eng")])
+    ]
     for control, composition in (("none", "ner"), ("source", "eng + ner"), ("target", "swa + ner")):
         for seed in seeds:
             found = FOUND if control == "target" else [["O"] * len(s.tokens) for s in GOLD]
             scores = entity_scores([list(s.tags) for s in GOLD], found)
-            scored.append(Cell("swa", control, composition, seed, scores, explanation(composition, silent if control == "target" else ())))
+            scored.append(
+                Cell(
+                    "swa",
+                    control,
+                    composition,
+                    seed,
+                    scores,
+                    explanation(composition, silent if control == "target" else ()),
+                )
+            )
             write_conll(folder / "predictions" / f"swa.{control}.seed{seed}.conll", GOLD, found)
-    matrix = TransferMatrix(META, tuple(scored), (Missing("eng", "target", "the source itself: see source"),), ("eng", "swa", "hau"))
+    matrix = TransferMatrix(
+        META, tuple(scored), (Missing("eng", "target", "the source itself: see source"),), ("eng", "swa", "hau")
+    )
     (folder / "matrix.json").write_text(matrix.to_json())
     history = [{"step": s, "loss": 3.0 / s, "perplexity": 300.0 / s, "accuracy": 0.1} for s in (1, 5, 10)]
-    trained = {"steps": 10, "seconds": 3.2, "best_step": 10, "history": history, "corpus": {"lines": 9, "tokens": 900, "words": 500, "unknown": 9},
-               "data": [{"path": "swa<b>.txt", "sha256": "cd" * 32}]}  # fmt: skip
-    task = {"steps": 20, "best_step": 10, "history": [{"step": s, "loss": 1.0, "f1": 5.0 * s, "phase": "sparse 1"} for s in (5, 10)]}
+    trained = {
+        "steps": 10,
+        "seconds": 3.2,
+        "best_step": 10,
+        "history": history,
+        "corpus": {"lines": 9, "tokens": 900, "words": 500, "unknown": 9},
+        "data": [{"path": "swa<b>.txt", "sha256": "cd" * 32}],
+    }
+    task = {
+        "steps": 20,
+        "best_step": 10,
+        "history": [{"step": s, "loss": 1.0, "f1": 5.0 * s, "phase": "sparse 1"} for s in (5, 10)],
+    }
     modules = {
-        "swa": {"role": "language", "language": "swa", "task": None, "licence": "MIT", "components": {"bottleneck": {}}, "training": trained},
-        "ner": {"role": "task", "language": "eng", "task": "ner", "licence": None, "components": {"sparse_diff": {}}, "training": task},
-    }  # fmt: skip
+        "swa": {
+            "role": "language",
+            "language": "swa",
+            "task": None,
+            "licence": "MIT",
+            "components": {"bottleneck": {}},
+            "training": trained,
+        },
+        "ner": {
+            "role": "task",
+            "language": "eng",
+            "task": "ner",
+            "licence": None,
+            "components": {"sparse_diff": {}},
+            "training": task,
+        },
+    }
     (folder / "modules.json").write_text(json.dumps({"format": FORMAT, "version": 1, "modules": modules}))
     return matrix
 
@@ -111,7 +168,17 @@ def test_it_is_html_with_every_section_and_each_is_linked(html):
     assert [a["id"] for t, a in page.attributes if t == "section"] == SECTIONS
     assert [a["href"] for t, a in page.attributes if t == "a"][1:] == [f"#{name}" for name in SECTIONS]
     assert page.tags.count("svg") >= 9 and all(a.get("aria-label") for t, a in page.attributes if t == "svg")
-    for words in ("95 %", "within noise", "seed 1", "swa + ner", "layer.0.ffn", "8-&gt;4-&gt;8", META.note, "cd" * 32, "torch"):
+    for words in (
+        "95 %",
+        "within noise",
+        "seed 1",
+        "swa + ner",
+        "layer.0.ffn",
+        "8-&gt;4-&gt;8",
+        META.note,
+        "cd" * 32,
+        "torch",
+    ):
         assert words in html, words
 
 
@@ -121,7 +188,11 @@ def test_nothing_comes_from_elsewhere_and_nothing_runs(html):
 
 
 def test_texts_of_the_data_are_escaped(html, folder):
-    assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 2 and "swa&lt;b&gt;.txt" in html and "Bob &amp; Co" not in html
+    assert (
+        html.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 2
+        and "swa&lt;b&gt;.txt" in html
+        and "Bob &amp; Co" not in html
+    )
     text = (folder / "report.md").read_text(encoding="utf-8")
     assert HOSTILE not in text and "\\<script\\>" in text
 
@@ -133,8 +204,18 @@ def test_what_scrolls_can_be_reached_by_keyboard_and_is_named(html):
 
 def test_markdown_has_the_same_facts(folder):
     text = (folder / "report.md").read_text(encoding="utf-8")
-    for words in ("# Transfer matrix", "## Differences", "## Scores and corpora", "## Errors", "**[Dar es Salaam · LOC ✗]**", "**[Dar es · ORG ✗]**",
-                  "gold \\ predicted", "## Compositions", "layer.0.ffn", "## Modules"):  # fmt: skip
+    for words in (
+        "# Transfer matrix",
+        "## Differences",
+        "## Scores and corpora",
+        "## Errors",
+        "**[Dar es Salaam · LOC ✗]**",
+        "**[Dar es · ORG ✗]**",
+        "gold \\ predicted",
+        "## Compositions",
+        "layer.0.ffn",
+        "## Modules",
+    ):
         assert words in text, words
 
 
@@ -152,7 +233,12 @@ def test_one_seed_and_no_records_are_said(tmp_path):
         file.unlink()
     write_report(tmp_path)
     text = (tmp_path / "report.html").read_text()
-    for words in ("one seed, so no interval", "no training records", "Nothing is recorded of the corpora", "predictions=true"):
+    for words in (
+        "one seed, so no interval",
+        "no training records",
+        "Nothing is recorded of the corpora",
+        "predictions=true",
+    ):
         assert words in text
     assert [a["id"] for t, a in Page(text).attributes if t == "section"] == SECTIONS
 
@@ -165,7 +251,12 @@ def test_plain_tags_have_a_report_too(tmp_path):
     write_conll(tmp_path / "predictions" / "swa.target.seed1.conll", gold, found)
     write_report(tmp_path)
     text = (tmp_path / "report.html").read_text()
-    assert "Macro F1" in text and "ADJ → NOUN" in text and "1 of 2 sentences" in text and "entit" not in text.split("<main>")[1].lower()
+    assert (
+        "Macro F1" in text
+        and "ADJ → NOUN" in text
+        and "1 of 2 sentences" in text
+        and "entit" not in text.split("<main>")[1].lower()
+    )
     Page(text)
 
 
@@ -174,9 +265,16 @@ def test_plain_tags_have_a_report_too(tmp_path):
 
 def test_confusion_of_entities():
     tags = [s.tags for s in GOLD]
-    assert confusion(tags, FOUND, "entities") == {("PER", "PER"): 1, ("LOC", "ORG"): 1, ("ORG", "ORG"): 1, (INVENTED, "PER"): 1}
+    assert confusion(tags, FOUND, "entities") == {
+        ("PER", "PER"): 1,
+        ("LOC", "ORG"): 1,
+        ("ORG", "ORG"): 1,
+        (INVENTED, "PER"): 1,
+    }
     assert confusion([["B-A", "O"]], [["O", "O"]], "entities") == {("A", MISSED): 1}
-    assert confusion([["B-A", "I-A", "I-A"]], [["B-B", "B-A", "I-A"]], "entities") == {("A", "A"): 1}, "the one that shares most words"
+    assert confusion([["B-A", "I-A", "I-A"]], [["B-B", "B-A", "I-A"]], "entities") == {("A", "A"): 1}, (
+        "the one that shares most words"
+    )
 
 
 @given(st.lists(st.tuples(*[st.lists(st.sampled_from("AB"), min_size=4, max_size=4)] * 2), max_size=4))
@@ -220,7 +318,10 @@ def test_the_style_sheet_has_contrast_in_both_modes(mode):
         for name in ("--ink", "--quiet", "--link", "--loud"):
             assert contrast(colours[name], colours[page]) >= 4.5, (name, page)
     for i in range(6):
-        assert contrast(colours[f"--s{i}"], colours["--page"]) >= 3 and contrast(colours["--ink"], colours[f"--k{i}"]) >= 4.5
+        assert (
+            contrast(colours[f"--s{i}"], colours["--page"]) >= 3
+            and contrast(colours["--ink"], colours[f"--k{i}"]) >= 4.5
+        )
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
@@ -237,7 +338,9 @@ def test_pictures_escape_and_stay_inside():
     assert 'aria-label="a&quot;&lt;b"' in str(svg) and "&lt;i&gt;&amp;" in str(svg)
     line = figures.Curve("swa", [(1, 5.0), (9, 2.0)], 9)
     drawn = figures.curves("x", [line] * 7, y_name="f1", logarithmic=True)
-    places = [tuple(map(float, p.split(","))) for group in re.findall(r'points="([^"]+)"', str(drawn)) for p in group.split()]
+    places = [
+        tuple(map(float, p.split(","))) for group in re.findall(r'points="([^"]+)"', str(drawn)) for p in group.split()
+    ]
     assert all(0 <= x <= drawn.width and 0 <= y <= drawn.height for x, y in places)
     assert figures.scatter("x", [("a", 1e3, 5.0), ("b", 1e6, 5.0)], x_name="tokens", y_name="f1").parts
 

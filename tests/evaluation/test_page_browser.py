@@ -49,9 +49,18 @@ def measured(tmp_path_factory):
     (folder / "harness.html").write_text(HARNESS)
     result = {}
     for mode, number in (("dark", 0), ("light", 1)):
-        words = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--virtual-time-budget=5000",
-                 f"--user-data-dir={folder / mode}", f"--blink-settings=preferredColorScheme={number}", "--dump-dom",
-                 (folder / "harness.html").as_uri()]  # fmt: skip
+        words = [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--allow-file-access-from-files",
+            "--virtual-time-budget=5000",
+            f"--user-data-dir={folder / mode}",
+            f"--blink-settings=preferredColorScheme={number}",
+            "--dump-dom",
+            (folder / "harness.html").as_uri(),
+        ]
         done = subprocess.run(words, capture_output=True, text=True, timeout=120)
         title = re.search(r"<title>done (.*?)</title>", done.stdout)
         assert title, (done.stdout[:300], done.stderr[-600:])

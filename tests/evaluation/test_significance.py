@@ -76,12 +76,21 @@ def test_bootstrap_without_entities_is_zero():
     assert paired_bootstrap(nothing, nothing, seed=0).delta == 0
 
 
-@pytest.mark.parametrize("a, b, samples, error, text", [
-    (Statistics([0], [1], [1]), Statistics([0, 0], [1, 1], [1, 1]), 1000, DataError, "cannot pair 1 with 2 sentences"),
-    (Statistics([0], [1], [1]), Statistics([0], [2], [1]), 1000, DataError, "same sentences"),
-    (Statistics([], [], []), Statistics([], [], []), 1000, DataError, "at least one"),
-    (Statistics([0], [1], [1]), Statistics([0], [1], [1]), 10, MadxError, "samples=10 is too few"),
-])
+@pytest.mark.parametrize(
+    "a, b, samples, error, text",
+    [
+        (
+            Statistics([0], [1], [1]),
+            Statistics([0, 0], [1, 1], [1, 1]),
+            1000,
+            DataError,
+            "cannot pair 1 with 2 sentences",
+        ),
+        (Statistics([0], [1], [1]), Statistics([0], [2], [1]), 1000, DataError, "same sentences"),
+        (Statistics([], [], []), Statistics([], [], []), 1000, DataError, "at least one"),
+        (Statistics([0], [1], [1]), Statistics([0], [1], [1]), 10, MadxError, "samples=10 is too few"),
+    ],
+)
 def test_bootstrap_bad_input(a, b, samples, error, text):
     with pytest.raises(error, match=text):
         paired_bootstrap(a, b, samples=samples, seed=0)
@@ -104,8 +113,9 @@ def test_noise():
     assert (one.delta, one.low, one.high, one.n, one.noise) == (8, None, None, 1, True)
 
 
-@pytest.mark.parametrize("a, b, text", [([], [], "cannot pair 0"), ([1, 2], [1], "cannot pair 2 with 1"),
-                                        ([float("nan")], [1], "finite")])
+@pytest.mark.parametrize(
+    "a, b, text", [([], [], "cannot pair 0"), ([1, 2], [1], "cannot pair 2 with 1"), ([float("nan")], [1], "finite")]
+)
 def test_seed_difference_bad_input(a, b, text):
     with pytest.raises(DataError, match=text):
         seed_difference(a, b)

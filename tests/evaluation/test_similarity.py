@@ -72,14 +72,17 @@ def test_weights():
     assert list(mean_weights({"a": 0.5, "b": 0.5})) == ["a", "b"]  # ties: as given
 
 
-@pytest.mark.parametrize("call, error, text", [
-    (lambda: similarities({"a": ["x"]}), ConfigError, "similarity of 1 languages"),
-    (lambda: similarities({"a": ["words"], "b": ["12 34"]}), DataError, "'b' holds no word"),
-    (lambda: mean_weights({"a": 0.0}), ConfigError, "of a none has"),
-    (lambda: mean_weights({}), ConfigError, "no language"),
-    (lambda: mean_weights({"a": -1.0, "b": 1.0}), ConfigError, "not negative, got {'a': -1.0}"),
-    (lambda: mean_weights({"a": math.nan}), ConfigError, "finite"),
-])
+@pytest.mark.parametrize(
+    "call, error, text",
+    [
+        (lambda: similarities({"a": ["x"]}), ConfigError, "similarity of 1 languages"),
+        (lambda: similarities({"a": ["words"], "b": ["12 34"]}), DataError, "'b' holds no word"),
+        (lambda: mean_weights({"a": 0.0}), ConfigError, "of a none has"),
+        (lambda: mean_weights({}), ConfigError, "no language"),
+        (lambda: mean_weights({"a": -1.0, "b": 1.0}), ConfigError, "not negative, got {'a': -1.0}"),
+        (lambda: mean_weights({"a": math.nan}), ConfigError, "finite"),
+    ],
+)
 def test_bad_input(call, error, text):
     with pytest.raises(error, match=text):
         call()

@@ -52,7 +52,9 @@ def main() -> int:
             bench = Bench(folder, form)
             tables.append({case: (ours, d) for case, ours, d in rows_of(bench)})
             bench.engine.close()
-        print(f"| case ({name}) | compared with | hidden, .bin | logits, .bin | hidden, safetensors | logits, safetensors |")
+        print(
+            f"| case ({name}) | compared with | hidden, .bin | logits, .bin | hidden, safetensors | logits, safetensors |"
+        )
         print("|---|---|---:|---:|---:|---:|")
         for case, (ours, _) in tables[0].items():
             found = [table[case][1] for table in tables]

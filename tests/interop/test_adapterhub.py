@@ -31,7 +31,8 @@ HOULSBY_INV = {"bottleneck": HOULSBY, "invertible": {"activation": "swish"}}
 def module(base, components="madx", *, name="swa", labels=(), seed=0):
     role = "task" if labels else "language"
     return tiny.wake(
-        new_module(name, base, role=role, components=components, labels=labels, task="ner" if labels else None), seed=seed
+        new_module(name, base, role=role, components=components, labels=labels, task="ner" if labels else None),
+        seed=seed,
     )
 
 
@@ -99,12 +100,17 @@ BOTTLENECKS = st.fixed_dictionaries(
             st.dictionaries(st.sampled_from("012"), st.sampled_from([1.5, 4.0])).map(lambda d: d | {"default": 8.0}),
         ),
         "activation": st.sampled_from(sorted(set(ACTIVATIONS.values()))),
-        "norm_before": st.booleans(), "norm_after": st.booleans(), "final_norm": st.booleans(), "gate": st.booleans(),
-        "scaling": st.sampled_from([1.0, 4.0, "learned", "channel"]), "init": st.sampled_from(["normal", "truncated", "zero_up"]),
-        "dropout": st.sampled_from([0.0, 0.1]), "stochastic_depth": st.sampled_from([0.0, 0.2]),
+        "norm_before": st.booleans(),
+        "norm_after": st.booleans(),
+        "final_norm": st.booleans(),
+        "gate": st.booleans(),
+        "scaling": st.sampled_from([1.0, 4.0, "learned", "channel"]),
+        "init": st.sampled_from(["normal", "truncated", "zero_up"]),
+        "dropout": st.sampled_from([0.0, 0.1]),
+        "stochastic_depth": st.sampled_from([0.0, 0.2]),
         "leave_out": st.lists(st.integers(0, 2), unique=True, max_size=2).map(sorted),
     }
-)  # fmt: skip
+)
 FLOW = st.sampled_from(
     [
         ("sum_norm", "output"),
@@ -151,11 +157,20 @@ def test_negative_layers_are_written_as_numbers(base, tmp_path):
 # ---- old spellings -------------------------------------------------------------------------------------------------
 
 VERSION_1 = {
-    "LN_after": False, "LN_before": False, "MH_Adapter": False, "Output_Adapter": True, "adapter_residual_before_ln": False,
-    "attention_type": "sent-lvl-dynamic", "new_attention_norm": False, "non_linearity": "relu", "original_ln_after": True,
-    "original_ln_before": True, "reduction_factor": 2, "residual_before_ln": True,
+    "LN_after": False,
+    "LN_before": False,
+    "MH_Adapter": False,
+    "Output_Adapter": True,
+    "adapter_residual_before_ln": False,
+    "attention_type": "sent-lvl-dynamic",
+    "new_attention_norm": False,
+    "non_linearity": "relu",
+    "original_ln_after": True,
+    "original_ln_before": True,
+    "reduction_factor": 2,
+    "residual_before_ln": True,
     "invertible_adapter": {"block_type": "nice", "non_linearity": "relu", "reduction_factor": 2},
-}  # fmt: skip
+}
 
 
 def to_version_1(folder, *, kind="text_lang", config=VERSION_1):
@@ -218,13 +233,26 @@ def test_activations_meant_something_else_before_versions(base, folder):
     assert (parts["bottleneck"].activation, parts["invertible"].activation) == ("gelu", "relu")
 
 
-@pytest.mark.parametrize("name, parts", [
-    ("pfeiffer", "pfeiffer"), ("seq_bn", "pfeiffer"), ("houlsby", "houlsby"), ("double_seq_bn", "houlsby"),
-    ("double_seq_bn_inv", HOULSBY_INV), ("houlsby+inv", HOULSBY_INV), ("parallel", "parallel"), ("par_bn", "parallel"),
-    ("scaled_par_bn", "scaled_parallel"), ("seq_bn_inv[reduction_factor=2]", "madx"), ("pfeiffer+inv[reduction_factor=2]", "madx"),
-    ("seq_bn[ln_before=True, leave_out=[2], reduction_factor={'0': 2, 'default': 4}]",
-     {"bottleneck": {"norm_before": True, "leave_out": [2], "reduction_factor": {"0": 2.0, "default": 4.0}}}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, parts",
+    [
+        ("pfeiffer", "pfeiffer"),
+        ("seq_bn", "pfeiffer"),
+        ("houlsby", "houlsby"),
+        ("double_seq_bn", "houlsby"),
+        ("double_seq_bn_inv", HOULSBY_INV),
+        ("houlsby+inv", HOULSBY_INV),
+        ("parallel", "parallel"),
+        ("par_bn", "parallel"),
+        ("scaled_par_bn", "scaled_parallel"),
+        ("seq_bn_inv[reduction_factor=2]", "madx"),
+        ("pfeiffer+inv[reduction_factor=2]", "madx"),
+        (
+            "seq_bn[ln_before=True, leave_out=[2], reduction_factor={'0': 2, 'default': 4}]",
+            {"bottleneck": {"norm_before": True, "leave_out": [2], "reduction_factor": {"0": 2.0, "default": 4.0}}},
+        ),
+    ],
+)
 def test_configs_by_name_are_our_presets(base, tmp_path, name, parts):
     made = module(base, parts)
     folder = export_adapterhub(made, tmp_path / "m", base=base)
@@ -330,28 +358,49 @@ def test_heads_that_do_not_come_along_are_named_or_refused(base, tagged):
 # ---- refusals ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config, words", [
-    ({"architecture": "lora", "r": 8}, "module type 'lora'"),
-    ({"architecture": "lora", "composition_mode": "scale"}, "module type 'ia3'"),
-    ({"architecture": "union", "configs": [{"architecture": "lora"}, {}]}, "union of lora, bottleneck"),
-    ({"architecture": ["x"]}, "module type"), ("compacter", "module type 'compacter'"), ("mam", "module type 'mam'"),
-    ("prefix_tuning|par_bn", "module type 'union'"), ("pfeifer", "did you mean 'pfeiffer'"), ("/etc/passwd", "is named '/etc/passwd'"),
-    ("seq_bn[reduction_factor=open('x')]", "Cannot read the config"), ("seq_bn[**{}]", "Cannot read"), (None, "config is None"), (7, "config is 7"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "config, words",
+    [
+        ({"architecture": "lora", "r": 8}, "module type 'lora'"),
+        ({"architecture": "lora", "composition_mode": "scale"}, "module type 'ia3'"),
+        ({"architecture": "union", "configs": [{"architecture": "lora"}, {}]}, "union of lora, bottleneck"),
+        ({"architecture": ["x"]}, "module type"),
+        ("compacter", "module type 'compacter'"),
+        ("mam", "module type 'mam'"),
+        ("prefix_tuning|par_bn", "module type 'union'"),
+        ("pfeifer", "did you mean 'pfeiffer'"),
+        ("/etc/passwd", "is named '/etc/passwd'"),
+        ("seq_bn[reduction_factor=open('x')]", "Cannot read the config"),
+        ("seq_bn[**{}]", "Cannot read"),
+        (None, "config is None"),
+        (7, "config is 7"),
+    ],
+)
 def test_other_module_types_are_refused_by_name(base, folder, config, words):
     edit(folder, lambda full: full | {"config": config})
     with pytest.raises(ConfigError, match=words):
         load(folder, base)
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"phm_layer": True}, "module type 'compacter'"), ({"inv_adapter": "glow"}, "kind 'glow'"),
-    ({"reduction_facto": 2}, "reduction_facto: .*did you mean 'reduction_factor'"), ({"mh_adapter": "yes"}, "mh_adapter: .*got 'yes'"),
-    ({"residual_before_ln": "post_add", "original_ln_before": False}, "nothing was added"), ({"non_linearity": "quick_gelu"}, "'quick_gelu' is not known"),
-    ({"mh_adapter": False, "output_adapter": False, "inv_adapter": None}, "neither bottlenecks"), ({"new_attention_norm": True}, "new_attention_norm"),
-    ({"reduction_factor": {"0": 2}}, "no value for layer 1"), ({"reduction_factor": -1}, "greater than"), ({"reduction_factor": 1e-300}, "greater than"),
-    ({"inv_adapter_reduction_factor": None}, "is missing"), ({"invertible_adapter": {"x": 1}}, "known: block_type"), ({"dropout": 7.0}, "dropout"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"phm_layer": True}, "module type 'compacter'"),
+        ({"inv_adapter": "glow"}, "kind 'glow'"),
+        ({"reduction_facto": 2}, "reduction_facto: .*did you mean 'reduction_factor'"),
+        ({"mh_adapter": "yes"}, "mh_adapter: .*got 'yes'"),
+        ({"residual_before_ln": "post_add", "original_ln_before": False}, "nothing was added"),
+        ({"non_linearity": "quick_gelu"}, "'quick_gelu' is not known"),
+        ({"mh_adapter": False, "output_adapter": False, "inv_adapter": None}, "neither bottlenecks"),
+        ({"new_attention_norm": True}, "new_attention_norm"),
+        ({"reduction_factor": {"0": 2}}, "no value for layer 1"),
+        ({"reduction_factor": -1}, "greater than"),
+        ({"reduction_factor": 1e-300}, "greater than"),
+        ({"inv_adapter_reduction_factor": None}, "is missing"),
+        ({"invertible_adapter": {"x": 1}}, "known: block_type"),
+        ({"dropout": 7.0}, "dropout"),
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(base, folder, change, words):
     edit(folder, change)
     with pytest.raises(ConfigError, match=words):
@@ -490,14 +539,21 @@ def test_missing_files_archives_and_names(base, folder, tmp_path):
         load(folder, base)
 
 
-@pytest.mark.parametrize("parts, words", [
-    ({"bottleneck": {"reads": "output", "residual": "sum"}}, "reads 'output' with the residual 'sum'"),
-    ({"bottleneck": {"reads": "input", "residual": "read"}}, "reads 'input' with the residual 'read'"),
-    ({"bottleneck": {"reads": "input", "norm_after": True, "norm_after_residual": True}}, "norm_after_residual"),
-    ({"bottleneck": {"activation": "selu"}}, "activation 'selu' has no name there"),
-    ({"bottleneck": {"activation": "gelu"}, "invertible": {}}, "one activation serves both components there, here are gelu and relu"),
-    ({"invertible": {"kind": "glow"}}, "kind 'glow' does not work there"), ({"invertible": {"reduction_factor": 100.0}}, "16->0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "parts, words",
+    [
+        ({"bottleneck": {"reads": "output", "residual": "sum"}}, "reads 'output' with the residual 'sum'"),
+        ({"bottleneck": {"reads": "input", "residual": "read"}}, "reads 'input' with the residual 'read'"),
+        ({"bottleneck": {"reads": "input", "norm_after": True, "norm_after_residual": True}}, "norm_after_residual"),
+        ({"bottleneck": {"activation": "selu"}}, "activation 'selu' has no name there"),
+        (
+            {"bottleneck": {"activation": "gelu"}, "invertible": {}},
+            "one activation serves both components there, here are gelu and relu",
+        ),
+        ({"invertible": {"kind": "glow"}}, "kind 'glow' does not work there"),
+        ({"invertible": {"reduction_factor": 100.0}}, "16->0"),
+    ],
+)
 def test_what_the_format_cannot_say_is_not_written(base, tmp_path, parts, words):
     with pytest.raises(ConfigError, match=words):
         export_adapterhub(module(base, parts), tmp_path / "m", base=base)

@@ -62,13 +62,24 @@ def test_average_is_read_as_a_mean(base, modules, tmp_path):
 def test_bad_setups_are_refused(base, modules, tmp_path):
     folder = export_adapterhub_setup("swa + ner", modules, tmp_path / "s", base=base)
     for setup, error, words in (
-        (tree("Fuse", "swa", "ner"), ConfigError, "a block 'Fuse', which madx cannot read"), (tree("Parallel", "swa"), ConfigError, "'Parallel'"),
-        (tree("Stack", "../swa"), CompositionError, "cannot name a module"), (tree("Stack", 3), CompositionError, "cannot name"),
-        (tree("Stack"), StoreError, "is damaged"), (None, StoreError, "is damaged"), ([], StoreError, "is damaged"),
-        (tree("Average", "swa", "ner", weights=["x", 1]), StoreError, "list of numbers"), (tree("Average", "swa", "ner", weights=[0, 0]), CompositionError, "finite"), (tree("Average", "swa", weights=[10**400]), StoreError, "list of numbers"),
-        (tree("Stack", "swa", "hau"), ConfigError, "names swa, hau; give each a role"), (tree(["Stack"], "swa"), ConfigError, "a block"),
-        (tree("Stack", tree("Stack", tree("Stack", tree("Stack", tree("Stack", tree("Stack", "swa")))))), StoreError, "at most 4 deep"),
-    ):  # fmt: skip
+        (tree("Fuse", "swa", "ner"), ConfigError, "a block 'Fuse', which madx cannot read"),
+        (tree("Parallel", "swa"), ConfigError, "'Parallel'"),
+        (tree("Stack", "../swa"), CompositionError, "cannot name a module"),
+        (tree("Stack", 3), CompositionError, "cannot name"),
+        (tree("Stack"), StoreError, "is damaged"),
+        (None, StoreError, "is damaged"),
+        ([], StoreError, "is damaged"),
+        (tree("Average", "swa", "ner", weights=["x", 1]), StoreError, "list of numbers"),
+        (tree("Average", "swa", "ner", weights=[0, 0]), CompositionError, "finite"),
+        (tree("Average", "swa", weights=[10**400]), StoreError, "list of numbers"),
+        (tree("Stack", "swa", "hau"), ConfigError, "names swa, hau; give each a role"),
+        (tree(["Stack"], "swa"), ConfigError, "a block"),
+        (
+            tree("Stack", tree("Stack", tree("Stack", tree("Stack", tree("Stack", tree("Stack", "swa")))))),
+            StoreError,
+            "at most 4 deep",
+        ),
+    ):
         write(folder, setup)
         with pytest.raises(error, match=words):
             import_adapterhub_setup(folder, base, roles=ROLES)
@@ -80,8 +91,12 @@ def test_bad_setups_are_refused(base, modules, tmp_path):
 def test_what_the_peer_computes_otherwise_is_not_written(base, modules, tmp_path):
     modules |= {"par": new_module("par", base, components="parallel"), "hau": new_module("hau", base)}
     for composition, words in (
-        ("average(swa, ner)", "twice"), ("swa + par", "drops the changes"), ("swa + hau", "only the first"), ("base", "nothing to write"), ("swa + x", "No module"),
-    ):  # fmt: skip
+        ("average(swa, ner)", "twice"),
+        ("swa + par", "drops the changes"),
+        ("swa + hau", "only the first"),
+        ("base", "nothing to write"),
+        ("swa + x", "No module"),
+    ):
         with pytest.raises(ConfigError, match=words):
             export_adapterhub_setup(composition, modules, tmp_path / "s", base=base)
     with pytest.raises(MadxError, match="cannot be called 'to' there"):

@@ -60,7 +60,11 @@ def write(folder, diffs, whole=None, *, names=("diffs", "abs"), numpy_name=None,
     """A folder with a `pytorch_diff.bin`. numpy_name: of the scalar's module, as numpy 1 or 2 would have written it."""
     folder.mkdir(exist_ok=True)
     path = folder / "pytorch_diff.bin"
-    torch.save({names[0]: {n: described(d) if torch.is_tensor(d) else d for n, d in diffs.items()}, names[1]: whole or {}}, path, **options)
+    torch.save(
+        {names[0]: {n: described(d) if torch.is_tensor(d) else d for n, d in diffs.items()}, names[1]: whole or {}},
+        path,
+        **options,
+    )
     if numpy_name:
         rewrite(path, lambda data: data.replace(OLD, numpy_name).replace(NEW, numpy_name))
         assert numpy_name in path.read_bytes()
@@ -184,11 +188,13 @@ def test_the_report(base, tmp_path):
     text = str(report)
     for line in (
         "roberta.encoder.layer.{0-2}.intermediate.dense.weight -> weights.sparse_diff, in encoder.layer.{0-2}.intermediate",
-        "parameters: no entries in them", "roberta.pooler.dense.weight: the base is used without its pooler",
-        "lm_head.bias: the base's own masked-LM head is used", "file training_args.bin: not part of the module",
+        "parameters: no entries in them",
+        "roberta.pooler.dense.weight: the base is used without its pooler",
+        "lm_head.bias: the base's own masked-LM head is used",
+        "file training_args.bin: not part of the module",
         "no fingerprint of their base; only names and shapes",
         f"sparse_diff: {len(module.units['weights']['sparse_diff'].indices):,} of ",
-    ):  # fmt: skip
+    ):
         assert line in text, line
 
 
@@ -203,10 +209,14 @@ def test_whole_tensors_become_the_head(base, tmp_path):
     whole = classifier()
     folder = write(tmp_path / "ner", one(base), whole)
     module, report = load(folder, base, role="task", task="ner", language=None)
-    assert torch.equal(module.head.weight, whole["classifier.weight"]) and torch.equal(module.head.bias, whole["classifier.bias"])
+    assert torch.equal(module.head.weight, whole["classifier.weight"]) and torch.equal(
+        module.head.bias, whole["classifier.bias"]
+    )
     assert module.info.labels == ("LABEL_0", "LABEL_1", "LABEL_2") and module.info.task == "ner"
     assert "they are called LABEL_0" in str(report) and "classifier.weight -> head.weight" in str(report)
-    (folder / "config.json").write_text('{"label2id": {"B-PER": 1, "O": 0, "I-PER": 2}, "architectures": ["XLMRobertaForTokenClassification"]}')
+    (folder / "config.json").write_text(
+        '{"label2id": {"B-PER": 1, "O": 0, "I-PER": 2}, "architectures": ["XLMRobertaForTokenClassification"]}'
+    )
     assert load(folder, base, role="task")[0].info.labels == LABELS
     for words, kwargs in (("with_head=False", {"role": "task", "with_head": False}), ("is a language module", {})):
         module, report = load(folder, base, **kwargs)
@@ -217,8 +227,9 @@ def test_heads_that_madx_has_no_task_for_are_named(base, tmp_path):
     pooled = one(base) | {"roberta.pooler.dense.weight": torch.ones(32, 32)}
     for diffs, whole, config in (
         (one(base), {"qa_outputs.weight": torch.ones(2, 32), "qa_outputs.bias": torch.ones(2)}, None),
-        (pooled, classifier(), None), (one(base), classifier(), '{"architectures": ["BertForSequenceClassification"]}'),
-    ):  # fmt: skip
+        (pooled, classifier(), None),
+        (one(base), classifier(), '{"architectures": ["BertForSequenceClassification"]}'),
+    ):
         folder = write(tmp_path / "x", diffs, whole)
         if config:
             (folder / "config.json").write_text(config)
@@ -226,17 +237,33 @@ def test_heads_that_madx_has_no_task_for_are_named(base, tmp_path):
         assert module.head is None and "madx has no task for this kind of head" in str(report)
 
 
-@pytest.mark.parametrize("whole, error, words", [
-    ({"classifier.weight": torch.ones(3, 30), "classifier.bias": torch.ones(3)}, StoreError, "classifier.weight: file .3, 30., base .3, 32."),
-    ({"classifier.weight": torch.ones(3, 32)}, StoreError, "a token classifier is classifier.weight and classifier.bias"),
-    (classifier() | {"classifier.out_proj.weight": torch.ones(2)}, StoreError, "has the whole tensors .*out_proj"),
-    ({"classifier.weight": torch.ones(0, 32), "classifier.bias": torch.ones(0)}, StoreError, "no rows"),
-    ({"roberta.encoder.layer.0.output.LayerNorm.bias": torch.ones(32)}, StoreError, "whole tensors of the encoder"),
-    ({"lm_head.bias": torch.ones(250002)}, BaseError, "vocabulary: files 250002 .*base 140"),
-    ({"classifier.weight": torch.full((3, 32), torch.nan), "classifier.bias": torch.ones(3)}, StoreError, "not finite"),
-    ({"classifier.weight": [1.0]}, StoreError, "no dense tensor"), ([torch.ones(1)], StoreError, "'abs' is no table"),
-    ({3: torch.ones(1)}, StoreError, "'abs' is no table"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "whole, error, words",
+    [
+        (
+            {"classifier.weight": torch.ones(3, 30), "classifier.bias": torch.ones(3)},
+            StoreError,
+            "classifier.weight: file .3, 30., base .3, 32.",
+        ),
+        (
+            {"classifier.weight": torch.ones(3, 32)},
+            StoreError,
+            "a token classifier is classifier.weight and classifier.bias",
+        ),
+        (classifier() | {"classifier.out_proj.weight": torch.ones(2)}, StoreError, "has the whole tensors .*out_proj"),
+        ({"classifier.weight": torch.ones(0, 32), "classifier.bias": torch.ones(0)}, StoreError, "no rows"),
+        ({"roberta.encoder.layer.0.output.LayerNorm.bias": torch.ones(32)}, StoreError, "whole tensors of the encoder"),
+        ({"lm_head.bias": torch.ones(250002)}, BaseError, "vocabulary: files 250002 .*base 140"),
+        (
+            {"classifier.weight": torch.full((3, 32), torch.nan), "classifier.bias": torch.ones(3)},
+            StoreError,
+            "not finite",
+        ),
+        ({"classifier.weight": [1.0]}, StoreError, "no dense tensor"),
+        ([torch.ones(1)], StoreError, "'abs' is no table"),
+        ({3: torch.ones(1)}, StoreError, "'abs' is no table"),
+    ],
+)
 def test_whole_tensors_that_make_no_head(base, tmp_path, whole, error, words):
     with pytest.raises(error, match=words):
         load(write(tmp_path / "x", one(base), whole), base, role="task", task="ner")
@@ -250,9 +277,10 @@ def test_another_base_is_refused_with_both_sides_named(base, tmp_path):
     for other, words in (
         (tiny.base(vocab_size=200), r"word_embeddings.weight: files \(140, 32\), base \(200, 32\)"),
         (tiny.base(hidden_size=48), r"position_embeddings.weight: files \(66, 32\), base \(66, 48\)"),
-        (tiny.base(num_hidden_layers=2), "layers: files 0-2, base 0-1"), (tiny.base("bert"), r"parameters: files roberta\..*base bert\."),
+        (tiny.base(num_hidden_layers=2), "layers: files 0-2, base 0-1"),
+        (tiny.base("bert"), r"parameters: files roberta\..*base bert\."),
         (tiny.base("modernbert"), r"base model\.|layers"),
-    ):  # fmt: skip
+    ):
         for allow in (False, True):
             with pytest.raises(BaseError, match=words):
                 load(folder, other, allow_base_mismatch=allow)
@@ -264,10 +292,13 @@ def test_another_base_is_refused_with_both_sides_named(base, tmp_path):
 
 def test_a_config_beside_the_file_is_compared(base, folder):
     for text, error, words in (
-        ('{"hidden_size": 768, "vocab_size": 140}', BaseError, "width: files 768, base 32"), ('{"vocab_size": "x"}', BaseError, "vocabulary: files x"),
-        ('{"model_type": "bert"}', BaseError, "model type: files bert, base xlm-roberta"), ("[1]", StoreError, "holds a list"),
-        ('{"_name_or_path": "bert-base"}', BaseError, "name: files bert-base, base tiny-xlm-roberta"), ("{", StoreError, "cannot be read as JSON"),
-    ):  # fmt: skip
+        ('{"hidden_size": 768, "vocab_size": 140}', BaseError, "width: files 768, base 32"),
+        ('{"vocab_size": "x"}', BaseError, "vocabulary: files x"),
+        ('{"model_type": "bert"}', BaseError, "model type: files bert, base xlm-roberta"),
+        ("[1]", StoreError, "holds a list"),
+        ('{"_name_or_path": "bert-base"}', BaseError, "name: files bert-base, base tiny-xlm-roberta"),
+        ("{", StoreError, "cannot be read as JSON"),
+    ):
         (folder / "config.json").write_text(text)
         with pytest.raises(error, match=words):
             load(folder, base)
@@ -280,18 +311,39 @@ def test_a_config_beside_the_file_is_compared(base, folder):
 
 
 def entry(**changes):
-    return {"size": torch.Size((140, 32)), "index_steps": [np.int64(3), 1, 4], "values": torch.tensor([1.0, 2.0, 3.0])} | changes
+    return {
+        "size": torch.Size((140, 32)),
+        "index_steps": [np.int64(3), 1, 4],
+        "values": torch.tensor([1.0, 2.0, 3.0]),
+    } | changes
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"index_steps": [3, 1]}, "2 steps and values of shape .3,."), ({"index_steps": [3, 0, 1]}, "an entry twice"), ({"index_steps": [3, -1, 4]}, "a step back"),
-    ({"index_steps": [-1, 1, 4]}, "a step back"), ({"index_steps": [0, 1, 4479]}, "outside its size"), ({"index_steps": [0, 1, 10**30]}, "no whole numbers"),
-    ({"index_steps": [0, 1, 2**62]}, "outside its size"), ({"index_steps": [0.5, 1, 2]}, "no whole numbers"), ({"index_steps": [[0], [1], [2]]}, "no whole numbers"),
-    ({"index_steps": [0, [1], 2]}, "no whole numbers"), ({"index_steps": ["0", 1, 2]}, "no whole numbers"), ({"index_steps": torch.tensor([3, 1, 4])}, "steps in a Tensor"),
-    ({"values": torch.tensor([1.0, torch.inf, 1.0])}, "not finite"), ({"values": torch.ones(3, 1)}, "values of shape .3, 1."), ({"values": torch.ones(3).long()}, "no dense tensor"),
-    ({"values": torch.ones(1).expand(1 << 40)}, "claims 1099511627776 values"), ({"size": torch.Size((140, 0))}, "no shape"), ({"size": "x"}, "no shape"),
-    ({"size": (140, -32)}, "no shape"), ({"more": 1}, "holds index_steps, more, size, values where"), ({"size": ()}, "no shape"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"index_steps": [3, 1]}, "2 steps and values of shape .3,."),
+        ({"index_steps": [3, 0, 1]}, "an entry twice"),
+        ({"index_steps": [3, -1, 4]}, "a step back"),
+        ({"index_steps": [-1, 1, 4]}, "a step back"),
+        ({"index_steps": [0, 1, 4479]}, "outside its size"),
+        ({"index_steps": [0, 1, 10**30]}, "no whole numbers"),
+        ({"index_steps": [0, 1, 2**62]}, "outside its size"),
+        ({"index_steps": [0.5, 1, 2]}, "no whole numbers"),
+        ({"index_steps": [[0], [1], [2]]}, "no whole numbers"),
+        ({"index_steps": [0, [1], 2]}, "no whole numbers"),
+        ({"index_steps": ["0", 1, 2]}, "no whole numbers"),
+        ({"index_steps": torch.tensor([3, 1, 4])}, "steps in a Tensor"),
+        ({"values": torch.tensor([1.0, torch.inf, 1.0])}, "not finite"),
+        ({"values": torch.ones(3, 1)}, "values of shape .3, 1."),
+        ({"values": torch.ones(3).long()}, "no dense tensor"),
+        ({"values": torch.ones(1).expand(1 << 40)}, "claims 1099511627776 values"),
+        ({"size": torch.Size((140, 0))}, "no shape"),
+        ({"size": "x"}, "no shape"),
+        ({"size": (140, -32)}, "no shape"),
+        ({"more": 1}, "holds index_steps, more, size, values where"),
+        ({"size": ()}, "no shape"),
+    ],
+)
 def test_entries_that_make_no_difference_are_refused(base, tmp_path, changes, words):
     with pytest.raises(StoreError, match=words):
         load(write(tmp_path / "x", one(base) | {WORDS: entry(**changes)}), base)
@@ -303,12 +355,17 @@ def test_files_that_are_none_of_this_format(base, folder):
         with pytest.raises(StoreError, match=words):
             load(folder, base)
 
-    refused({"diffs": {}, "abs": {}, "version": 2, "x": 1}, "keys that the format does not explain: version, x; known: diffs, abs")
+    refused(
+        {"diffs": {}, "abs": {}, "version": 2, "x": 1},
+        "keys that the format does not explain: version, x; known: diffs, abs",
+    )
     refused({"body": {}, "abs": {}}, "does not explain: abs; known: body, head")
     refused({"abs": {}}, "holds the keys abs; a sparse difference has 'diffs' and 'abs'")
     refused({WORDS: torch.ones(2)}, "holds the keys roberta.embeddings")
     refused([1], "holds a list")
-    refused({"diffs": {WORDS: torch.ones(140, 32).to_sparse()}}, "holds a Tensor where size, index_steps, values are due")
+    refused(
+        {"diffs": {WORDS: torch.ones(140, 32).to_sparse()}}, "holds a Tensor where size, index_steps, values are due"
+    )
     refused({"diffs": {WORDS: [1]}}, "holds a list where")
     refused({"diffs": {}, "abs": {}}, "has no entry in any parameter")
     refused({"diffs": {5: entry()}}, "'diffs' is no table")
@@ -318,7 +375,11 @@ def test_files_that_are_none_of_this_format(base, folder):
     with pytest.raises(BaseError, match="roberta.encoder.layer.9999.*: files .140, 32., base has no such parameter"):
         load(write(folder, one(base) | {f"roberta.encoder.layer.{'9' * 5000}.x": entry()}), base)
     (folder / "pytorch_diff.bin").unlink()
-    for path, words in ((folder, "has no pytorch_diff.bin"), (folder / "y", "does not exist"), (folder / "config.json", "is a file")):
+    for path, words in (
+        (folder, "has no pytorch_diff.bin"),
+        (folder / "y", "does not exist"),
+        (folder / "config.json", "is a file"),
+    ):
         (folder / "config.json").write_text("{}")
         with pytest.raises(StoreError, match=words):
             load(path, base)
@@ -334,7 +395,11 @@ class Run:
 
 def test_a_pickle_that_executes_is_refused_and_does_not_run(base, folder, tmp_path):
     target, file = str(tmp_path / "pwned"), folder / "pytorch_diff.bin"
-    for content in (Run(os.mkdir, (target,)), entry(index_steps=[Run(os.mkdir, (target,)), 1, 4]), Run(eval, (f"__import__('os').mkdir({target!r})",))):
+    for content in (
+        Run(os.mkdir, (target,)),
+        entry(index_steps=[Run(os.mkdir, (target,)), 1, 4]),
+        Run(eval, (f"__import__('os').mkdir({target!r})",)),
+    ):
         for data in (pickle.dumps({"diffs": {WORDS: content}}), None):
             torch.save({"diffs": {WORDS: content}}, file) if data is None else file.write_bytes(data)
             with pytest.raises(StoreError, match="weights_only"):
@@ -342,7 +407,11 @@ def test_a_pickle_that_executes_is_refused_and_does_not_run(base, folder, tmp_pa
     assert not os.path.exists(target)
 
 
-@pytest.mark.parametrize("scalar", [np.float64(3), np.bool_(True), np.datetime64("2020-01-01"), np.str_("3" * 9), np.array([3]), np.dtype("O")], ids=repr)
+@pytest.mark.parametrize(
+    "scalar",
+    [np.float64(3), np.bool_(True), np.datetime64("2020-01-01"), np.str_("3" * 9), np.array([3]), np.dtype("O")],
+    ids=repr,
+)
 def test_other_things_of_numpy_are_refused(base, tmp_path, scalar):
     with pytest.raises(StoreError):
         load(write(tmp_path / "x", one(base) | {WORDS: entry(index_steps=[scalar, 1, 4])}), base)
@@ -406,7 +475,11 @@ def test_what_the_format_cannot_say_is_not_written(base, tmp_path, monkeypatch):
     refused(new_module("swa", base), "it has 'bottleneck', 'invertible'")
     refused(sparse(base, "swa"), "was made for the base", base=tiny.base(seed=1), error=BaseError)
     modern = tiny.base("modernbert")
-    refused(sparse(modern, "ner", role="task", task="ner", labels=LABELS), "more than a linear layer.*head.dense", base=modern)
+    refused(
+        sparse(modern, "ner", role="task", task="ner", labels=LABELS),
+        "more than a linear layer.*head.dense",
+        base=modern,
+    )
     folder = export_composable_sft(sparse(base, "swa"), tmp_path / "x", base=base)
     with pytest.raises(StoreError, match="is in use"):
         export_composable_sft(sparse(base, "swa"), folder, base=base)

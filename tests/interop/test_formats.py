@@ -85,12 +85,16 @@ def test_other_names_are_refused_before_anything_is_read_or_written(base, form, 
 def test_wishes_that_make_no_sense(base, form, folder, tmp_path):
     store = Store(tmp_path / "store")
     for changes, words in (
-        ({"role": "lang"}, "role of 'x' is 'lang'"), ({"language": "Swahili"}, "'Swahili' is no language code"),
-        ({"role": "language"}, "without a language"), ({"role": "language", "language": "swa"}, "neither a task nor labels"),
-        ({"task": "nre"}, "Unknown task 'nre'; did you mean 'ner'"), ({"task": None}, "say what it predicts"),
-        ({"labels": ("O", "O", "B")}, "Each label is needed once"), ({"labels": ("A", "B")}, "2 labels are given .* has 3 rows"),
+        ({"role": "lang"}, "role of 'x' is 'lang'"),
+        ({"language": "Swahili"}, "'Swahili' is no language code"),
+        ({"role": "language"}, "without a language"),
+        ({"role": "language", "language": "swa"}, "neither a task nor labels"),
+        ({"task": "nre"}, "Unknown task 'nre'; did you mean 'ner'"),
+        ({"task": None}, "say what it predicts"),
+        ({"labels": ("O", "O", "B")}, "Each label is needed once"),
+        ({"labels": ("A", "B")}, "2 labels are given .* has 3 rows"),
         ({"labels": ("A", "B", "C")}, "The files name the labels O, B-PER, I-PER"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ConfigError, match=words):
             import_into(store, folder, form, (wish(**changes),), base=base)
     with pytest.raises(ConfigError, match="holds one module.*not for x, y"):
@@ -108,8 +112,16 @@ def test_labels_that_the_files_lack_can_be_given(base, form, tmp_path):
             full = json.loads((folder / file).read_text())
             (full if file == "config.json" else full["config"])["label2id"] = None
             (folder / file).write_text(json.dumps(full))
-    assert import_modules(folder, form, (wish(labels=("A", "B", "C")),), base=base).modules["x"].info.labels == ("A", "B", "C")
-    assert import_modules(folder, form, (wish(),), base=base).modules["x"].info.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+    assert import_modules(folder, form, (wish(labels=("A", "B", "C")),), base=base).modules["x"].info.labels == (
+        "A",
+        "B",
+        "C",
+    )
+    assert import_modules(folder, form, (wish(),), base=base).modules["x"].info.labels == (
+        "LABEL_0",
+        "LABEL_1",
+        "LABEL_2",
+    )
 
 
 @pytest.mark.parametrize("changes", [{"hidden_size": 48}, {"num_hidden_layers": 2}, {"num_hidden_layers": 4}])
@@ -132,7 +144,11 @@ def test_a_taken_name_is_refused_before_reading_and_replaced_when_asked(base, fo
 
 def test_exports_that_make_no_sense(base, form, tmp_path):
     mine = made(base, form)
-    for composition, words in (("base", "nothing to write"), ("mine + x", "No module is given for x"), ("0.5*mine", "no single module|no such block")):
+    for composition, words in (
+        ("base", "nothing to write"),
+        ("mine + x", "No module is given for x"),
+        ("0.5*mine", "no single module|no such block"),
+    ):
         with pytest.raises(ConfigError, match=words):
             export_modules(composition, {"mine": mine}, form, tmp_path / "m", base=base)
     assert not list(tmp_path.iterdir())
@@ -183,7 +199,24 @@ def test_a_setup_that_climbs_out_of_its_folder(base, setup, tmp_path):
 
 # ---- fuzz ------------------------------------------------------------------------------------------------------------
 
-VALUES = [None, True, 0, -1, 2.5, float("nan"), 10**30, "", "../../x", "a" * 5000, [], {}, [[]], {"a": {}}, "gelu", ["x"]]
+VALUES = [
+    None,
+    True,
+    0,
+    -1,
+    2.5,
+    float("nan"),
+    10**30,
+    "",
+    "../../x",
+    "a" * 5000,
+    [],
+    {},
+    [[]],
+    {"a": {}},
+    "gelu",
+    ["x"],
+]
 
 
 def cut_or_flip(data: bytes, rng: random.Random) -> bytes:

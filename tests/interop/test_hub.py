@@ -32,9 +32,10 @@ def folder(base, tmp_path_factory):
     """A stored `swa`, made once."""
     swa = tiny.wake(new_module("swa", base, language="swa", components="pfeiffer", licence="CC-BY-4.0"))
     swa.info.training = {
-        "data": [{"path": HOME, "sha256": "ab" * 32, "bytes": 12}], "settings": {"corpus": [HOME], "steps": 7},
+        "data": [{"path": HOME, "sha256": "ab" * 32, "bytes": 12}],
+        "settings": {"corpus": [HOME], "steps": 7},
         "scores": {"held_out_after": {"perplexity": 9.5, "loss": 2.25, "accuracy": 0.5}},
-    }  # fmt: skip
+    }
     swa.info.base = swa.info.base | {"name": "/home/juma/mini"}
     return Store(tmp_path_factory.mktemp("made")).save(swa)
 
@@ -84,7 +85,9 @@ def refused(action, store, *words, error=HubError) -> str:
 
 
 def same(a, b) -> bool:
-    return a.tensors().keys() == b.tensors().keys() and all(torch.equal(t, b.tensors()[n]) for n, t in a.tensors().items())
+    return a.tensors().keys() == b.tensors().keys() and all(
+        torch.equal(t, b.tensors()[n]) for n, t in a.tensors().items()
+    )
 
 
 # ---- round trips -----------------------------------------------------------------------------------------------------
@@ -93,7 +96,10 @@ def same(a, b) -> bool:
 def test_round_trip_is_bit_exact_and_says_where_it_came_from(local_hub, writer, anybody, mine, theirs, base):
     pushed = writer.push("swa", "juma/xlmr-swa", store=mine, message="first")
     published = local_hub.repositories["juma/xlmr-swa"]
-    assert set(published.commits[pushed.revision]) == {".gitattributes", *LAYOUT.files} and published.messages[-1] == "first"
+    assert (
+        set(published.commits[pushed.revision]) == {".gitattributes", *LAYOUT.files}
+        and published.messages[-1] == "first"
+    )
     row = anybody.pull("juma/xlmr-swa", theirs)
     assert files(row.path)[LAYOUT.weights] == files(mine.root / "swa")[LAYOUT.weights]
     assert same(theirs.load("swa", base), mine.load("swa", base)) and theirs.verify() == []
@@ -104,14 +110,19 @@ def test_round_trip_is_bit_exact_and_says_where_it_came_from(local_hub, writer, 
         k: v for k, v in ours.items() if k not in ("training", "base")
     }
     assert got["training"]["scores"] == ours["training"]["scores"]
-    assert (row.path / LAYOUT.card).read_text() == model_card(from_text(files(row.path)[LAYOUT.manifest], "")), "its own"
+    assert (row.path / LAYOUT.card).read_text() == model_card(from_text(files(row.path)[LAYOUT.manifest], "")), (
+        "its own"
+    )
 
 
 def test_nobodys_folders_are_published(local_hub, writer, mine):
     pushed = writer.push("swa", "juma/swa", store=mine)
     sent = local_hub.repositories["juma/swa"].commits[pushed.revision]
     record = json.loads(sent[LAYOUT.manifest])
-    assert record["training"]["data"][0]["path"] == "swa.txt" and record["training"]["settings"] == {"corpus": ["swa.txt"], "steps": 7}
+    assert record["training"]["data"][0]["path"] == "swa.txt" and record["training"]["settings"] == {
+        "corpus": ["swa.txt"],
+        "steps": 7,
+    }
     assert record["base"]["name"] == "mini" and not any(b"juma/texts" in data for data in sent.values())
 
 
@@ -119,13 +130,19 @@ def test_the_card_on_the_hub_is_read_by_its_own_library(local_hub, writer, mine)
     pushed = writer.push("swa", "juma/swa", store=mine)
     card = ModelCard(local_hub.repositories["juma/swa"].commits[pushed.revision][LAYOUT.card].decode())
     assert (card.data.language, card.data.license, card.data.library_name) == (["sw"], "cc-by-4.0", "madx")
-    assert {r.metric_type: r.metric_value for r in card.data.eval_results} == {"perplexity": 9.5, "loss": 2.25, "accuracy": 0.5}
-    assert 'madx.load(\'hf://juma/swa\', base)' in card.text
+    assert {r.metric_type: r.metric_value for r in card.data.eval_results} == {
+        "perplexity": 9.5,
+        "loss": 2.25,
+        "accuracy": 0.5,
+    }
+    assert "madx.load('hf://juma/swa', base)" in card.text
 
 
 def test_revisions_pin_what_is_pulled(local_hub, writer, anybody, mine, theirs, base):
     first = writer.push("swa", "juma/swa", store=mine)
-    other, third = (tiny.wake(new_module("swa", base, language="swa", components="pfeiffer"), seed=seed) for seed in (8, 9))
+    other, third = (
+        tiny.wake(new_module("swa", base, language="swa", components="pfeiffer"), seed=seed) for seed in (8, 9)
+    )
     second, branched = writer.push(other, "juma/swa"), writer.push(third, "juma/swa@v2")
     assert len({first.revision, second.revision, branched.revision}) == 3
     assert local_hub.repositories["juma/swa"].branches["v2"] == branched.revision
@@ -151,7 +168,9 @@ def test_a_module_under_another_name(writer, anybody, mine, theirs, base):
     writer.push("swa", "juma/swa", store=mine)
     row = anybody.pull("juma/swa", theirs, name="swa-juma")
     assert row.path.name == row.name == "swa-juma" and row.info.training["pulled"]["name"] == "swa"
-    assert "# swa-juma\n" in (row.path / LAYOUT.card).read_text() and same(theirs.load("swa-juma", base), mine.load("swa", base))
+    assert "# swa-juma\n" in (row.path / LAYOUT.card).read_text() and same(
+        theirs.load("swa-juma", base), mine.load("swa", base)
+    )
 
 
 def test_notes_below_a_card_go_along_and_the_rest_is_made_anew(local_hub, writer, anybody, mine, theirs, caplog):
@@ -188,7 +207,10 @@ def test_a_new_repository_may_be_private(local_hub, writer, anybody, mine, their
 
 
 def test_only_the_three_files_are_fetched(local_hub, anybody, mine, theirs):
-    local_hub.put("juma/swa", {**files(mine.root / "swa"), "evil.py": b"import os", "pytorch_model.bin": b"\x80", "a/b.json": b"{}"})
+    local_hub.put(
+        "juma/swa",
+        {**files(mine.root / "swa"), "evil.py": b"import os", "pytorch_model.bin": b"\x80", "a/b.json": b"{}"},
+    )
     anybody.pull("juma/swa", theirs)
     assert sorted(p.name for p in (theirs.root / "swa").iterdir()) == sorted(LAYOUT.files)
     touched = {path for _, path in local_hub.log}
@@ -207,7 +229,9 @@ def test_a_repository_without_a_card_gets_one(local_hub, anybody, mine, theirs):
 
 
 @pytest.mark.parametrize("how", ["offline", "down", "broken", "portal"])
-def test_what_was_fetched_before_is_used_when_the_hub_is_out_of_reach(how, local_hub, writer, anybody, mine, theirs, monkeypatch, caplog):
+def test_what_was_fetched_before_is_used_when_the_hub_is_out_of_reach(
+    how, local_hub, writer, anybody, mine, theirs, monkeypatch, caplog
+):
     pushed = writer.push("swa", "juma/swa", store=mine)
     anybody.pull("juma/swa", theirs)
     writer.push("swa", "juma/never", store=mine)
@@ -218,15 +242,21 @@ def test_what_was_fetched_before_is_used_when_the_hub_is_out_of_reach(how, local
     elif how == "broken":
         local_hub.refuse = lambda method, path: Refusal(503, "", "maintenance")
     else:
-        monkeypatch.setattr("hub_server.ROUTES", (("GET", r"/api/.*", lambda self: self._send(200, b"<html>log in</html>")),))
-    words = {"offline": "HF_HUB_OFFLINE", "down": "cannot be reached", "broken": "out of order", "portal": "is no hub"}[how]
+        monkeypatch.setattr(
+            "hub_server.ROUTES", (("GET", r"/api/.*", lambda self: self._send(200, b"<html>log in</html>")),)
+        )
+    words = {"offline": "HF_HUB_OFFLINE", "down": "cannot be reached", "broken": "out of order", "portal": "is no hub"}[
+        how
+    ]
     for place, name in (("juma/swa", "again"), (pushed.reference, "pinned")):
         row = anybody.pull(place, theirs, name=name)
         assert row.info.training["pulled"]["revision"] == pushed.revision
         assert words in caplog.text and "fetched before" in caplog.text
     for place in ("juma/never", "juma/swa@v2"):
         refused(lambda place=place: anybody.pull(place, theirs), theirs, place, words, "in the cache")
-    refused(lambda: Hub(token="hf_writer", endpoint=anybody.api.endpoint).push("swa", "juma/swa", store=mine), mine, words)
+    refused(
+        lambda: Hub(token="hf_writer", endpoint=anybody.api.endpoint).push("swa", "juma/swa", store=mine), mine, words
+    )
 
 
 def test_half_a_module_in_the_cache_is_none(local_hub, writer, anybody, mine, theirs, monkeypatch, tmp_path):
@@ -288,7 +318,12 @@ def test_pushes_that_would_harm(local_hub, writer, mine):
     local_hub.put("juma/model", {"config.json": b"{}", "model.safetensors": b"x", "README.md": b"# A model"})
     refused(lambda: writer.push("swa", "juma/model", store=mine), mine, "no module of madx", "config.json")
     writer.push("swa", "juma/swa", store=mine)
-    refused(lambda: writer.push("swa", "juma/swa", store=mine, private=True), mine, "anybody can read it", "nothing was pushed")
+    refused(
+        lambda: writer.push("swa", "juma/swa", store=mine, private=True),
+        mine,
+        "anybody can read it",
+        "nothing was pushed",
+    )
     refused(lambda: writer.push("swa", "juma/swa@" + "a" * 40, store=mine), mine, "goes to a branch")
     local_hub.yaml_faults = ["license must be one of"]
     refused(lambda: writer.push("swa", "juma/new", store=mine), mine, "license must be one of")
@@ -301,7 +336,8 @@ def test_pushes_that_would_harm(local_hub, writer, mine):
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [(429, "too many requests"), (418, "I am a teapot"), (500, "out of order"), (403, "I am a teapot")]
+    ("status", "words"),
+    [(429, "too many requests"), (418, "I am a teapot"), (500, "out of order"), (403, "I am a teapot")],
 )
 def test_other_answers(status, words, local_hub, anybody, theirs):
     local_hub.refuse = lambda method, path: Refusal(status, "", "I am a teapot")
@@ -314,11 +350,17 @@ def test_other_answers(status, words, local_hub, anybody, theirs):
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        ({"adapter_config.json": b"{}", "pytorch_adapter.bin": b"x"}, ["AdapterHub", "madx modules import", "--from adapterhub"]),
+        (
+            {"adapter_config.json": b"{}", "pytorch_adapter.bin": b"x"},
+            ["AdapterHub", "madx modules import", "--from adapterhub"],
+        ),
         ({"pytorch_diff.bin": b"x"}, ["composable-sft", "--from composable-sft"]),
         ({"adapter_config.json": b"{}", "adapter_model.safetensors": b"x"}, ["peft"]),
         ({"config.json": b"{}", "model.safetensors": b"x"}, ["whole model", "base"]),
-        ({"notes.txt": b"", **{f"{n}.txt": b"" for n in range(20)}}, ["module.json and weights.safetensors", "13 more"]),
+        (
+            {"notes.txt": b"", **{f"{n}.txt": b"" for n in range(20)}},
+            ["module.json and weights.safetensors", "13 more"],
+        ),
         ({LAYOUT.manifest: b"{}"}, ["module.json and weights.safetensors"]),
         ({}, ["empty"]),
     ],
@@ -338,7 +380,10 @@ def altered(data: bytes, **changes) -> bytes:
     [
         (lambda f: {LAYOUT.weights: f[LAYOUT.weights][:-7]}, ["records", "push it again"]),
         (lambda f: {LAYOUT.weights: f[LAYOUT.weights][:-1] + b"\x01"}, ["sha256", "altered"]),
-        (lambda f: {LAYOUT.manifest: altered(f[LAYOUT.manifest], name="../../up")}, ["../../up", "cannot name a module"]),
+        (
+            lambda f: {LAYOUT.manifest: altered(f[LAYOUT.manifest], name="../../up")},
+            ["../../up", "cannot name a module"],
+        ),
         (lambda f: {LAYOUT.manifest: altered(f[LAYOUT.manifest], name="base")}, ["cannot name a module"]),
         (lambda f: {LAYOUT.manifest: altered(f[LAYOUT.manifest], format=99)}, ["newer madx"]),
         (lambda f: {LAYOUT.manifest: altered(f[LAYOUT.manifest], run="rm -rf")}, ["run", "unknown key"]),
@@ -369,7 +414,9 @@ def test_a_name_that_is_taken_is_told_before_weights_travel(local_hub, writer, a
     local_hub.log.clear()
     refused(lambda: anybody.pull("juma/swa", theirs, name="eng"), theirs, "already holds a module", error=StoreError)
     assert local_hub.fetched() == {LAYOUT.manifest}
-    refused(lambda: anybody.pull("juma/swa", theirs, name="../eng"), theirs, "cannot name a module", error=CompositionError)
+    refused(
+        lambda: anybody.pull("juma/swa", theirs, name="../eng"), theirs, "cannot name a module", error=CompositionError
+    )
     anybody.pull("juma/swa", theirs, name="eng", overwrite=True)
     assert same(theirs.load("eng", base), mine.load("swa", base)) and theirs.show("eng").info.language == "swa"
 
@@ -399,9 +446,28 @@ def test_a_push_meanwhile_is_noticed(local_hub, writer, anybody, mine, theirs, m
 
 
 @pytest.mark.parametrize(
-    "text", ["swa", "", "a/b/c", "juma/", "/swa", "juma/../x", "../juma", "juma/s wa", "juma/swa@", "juma/swa@../..", "juma/a--b",
-             "juma/swa@/etc", "https://huggingface.co/juma/swa", "hf://", "juma/swa@a//b", "juma/swä", "juma/swa.git", "juma/" + "x" * 200]
-)  # fmt: skip
+    "text",
+    [
+        "swa",
+        "",
+        "a/b/c",
+        "juma/",
+        "/swa",
+        "juma/../x",
+        "../juma",
+        "juma/s wa",
+        "juma/swa@",
+        "juma/swa@../..",
+        "juma/a--b",
+        "juma/swa@/etc",
+        "https://huggingface.co/juma/swa",
+        "hf://",
+        "juma/swa@a//b",
+        "juma/swä",
+        "juma/swa.git",
+        "juma/" + "x" * 200,
+    ],
+)
 def test_what_is_no_place_is_refused(text, anybody, theirs, local_hub):
     refused(lambda: anybody.pull(text, theirs), theirs, "is no ")
     assert not local_hub.log

@@ -26,13 +26,36 @@ TOLERANCE = 1e-5
 BASES = ("xlmr", "bert")
 FORMS = ("adapters_bin", "adapters_st")
 OURS = (
-    "lang", "lang2", "task", "task2", "seq_bn_x2", "lang_x2", "double_bn", "double_inv", "par", "scaled_par", "seq_gelu_ln",
-    "seq_postadd", "adapterplus",
-)  # fmt: skip
+    "lang",
+    "lang2",
+    "task",
+    "task2",
+    "seq_bn_x2",
+    "lang_x2",
+    "double_bn",
+    "double_inv",
+    "par",
+    "scaled_par",
+    "seq_gelu_ln",
+    "seq_postadd",
+    "adapterplus",
+)
 OTHERS = (
-    "lora", "lora_b", "lora_all", "dora", "ia3", "compacter", "compacterpp", "prefix", "prefix_flat", "prompt", "mam",
-    "unipelt", "loreft", "noreft",
-)  # fmt: skip
+    "lora",
+    "lora_b",
+    "lora_all",
+    "dora",
+    "ia3",
+    "compacter",
+    "compacterpp",
+    "prefix",
+    "prefix_flat",
+    "prompt",
+    "mam",
+    "unipelt",
+    "loreft",
+    "noreft",
+)
 
 #: case -> our composition; each gives what the peer gave
 CASES = {name: name for name in OURS} | {
@@ -47,18 +70,24 @@ CASES = {name: name for name in OURS} | {
 ROWS = {"batchsplit_task": ("task", "task2", 1), "batchsplit_par": ("par", "scaled_par", 2)}
 #: cases that the peer gets wrong -> ours for the rows that `correct_from` names
 CORRECT_FROM = {
-    "batchsplit_lang": ("lang", "lang2"), "stack_batchsplit_lang_task": ("lang + task", "lang2 + task"),
+    "batchsplit_lang": ("lang", "lang2"),
+    "stack_batchsplit_lang_task": ("lang + task", "lang2 + task"),
     "batchsplit_stacks": ("lang + task", "lang2 + task"),
-}  # fmt: skip
+}
 #: cases tested below on their own: the peer repeats the batch, drops a part or divides twice
 OTHERWISE = ("parallel_task",)
 DIFFERENT = ("stack_lang_par", "stack_lang_lang2_task", "average_task_task2")
 #: cases not covered -> why
 LEFT_OUT = {name: "module type not read from these files" for name in OTHERS} | {
-    "stack_lang_lora": "lora", "stack_lang_prefix": "prefix", "average_lora": "lora", "batchsplit_lora": "lora",
-    "batchsplit_lora_uneven": "lora; the peer raises", "fuse_task_task2": "fusion", "stack_lang_fuse": "fusion",
+    "stack_lang_lora": "lora",
+    "stack_lang_prefix": "prefix",
+    "average_lora": "lora",
+    "batchsplit_lora": "lora",
+    "batchsplit_lora_uneven": "lora; the peer raises",
+    "fuse_task_task2": "fusion",
+    "stack_lang_fuse": "fusion",
     "split_task": "tokens of one row under two modules: no composition here says that",
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module", params=BASES)

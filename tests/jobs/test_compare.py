@@ -18,17 +18,26 @@ from madx.store import Store
 
 FULL = CANDIDATES["full"]
 SMALL = {
-    "head": {"components": "head_only", "train": {"learning_rate": 1e-2}}, "pfeiffer": {"components": "pfeiffer"},
+    "head": {"components": "head_only", "train": {"learning_rate": 1e-2}},
+    "pfeiffer": {"components": "pfeiffer"},
     "full": FULL | {"train": FULL["train"] | {"learning_rate": 1e-3}},
-}  # fmt: skip
+}
 
 
 def settings(**changes) -> Compare:
     values = {
-        "base": "base", "language": "eng", "data": "train.conll", "dev": "dev.conll", "candidates": SMALL, "seeds": [1, 2],
-        "training": {"epochs": 2, "batch_size": 8, "train": {"evaluate_every": 3}}, "measured_steps": 1, "rounds": 3,
-        "progress": False, "run": "results",
-    }  # fmt: skip
+        "base": "base",
+        "language": "eng",
+        "data": "train.conll",
+        "dev": "dev.conll",
+        "candidates": SMALL,
+        "seeds": [1, 2],
+        "training": {"epochs": 2, "batch_size": 8, "train": {"evaluate_every": 3}},
+        "measured_steps": 1,
+        "rounds": 3,
+        "progress": False,
+        "run": "results",
+    }
     return Compare.model_validate(values | changes)
 
 
@@ -51,7 +60,9 @@ def test_five_axes_for_every_candidate(here):
     store = Store("modules")
     assert sorted(store.names()) == sorted(result.trained) and len(result.trained) == 6 and result.reused == []
     for c in (head, pfeiffer, full):
-        assert c.failure == "" and len(c.seconds) == len(c.inference) == 3 and min(c.seconds) > 0 and min(c.inference) > 0
+        assert (
+            c.failure == "" and len(c.seconds) == len(c.inference) == 3 and min(c.seconds) > 0 and min(c.inference) > 0
+        )
         assert c.storage == sum(f.stat().st_size for f in (store.root / c.modules[0]).iterdir())
         assert c.scores == {s: store.show(n).info.training["scores"]["dev"]["f1"] for s, n in zip((1, 2), c.modules)}
         assert c.steps == store.show(c.modules[0]).info.training["steps"] == 6 and c.memory >= 0
@@ -73,16 +84,32 @@ def test_a_candidate_that_fails_loses_no_other_and_the_command_ends_with_1(here)
     failed(result)
     assert "FAILED: many: sparse_diff.entries asks for 1,000,000,000 entries" in result.stdout
     many, head = json.loads(Path("results/comparison.json").read_text())["candidates"]
-    assert many["failure"] and many["flops"] is None and head["flops"] and not head["failure"] and len(head["inference"]) == 3
+    assert (
+        many["failure"]
+        and many["flops"] is None
+        and head["flops"]
+        and not head["failure"]
+        and len(head["inference"]) == 3
+    )
 
 
 def test_operations_grow_by_the_step_and_what_is_done_once_counts_once(here):
-    job = jobs_of(settings(candidates={"fisher": {
-        "components": {"sparse_diff": {"entries": 50}}, "train": {"sparse": {"selection": "fisher", "samples": 6}}}}))["fisher"]  # fmt: skip
+    job = jobs_of(
+        settings(
+            candidates={
+                "fisher": {
+                    "components": {"sparse_diff": {"entries": 50}},
+                    "train": {"sparse": {"selection": "fisher", "samples": 6}},
+                }
+            }
+        )
+    )["fisher"]
     base = measure.open_base(job)
     task = measure.task_of(job, base)
     one, two, ten = (measure.training_flops(job, base, task, measured=1, steps=n) for n in (1, 2, 10))
-    assert ten - two == pytest.approx(8 * (two - one)) and one > 1.5 * (two - one), "six samples of one row beside a step of eight"
+    assert ten - two == pytest.approx(8 * (two - one)) and one > 1.5 * (two - one), (
+        "six samples of one row beside a step of eight"
+    )
 
 
 def test_memory_of_all_weights_is_that_of_their_gradients_and_moments(tmp_path, here):
@@ -107,8 +134,13 @@ def test_all_faults_at_once():
     candidates = {"a": {"components": "mdax"}, "b": {"stepz": 1}, "c": {"components": "madx", "seeds": [1]}}
     with pytest.raises(ConfigError) as error:
         jobs_of(settings(candidates=candidates, seeds=[1, 1]))
-    for text in ("4 faults", "candidates.a.components: Unknown preset 'mdax'", "candidates.b.stepz: unknown key",
-                 "candidates.c.seeds: compare sets it itself", "each seed once"):  # fmt: skip
+    for text in (
+        "4 faults",
+        "candidates.a.components: Unknown preset 'mdax'",
+        "candidates.b.stepz: unknown key",
+        "candidates.c.seeds: compare sets it itself",
+        "each seed once",
+    ):
         assert text in str(error.value)
     with pytest.raises(ConfigError, match="no candidate 'ful'; did you mean 'full'"):
         jobs_of(settings(only=["ful"]))
@@ -125,7 +157,11 @@ def test_the_candidates_by_default_are_settings_that_exist():
 
 
 def test_a_selection_is_measured_over_the_steps_that_it_needs(here):
-    grow = {"components": {"sparse_diff": {"entries": 50}}, "epochs": 2, "train": {"sparse": {"selection": "drop_and_grow"}}}
+    grow = {
+        "components": {"sparse_diff": {"entries": 50}},
+        "epochs": 2,
+        "train": {"sparse": {"selection": "drop_and_grow"}},
+    }
     (found,) = compare(settings(candidates={"grow": grow}, seeds=[1], measured_steps=2)).comparison.candidates
     assert found.failure == "" and found.flops and found.memory is not None and len(found.seconds) == 3
 
@@ -133,7 +169,9 @@ def test_a_selection_is_measured_over_the_steps_that_it_needs(here):
 def test_a_candidate_is_measured_in_the_format_it_trains_in_with_the_states_it_keeps(here, monkeypatch):
     half = {"components": {"bottleneck": {"leave_out": [0]}}, "train": {"precision": "bf16", "cache_frozen": "on"}}
     formats, fit = [], measure.fit
-    monkeypatch.setattr(measure, "fit", lambda engine, *a, **k: (formats.append(engine.base.model.dtype), fit(engine, *a, **k))[1])
+    monkeypatch.setattr(
+        measure, "fit", lambda engine, *a, **k: (formats.append(engine.base.model.dtype), fit(engine, *a, **k))[1]
+    )
     candidates = compare(settings(candidates={"half": half, "head": SMALL["head"]}, seeds=[1])).comparison.candidates
     assert [c.failure for c in candidates] == ["", ""]
     assert set(formats) == {torch.bfloat16, torch.float32}

@@ -28,21 +28,39 @@ def folder(tmp_path_factory):
 
 
 def result(folder, **changes):
-    given = {"base": str(folder / "base"), "store": str(folder / "modules"), "run": str(folder / "run"), "progress": False,
-             "targets": {"swa": str(folder / "test.conll")}, "task_module": "ner"}  # fmt: skip
+    given = {
+        "base": str(folder / "base"),
+        "store": str(folder / "modules"),
+        "run": str(folder / "run"),
+        "progress": False,
+        "targets": {"swa": str(folder / "test.conll")},
+        "task_module": "ner",
+    }
     return evaluate(Evaluate(**(given | changes)))
 
 
 def tags(found):
-    return [line.split() for line in (found.folder / "predictions" / "swa.target.seed0.conll").read_text().splitlines() if line]
+    return [
+        line.split()
+        for line in (found.folder / "predictions" / "swa.target.seed0.conll").read_text().splitlines()
+        if line
+    ]
 
 
 def test_bf16_moves_few_tags_and_every_report_says_so(folder, tmp_path):
-    exact, half = result(folder, run=str(tmp_path / "fp32")), result(folder, run=str(tmp_path / "bf16"), precision="bf16")
-    assert (exact.matrix.meta.base, half.matrix.meta.base) == (exact.matrix.meta.base, f"{exact.matrix.meta.base} in bfloat16")
+    exact, half = (
+        result(folder, run=str(tmp_path / "fp32")),
+        result(folder, run=str(tmp_path / "bf16"), precision="bf16"),
+    )
+    assert (exact.matrix.meta.base, half.matrix.meta.base) == (
+        exact.matrix.meta.base,
+        f"{exact.matrix.meta.base} in bfloat16",
+    )
     assert "bfloat16" not in exact.matrix.meta.base
     for file in ("report.md", "report.html"):
-        assert "in bfloat16" in (half.folder / file).read_text() and "in bfloat16" not in (exact.folder / file).read_text()
+        assert (
+            "in bfloat16" in (half.folder / file).read_text() and "in bfloat16" not in (exact.folder / file).read_text()
+        )
     one, other = tags(exact), tags(half)
     same = sum(a == b for a, b in zip(one, other)) / len(one)
     assert len(one) == len(other) > 50 and same > 0.9
@@ -80,7 +98,9 @@ def test_a_task_module_that_records_no_source_is_evaluated_without_it(folder, tm
 def test_the_seeds_that_were_asked_for(folder, tmp_path):
     base, store = load_base(folder / "base"), Store(folder / "modules")
     for seed in (1, 2, 3):
-        module = new_module(f"pos@{seed}", base, role="task", language="eng", components="pfeiffer", task="ner", labels=LABELS)
+        module = new_module(
+            f"pos@{seed}", base, role="task", language="eng", components="pfeiffer", task="ner", labels=LABELS
+        )
         module.info.training["seed"] = seed
         store.save(tiny.wake(module, seed=seed, std=0.2))
     for seeds, expected in ((None, {1, 2, 3}), ([1, 3], {1, 3})):
@@ -95,8 +115,13 @@ def test_the_recorded_revision_of_the_base_is_the_one_that_is_loaded(folder, tmp
     path = store.root / "ner" / "module.json"
     text = path.read_text()
     assert '"revision": null' in text
-    monkeypatch.setattr("madx.jobs.common.load_base", lambda name, *, revision: (asked.append((name, revision)), load_base(name))[1])
-    monkeypatch.setattr("madx.jobs.predict.load_base", lambda name, *, revision=None: (asked.append((name, revision)), load_base(name))[1])
+    monkeypatch.setattr(
+        "madx.jobs.common.load_base", lambda name, *, revision: (asked.append((name, revision)), load_base(name))[1]
+    )
+    monkeypatch.setattr(
+        "madx.jobs.predict.load_base",
+        lambda name, *, revision=None: (asked.append((name, revision)), load_base(name))[1],
+    )
     path.write_text(text.replace('"revision": null', '"revision": "0123abc"'))
     try:
         name = str(folder / "base")

@@ -23,13 +23,17 @@ def folder(tmp_path_factory):
 def job(folder, **changes):
     given = {"corpus": "leaky.txt", "data": {"train": "train.conll", "swa": "swa-test.conll"}} | changes
     data = {name: str(folder / path) for name, path in given["data"].items()}
-    return Inspect(base=str(folder / "base"), **given | {"data": data, "corpus": given["corpus"] and str(folder / given["corpus"])})
+    return Inspect(
+        base=str(folder / "base"), **given | {"data": data, "corpus": given["corpus"] and str(folder / given["corpus"])}
+    )
 
 
 def test_everything_is_found(folder):
     found = inspect(job(folder, block_size=16, batch_size=4))
     assert found.corpus.lines == 301 and found.recipe.steps == 50_000
-    assert found.recipe.blocks == (found.corpus.tokens + 301) // 14 and found.recipe.passes == pytest.approx(50_000 * 4 / found.recipe.blocks)
+    assert found.recipe.blocks == (found.corpus.tokens + 301) // 14 and found.recipe.passes == pytest.approx(
+        50_000 * 4 / found.recipe.blocks
+    )
     assert {name: r.sentences for name, r in found.data.items()} == {"train": 24, "swa": 24}
     overlaps = {(o.data, o.source): o for o in found.overlaps}
     assert overlaps["swa", "the corpus"].found >= 1 and overlaps["swa", "the corpus"].lines[0] == 1
@@ -43,16 +47,38 @@ def test_everything_is_found(folder):
 def test_labels_that_the_training_set_lacks_and_invalid_tags(folder):
     found = inspect(job(folder, corpus=None, data={"train": "train.conll", "date": "date.conll"}))
     assert found.corpus is None and found.recipe is None
-    assert any("date: labels that train does not have: DATE" in w and "columns.ignore=[DATE]" in w for w in found.warnings)
+    assert any(
+        "date: labels that train does not have: DATE" in w and "columns.ignore=[DATE]" in w for w in found.warnings
+    )
     assert any("1 of 1 sentences have tags that are not valid iob2" in w for w in found.warnings)
 
 
 def test_the_command_prints_tables_or_json(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    words = ["inspect", "--base", "base", "--corpus", "leaky.txt", "--data", "train=train.conll", "--data", "swa=swa-test.conll"]
+    words = [
+        "inspect",
+        "--base",
+        "base",
+        "--corpus",
+        "leaky.txt",
+        "--data",
+        "train=train.conll",
+        "--data",
+        "swa=swa-test.conll",
+    ]
     done = run(*words, "--json", "out/found.json")
     assert done.exit_code == 0, (done.output, done.exception)
-    for text in ("pieces per word", "duplicate lines", "MAD-X recipe", "swa", "PER", "found in", "the corpus", "! corpus", "written: out/found.json"):
+    for text in (
+        "pieces per word",
+        "duplicate lines",
+        "MAD-X recipe",
+        "swa",
+        "PER",
+        "found in",
+        "the corpus",
+        "! corpus",
+        "written: out/found.json",
+    ):
         assert text in done.stdout, text
     printed = run(*words, "--json", "-")
     assert json.loads(printed.stdout) == json.loads((folder / "out" / "found.json").read_text())

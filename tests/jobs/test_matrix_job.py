@@ -20,14 +20,22 @@ from madx.store import Store
 
 def settings(**changes) -> Matrix:
     values = {
-        "base": "base", "corpora": {"eng": "eng.txt", "swa": "swa.txt"}, "seeds": [1, 2], "progress": False, "run": "results",
-        "tasks": {"ner": {
-            "train": {"eng": "train.conll"}, "dev": {"eng": "dev.conll"}, "test": {"eng": "eng-test.conll", "swa": "swa-test.conll"},
-        }},
+        "base": "base",
+        "corpora": {"eng": "eng.txt", "swa": "swa.txt"},
+        "seeds": [1, 2],
+        "progress": False,
+        "run": "results",
+        "tasks": {
+            "ner": {
+                "train": {"eng": "train.conll"},
+                "dev": {"eng": "dev.conll"},
+                "test": {"eng": "eng-test.conll", "swa": "swa-test.conll"},
+            }
+        },
         "module_types": {"adapters": {}, "head": {"language": None, "task": {"components": "head_only"}}},
         "language": {"steps": 3, "block_size": 16, "batch_size": 4, "held_out_blocks": 4},
         "task": {"epochs": 1, "train": {"learning_rate": 1e-2, "evaluate_every": 2}},
-    }  # fmt: skip
+    }
     return Matrix.model_validate(values | changes)
 
 
@@ -54,39 +62,70 @@ def test_every_module_is_trained_once_and_every_entry_has_its_matrix(first):
     folder, result = first
     assert len(result.trained) == 2 + 2 + 2 and result.reused == [] and result.failures == []
     assert sorted(Store(folder / "modules").names()) == sorted(result.trained)
-    assert [(e.task, e.module_type, e.source) for e in result.matrices.entries] == [("ner", "adapters", "eng"), ("ner", "head", "eng")]
+    assert [(e.task, e.module_type, e.source) for e in result.matrices.entries] == [
+        ("ner", "adapters", "eng"),
+        ("ner", "head", "eng"),
+    ]
     adapters, head = result.matrices.entries
     assert {(c.target, c.control, c.seed) for c in adapters.matrix.cells if c.target == "swa"} == {
-        ("swa", control, seed) for control in ("none", "source", "target", "mean") for seed in (1, 2)}  # fmt: skip
+        ("swa", control, seed) for control in ("none", "source", "target", "mean") for seed in (1, 2)
+    }
     assert {c.control for c in head.matrix.cells} == {"none"} and head.control == "none"
     assert result.matrices.warnings() == []
-    for name in ("matrices.json", "matrices.csv", "matrices.md", "matrices.png", "matrices/ner.adapters.eng/heatmap.png"):
+    for name in (
+        "matrices.json",
+        "matrices.csv",
+        "matrices.md",
+        "matrices.png",
+        "matrices/ner.adapters.eng/heatmap.png",
+    ):
         assert (folder / "results" / name).stat().st_size > 0
-    assert list((folder / "results" / "runs").rglob("*.safetensors")) == [], "checkpoints of finished runs are of no use"
+    assert list((folder / "results" / "runs").rglob("*.safetensors")) == [], (
+        "checkpoints of finished runs are of no use"
+    )
     names = Store(folder / "modules")
     task = next(n for n in result.trained if n.startswith("ner"))
-    assert names.show(task).info.training["language_module"] == names.show(next(n for n in result.trained if "eng-" in n)).weights.sha256
+    assert (
+        names.show(task).info.training["language_module"]
+        == names.show(next(n for n in result.trained if "eng-" in n)).weights.sha256
+    )
 
 
 def test_a_second_run_trains_and_evaluates_nothing(first, here):
     again = matrix(settings())
     assert again.trained == [] and again.evaluated == [] and len(again.reused) == 6 + 4
     assert [[c.scores for c in e.matrix.cells] for e in again.matrices.entries] == [
-        [c.scores for c in e.matrix.cells] for e in first[1].matrices.entries]  # fmt: skip
+        [c.scores for c in e.matrix.cells] for e in first[1].matrices.entries
+    ]
 
 
 def test_paths_names_and_order_do_not_matter_but_content_does(here):
     stored = shape(make_plan(settings()))
     assert len(stored) == 6 and all(stored.values())
     (here / "copy.txt").write_bytes((here / "swa.txt").read_bytes())
-    renamed = settings(corpora={"swa": "copy.txt", "eng": "eng.txt"}, run="elsewhere", module_types={
-        "other": {"language": {"components": {"bottleneck": {"reduction_factor": 2.0}, "invertible": {}}, "micro_batch": 2}}})  # fmt: skip
+    renamed = settings(
+        corpora={"swa": "copy.txt", "eng": "eng.txt"},
+        run="elsewhere",
+        module_types={
+            "other": {
+                "language": {
+                    "components": {"bottleneck": {"reduction_factor": 2.0}, "invertible": {}},
+                    "micro_batch": 2,
+                }
+            }
+        },
+    )
     assert all(t.stored for t in make_plan(renamed).trainings)
     (here / "copy.txt").write_text("the city\n" * 300)
-    assert {t.job.language: t.stored for t in make_plan(renamed).trainings if t.name[:3] != "ner"} == {"swa": False, "eng": True}
+    assert {t.job.language: t.stored for t in make_plan(renamed).trainings if t.name[:3] != "ner"} == {
+        "swa": False,
+        "eng": True,
+    }
     other = {t.name: t for t in make_plan(settings(language=settings().language | {"steps": 4})).trainings}
     assert sum(t.stored for t in other.values()) == 2, "task modules over another language module are other modules"
-    assert not {n for n, t in other.items() if not t.stored} & set(Store("modules").names()), "nothing stored is replaced"
+    assert not {n for n, t in other.items() if not t.stored} & set(Store("modules").names()), (
+        "nothing stored is replaced"
+    )
 
 
 def test_seeds_of_language_modules_and_stored_ones(here):
@@ -105,7 +144,10 @@ def test_settings_of_the_evaluation_name_languages(here):
     scoring, *_, head = make_plan(settings(evaluation=given, seeds=[1])).scorings
     eng, swa = scoring.modules["eng"], scoring.modules["swa"]
     assert scoring.job.mean_of == [swa] and scoring.job.proxies.relatives == {"swa": eng} and eng[:4] == "eng-"
-    assert scoring.job.proxies.weights == {"swa": {eng: 1.0}} and scoring.job.proxies.texts == {"eng": "eng.txt", "swa": "swa.txt"}
+    assert scoring.job.proxies.weights == {"swa": {eng: 1.0}} and scoring.job.proxies.texts == {
+        "eng": "eng.txt",
+        "swa": "swa.txt",
+    }
     assert head.job.controls == ["none"] and head.job.proxies.use == []
     cycling = make_plan(settings(module_types={"adapters": {"task": {"cycle": ["swa"]}}}, seeds=[1])).trainings[-1]
     assert cycling.job.cycle == [swa] and cycling.under == eng and not cycling.stored
@@ -117,7 +159,9 @@ def test_texts_of_proxies_may_be_folders_and_their_content_decides(here):
         for part in "ab":
             (here / "texts" / language / f"{part}.txt").write_text((here / f"{language}.txt").read_text())
     proxies = {"use": ["nearest"], "texts": {"eng": "texts/eng", "swa": "texts/swa"}}
-    chosen = settings(evaluation={"controls": ["none"], "proxies": proxies}, seeds=[1], module_types={"adapters": {}}, run="folders")
+    chosen = settings(
+        evaluation={"controls": ["none"], "proxies": proxies}, seeds=[1], module_types={"adapters": {}}, run="folders"
+    )
     result = matrix(chosen)
     assert result.failures == [] and result.trained == [] and len(result.evaluated) == 1
     (entry,) = result.matrices.entries
@@ -150,15 +194,23 @@ def test_a_failure_loses_only_what_depends_on_it(here, monkeypatch):
         return real(job)
 
     monkeypatch.setattr(reuse, "train_language", fails_for_swahili)
-    chosen = settings(language=settings().language | {"steps": 2}, seeds=[1], run="failing", module_types={"adapters": {}})
+    chosen = settings(
+        language=settings().language | {"steps": 2}, seeds=[1], run="failing", module_types={"adapters": {}}
+    )
     result = matrix(chosen)
     assert [(f.what, f.why) for f in result.failures] == [("swa, adapters", "the loss is nan")]
     (entry,) = result.matrices.entries
     assert {c.control for c in entry.matrix.cells if c.target == "swa"} == {"none", "source", "mean"}
     assert any(m.control == "target" and "no module for 'swa'" in m.reason for m in entry.matrix.missing)
-    assert json.loads(Path("failing/matrices.json").read_text())["failures"] == [{"what": "swa, adapters", "why": "the loss is nan"}]
+    assert json.loads(Path("failing/matrices.json").read_text())["failures"] == [
+        {"what": "swa, adapters", "why": "the loss is nan"}
+    ]
     again = matrix(chosen)
-    assert again.failures[0].why == "RuntimeError: out of memory" and len(again.reused) == 3 and tried == ["eng", "swa", "swa"]
+    assert (
+        again.failures[0].why == "RuntimeError: out of memory"
+        and len(again.reused) == 3
+        and tried == ["eng", "swa", "swa"]
+    )
     monkeypatch.undo()
     monkeypatch.chdir(here)
     mended = matrix(chosen)
@@ -186,7 +238,10 @@ def test_a_killed_run_goes_on_from_its_checkpoint(here, monkeypatch):
     with pytest.raises(KeyboardInterrupt, match="stopped at step 6 of 9"):
         matrix(chosen)
     assert [(t.name[:3], t.stored, t.begun) for t in make_plan(chosen).trainings] == [
-        ("eng", True, False), ("swa", True, False), ("ner", False, True)]  # fmt: skip
+        ("eng", True, False),
+        ("swa", True, False),
+        ("ner", False, True),
+    ]
     found = []
     monkeypatch.setattr(job, "fit", lambda *rest, **options: found.append(real(*rest, **options)) or found[-1])
     result = matrix(chosen)
@@ -197,26 +252,45 @@ def test_a_killed_run_goes_on_from_its_checkpoint(here, monkeypatch):
 def test_bad_files_are_failures_of_their_own_and_the_command_ends_with_1(here):
     write_conll(here / "xho.conll", sentences=3)
     (here / "xho.conll").write_text((here / "xho.conll").read_text().replace("B-PER", "B-DATE"))
-    tasks = {"ner": settings().tasks["ner"].model_dump() | {"test": {"swa": "swa-test.conll", "xho": "xho.conll", "yor": "yor.conll"}}}
+    tasks = {
+        "ner": settings().tasks["ner"].model_dump()
+        | {"test": {"swa": "swa-test.conll", "xho": "xho.conll", "yor": "yor.conll"}}
+    }
     chosen = settings(tasks=tasks, module_types={"adapters": {}}, seeds=[1], run="bad")
     dump(chosen, "bad.yaml")
     dry = run("matrix", "bad.yaml", "--dry-run")
-    assert "0 of 3 modules to train" in dry.stdout and "1 evaluation, 4 test sets" in dry.stdout and not Path("bad").exists()
-    for said in (failed(dry), failed(run("matrix", "bad.yaml")) + json.dumps(json.loads(Path("bad/matrices.json").read_text())["failures"])):
+    assert (
+        "0 of 3 modules to train" in dry.stdout
+        and "1 evaluation, 4 test sets" in dry.stdout
+        and not Path("bad").exists()
+    )
+    for said in (
+        failed(dry),
+        failed(run("matrix", "bad.yaml")) + json.dumps(json.loads(Path("bad/matrices.json").read_text())["failures"]),
+    ):
         assert "ner, target xho" in said and "DATE" in said and "ner, target yor" in said and "no such file" in said
-    assert [r["target"] for r in json.loads(Path("bad/matrices.json").read_text())["entries"][0]["own"]] == ["swa", "average"]
+    assert [r["target"] for r in json.loads(Path("bad/matrices.json").read_text())["entries"][0]["own"]] == [
+        "swa",
+        "average",
+    ]
 
 
 FAULTS = {
     "unknown key": ({"language": {"stepz": 3}}, ["module_types.adapters.language.stepz", "did you mean 'steps'"]),
     "what the matrix sets": ({"task": {"seeds": [1]}}, ["task.seeds: the matrix sets it itself"]),
-    "unknown preset": ({"module_types": {"a": {"task": {"components": "pfeifer"}}}}, ["module_types.a.task.components", "did you mean 'pfeiffer'"]),
-    "no text for the source": ({"corpora": {"swa": "swa.txt"}}, ["no text for the source language 'eng'", "language: null"]),
+    "unknown preset": (
+        {"module_types": {"a": {"task": {"components": "pfeifer"}}}},
+        ["module_types.a.task.components", "did you mean 'pfeiffer'"],
+    ),
+    "no text for the source": (
+        {"corpora": {"swa": "swa.txt"}},
+        ["no text for the source language 'eng'", "language: null"],
+    ),
     "a seed twice": ({"seeds": [1, 1]}, ["each seed once"]),
     "unknown control": ({"evaluation": {"controls": ["targets"]}}, ["evaluation.controls"]),
     "train is no mapping": ({"task": {"train": 3}}, ["task.train"]),
     "no language": ({"corpora": {"eng": "eng.txt", "Swahili": "swa.txt"}}, ["'Swahili' is no language code"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", FAULTS)
@@ -229,5 +303,7 @@ def test_faults_of_the_settings_are_told_before_anything_runs(case, here):
 
 def test_all_faults_at_once(here):
     tasks = {"nerr": {"train": {"eng": "x"}, "dev": {"swa": "x"}, "test": {"swa": "x"}}}
-    with pytest.raises(ConfigError, match="(?s)3 faults in the matrix.*did you mean 'ner'.*add dev.eng.*language.stepz"):
+    with pytest.raises(
+        ConfigError, match="(?s)3 faults in the matrix.*did you mean 'ner'.*add dev.eng.*language.stepz"
+    ):
         make_plan(settings(tasks=tasks, language={"stepz": 1}))

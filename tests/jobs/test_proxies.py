@@ -32,8 +32,15 @@ def folder(tmp_path_factory):
     difference = new_module("deu", base, language="deu", components="lt_sft")
     store.save(difference)
     for seed in (1, 2):
-        module = new_module(f"ner@{seed}", base, role="task", language="eng", components="pfeiffer", task="ner",
-                            labels=("O", "B-PER", "B-LOC"))  # fmt: skip
+        module = new_module(
+            f"ner@{seed}",
+            base,
+            role="task",
+            language="eng",
+            components="pfeiffer",
+            task="ner",
+            labels=("O", "B-PER", "B-LOC"),
+        )
         module.info.training["seed"] = seed
         store.save(tiny.wake(module, seed=seed, std=0.2))
     for number, name in enumerate(("swa", "zul")):
@@ -44,9 +51,15 @@ def folder(tmp_path_factory):
 
 
 def settings(folder, **changes):
-    given = {"base": str(folder / "base"), "store": str(folder / "modules"), "run": str(folder / "run"), "progress": False,
-             "targets": {t: str(folder / f"{t}.conll") for t in ("swa", "zul")}, "mean_of": ["eng", "hau", "swa", "yor"],
-             "proxies": {"use": USE, "weights": GIVEN}}  # fmt: skip
+    given = {
+        "base": str(folder / "base"),
+        "store": str(folder / "modules"),
+        "run": str(folder / "run"),
+        "progress": False,
+        "targets": {t: str(folder / f"{t}.conll") for t in ("swa", "zul")},
+        "mean_of": ["eng", "hau", "swa", "yor"],
+        "proxies": {"use": USE, "weights": GIVEN},
+    }
     return Evaluate(**(given | changes))
 
 
@@ -84,12 +97,18 @@ def test_the_mixing_is_recorded_and_lowers_the_entropy(result, folder):
 
 def test_a_second_run_gives_the_same_scores(result, folder):
     targets = {"zul": str(folder / "zul.conll")}
-    again = evaluate(settings(folder, run=str(folder / "again"), targets=targets, proxies={"use": USE, "weights": {"zul": GIVEN["zul"]}}))
+    again = evaluate(
+        settings(
+            folder, run=str(folder / "again"), targets=targets, proxies={"use": USE, "weights": {"zul": GIVEN["zul"]}}
+        )
+    )
     assert list(again.matrix.cells) == [c for c in result.matrix.cells if c.target == "zul"]
 
 
 def test_nothing_is_missing_without_a_reason(folder):
-    m = evaluate(settings(folder, mean_of=["swa", "deu"], proxies={"use": USE}, only={"swa": ["none", "nearest", "emea"]})).matrix
+    m = evaluate(
+        settings(folder, mean_of=["swa", "deu"], proxies={"use": USE}, only={"swa": ["none", "nearest", "emea"]})
+    ).matrix
     why = {(g.target, g.control): g.reason for g in m.missing}
     assert why["swa", "nearest"] == "no text of swa, deu to compare: give proxies.texts, or proxies.weights.swa"
     assert why["swa", "weighted"] == "left out by the setting only.swa"
@@ -101,7 +120,9 @@ def test_nothing_is_missing_without_a_reason(folder):
 
 
 def test_weights_come_from_texts(folder, caplog):
-    proxies = Proxies(use=["weighted"], texts={x: str(folder / f"{x}.txt") for x in ("eng", "deu", "swa", "fin")}, sharpness=4.0)
+    proxies = Proxies(
+        use=["weighted"], texts={x: str(folder / f"{x}.txt") for x in ("eng", "deu", "swa", "fin")}, sharpness=4.0
+    )
     alike = likeness(proxies)
     weights = proxy_weights(proxies, "fin", pool={"eng": "eng", "deu": "deu", "swa_2": "swa"}, alike=alike)
     expected = {m: alike["fin"][x] ** 4 for m, x in (("eng", "eng"), ("deu", "deu"), ("swa_2", "swa"))}
@@ -131,21 +152,33 @@ def test_arithmetic_in_every_case():
 
 
 def test_the_controls_are_what_they_were():
-    found = control_compositions("ner", language="swa", source="eng", modules={"eng": "eng", "swa": "swa", "hau": "hau"})
+    found = control_compositions(
+        "ner", language="swa", source="eng", modules={"eng": "eng", "swa": "swa", "hau": "hau"}
+    )
     assert {k: str(v) for k, v in found.items()} == {
-        "none": "ner", "source": "eng + ner", "target": "swa + ner", "mean": "average(eng, hau) + ner"}  # fmt: skip
+        "none": "ner",
+        "source": "eng + ner",
+        "target": "swa + ner",
+        "mean": "average(eng, hau) + ner",
+    }
 
 
-@pytest.mark.parametrize("changes, text", [
-    ({"proxies": {"use": ["weighted"], "weights": {"swah": {"hau": 1.0}}}}, "proxies.weights speaks of 'swah'.*did you mean 'swa'"),
-    ({"proxies": {"use": ["arithmetic"], "relatives": {"hau": "yor"}}}, "proxies.relatives speaks of 'hau'"),
-    ({"proxies": {"use": ["weighted"], "weights": {"swa": {"swa": 1.0}}}}, "names 'swa', the target's own module"),
-    ({"proxies": {"use": ["weighted"], "weights": {"swa": {"hau": -1.0}}}}, "proxies.weights.swa: .*not negative"),
-    ({"proxies": {"use": ["weighted"], "weights": {"swa": {}}}}, "proxies.weights.swa: nothing to weigh"),
-    ({"proxies": {"weights": GIVEN}}, "none is chosen: set proxies.use"),
-    ({"only": {"hau": ["none"]}}, "only speaks of 'hau'"),
-    ({"only": {"swa": ["none", "nearest"]}, "proxies": {}}, "only.swa names nearest, not chosen"),
-])
+@pytest.mark.parametrize(
+    "changes, text",
+    [
+        (
+            {"proxies": {"use": ["weighted"], "weights": {"swah": {"hau": 1.0}}}},
+            "proxies.weights speaks of 'swah'.*did you mean 'swa'",
+        ),
+        ({"proxies": {"use": ["arithmetic"], "relatives": {"hau": "yor"}}}, "proxies.relatives speaks of 'hau'"),
+        ({"proxies": {"use": ["weighted"], "weights": {"swa": {"swa": 1.0}}}}, "names 'swa', the target's own module"),
+        ({"proxies": {"use": ["weighted"], "weights": {"swa": {"hau": -1.0}}}}, "proxies.weights.swa: .*not negative"),
+        ({"proxies": {"use": ["weighted"], "weights": {"swa": {}}}}, "proxies.weights.swa: nothing to weigh"),
+        ({"proxies": {"weights": GIVEN}}, "none is chosen: set proxies.use"),
+        ({"only": {"hau": ["none"]}}, "only speaks of 'hau'"),
+        ({"only": {"swa": ["none", "nearest"]}, "proxies": {}}, "only.swa names nearest, not chosen"),
+    ],
+)
 def test_bad_choices(folder, changes, text):
     with pytest.raises(ConfigError, match=text):
         evaluate(settings(folder, **changes))

@@ -13,8 +13,16 @@ from madx.jobs.quickstart import Quickstart, language_job, quickstart
 from madx.jobs.reuse import identity, stored
 from madx.store import Store
 
-SMALL = dict(targets=["swa"], seeds=[1, 2], corpus_sentences=400, train_sentences=120, test_sentences=60, language_steps=4, epochs=1,
-             progress=False)  # fmt: skip
+SMALL = dict(
+    targets=["swa"],
+    seeds=[1, 2],
+    corpus_sentences=400,
+    train_sentences=120,
+    test_sentences=60,
+    language_steps=4,
+    epochs=1,
+    progress=False,
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +35,11 @@ def test_the_matrix_has_the_four_controls_and_every_module_acts(first):
     settings, result = first
     cells = {(c.target, c.control, c.seed): c for c in result.matrix.cells}
     assert {k[:2] for k in cells} == {("swa", c) for c in ("none", "source", "target", "mean")} | {
-        ("eng", c) for c in ("none", "source", "mean")}  # fmt: skip
-    assert cells["swa", "target", 2].composition == "swa + ner@2" and cells["swa", "mean", 1].composition == "eng + ner@1"
+        ("eng", c) for c in ("none", "source", "mean")
+    }
+    assert (
+        cells["swa", "target", 2].composition == "swa + ner@2" and cells["swa", "mean", 1].composition == "eng + ner@1"
+    )
     assert all(c.silent == () and c.explanation["measured"] for c in result.matrix.cells)
     assert result.reused == [] and result.matrix.warnings() == []
     assert "synthetic" in result.matrix.meta.note

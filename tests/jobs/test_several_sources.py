@@ -18,7 +18,16 @@ from madx.jobs.evaluate import control_compositions
 from madx.jobs.reuse import content_name, identity, stored, taking_turns
 from madx.store import Store
 
-SMALL = ["--set", "train.learning_rate=0.01", "--set", "train.evaluate_every=2", "--set", "train.progress=false", "--base", "base"]
+SMALL = [
+    "--set",
+    "train.learning_rate=0.01",
+    "--set",
+    "train.evaluate_every=2",
+    "--set",
+    "train.progress=false",
+    "--base",
+    "base",
+]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +39,19 @@ def folder(tmp_path_factory):
         patch.chdir(made)
         for language, components in (("eng", "madx"), ("swa", "lt_sft")):
             sizes = [f"--set={key}" for key in ("block_size=16", "batch_size=4", "held_out_blocks=4", "cache=cache")]
-            done = run("train-language", "--language", language, "--corpus", f"{language}.txt", "--components", components, "--steps", "3", *sizes, *SMALL)
+            done = run(
+                "train-language",
+                "--language",
+                language,
+                "--corpus",
+                f"{language}.txt",
+                "--components",
+                components,
+                "--steps",
+                "3",
+                *sizes,
+                *SMALL,
+            )
             assert done.exit_code == 0, done.output
     return made
 
@@ -41,13 +62,54 @@ def here(folder, monkeypatch):
     return folder
 
 
-SEVERAL = ["train-task", "--language", "eng", "--language", "swa", "--data", "eng=train.conll", "--data", "swa=swa-train.conll",
-           "--dev", "eng=dev.conll", "--dev", "swa=dev.conll", "--seeds", "1", "--epochs", "2", *SMALL]  # fmt: skip
-ONE = ["train-task", "--language", "eng", "--data", "train.conll", "--dev", "dev.conll", "--seeds", "1", "--epochs", "2", *SMALL]
+SEVERAL = [
+    "train-task",
+    "--language",
+    "eng",
+    "--language",
+    "swa",
+    "--data",
+    "eng=train.conll",
+    "--data",
+    "swa=swa-train.conll",
+    "--dev",
+    "eng=dev.conll",
+    "--dev",
+    "swa=dev.conll",
+    "--seeds",
+    "1",
+    "--epochs",
+    "2",
+    *SMALL,
+]
+ONE = [
+    "train-task",
+    "--language",
+    "eng",
+    "--data",
+    "train.conll",
+    "--dev",
+    "dev.conll",
+    "--seeds",
+    "1",
+    "--epochs",
+    "2",
+    *SMALL,
+]
 
 
 def evaluated(name):
-    done = run("evaluate", "--task-module", name, "--target", "swa=swa-test.conll", "--target", "eng=eng-test.conll", "--out", f"results-{name}")
+    done = run(
+        "evaluate",
+        "--task-module",
+        name,
+        "--target",
+        "swa=swa-test.conll",
+        "--target",
+        "eng=eng-test.conll",
+        "--out",
+        f"results-{name}",
+    )
     assert done.exit_code == 0, done.output
     content = json.loads(Path(f"results-{name}/matrix.json").read_text())
     assert all(c["silent"] == [] for c in content["cells"]), "every module acts"
@@ -80,7 +142,10 @@ def test_controls_of_a_language_that_was_no_source():
     assert found["mean"] == Stack(Average("eng", "deu-2", "yor"), "ner")
     own = control_compositions("ner", language="deu", source=["eng", "deu"], modules=modules)
     assert own["source"] == Stack("deu-2", "ner") and own["target"] == "the source itself: see source"
-    assert "no module for 'fra'" in control_compositions("ner", language="swa", source=["eng", "fra"], modules=modules)["source"]
+    assert (
+        "no module for 'fra'"
+        in control_compositions("ner", language="swa", source=["eng", "fra"], modules=modules)["source"]
+    )
 
 
 def test_cycling_and_averaging_on_one_languages_data(here):
@@ -119,17 +184,37 @@ def test_fine_tuning_baselines_are_modules_like_any_other(here, components):
 
 def test_full_fine_tuning_as_a_language_module(here):
     sizes = [f"--set={key}" for key in ("block_size=16", "batch_size=4", "held_out_blocks=4", "cache=cache")]
-    done = run("train-language", "--language", "swa", "--name", "swa-full", "--corpus", "swa.txt", "--components", "full", "--steps", "3", *sizes, *SMALL)
+    done = run(
+        "train-language",
+        "--language",
+        "swa",
+        "--name",
+        "swa-full",
+        "--corpus",
+        "swa.txt",
+        "--components",
+        "full",
+        "--steps",
+        "3",
+        *sizes,
+        *SMALL,
+    )
     assert done.exit_code == 0, done.output
     info = Store("modules").show("swa-full").info
     assert {row["phase"] for row in info.training["history"]} == {"full"}
-    assert info.training["scores"]["held_out_after"]["perplexity"] < info.training["scores"]["held_out_before"]["perplexity"]
+    assert (
+        info.training["scores"]["held_out_after"]["perplexity"]
+        < info.training["scores"]["held_out_before"]["perplexity"]
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        ([*SEVERAL[:-2], "--base", "base", "--data", "swa2=x"], ["data names files for eng, swa, swa2", "{eng: FILE, swa: FILE}"]),
+        (
+            [*SEVERAL[:-2], "--base", "base", "--data", "swa2=x"],
+            ["data names files for eng, swa, swa2", "{eng: FILE, swa: FILE}"],
+        ),
         (["train-task", "--language", "eng", "--language", "swa", *SMALL], ["data: missing"]),
         ([*ONE[:5], "--set", "dev={eng: dev.conll}", *SMALL], ["language eng is one source"]),
         ([*ONE, "--set", "language_module={swa: swa}"], ["language_module names swa; the source languages are eng"]),
@@ -182,6 +267,7 @@ def test_when_the_second_module_cannot_be_stored_the_first_is_not_left_in_the_wa
     command, save = [*ONE, "--name", "full"], Store.save
     command[command.index("--seeds") + 1] = "1,2"
     with monkeypatch.context() as patch:
+
         def fails(self, module, **options):
             if module.name == "full@2":
                 raise StoreError("No space left on device")
@@ -199,6 +285,7 @@ def test_a_declined_run_is_forgotten_for_all_seeds_before_the_first(here, monkey
     assert run(*command).exit_code == 0
     command += ["--overwrite", "--set", "train.warmup=0.5"]
     with monkeypatch.context() as patch:
+
         def stopped(*args, **kwargs):
             raise KeyboardInterrupt("stopped")
 

@@ -100,12 +100,17 @@ def difference(a, b) -> float:
 
 def check(sft, family: str, density: float, seed: int, folder: Path) -> dict[str, float]:
     sides, found = Sides(family), {}
-    made = {name: made_there(sft, sides.classifier(), density, head=name == "task", seed=seed + k) for k, name in enumerate(("lang", "task"))}
+    made = {
+        name: made_there(sft, sides.classifier(), density, head=name == "task", seed=seed + k)
+        for k, name in enumerate(("lang", "task"))
+    }
     for name, difference_of_theirs in made.items():
         (folder / name).mkdir()
         difference_of_theirs.save(str(folder / name))
         role = "task" if name == "task" else "language"
-        module, _ = import_composable_sft(folder / name, sides.base, name=name, role=role, task="ner" if name == "task" else None)
+        module, _ = import_composable_sft(
+            folder / name, sides.base, name=name, role=role, task="ner" if name == "task" else None
+        )
         sides.engine.attach(module)
     model = sides.classifier()
     bare = sides.theirs(model)

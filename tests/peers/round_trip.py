@@ -46,9 +46,26 @@ from madx.module import new_module  # noqa: E402
 TOLERANCE = 1e-5
 LABELS = ("O", "B-PER", "I-PER")
 PEER_ONLY_GELUS = ("gelu_fast", "gelu_accurate")  # the same function, rounded otherwise
-GLOW = {"mh_adapter": False, "output_adapter": True, "reduction_factor": 2, "non_linearity": "relu", "inv_adapter": "glow",
-        "inv_adapter_reduction_factor": 2}  # fmt: skip
-UNREAD = ("lora", "ia3", "prefix_tuning", "prompt_tuning", "compacter[reduction_factor=8]", "compacter++[reduction_factor=8]", "mam", "unipelt", "loreft", GLOW)
+GLOW = {
+    "mh_adapter": False,
+    "output_adapter": True,
+    "reduction_factor": 2,
+    "non_linearity": "relu",
+    "inv_adapter": "glow",
+    "inv_adapter_reduction_factor": 2,
+}
+UNREAD = (
+    "lora",
+    "ia3",
+    "prefix_tuning",
+    "prompt_tuning",
+    "compacter[reduction_factor=8]",
+    "compacter++[reduction_factor=8]",
+    "mam",
+    "unipelt",
+    "loreft",
+    GLOW,
+)
 PRESETS = ("madx", "madx2", "pfeiffer", "pfeiffer2", "houlsby", "bapna", "parallel", "scaled_parallel")
 
 
@@ -57,15 +74,24 @@ def peer_config(rng: random.Random) -> adapters.BnConfig:
     parallel, before = rng.random() < 0.25, rng.random() < 0.6
     inverse = rng.random() < 0.4
     return adapters.BnConfig(
-        mh_adapter=rng.random() < 0.5, output_adapter=True, is_parallel=parallel, original_ln_before=before,
-        reduction_factor=rng.choice([0.5, 2, 8, {"0": 4, "default": 16}]), original_ln_after=rng.random() < 0.8,
+        mh_adapter=rng.random() < 0.5,
+        output_adapter=True,
+        is_parallel=parallel,
+        original_ln_before=before,
+        reduction_factor=rng.choice([0.5, 2, 8, {"0": 4, "default": 16}]),
+        original_ln_after=rng.random() < 0.8,
         non_linearity=rng.choice([a for a in ACTIVATIONS if a not in PEER_ONLY_GELUS]),
         residual_before_ln=rng.choice([True, False, "post_add"] if before and not parallel else [True, False]),
-        ln_before=rng.random() < 0.3, ln_after=rng.random() < 0.3, adapter_residual_before_ln=rng.random() < 0.5,
-        scaling=rng.choice([1.0, 4.0, "learned", "channel"]), use_gating=rng.random() < 0.3,
-        init_weights=rng.choice(["bert", "mam_adapter", "houlsby"]), leave_out=rng.choice([[], [], [2], [0, 1]]),
-        inv_adapter="nice" if inverse else None, inv_adapter_reduction_factor=rng.choice([1, 2, 4]) if inverse else None,
-    )  # fmt: skip
+        ln_before=rng.random() < 0.3,
+        ln_after=rng.random() < 0.3,
+        adapter_residual_before_ln=rng.random() < 0.5,
+        scaling=rng.choice([1.0, 4.0, "learned", "channel"]),
+        use_gating=rng.random() < 0.3,
+        init_weights=rng.choice(["bert", "mam_adapter", "houlsby"]),
+        leave_out=rng.choice([[], [], [2], [0, 1]]),
+        inv_adapter="nice" if inverse else None,
+        inv_adapter_reduction_factor=rng.choice([1, 2, 4]) if inverse else None,
+    )
 
 
 def our_parts(rng: random.Random) -> dict | str:
@@ -76,13 +102,22 @@ def our_parts(rng: random.Random) -> dict | str:
         [("sum_norm", "output"), ("sum_norm", "sum"), ("sum_norm", "read"), ("output", "output"), ("input", "output")]
     )
     after, activation = rng.random() < 0.3, rng.choice(sorted(set(ACTIVATIONS.values())))
-    parts = {"bottleneck": {
-        "reads": reads, "residual": residual, "places": rng.choice([["ffn"], ["attention"], ["attention", "ffn"]]),
-        "reduction_factor": rng.choice([0.5, 2.0, 16.0]), "activation": activation, "norm_before": rng.random() < 0.3,
-        "norm_after": after, "norm_after_residual": after and reads != "input" and rng.random() < 0.5,
-        "final_norm": rng.random() < 0.8, "gate": rng.random() < 0.3, "scaling": rng.choice([1.0, 4.0, "learned", "channel"]),
-        "leave_out": rng.choice([[], [-1], [0]]),
-    }}  # fmt: skip
+    parts = {
+        "bottleneck": {
+            "reads": reads,
+            "residual": residual,
+            "places": rng.choice([["ffn"], ["attention"], ["attention", "ffn"]]),
+            "reduction_factor": rng.choice([0.5, 2.0, 16.0]),
+            "activation": activation,
+            "norm_before": rng.random() < 0.3,
+            "norm_after": after,
+            "norm_after_residual": after and reads != "input" and rng.random() < 0.5,
+            "final_norm": rng.random() < 0.8,
+            "gate": rng.random() < 0.3,
+            "scaling": rng.choice([1.0, 4.0, "learned", "channel"]),
+            "leave_out": rng.choice([[], [-1], [0]]),
+        }
+    }
     if rng.random() < 0.2:
         del parts["bottleneck"]
     if not parts or rng.random() < 0.4:
@@ -154,8 +189,10 @@ class Twins:
 
 def setups(twins: Twins, rng: random.Random, folder: Path) -> dict[str, float]:
     """A stack of two modules as a setup, out and in."""
-    modules = {name: tiny.wake(new_module(name, twins.base, components=parts), seed=rng.randrange(1 << 30))
-               for name, parts in (("lang", "madx"), ("job", "houlsby"))}  # fmt: skip
+    modules = {
+        name: tiny.wake(new_module(name, twins.base, components=parts), seed=rng.randrange(1 << 30))
+        for name, parts in (("lang", "madx"), ("job", "houlsby"))
+    }
     for module in modules.values():
         twins.engine.attach(module)
     export_adapterhub_setup("lang + job", modules, folder / "out", base=twins.base)
@@ -273,7 +310,11 @@ def main() -> int:
         print(f"{what:10} {model_type:12} {count:3} compared, largest difference {largest:.1e}")
     with tempfile.TemporaryDirectory() as folder:
         faults = refused(Twins("xlm-roberta"), Path(folder))
-    print(f"refused    {len(UNREAD) - len(faults)} of {len(UNREAD)} configs of types that are not read", *faults, sep="\n  ")
+    print(
+        f"refused    {len(UNREAD) - len(faults)} of {len(UNREAD)} configs of types that are not read",
+        *faults,
+        sep="\n  ",
+    )
     return int(bool(faults) or not all(largest < TOLERANCE for _, largest in worst.values()))
 
 

@@ -21,7 +21,15 @@ def peer():
 
 def test_random_adapters_give_the_same_here_and_there(peer):
     worst = peer.compare(configs=2 * len(peer.LAYOUTS), seed=1)
-    assert {what for what, _ in worst} == {"in, one", "in, stack", "in, head", "in, setup", "out, one", "out, head", "out, setup"}
+    assert {what for what, _ in worst} == {
+        "in, one",
+        "in, stack",
+        "in, head",
+        "in, setup",
+        "out, one",
+        "out, head",
+        "out, setup",
+    }
     for (what, model_type), (count, largest) in worst.items():
         assert count and largest < peer.TOLERANCE, f"{what}, {model_type}: {largest:.1e}"
 

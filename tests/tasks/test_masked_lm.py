@@ -53,9 +53,12 @@ def test_evaluation_is_deterministic_and_equals_a_computation_by_hand():
     assert task.evaluate(engine) == scores
     held_out, tokenizer = runs.blocks().held_out[:], tiny.tokenizer()
     ids, labels = mask_tokens(
-        torch.from_numpy(held_out), seeds=row_seed(HELD_OUT_SEED, 0, np.arange(len(held_out))), mask_id=4,
-        vocab_size=len(tokenizer), special_ids=tokenizer.all_special_ids,
-    )  # fmt: skip
+        torch.from_numpy(held_out),
+        seeds=row_seed(HELD_OUT_SEED, 0, np.arange(len(held_out))),
+        mask_id=4,
+        vocab_size=len(tokenizer),
+        special_ids=tokenizer.all_special_ids,
+    )
     with torch.no_grad():
         logits = engine.base.model(input_ids=ids).logits
     losses, right = [], []
@@ -64,7 +67,9 @@ def test_evaluation_is_deterministic_and_equals_a_computation_by_hand():
         losses.append(-F.log_softmax(logits[row, column], -1)[gold].item())
         right.append(logits[row, column].argmax().item() == gold)
     mean = sum(losses) / len(losses)
-    assert scores["loss"] == pytest.approx(mean, rel=1e-5) and scores["perplexity"] == pytest.approx(math.exp(mean), rel=1e-4)
+    assert scores["loss"] == pytest.approx(mean, rel=1e-5) and scores["perplexity"] == pytest.approx(
+        math.exp(mean), rel=1e-4
+    )
     assert scores["accuracy"] == sum(right) / len(right)
 
 
@@ -88,7 +93,10 @@ def test_batches_are_a_function_of_step_and_seed():
     (a,), (b,), (c,), (d,) = task.batches(9), again.batches(9), other.batches(9), task.batches(10)
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert not torch.equal(a["input_ids"], c["input_ids"]) and not torch.equal(a["labels"], d["labels"])
-    assert torch.equal(a["input_ids"][a["labels"] == IGNORED], torch.where(a["labels"] == IGNORED, a["input_ids"], a["labels"])[a["labels"] == IGNORED])
+    assert torch.equal(
+        a["input_ids"][a["labels"] == IGNORED],
+        torch.where(a["labels"] == IGNORED, a["input_ids"], a["labels"])[a["labels"] == IGNORED],
+    )
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -113,9 +121,17 @@ def test_a_tokenizer_without_a_mask_is_refused():
 
 @pytest.mark.parametrize(
     ("metric_up", "new", "old", "better"),
-    [(False, 1.0, None, True), (False, 1.0, 2.0, True), (False, 2.0, 2.0, False), (False, math.nan, None, False),
-     (False, 1.0, math.inf, True), (True, 3.0, 2.0, True), (True, 1.0, 2.0, False), (True, math.nan, 2.0, False)],
-)  # fmt: skip
+    [
+        (False, 1.0, None, True),
+        (False, 1.0, 2.0, True),
+        (False, 2.0, 2.0, False),
+        (False, math.nan, None, False),
+        (False, 1.0, math.inf, True),
+        (True, 3.0, 2.0, True),
+        (True, 1.0, 2.0, False),
+        (True, math.nan, 2.0, False),
+    ],
+)
 def test_better(metric_up, new, old, better):
     assert (runs.ner() if metric_up else runs.masked_lm()).better(new, old) is better
 
@@ -133,7 +149,12 @@ def test_masked_words_of_several_languages_in_one_batch():
     losses, separate = [], []
     for number, name in enumerate(("swa", "yor")):
         with engine.using(name):
-            losses.append(task.loss(engine, {k: batch[k][batch["branches"] == number] for k in ("input_ids", "labels")}))
+            losses.append(
+                task.loss(engine, {k: batch[k][batch["branches"] == number] for k in ("input_ids", "labels")})
+            )
             separate += torch.autograd.grad(losses[-1], list(engine.module(name).parameters()))
     assert torch.allclose(loss, sum(losses), rtol=1e-5)
-    assert all(torch.allclose(a, b, atol=1e-4, rtol=1e-4) and b.abs().sum() > 0 for a, b in zip(together, separate, strict=True))
+    assert all(
+        torch.allclose(a, b, atol=1e-4, rtol=1e-4) and b.abs().sum() > 0
+        for a, b in zip(together, separate, strict=True)
+    )

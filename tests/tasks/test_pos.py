@@ -18,8 +18,18 @@ from madx.store import Store
 from madx.tasks import TASKS
 from madx.tasks.pos import POS, UPOS
 
-TAG = {"Anna": "PROPN", "Juma": "PROPN", "Maria": "PROPN", "city": "NOUN", "river": "NOUN", "the": "DET", "a": "DET", "lives": "VERB",
-       "works": "VERB", "in": "ADP"}  # fmt: skip
+TAG = {
+    "Anna": "PROPN",
+    "Juma": "PROPN",
+    "Maria": "PROPN",
+    "city": "NOUN",
+    "river": "NOUN",
+    "the": "DET",
+    "a": "DET",
+    "lives": "VERB",
+    "works": "VERB",
+    "in": "ADP",
+}
 
 
 def conllu(path, *, sentences=20, seed=0):
@@ -54,7 +64,9 @@ def test_all_of_upos_are_labels_whatever_the_training_data_holds():
     assert POS.label_set(sentences, source="x") == LabelSet(UPOS.tags)
 
 
-@pytest.mark.parametrize("tag, hint", [("noun", "'NOUN'"), ("CONJ", "'CCONJ'"), (".", "'PUNCT'"), ("PRON.", "'PRON'"), ("_", "columns.tag")])
+@pytest.mark.parametrize(
+    "tag, hint", [("noun", "'NOUN'"), ("CONJ", "'CCONJ'"), (".", "'PUNCT'"), ("PRON.", "'PRON'"), ("_", "columns.tag")]
+)
 def test_a_tag_outside_upos_is_named_with_line_and_suggestion(tag, hint, tmp_path):
     (tmp_path / "x.conll").write_text(f"a\tDET\nb\tNOUN\n\nc\tX\nd\t{tag}\n")
     with pytest.raises(DataError, match=f"x.conll:5: tag '{tag}' is no UPOS tag.*{hint}"):
@@ -81,17 +93,60 @@ def trained(tmp_path_factory):
         conllu(folder / f"{name}.conllu", seed=number)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        small = ["--base", "base", "--set", "train.learning_rate=0.01", "--set", "train.progress=false", "--set", "train.evaluate_every=1000"]
+        small = [
+            "--base",
+            "base",
+            "--set",
+            "train.learning_rate=0.01",
+            "--set",
+            "train.progress=false",
+            "--set",
+            "train.evaluate_every=1000",
+        ]
         for language in ("eng", "swa"):
-            done = run("train-language", "--language", language, "--corpus", f"{language}.txt", "--steps", "4", *small,
-                       "--set", "block_size=16", "--set", "batch_size=4", "--set", "held_out_blocks=4", "--set", "cache=cache")  # fmt: skip
+            done = run(
+                "train-language",
+                "--language",
+                language,
+                "--corpus",
+                f"{language}.txt",
+                "--steps",
+                "4",
+                *small,
+                "--set",
+                "block_size=16",
+                "--set",
+                "batch_size=4",
+                "--set",
+                "held_out_blocks=4",
+                "--set",
+                "cache=cache",
+            )
             assert done.exit_code == 0, (done.output, done.exception)
         for task, ending in (("ner", "conll"), ("pos", "conllu")):
-            done = run("train-task", "--task", task, "--language", "eng", "--data", f"train.{ending}", "--dev", f"dev.{ending}",
-                       "--epochs", "8", "--seeds", "1", "--set", "batch_size=4", *small)  # fmt: skip
+            done = run(
+                "train-task",
+                "--task",
+                task,
+                "--language",
+                "eng",
+                "--data",
+                f"train.{ending}",
+                "--dev",
+                f"dev.{ending}",
+                "--epochs",
+                "8",
+                "--seeds",
+                "1",
+                "--set",
+                "batch_size=4",
+                *small,
+            )
             assert done.exit_code == 0, (done.output, done.exception)
             (folder / f"{task}.txt").write_text(done.stdout)
-            done = run("evaluate", "--task-module", task, "--target", f"swa=swa-test.{ending}", "--out", f"results-{task}")
+            done = run(
+                "evaluate", "--task-module", task, "--target", f"swa=swa-test.{ending}", "--out", f"results-{task}"
+            )
             assert done.exit_code == 0, (done.output, done.exception)
             (folder / f"{task}-matrix.txt").write_text(done.stdout)
     return folder
@@ -108,7 +163,9 @@ def test_one_language_module_serves_two_tasks(trained):
 def test_training_and_matrix_speak_of_accuracy(trained):
     assert "accuracy" in (trained / "pos.txt").read_text()
     training = Store(trained / "modules").show("pos").info.training
-    assert training["scores"]["dev"].keys() == {"accuracy", "macro_f1"} and training["scores"]["dev"]["accuracy"] > 60, "it learns"
+    assert (
+        training["scores"]["dev"].keys() == {"accuracy", "macro_f1"} and training["scores"]["dev"]["accuracy"] > 60
+    ), "it learns"
     text = (trained / "results-pos" / "matrix.md").read_text()
     for words in ("Accuracy in percent points", "## Macro F1", "PROPN", "gold words"):
         assert words in text
@@ -118,7 +175,11 @@ def test_training_and_matrix_speak_of_accuracy(trained):
     assert "accuracy,macro_f1,gold" in header and "NOUN_f1" in header
     matrix = TransferMatrix.from_json((trained / "results-pos" / "matrix.json").read_text())
     assert TransferMatrix.from_json(matrix.to_json()) == matrix
-    assert [c.minus for c in matrix.differences() if c.target == "swa" and c.sentences.p <= 1] == ["none", "source", "mean"]
+    assert [c.minus for c in matrix.differences() if c.target == "swa" and c.sentences.p <= 1] == [
+        "none",
+        "source",
+        "mean",
+    ]
 
 
 def test_predict_prints_a_tag_for_each_word(trained, monkeypatch):

@@ -33,7 +33,10 @@ def test_every_source_gives_its_batches_in_order_and_in_proportion(sizes, temper
 
 def test_turns_are_mixed_and_follow_the_seed():
     which, _ = turns([30, 30], seed=1)
-    assert all(5 <= int(which[a : a + 20].sum()) <= 15 for a in range(0, 60, 20)) and len(set(np.diff(which).tolist())) == 3
+    assert (
+        all(5 <= int(which[a : a + 20].sum()) <= 15 for a in range(0, 60, 20))
+        and len(set(np.diff(which).tolist())) == 3
+    )
     assert not np.array_equal(which, turns([30, 30], seed=2)[0])
     assert np.bincount(turns([90, 10], temperature=1e9)[0]).tolist() == [50, 50]
 
@@ -71,10 +74,17 @@ def test_each_step_has_its_sources_data_and_composition_and_cycling_takes_turns(
         (batch,) = task.batches(step)
         met.append((*batch, str(engine.composition)))
     assert sorted(met) == [
-        *(("one", k, "ac"[k % 2]) for k in range(8)), *(("two", k, "b") for k in range(4)),
-    ]  # fmt: skip
+        *(("one", k, "ac"[k % 2]) for k in range(8)),
+        *(("two", k, "b") for k in range(4)),
+    ]
     engine.activate("b")
-    assert task.evaluate(engine) == {"f1": 30.0, "loss": 1.0, "f1 one under a": 10.0, "f1 one under c": 20.0, "f1 two": 60.0}
+    assert task.evaluate(engine) == {
+        "f1": 30.0,
+        "loss": 1.0,
+        "f1 one under a": 10.0,
+        "f1 one under c": 20.0,
+        "f1 two": 60.0,
+    }
     assert str(engine.composition) == "b", "looking leaves what was active"
 
 

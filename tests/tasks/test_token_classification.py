@@ -21,7 +21,9 @@ from madx.tasks.token_classification import word_logits
 from madx.training import TrainSettings, fit
 
 LABELS = LabelSet(("O", "B-LOC", "I-LOC", "B-PER", "I-PER"))
-LONG = [Sentence(("city", "xyz", "Anna", "of", "Juma") * n, ("B-LOC", "O", "B-PER", "O", "B-PER") * n, n) for n in (1, 9, 4)]
+LONG = [
+    Sentence(("city", "xyz", "Anna", "of", "Juma") * n, ("B-LOC", "O", "B-PER", "O", "B-PER") * n, n) for n in (1, 9, 4)
+]
 
 
 def active():
@@ -165,7 +167,9 @@ def routed(*languages):
     engine = Engine(tiny.base())
     for seed, name in enumerate(languages):
         engine.attach(tiny.wake(new_module(name, engine.base, components="madx"), seed=seed))
-    engine.attach(tiny.wake(new_module("ner", engine.base, role="task", components="pfeiffer", labels=LABELS.tags), seed=9))
+    engine.attach(
+        tiny.wake(new_module("ner", engine.base, role="task", components="pfeiffer", labels=LABELS.tags), seed=9)
+    )
     engine.activate(Route(*(f"{name} + ner" for name in languages)))
     return engine
 
@@ -190,7 +194,16 @@ def test_each_sentence_is_predicted_by_its_own_branch():
 def test_training_on_several_languages_at_once(tmp_path):
     """The task module learns above frozen language modules, each sentence above its own; gradients are those of separate passes."""
     engine, branches = routed("swa", "yor"), [1, 0, 1]
-    t = NER(tiny.tokenizer(), LABELS, train=LONG, dev=LONG, max_length=20, batch_size=16, train_branches=branches, dev_branches=branches)
+    t = NER(
+        tiny.tokenizer(),
+        LABELS,
+        train=LONG,
+        dev=LONG,
+        max_length=20,
+        batch_size=16,
+        train_branches=branches,
+        dev_branches=branches,
+    )
     (batch,) = t.batches(0)
     opened = engine.train_only("ner")
     together = torch.autograd.grad(t.loss(engine, batch), opened)
@@ -205,5 +218,8 @@ def test_training_on_several_languages_at_once(tmp_path):
     settings = TrainSettings(learning_rate=1e-2, progress=False, keep_best=False)
     result = fit(engine, "ner", t, settings, steps=4, seed=0, folder=tmp_path)
     assert result.history[-1]["loss"] > 0
-    moved = {name: any(not torch.equal(v, old[k]) for k, v in engine.module(name).tensors().items()) for name, old in before.items()}
+    moved = {
+        name: any(not torch.equal(v, old[k]) for k, v in engine.module(name).tensors().items())
+        for name, old in before.items()
+    }
     assert moved == {"swa": False, "yor": False, "ner": True}

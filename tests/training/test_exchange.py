@@ -22,7 +22,14 @@ from madx.training.sparse.phases import FullPhase
 from madx.training.sparse.regrowth import EntryAdamW
 from madx.training.sparse.selections import drop_and_grow
 
-QUICK = {"selection": "drop_and_grow", "accumulate": 2, "reselect_every": 4, "replaced": 0.4, "sparse_l1": 0.0, "keep_best": False}
+QUICK = {
+    "selection": "drop_and_grow",
+    "accumulate": 2,
+    "reselect_every": 4,
+    "replaced": 0.4,
+    "sparse_l1": 0.0,
+    "keep_best": False,
+}
 
 
 def test_entries_of_one_age_take_the_steps_of_adamw():
@@ -39,7 +46,9 @@ def test_entries_of_one_age_take_the_steps_of_adamw():
 def transcription(task, unit, start, rate, steps, *, growth):
     """SpIEL over dense tensors of everything selectable, entry by entry; gives (values, which entries are held)."""
     model = tiny.model(FAMILY).eval().requires_grad_(False)
-    model.lm_head.decoder.weight = torch.nn.Parameter(model.lm_head.decoder.weight.detach().clone(), requires_grad=False)
+    model.lm_head.decoder.weight = torch.nn.Parameter(
+        model.lm_head.decoder.weight.detach().clone(), requires_grad=False
+    )
     weights = [model.roberta.get_parameter(p.name).requires_grad_(True) for p in unit.space.parameters]
     theta, size, count = [w.detach().clone() for w in weights], unit.space.size, len(start)
     value, mean, square, age = (torch.zeros(size) for _ in range(4))
@@ -60,7 +69,9 @@ def transcription(task, unit, start, rate, steps, *, growth):
             sums, squares = torch.zeros(count), torch.zeros(count)
         elif place <= 2:
             sums, squares = sums + dense[candidates], squares + dense[candidates] ** 2
-        for k, (part, where) in enumerate(zip(dense.split([w.numel() for w in weights]), held.split([w.numel() for w in weights]))):
+        for k, (part, where) in enumerate(
+            zip(dense.split([w.numel() for w in weights]), held.split([w.numel() for w in weights]))
+        ):
             grid = part.view(len(rows[k]), -1)
             estimate = torch.minimum(rows[k][:, None], columns[k][None, :]) + grid**2
             estimate = torch.where(where.view_as(grid), estimate, 0.0)
@@ -81,7 +92,9 @@ def transcription(task, unit, start, rate, steps, *, growth):
         kept = held.clone()
         kept[dropped] = False
         if growth == "gradients":
-            order = [i for i in sums.abs().argsort(descending=True, stable=True).tolist() if not kept[candidates[i]]][:leaving]
+            order = [i for i in sums.abs().argsort(descending=True, stable=True).tolist() if not kept[candidates[i]]][
+                :leaving
+            ]
             grown = candidates[order]
         else:
             scores = torch.cat([torch.outer(r, c).flatten() for r, c in zip(rows, columns)])
@@ -116,7 +129,9 @@ def test_spiel_equals_the_transcription(growth, monkeypatch):
     fit(engine, "swa", task, chosen, steps=12, seed=0)
     value, held = transcription(task, unit, start[0].long(), chosen.rate, 12, growth=growth)
     assert torch.equal(unit.indices.long(), held.nonzero().squeeze(1))
-    assert not torch.equal(unit.indices, start[0]) and len(unit.indices) == 120 and bool((unit.indices.diff() > 0).all())
+    assert (
+        not torch.equal(unit.indices, start[0]) and len(unit.indices) == 120 and bool((unit.indices.diff() > 0).all())
+    )
     ours = torch.cat([d.flatten() for d in scatter(unit).values()])
     assert torch.allclose(ours, value, atol=2e-5) and value.count_nonzero() > 100
 
@@ -128,7 +143,11 @@ def test_an_exchanging_run_keeps_its_budget_and_gives_the_base_back(growth, monk
     state = snapshot(engine.base)
     sizes = []
     step = EntryAdamW.step
-    monkeypatch.setattr(EntryAdamW, "step", lambda self: (step(self), sizes.append(max(t.numel() for s in self.state.values() for t in s.values())))[0])
+    monkeypatch.setattr(
+        EntryAdamW,
+        "step",
+        lambda self: (step(self), sizes.append(max(t.numel() for s in self.state.values() for t in s.values())))[0],
+    )
     fit(engine, "swa", task, settings(growth=growth, **QUICK), steps=9, seed=0)
     assert set(sizes) == {100}
     assert engine.explain(*tiny.inputs()).silent == []
@@ -159,7 +178,14 @@ def test_killed_between_exchanges_it_ends_the_same(growth, stop, tmp_path):
     assert torch.equal(again.indices, unit.indices) and torch.equal(again.values, unit.values)
 
 
-@given(st.integers(1, 30), st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0, float("inf")]), min_size=1, max_size=40), min_size=1, max_size=6))
+@given(
+    st.integers(1, 30),
+    st.lists(
+        st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0, float("inf")]), min_size=1, max_size=40),
+        min_size=1,
+        max_size=6,
+    ),
+)
 @hypothesis.settings(derandomize=True, max_examples=200, deadline=None)
 def test_candidates_are_the_largest_and_of_equals_the_first_met(limit, runs):
     unit = SimpleNamespace(values=torch.zeros(limit), space=SimpleNamespace(dtype=torch.int32))
@@ -170,7 +196,9 @@ def test_candidates_are_the_largest_and_of_equals_the_first_met(limit, runs):
         by._merge(place, torch.tensor(run_))
         place += len(run_)
     assert by._places.dtype == torch.int32
-    assert by._places.sort().values.tolist() == sizes.argsort(descending=True, stable=True)[:limit].sort().values.tolist()
+    assert (
+        by._places.sort().values.tolist() == sizes.argsort(descending=True, stable=True)[:limit].sort().values.tolist()
+    )
     assert torch.equal(by._sizes, sizes[by._places.long()])
     smallest = drop_and_grow._smallest
     assert all(smallest(sizes, k) == sizes.sort().values[k - 1] for k in (1, len(sizes)))
@@ -213,14 +241,20 @@ def test_gradients_of_gates_are_those_of_the_formula(groups):
             (batch,) = task.batches(0)
             task.loss(engine, batch).backward()
         phase.penalise()
-        found = {k: {n: p.grad.clone() for n, p in ps.items()} for k, ps in (("w", phase.w), ("a", phase.gates), ("g", phase.groups_of))}
+        found = {
+            k: {n: p.grad.clone() for n, p in ps.items()}
+            for k, ps in (("w", phase.w), ("a", phase.gates), ("g", phase.groups_of))
+        }
         noise = {n: phase._noise(n, w) for n, w in phase.w.items()}
         whole_noise = {n: phase._noise(f"{n} as a whole", a) for n, a in phase.groups_of.items()}
         begun = {n: s.clone() for n, s in phase.start.items()}
 
     model = tiny.model(FAMILY).eval().requires_grad_(False)
     decoder = model.lm_head.decoder.weight.detach().clone()
-    w, a, g = ({n: p.detach().clone().requires_grad_(True) for n, p in ps.items()} for ps in (phase.w, phase.gates, phase.groups_of))
+    w, a, g = (
+        {n: p.detach().clone().requires_grad_(True) for n, p in ps.items()}
+        for ps in (phase.w, phase.gates, phase.groups_of)
+    )
 
     def gate(odds, u):
         return (torch.sigmoid(odds + torch.log(u) - torch.log(1 - u)) * 3 - 1.5).clamp(0, 1)
@@ -231,7 +265,9 @@ def test_gradients_of_gates_are_those_of_the_formula(groups):
         theta[name] = begun[name] + z * w[name] * (gate(g[name], whole_noise[name]) if groups else 1.0)
         price = price + (torch.sigmoid(a[name]) * (torch.sigmoid(g[name]) if groups else 1.0)).sum()
         assert torch.allclose(theta[name], written[name], atol=1e-6)
-    hidden = torch.func.functional_call(model.roberta, theta, kwargs={"input_ids": batch["input_ids"]}).last_hidden_state
+    hidden = torch.func.functional_call(
+        model.roberta, theta, kwargs={"input_ids": batch["input_ids"]}
+    ).last_hidden_state
     chosen = batch["labels"] != IGNORED
     head = model.lm_head
     x = head.layer_norm(F.gelu(head.dense(hidden[chosen])))
@@ -250,7 +286,9 @@ def test_a_high_price_shuts_gates_and_fewer_entries_differ(groups):
     for price in (0.0, 3e-2):
         engine, task, unit = language(200)
         state = snapshot(engine.base)
-        chosen = settings(gate_penalty=price, gate_groups=groups, gate_start=1.0, gate_learning_rate=0.5, keep_best=False)
+        chosen = settings(
+            gate_penalty=price, gate_groups=groups, gate_start=1.0, gate_learning_rate=0.5, keep_best=False
+        )
         phase = DenseDeltaPhase(engine, "swa", unit, gates=chosen.sparse)
         with engine.on_top(unit), phase.opened():
             run(engine, phase, task, chosen, steps=14, seed=0)
@@ -268,4 +306,3 @@ def test_no_composition_is_swapped_while_all_weights_move_in_place():
     with phase.opened(), pytest.raises(CompositionError, match="All weights of the base move in place now"):
         engine.activate(None)
     engine.activate(None)
-

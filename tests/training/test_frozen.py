@@ -30,7 +30,9 @@ def counted(made):
     """A list that grows by the layer's number whenever its feed-forward block computes."""
     ran, layers = [], made.base.encoder.get_submodule(made.base.family.layers)
     for number, layer in enumerate(layers):
-        layer.get_submodule(made.base.family.ffn.output).register_forward_hook(lambda *_, number=number: ran.append(number))
+        layer.get_submodule(made.base.family.ffn.output).register_forward_hook(
+            lambda *_, number=number: ran.append(number)
+        )
     return ran
 
 
@@ -61,14 +63,18 @@ def _layers(made):
     return list(made.base.encoder.get_submodule(made.base.family.layers))
 
 
-@pytest.mark.parametrize("memory, disk, runs_of_layer_0", [(1.0, 0.0, 4), (0.0, 1.0, 4), (4e-6, 1.0, 4), (0.0, 0.0, 14)])
+@pytest.mark.parametrize(
+    "memory, disk, runs_of_layer_0", [(1.0, 0.0, 4), (0.0, 1.0, 4), (4e-6, 1.0, 4), (0.0, 0.0, 14)]
+)
 def test_in_memory_then_in_a_file_then_not_at_all(tmp_path, memory, disk, runs_of_layer_0):
     made, plain = engine(), engine()
     train(plain, cache_frozen="off")
     ran = counted(made)
     train(made, folder=tmp_path, cache_memory_gb=memory, cache_disk_gb=disk)
     assert ran.count(0) == runs_of_layer_0
-    worst = max((v - plain.module("ner").tensors()[k]).abs().max().item() for k, v in made.module("ner").tensors().items())
+    worst = max(
+        (v - plain.module("ner").tensors()[k]).abs().max().item() for k, v in made.module("ner").tensors().items()
+    )
     assert worst < 2e-5
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.safetensors"], "the file of states was left behind"
 
@@ -107,7 +113,9 @@ def test_a_run_that_is_taken_up_ends_as_an_undisturbed_one(tmp_path):
     assert cut.frozen is None
     again = engine()
     assert train(again, folder=tmp_path / "b", checkpoint_every=3, cache_frozen="off").resumed_from == 6
-    worst = max((v - again.module("ner").tensors()[k]).abs().max().item() for k, v in whole.module("ner").tensors().items())
+    worst = max(
+        (v - again.module("ner").tensors()[k]).abs().max().item() for k, v in whole.module("ner").tensors().items()
+    )
     assert worst < 2e-5
 
 
@@ -134,11 +142,14 @@ def test_another_composition_is_not_fed():
     assert len(looked) == 2
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"components": "pfeiffer"}, "acts in layer 0"),
-    ({"under": {"bottleneck": {"gate": True}}}, "layer.0.ffn"),
-    ({"base_dropout": True}, "base_dropout"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"components": "pfeiffer"}, "acts in layer 0"),
+        ({"under": {"bottleneck": {"gate": True}}}, "layer.0.ffn"),
+        ({"base_dropout": True}, "base_dropout"),
+    ],
+)
 def test_on_says_why_nothing_can_be_kept(change, words):
     made = engine(**{k: v for k, v in change.items() if k != "base_dropout"})
     options = {k: v for k, v in change.items() if k == "base_dropout"}

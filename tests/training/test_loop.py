@@ -39,7 +39,9 @@ def test_training_lowers_the_loss_and_moves_the_module_alone(kind):
     assert result.best[metric] == (min if kind == "mlm" else max)(scores)
     assert result.best_step == result.history[scores.index(result.best[metric])]["step"]
     assert result.steps == 30 and result.seconds > 0 and result.resumed_from is None
-    assert all(not torch.equal(v, before[k]) for k, v in weights(made, kind).items()), "a tensor of the module stood still"
+    assert all(not torch.equal(v, before[k]) for k, v in weights(made, kind).items()), (
+        "a tensor of the module stood still"
+    )
     assert unchanged(made.base, base)
     assert all(torch.equal(v, other[k]) for k, v in (weights(made, "eng") if other else {}).items())
     assert all(p.grad is None and not p.requires_grad for p in made.base.model.parameters())
@@ -69,7 +71,13 @@ class Scripted(MaskedLM):
 
 @pytest.mark.parametrize(
     ("scores", "keep_best", "kept"),
-    [([3.0, 1.0, 2.0], True, 1), ([3.0, 1.0, 1.0], True, 1), ([3.0, 1.0, 2.0], False, 2), ([math.nan, 5.0, 9.0], True, 1), ([2.0, math.nan, 3.0], True, 0)],
+    [
+        ([3.0, 1.0, 2.0], True, 1),
+        ([3.0, 1.0, 1.0], True, 1),
+        ([3.0, 1.0, 2.0], False, 2),
+        ([math.nan, 5.0, 9.0], True, 1),
+        ([2.0, math.nan, 3.0], True, 0),
+    ],
 )
 def test_the_best_weights_are_kept(scores, keep_best, kept, tmp_path):
     made = runs.engine("mlm")
@@ -99,7 +107,8 @@ def test_seeds_make_different_runs_and_one_seed_the_same():
 
 def test_dropout_of_the_module_and_of_the_base():
     plain, module, base = (
-        weights(runs.train("mlm", steps=3, **options)[0], "mlm") for options in ({}, {"dropout": 0.3}, {"base_dropout": True})
+        weights(runs.train("mlm", steps=3, **options)[0], "mlm")
+        for options in ({}, {"dropout": 0.3}, {"base_dropout": True})
     )
     for changed in (module, base):
         assert any(not torch.equal(plain[k], changed[k]) for k in plain)
@@ -132,7 +141,9 @@ class Poisoned(MaskedLM):
 def test_nan_stops_before_the_step(tmp_path):
     made = runs.engine("mlm")
     settings = TrainSettings(learning_rate=1e-2, progress=False, checkpoint_every=1)
-    with pytest.raises(TrainingError, match=r"loss at step 4 is nan.*last good state is in .*checkpoint.*Lower train\.learning_rate"):
+    with pytest.raises(
+        TrainingError, match=r"loss at step 4 is nan.*last good state is in .*checkpoint.*Lower train\.learning_rate"
+    ):
         fit(made, "mlm", Poisoned(4), settings, steps=9, seed=0, folder=tmp_path)
     tensors, state = read_checkpoint(tmp_path / "checkpoint.safetensors")
     assert state["step"] == 4
@@ -147,7 +158,11 @@ def test_an_infinite_gradient_stops_too():
 
     class Steep(Poisoned):
         def loss(self, engine, batch):
-            return MaskedLM.loss(self, engine, batch) * (1e38 if self.step == 1 else 1.0) * (1e3 if self.step == 1 else 1.0)
+            return (
+                MaskedLM.loss(self, engine, batch)
+                * (1e38 if self.step == 1 else 1.0)
+                * (1e3 if self.step == 1 else 1.0)
+            )
 
     with pytest.raises(TrainingError, match="loss at step 1 is inf.*No checkpoint had been written yet"):
         fit(made, "mlm", Steep(0), TrainSettings(progress=False), steps=3, seed=0)
@@ -166,7 +181,18 @@ def test_an_absurd_learning_rate_ends_in_words_and_finite_weights():
 
 def test_learning_rates_of_the_schedule():
     linear = TrainSettings(warmup=0.2)
-    assert [round(linear.rate(s, 10), 6) for s in range(10)] == [0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]
+    assert [round(linear.rate(s, 10), 6) for s in range(10)] == [
+        0.5,
+        1.0,
+        1.0,
+        0.875,
+        0.75,
+        0.625,
+        0.5,
+        0.375,
+        0.25,
+        0.125,
+    ]
     level = TrainSettings(warmup=0.2, schedule="constant")
     assert [level.rate(s, 10) for s in range(10)] == [0.5] + [1.0] * 9
     assert [TrainSettings(warmup=0.0).rate(s, 4) for s in range(4)] == [1.0, 0.75, 0.5, 0.25]
@@ -180,7 +206,9 @@ def test_learning_rates_of_the_schedule():
 def test_the_loop_uses_them_and_the_heads_own_rate(monkeypatch):
     seen = []
     step = torch.optim.AdamW.step
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: (seen.append([g["lr"] for g in self.param_groups]), step(self))[1])
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step", lambda self: (seen.append([g["lr"] for g in self.param_groups]), step(self))[1]
+    )
     runs.train("ner", steps=4, learning_rate=0.5, head_learning_rate=0.25, warmup=0.5)
     assert seen == [[0.25, 0.125], [0.5, 0.25], [0.5, 0.25], [0.25, 0.125]]
 

@@ -26,7 +26,9 @@ def test_auto_is_bf16_where_the_hardware_multiplies_it(monkeypatch):
         monkeypatch.setattr(torch.cpu, name, lambda able=able: able, raising=False)
     assert choose_precision("auto", CPU, width=768) == "bf16"
     assert choose_precision("auto", CPU, width=128) == "fp32", "a small base gains nothing"
-    assert choose_precision("auto", CPU, width=768, weights=True) == "fp32", "differences of weights would be rounded away"
+    assert choose_precision("auto", CPU, width=768, weights=True) == "fp32", (
+        "differences of weights would be rounded away"
+    )
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     assert choose_precision("auto", CPU, width=768) == "fp32"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
@@ -51,7 +53,9 @@ def test_a_job_keeps_the_base_in_its_format(monkeypatch, parts, dtype):
     monkeypatch.setattr(precision, "LEAST_WIDTH", 32)
     monkeypatch.setattr(precision, "multiplies_bf16", lambda device: True)
     base, train = open_training_base(job, job.train, preset(parts))
-    assert (base.model.dtype, train.precision) == {"madx": (torch.bfloat16, "bf16"), "lt_sft": (torch.float32, "fp32")}[parts]
+    assert (base.model.dtype, train.precision) == {"madx": (torch.bfloat16, "bf16"), "lt_sft": (torch.float32, "fp32")}[
+        parts
+    ]
 
 
 @pytest.mark.parametrize("kind", ["mlm", "ner"])
@@ -74,15 +78,24 @@ def test_a_run_in_bf16_is_not_taken_up_in_fp32(tmp_path):
     runs.train("mlm", made=made, steps=4, folder=tmp_path)
     again = runs.engine("mlm")
     with pytest.raises(Exception, match="precision: checkpoint 'bf16', now 'fp32'"):
-        fit(again, "mlm", runs.masked_lm(seed=0), TrainSettings(learning_rate=1e-2, progress=False, evaluate_every=1), steps=4,
-            seed=0, folder=tmp_path)  # fmt: skip
+        fit(
+            again,
+            "mlm",
+            runs.masked_lm(seed=0),
+            TrainSettings(learning_rate=1e-2, progress=False, evaluate_every=1),
+            steps=4,
+            seed=0,
+            folder=tmp_path,
+        )
 
 
 @pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
 def test_a_base_in_bf16_computes_nearly_the_same_with_attention_as_plain_products(family):
     base = tiny.base(family)
     ids, mask = tiny.inputs()
-    fixed = None if base.model._can_set_attn_implementation() else base.config._attn_implementation  # transformers 4.57: at loading
+    fixed = (
+        None if base.model._can_set_attn_implementation() else base.config._attn_implementation
+    )  # transformers 4.57: at loading
     with torch.no_grad():
         before = base.model(ids, attention_mask=mask).logits
         precision.to_bf16(base)

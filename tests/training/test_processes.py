@@ -14,7 +14,10 @@ from safetensors.torch import load_file
 JOBS = [
     ["mlm", {"steps": 6, "learning_rate": 1e-3, "task": {"batch_size": 7}}],  # 4 rows for one process, 3 for the other
     ["ner", {"steps": 8, "learning_rate": 1e-3, "task": {"batch_size": 4}}],  # the last batch of an epoch has one row
-    ["ner", {"steps": 4, "learning_rate": 1e-3, "task": {"batch_size": None, "tokens_per_batch": 40, "micro_batch": 2}}],
+    [
+        "ner",
+        {"steps": 4, "learning_rate": 1e-3, "task": {"batch_size": None, "tokens_per_batch": 40, "micro_batch": 2}},
+    ],
 ]
 
 
@@ -94,7 +97,12 @@ def test_torchrun(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port())]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [*command, runs.__file__, out, json.dumps(JOBS[:1])], env=environment, capture_output=True, text=True, timeout=240, check=False
+        [*command, runs.__file__, out, json.dumps(JOBS[:1])],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(Path(f"{out}-1.json").read_text()) == [2, "gloo", "cpu"]
@@ -128,7 +136,10 @@ def test_processes_that_see_different_folders_are_told(spawn, tmp_path):
             process.join()
         assert [p.exitcode for p in processes] == [expected] * 2
     words = [Path(f"{out}-0-{rank}.txt").read_text() for rank in range(2)]
-    assert all("different states" in text and "steps done: 4, 0" in text and "disk that all machines share" in text for text in words)
+    assert all(
+        "different states" in text and "steps done: 4, 0" in text and "disk that all machines share" in text
+        for text in words
+    )
 
 
 @pytest.mark.parametrize("kind", ["mlm", "sft"])
@@ -142,4 +153,6 @@ def test_a_checkpoint_that_the_first_cannot_write_is_an_error_in_all(spawn, tmp_
         process.join()
     assert [p.exitcode for p in processes] == [1, 1]
     words = [Path(f"{out}-0-{rank}.txt").read_text() for rank in range(2)]
-    assert words[0].startswith("Cannot write the checkpoint") and words[1].startswith("The first process could not write")
+    assert words[0].startswith("Cannot write the checkpoint") and words[1].startswith(
+        "The first process could not write"
+    )

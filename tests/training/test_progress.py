@@ -54,7 +54,9 @@ def test_each_window_counts_for_itself(machine):
     assert watch.notice() is not None
 
 
-@pytest.mark.parametrize(("threads", "others", "told"), [(1, 1.9, False), (2, 0.4, False), (2, 0.6, True), (4, 0.0, False)])
+@pytest.mark.parametrize(
+    ("threads", "others", "told"), [(1, 1.9, False), (2, 0.4, False), (2, 0.6, True), (4, 0.0, False)]
+)
 def test_threads_that_find_a_core_each_are_no_matter(machine, monkeypatch, threads, others, told):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(crowding, "reading", _with_cores(crowding.reading, max(CORES, threads)))
@@ -74,13 +76,17 @@ def test_a_system_that_does_not_tell(monkeypatch, tmp_path):
 
 def test_the_counts_of_linux(monkeypatch, tmp_path):
     stat = tmp_path / "stat"
-    stat.write_text("cpu  9 9 9 9 9 9 9 9 9 9\ncpu0 100 20 30 4000 500 6 7 8 900 1000\ncpu1 1 1 1 1 1 1 1 1 1 1\ncpu2 5 0 0 7 7 0 0 0 0 0\nintr 7\n")
+    stat.write_text(
+        "cpu  9 9 9 9 9 9 9 9 9 9\ncpu0 100 20 30 4000 500 6 7 8 900 1000\ncpu1 1 1 1 1 1 1 1 1 1 1\ncpu2 5 0 0 7 7 0 0 0 0 0\nintr 7\n"
+    )
     monkeypatch.setattr(crowding, "COUNTS", str(stat))
     monkeypatch.setattr(crowding.os, "sched_getaffinity", lambda _: {0, 2}, raising=False)
     monkeypatch.setattr(crowding.os, "sysconf", lambda _: 100, raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     found = crowding.reading()
-    assert (found.cores, found.busy) == (2, pytest.approx(1.76)), "user, nice, system, interrupts and stolen time; a guest's is the user's"
+    assert (found.cores, found.busy) == (2, pytest.approx(1.76)), (
+        "user, nice, system, interrupts and stolen time; a guest's is the user's"
+    )
 
 
 def test_the_view_says_it(machine, monkeypatch, capsys):

@@ -79,7 +79,10 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(spawn, tmp_path, num
     process.join()
     words = (tmp_path / "out.txt").read_text()
     step = step_of(tmp_path)
-    assert 0 < step < 4000 and words == f"KeyboardInterrupt: stopped at step {step} of 4000; the same command goes on from there"
+    assert (
+        0 < step < 4000
+        and words == f"KeyboardInterrupt: stopped at step {step} of 4000; the same command goes on from there"
+    )
 
 
 def test_a_signal_in_the_last_step_is_not_lost(tmp_path):
@@ -118,7 +121,9 @@ def test_a_module_of_other_parts_refuses_and_stays_as_it_was(tmp_path):
     made.attach(new_module("mlm", made.base, components={"bottleneck": {"reduction_factor": 4.0}, "invertible": {}}))
     made.activate("mlm")
     before = {k: v.clone() for k, v in made.module("mlm").tensors().items()}
-    with pytest.raises(TrainingError, match=r"layer\.0\.ffn\.bottleneck\.down\.weight: checkpoint \[16, 32\], now \[8, 32\]"):
+    with pytest.raises(
+        TrainingError, match=r"layer\.0\.ffn\.bottleneck\.down\.weight: checkpoint \[16, 32\], now \[8, 32\]"
+    ):
         runs.train("mlm", steps=3, folder=tmp_path, made=made)
     same(before, made.module("mlm").tensors())
 
@@ -133,7 +138,9 @@ def test_resume_can_be_declined(tmp_path):
     assert result.resumed_from is None and step_of(tmp_path) == 2
 
 
-@pytest.mark.parametrize("damage", ["cut", "cut in the header", "empty", "noise", "other tensors", "later version", "folder"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "cut in the header", "empty", "noise", "other tensors", "later version", "folder"]
+)
 def test_a_damaged_checkpoint_is_refused_in_words(tmp_path, damage):
     runs.train("mlm", steps=2, folder=tmp_path)
     path = tmp_path / "checkpoint.safetensors"
@@ -146,7 +153,9 @@ def test_a_damaged_checkpoint_is_refused_in_words(tmp_path, damage):
         path.unlink()
         path.mkdir()
     else:
-        path.write_bytes({"cut": raw[:-50], "cut in the header": raw[:40], "empty": b"", "noise": os.urandom(500)}[damage])
+        path.write_bytes(
+            {"cut": raw[:-50], "cut in the header": raw[:40], "empty": b"", "noise": os.urandom(500)}[damage]
+        )
     with pytest.raises(TrainingError, match="checkpoint.safetensors cannot be read.*resume=false"):
         runs.train("mlm", steps=2, folder=tmp_path)
 
@@ -159,11 +168,16 @@ def test_a_full_disk_leaves_the_checkpoint_before(spawn, tmp_path, allowed):
     tensors, state = read_checkpoint(path)
     write_checkpoint(path, {k: v for k, v in tensors.items() if not k.startswith("best.")}, state | {"step": 2})
     before = path.read_bytes()
-    process = spawn(runs.alone, "mlm", str(tmp_path / "out"), {"steps": 4, "folder": str(tmp_path), "evaluate_every": 4}, allowed)
+    process = spawn(
+        runs.alone, "mlm", str(tmp_path / "out"), {"steps": 4, "folder": str(tmp_path), "evaluate_every": 4}, allowed
+    )
     process.join()
     assert process.exitcode == 3 and len(before) > 20_000
     words = (tmp_path / "out.txt").read_text()
-    assert words.startswith(f"TrainingError: Cannot write the checkpoint {path}: ") and "checkpoint before it is intact" in words
+    assert (
+        words.startswith(f"TrainingError: Cannot write the checkpoint {path}: ")
+        and "checkpoint before it is intact" in words
+    )
     assert path.read_bytes() == before
     left = {p.name for p in tmp_path.iterdir()}
     assert left == {"checkpoint.safetensors", "out.txt", "out.listens"}, "a part of a file was left behind"

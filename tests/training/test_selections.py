@@ -33,7 +33,9 @@ def space(*sizes):
 def top(sizes, scores, count, taken=()):
     where = space(*sizes)
     parts = torch.tensor(scores, dtype=torch.float32).split(list(sizes))
-    return base.top(where, count, lambda k, a, b: parts[k][a:b], taken=torch.tensor(sorted(taken), dtype=torch.int32)).tolist()
+    return base.top(
+        where, count, lambda k, a, b: parts[k][a:b], taken=torch.tensor(sorted(taken), dtype=torch.int32)
+    ).tolist()
 
 
 @given(st.data())
@@ -65,7 +67,9 @@ def test_svd_scores_by_the_leading_components():
     evidence = Importance(BaseParameter("w", (8, 12), "layers", 0, "weight"), start, moved)
     u, s, v = torch.linalg.svd(moved)
     expected = sum(s[k] * torch.outer(u[:, k], v[k]) for k in range(2)).abs().flatten()
-    assert torch.allclose(torch.cat([chosen.scores(evidence, 0, 50), chosen.scores(evidence, 50, 96)]), expected, atol=1e-5)
+    assert torch.allclose(
+        torch.cat([chosen.scores(evidence, 0, 50), chosen.scores(evidence, 50, 96)]), expected, atol=1e-5
+    )
     words = Importance(BaseParameter("e", (8, 12), "embeddings", None, "weight"), start, moved)
     assert torch.equal(chosen.scores(words, 0, 96), moved.abs().flatten())
     other = Importance(BaseParameter("w2", (8, 12), "layers", 0, "weight"), start, 2 * moved)
@@ -80,7 +84,12 @@ def test_fisher_is_the_mean_squared_gradient_of_single_samples():
     assert all(p.grad is None and not p.requires_grad for p in engine.base.model.parameters())
     expected = {p.name: torch.zeros(p.shape) for p in unit.space.parameters}
     weights = [engine.base.encoder.get_parameter(n).requires_grad_(True) for n in expected]
-    rows = [{k: v[i : i + 1] for k, v in b.items()} for step in range(2) for b in task.batches(step) for i in range(len(b["input_ids"]))]
+    rows = [
+        {k: v[i : i + 1] for k, v in b.items()}
+        for step in range(2)
+        for b in task.batches(step)
+        for i in range(len(b["input_ids"]))
+    ]
     for row in rows[:11]:
         loss = task.loss(engine, row) / task.count(row)
         for name, gradient in zip(expected, torch.autograd.grad(loss, weights, allow_unused=True)):
@@ -121,7 +130,9 @@ def test_bitfit_moves_all_biases_and_nothing_else():
     engine, task, unit = language("all", kinds=["bias"])
     fit(engine, "swa", task, settings(), steps=5, seed=0)
     moved = {name for name, d in scatter(unit).items() if d.any()}
-    assert moved and all(name.endswith("bias") for name in moved) and unit.values.count_nonzero() > 0.9 * len(unit.values)
+    assert (
+        moved and all(name.endswith("bias") for name in moved) and unit.values.count_nonzero() > 0.9 * len(unit.values)
+    )
 
 
 def test_top_layers_and_full_fine_tuning_are_baselines_of_the_same_kind():
@@ -132,7 +143,9 @@ def test_top_layers_and_full_fine_tuning_are_baselines_of_the_same_kind():
         result = fit(engine, "swa", task, chosen, steps=4, seed=0)
         assert {row["phase"] for row in result.history} == {"full"} and str(engine.composition) == "swa"
         model = tiny.model().eval().requires_grad_(False)
-        model.lm_head.decoder.weight = torch.nn.Parameter(model.lm_head.decoder.weight.detach().clone(), requires_grad=False)
+        model.lm_head.decoder.weight = torch.nn.Parameter(
+            model.lm_head.decoder.weight.detach().clone(), requires_grad=False
+        )
         start = {n: p.detach().clone() for n, p in model.roberta.named_parameters()}
         opened = [model.roberta.get_parameter(p.name).requires_grad_(True) for p in unit.space.parameters]
         optimizer = torch.optim.AdamW(opened, weight_decay=0.0)
@@ -140,14 +153,19 @@ def test_top_layers_and_full_fine_tuning_are_baselines_of_the_same_kind():
             (batch,) = task.batches(step)
             optimizer.zero_grad()
             logits = model(input_ids=batch["input_ids"]).logits
-            torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=-100).backward()
+            torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=-100
+            ).backward()
             torch.nn.utils.clip_grad_norm_(opened, 1.0)
             optimizer.param_groups[0]["lr"] = 1e-2 * chosen.rate(step, 4)
             optimizer.step()
         for name, difference in scatter(unit).items():
             if name.endswith("key.bias"):  # softmax does not see it: its gradient is rounding, which Adam blows up
                 continue
-            assert torch.allclose(model.roberta.get_parameter(name) - start[name], difference, atol=2e-5), (config, name)
+            assert torch.allclose(model.roberta.get_parameter(name) - start[name], difference, atol=2e-5), (
+                config,
+                name,
+            )
 
 
 def test_an_adapter_and_a_difference_in_one_module_train_together():
@@ -162,4 +180,7 @@ def test_an_adapter_and_a_difference_in_one_module_train_together():
     engine.activate("swa")
     fit(engine, "swa", runs.masked_lm(seed=1), settings(), steps=6, seed=0)
     assert all(not torch.equal(made.state_dict()[k], v) for k, v in before.items())
-    assert engine.explain(*tiny.inputs()).silent == [] and made.units["weights"]["sparse_diff"].values.count_nonzero() > 150
+    assert (
+        engine.explain(*tiny.inputs()).silent == []
+        and made.units["weights"]["sparse_diff"].values.count_nonzero() > 150
+    )

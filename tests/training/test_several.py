@@ -29,17 +29,22 @@ def several(components, *, adapter=False, cycle=False):
     engine = Engine(tiny.base(FAMILY))
     engine.attach(sparse(engine.base, "eng", 5, entries=0.2, std=0.05))
     engine.attach(
-        tiny.wake(new_module("swa", engine.base, components="pfeiffer"), std=0.05) if adapter
+        tiny.wake(new_module("swa", engine.base, components="pfeiffer"), std=0.05)
+        if adapter
         else sparse(engine.base, "swa", 6, entries=0.2, std=0.05)
-    )  # fmt: skip
+    )
     torch.manual_seed(3)
     labels = LabelSet.from_sentences(runs.sentences()).tags
-    engine.attach(new_module("ner", engine.base, role="task", components=PARTS.get(components, components), labels=labels))
+    engine.attach(
+        new_module("ner", engine.base, role="task", components=PARTS.get(components, components), labels=labels)
+    )
     eng, swa = Stack("eng", "ner"), Stack("swa", "ner")
     engine.activate(eng)
     if cycle:
         return engine, Sources([Source("eng", runs.ner(seed=1), (eng, swa), 8)])
-    return engine, Sources([Source("eng", runs.ner(seed=1), (eng,), 5), Source("swa", runs.ner(seed=2), (swa,), 3)], seed=1)
+    return engine, Sources(
+        [Source("eng", runs.ner(seed=1), (eng,), 5), Source("swa", runs.ner(seed=2), (swa,), 3)], seed=1
+    )
 
 
 def steps_of(task, count):
@@ -80,7 +85,9 @@ def test_full_fine_tuning_over_several_languages_is_plain_torch(cycle):
             assert torch.allclose(ours[name], expected, atol=3e-6), name
     assert torch.allclose(module.head.weight, head.weight, atol=1e-6)
     label = "f1 eng under swa + ner" if cycle else "f1 swa"
-    assert label in result.best and result.best["f1"] == pytest.approx(sum(v for k, v in result.best.items() if k.startswith("f1 ")) / 2)
+    assert label in result.best and result.best["f1"] == pytest.approx(
+        sum(v for k, v in result.best.items() if k.startswith("f1 ")) / 2
+    )
     engine.activate(None)
     assert unchanged(engine.base, state)
 
@@ -109,7 +116,15 @@ def test_killed_anywhere_it_ends_the_same(components, cycle, tmp_path, monkeypat
 
         monkeypatch.setattr(TokenClassification, "loss", failing)
         with pytest.raises(RuntimeError, match="killed"):
-            fit(several(components, adapter=adapter, cycle=cycle)[0], "ner", task, chosen, steps=6, seed=0, folder=folder)
+            fit(
+                several(components, adapter=adapter, cycle=cycle)[0],
+                "ner",
+                task,
+                chosen,
+                steps=6,
+                seed=0,
+                folder=folder,
+            )
         monkeypatch.setattr(TokenClassification, "loss", loss)
         again, _ = several(components, adapter=adapter, cycle=cycle)
         result = fit(again, "ner", task, chosen, steps=6, seed=0, folder=folder)
@@ -146,7 +161,11 @@ def test_the_mean_of_the_last_evaluations_weights(components):
         def looked(self, engine):
             found = {k: v.clone() for k, v in engine.modules["ner"].state_dict().items()}
             if components == "everything":
-                found |= {"base": torch.cat([engine.base.encoder.get_parameter(p.name).detach().flatten() for p in unit.space.parameters])}
+                found |= {
+                    "base": torch.cat(
+                        [engine.base.encoder.get_parameter(p.name).detach().flatten() for p in unit.space.parameters]
+                    )
+                }
             kept.append(found)
             return look(self, engine)
 
@@ -164,7 +183,12 @@ def test_the_mean_of_the_last_evaluations_weights(components):
             assert torch.allclose(value, sum(look[key] for look in looks) / 3, atol=1e-6), key
     if components == "everything":
         engine.activate("eng")
-        start = torch.cat([engine.base.encoder.get_parameter(p.name).flatten() for p in engine.modules["ner"].units["weights"]["sparse_diff"].space.parameters])
+        start = torch.cat(
+            [
+                engine.base.encoder.get_parameter(p.name).flatten()
+                for p in engine.modules["ner"].units["weights"]["sparse_diff"].space.parameters
+            ]
+        )
         values = engine.modules["ner"].units["weights"]["sparse_diff"].values
         assert torch.allclose(start + values, sum(look["base"] for look in looks) / 3, atol=1e-6)
     assert "averaged" not in run()[1].history[-1]

@@ -54,7 +54,22 @@ def ner(entries=300, *, under=True):
 # ---- the transcription: dense masks, one optimiser over everything, nothing of madx but data and learning rates ---------
 
 
-def transcription(maskable, dense, loss_at, score, rate, *, entries, rounds, full_steps, steps, learning_rate, l1, number_of_all, every):
+def transcription(
+    maskable,
+    dense,
+    loss_at,
+    score,
+    rate,
+    *,
+    entries,
+    rounds,
+    full_steps,
+    steps,
+    learning_rate,
+    l1,
+    number_of_all,
+    every,
+):
     """Lottery ticket sparse fine-tuning as composable-sft does it; returns the differences of the maskable parameters."""
     everything = [*maskable.values(), *dense]
     original = [p.detach().clone() for p in everything]
@@ -108,7 +123,9 @@ def test_a_language_equals_the_transcription(rounds):
     fit(engine, "swa", task, chosen, steps=8, seed=0)
 
     model = tiny.model(FAMILY).eval().requires_grad_(False)
-    model.lm_head.decoder.weight = torch.nn.Parameter(model.lm_head.decoder.weight.detach().clone(), requires_grad=False)
+    model.lm_head.decoder.weight = torch.nn.Parameter(
+        model.lm_head.decoder.weight.detach().clone(), requires_grad=False
+    )
     number = sum(p.numel() for p in model.parameters())
     maskable = {n: p.requires_grad_(True) for n, p in sorted(model.roberta.named_parameters()) if "LayerNorm" not in n}
 
@@ -122,9 +139,20 @@ def test_a_language_equals_the_transcription(rounds):
 
     ids, labels = task._mask(held_out[: len(held_out)], row_seed(HELD_OUT_SEED, 0, torch.arange(len(held_out)).numpy()))
     differences, mask = transcription(
-        maskable, [], lambda step: loss_of(task.batches(step)[0]), lambda: -loss_of({"input_ids": ids, "labels": labels}).item(),
-        chosen.rate, entries=300, rounds=rounds, full_steps=6, steps=8, learning_rate=1e-2, l1=l1, number_of_all=number, every=3,
-    )  # fmt: skip
+        maskable,
+        [],
+        lambda step: loss_of(task.batches(step)[0]),
+        lambda: -loss_of({"input_ids": ids, "labels": labels}).item(),
+        chosen.rate,
+        entries=300,
+        rounds=rounds,
+        full_steps=6,
+        steps=8,
+        learning_rate=1e-2,
+        l1=l1,
+        number_of_all=number,
+        every=3,
+    )
     ours = scatter(unit)
     assert sum(int(m.sum()) for m in mask.values()) == 300 == len(unit.indices)
     selected = torch.zeros(unit.space.size, dtype=torch.bool)
@@ -155,14 +183,27 @@ def test_a_task_equals_the_transcription():
 
     steps = iter(range(1000))  # the last evaluation wins, as with keep_best=False
     differences, _ = transcription(
-        maskable, list(head_before.parameters()), loss_at, lambda: next(steps), chosen.rate, entries=250, rounds=1, full_steps=7,
-        steps=7, learning_rate=1e-2, l1=(0, 0), number_of_all=1, every=7,
-    )  # fmt: skip
+        maskable,
+        list(head_before.parameters()),
+        loss_at,
+        lambda: next(steps),
+        chosen.rate,
+        entries=250,
+        rounds=1,
+        full_steps=7,
+        steps=7,
+        learning_rate=1e-2,
+        l1=(0, 0),
+        number_of_all=1,
+        every=7,
+    )
     ours = scatter(unit)
     for name, difference in differences.items():
         assert torch.allclose(ours[name], difference, atol=1e-6), name
     head = engine.modules["ner"].head
-    assert torch.allclose(head.weight, head_before.weight, atol=1e-6) and torch.allclose(head.bias, head_before.bias, atol=1e-6)
+    assert torch.allclose(head.weight, head_before.weight, atol=1e-6) and torch.allclose(
+        head.bias, head_before.bias, atol=1e-6
+    )
 
 
 # ---- what training leaves ----------------------------------------------------------------------------------------------
@@ -206,14 +247,20 @@ def test_gradients_of_whole_parameters_do_not_stay(monkeypatch):
         if unit.values.grad is not None:
             value.register_hook(lambda g: g)
             for p in parameters:
-                handle = p.register_post_accumulate_grad_hook(lambda p: alive.append(sum(q.grad is not None for q in parameters)))
+                handle = p.register_post_accumulate_grad_hook(
+                    lambda p: alive.append(sum(q.grad is not None for q in parameters))
+                )
                 held.append(handle)
         return value
 
     monkeypatch.setattr(MaskedLM, "loss", watched)
     steps = []
     step = torch.optim.AdamW.step
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: (step(self), steps.append(sum(v["exp_avg"].numel() for v in self.state.values())))[0])
+    monkeypatch.setattr(
+        torch.optim.AdamW,
+        "step",
+        lambda self: (step(self), steps.append(sum(v["exp_avg"].numel() for v in self.state.values())))[0],
+    )
     fit(engine, "swa", task, settings(), steps=2, seed=0)
     assert alive and max(alive) <= 1
     assert steps[-1] == 300 and steps[0] == unit.space.size
@@ -300,7 +347,9 @@ def test_a_loss_that_is_no_number_leaves_the_base():
     engine, task, _ = language(50)
     state = snapshot(engine.base)
     with pytest.raises(TrainingError, match="Lower train.learning_rate"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MaskedLM, "loss", lambda self, engine, batch, loss=MaskedLM.loss: loss(self, engine, batch) * math.nan)
+        patch.setattr(
+            MaskedLM, "loss", lambda self, engine, batch, loss=MaskedLM.loss: loss(self, engine, batch) * math.nan
+        )
         fit(engine, "swa", task, settings(), steps=2, seed=0)
     engine.activate(None)
     assert unchanged(engine.base, state)

@@ -1,2 +1,1 @@
 """What a corpus and labelled files hold, looked at before training."""
-

@@ -56,8 +56,14 @@ class LabelReport:
 
 
 def inspect_labels(
-    sentences: Sequence[Sentence], tokenizer, *, path: str, inventory: Inventory | None = None, scheme: str = "auto", max_length: int = 256,
-) -> LabelReport:  # fmt: skip
+    sentences: Sequence[Sentence],
+    tokenizer,
+    *,
+    path: str,
+    inventory: Inventory | None = None,
+    scheme: str = "auto",
+    max_length: int = 256,
+) -> LabelReport:
     """Report on sentences whose tags are as the file has them (read with scheme none).
 
     inventory: the tags of a task without spans; None: tags are spans in `scheme`.
@@ -73,12 +79,22 @@ def inspect_labels(
     words = sum(len(s.tokens) for s in sentences)
     repeated, contradictory = _repeated(sentences)
     report = LabelReport(
-        path=path, sentences=len(sentences), words=words, labels=dict(sorted(counts.items(), key=lambda i: (-i[1], i[0]))),
-        scheme=scheme, bare=bare, length=_lengths([len(s.tokens) for s in sentences]), pieces=_lengths(in_pieces),
-        pieces_per_word=sum(in_pieces) / words, unknown_rate=unknown / max(sum(in_pieces), 1),
-        windows=sum(n > max_length - 2 for n in in_pieces), invalid=len(faults), faults=faults[:LISTED], repeated=repeated,
+        path=path,
+        sentences=len(sentences),
+        words=words,
+        labels=dict(sorted(counts.items(), key=lambda i: (-i[1], i[0]))),
+        scheme=scheme,
+        bare=bare,
+        length=_lengths([len(s.tokens) for s in sentences]),
+        pieces=_lengths(in_pieces),
+        pieces_per_word=sum(in_pieces) / words,
+        unknown_rate=unknown / max(sum(in_pieces), 1),
+        windows=sum(n > max_length - 2 for n in in_pieces),
+        invalid=len(faults),
+        faults=faults[:LISTED],
+        repeated=repeated,
         contradictory=contradictory,
-    )  # fmt: skip
+    )
     report.warnings.extend(_warnings(report, spans=inventory is None))
     return report
 
@@ -113,12 +129,19 @@ def _spans(sentences: Sequence[Sentence], scheme: str) -> tuple[list, str, list[
             to_iob2(sentences[number].tags, scheme)
         except TagFault as fault:
             faults[number] = _place(sentences[number], fault)
-    return [to_iob2(sentences[n].tags, scheme, repair=True) for n in formed], scheme, [faults[n] for n in sorted(faults)]
+    return (
+        [to_iob2(sentences[n].tags, scheme, repair=True) for n in formed],
+        scheme,
+        [faults[n] for n in sorted(faults)],
+    )
 
 
 def _lengths(values: list[int]) -> Lengths:
     return Lengths(
-        mean=float(np.mean(values)), median=float(np.median(values)), high=float(np.quantile(values, 0.95)), longest=max(values)
+        mean=float(np.mean(values)),
+        median=float(np.median(values)),
+        high=float(np.quantile(values, 0.95)),
+        longest=max(values),
     )
 
 
@@ -137,17 +160,31 @@ def _repeated(sentences: Sequence[Sentence]) -> tuple[int, int]:
 def _warnings(r: LabelReport, *, spans: bool) -> list[str]:
     found = []
     if r.invalid:
-        remedy = "correct the file, or read it with columns.repair=true" if spans else "correct the file, or choose another column"
-        found.append(f"{r.invalid:,} of {r.sentences:,} sentences have tags that are not valid {r.scheme}: {remedy}. First: {r.faults[0]}")
+        remedy = (
+            "correct the file, or read it with columns.repair=true"
+            if spans
+            else "correct the file, or choose another column"
+        )
+        found.append(
+            f"{r.invalid:,} of {r.sentences:,} sentences have tags that are not valid {r.scheme}: {remedy}. First: {r.faults[0]}"
+        )
     rare = [f"{label} ({count})" for label, count in r.labels.items() if count < FEW]
     if rare:
-        found.append(f"fewer than {FEW} of {', '.join(rare)}: the score of so rare a label is mostly chance; do not rank by it.")
+        found.append(
+            f"fewer than {FEW} of {', '.join(rare)}: the score of so rare a label is mostly chance; do not rank by it."
+        )
     if spans and not r.labels:
         found.append("no span at all: is it the column of the tags? Set columns.tag (counted from 0).")
     if r.windows > MANY_WINDOWS * r.sentences:
-        found.append(f"{r.windows / r.sentences:.1%} of the sentences get several windows: raise max_length if the base allows.")
+        found.append(
+            f"{r.windows / r.sentences:.1%} of the sentences get several windows: raise max_length if the base allows."
+        )
     if r.contradictory:
-        found.append(f"{r.contradictory:,} of {r.repeated:,} repeated sentences have other tags than before: they contradict; mend them.")
+        found.append(
+            f"{r.contradictory:,} of {r.repeated:,} repeated sentences have other tags than before: they contradict; mend them."
+        )
     if r.unknown_rate > MANY_UNKNOWN:
-        found.append(f"{r.unknown_rate:.1%} of the pieces are unknown to the tokenizer: normalise these characters, or take another base.")
+        found.append(
+            f"{r.unknown_rate:.1%} of the pieces are unknown to the tokenizer: normalise these characters, or take another base."
+        )
     return found

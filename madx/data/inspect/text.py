@@ -24,7 +24,9 @@ LISTED = 20
 #: a script (or a character) below this share of the letters (of the text) is the business of a quotation or a name
 FEW = 0.02
 MANY_PIECES, MANY_DUPLICATES = 3.0, 0.1
-_FORMS = re.compile(r" (?:CAPITAL|SMALL|MODIFIER|FINAL|VOWEL|LETTER|SYLLABLE|SYLLABICS|SIGN|IDEOGRAPH|UNIFIED|COMPATIBILITY)\b.*")
+_FORMS = re.compile(
+    r" (?:CAPITAL|SMALL|MODIFIER|FINAL|VOWEL|LETTER|SYLLABLE|SYLLABICS|SIGN|IDEOGRAPH|UNIFIED|COMPATIBILITY)\b.*"
+)
 log = logging.getLogger("madx")
 
 
@@ -86,7 +88,9 @@ class TextReport:
     warnings: list[str] = field(default_factory=list)
 
 
-def inspect_text(texts: Iterable[str], tokenizer, *, watch: Callable[[str], None] | None = None, kept: int = KEPT_LINES) -> TextReport:
+def inspect_text(
+    texts: Iterable[str], tokenizer, *, watch: Callable[[str], None] | None = None, kept: int = KEPT_LINES
+) -> TextReport:
     """Read lines once and report on them; `watch` is called with each line (for a search in the same pass)."""
     characters: Counter[str] = Counter()
     duplicates, said = Duplicates(kept), time.monotonic()
@@ -109,12 +113,22 @@ def inspect_text(texts: Iterable[str], tokenizer, *, watch: Callable[[str], None
     lacking = unknown_characters(visible, tokenizer)
     total = sum(visible.values())
     report = TextReport(
-        lines=lines, words=words, tokens=tokens, unknown=unknown, unknown_rate=stats.unknown_rate,
-        pieces_per_word=stats.pieces_per_word, characters=total, coverage=1 - sum(lacking.values()) / max(total, 1),
-        unknown_characters=dict(list(lacking.items())[:LISTED]), scripts=scripts(visible), duplicates=duplicates.share,
-        duplicates_exact=duplicates.exact, longest=longest, broken=characters["\ufffd"],
+        lines=lines,
+        words=words,
+        tokens=tokens,
+        unknown=unknown,
+        unknown_rate=stats.unknown_rate,
+        pieces_per_word=stats.pieces_per_word,
+        characters=total,
+        coverage=1 - sum(lacking.values()) / max(total, 1),
+        unknown_characters=dict(list(lacking.items())[:LISTED]),
+        scripts=scripts(visible),
+        duplicates=duplicates.share,
+        duplicates_exact=duplicates.exact,
+        longest=longest,
+        broken=characters["\ufffd"],
         controls=sum(n for c, n in visible.items() if unicodedata.category(c) == "Cc"),
-    )  # fmt: skip
+    )
     report.warnings.extend(_warnings(report))
     return report
 
@@ -182,9 +196,13 @@ def _warnings(r: TextReport) -> list[str]:
             "Keep the language's own lines, unless it is written so."
         )
     if r.broken:
-        found.append(f"{r.broken:,} replacement characters (U+FFFD): the text was decoded wrongly somewhere. Get the original again.")
+        found.append(
+            f"{r.broken:,} replacement characters (U+FFFD): the text was decoded wrongly somewhere. Get the original again."
+        )
     if r.controls:
-        found.append(f"{r.controls:,} control characters: strip them, for example with: tr -d '\\000-\\010\\013\\014\\016-\\037'.")
+        found.append(
+            f"{r.controls:,} control characters: strip them, for example with: tr -d '\\000-\\010\\013\\014\\016-\\037'."
+        )
     if r.tokens < TINY:
         found.append(
             f"tiny: {r.tokens:,} tokens. Below {TINY:,} a language module mostly memorises: add text, train for fewer "

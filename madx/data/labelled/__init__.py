@@ -1,2 +1,1 @@
 """Labelled text: readers, tags, windows over long sentences, batches."""
-

@@ -18,9 +18,16 @@ POOL = 64  # batches whose rows are sorted together: little padding, and still c
 
 
 def batches(
-    rows: Sequence[Row], *, batch_size: int | None = None, tokens_per_batch: int | None = None,
-    seed: int = 0, epoch: int = 0, shuffle: bool = True, process_index: int = 0, process_count: int = 1,
-) -> list[list[int]]:  # fmt: skip
+    rows: Sequence[Row],
+    *,
+    batch_size: int | None = None,
+    tokens_per_batch: int | None = None,
+    seed: int = 0,
+    epoch: int = 0,
+    shuffle: bool = True,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> list[list[int]]:
     """Indices of rows, batch by batch, every row in one batch; this process's share of each.
 
     Give one of `batch_size` (rows) and `tokens_per_batch` (rows times the longest one's tokens, padding included; a row

@@ -37,9 +37,16 @@ class _Line(NamedTuple):
 
 
 def read_conll(
-    path, *, token_column: int | None = None, tag_column: int | None = None, separator: str | None = None,
-    scheme: str = "auto", repair: bool = False, style: str = "auto", inventory: Inventory | None = None,
-) -> list[Sentence]:  # fmt: skip
+    path,
+    *,
+    token_column: int | None = None,
+    tag_column: int | None = None,
+    separator: str | None = None,
+    scheme: str = "auto",
+    repair: bool = False,
+    style: str = "auto",
+    inventory: Inventory | None = None,
+) -> list[Sentence]:
     """The sentences of a file, spans in IOB2 (`scheme`: auto, iob1, iob2, bioes; none leaves the tags as they are).
 
     `separator`: tab or whitespace; none finds out: tab if any line has one. Columns count from 0, from the end when
@@ -86,9 +93,14 @@ def style_of(path, style: str = "auto") -> str:
 
 
 def read_dataset(
-    name: str, *, token_column: str = "tokens", tag_column: str = "ner_tags", scheme: str = "auto", repair: bool = False,
+    name: str,
+    *,
+    token_column: str = "tokens",
+    tag_column: str = "ner_tags",
+    scheme: str = "auto",
+    repair: bool = False,
     inventory: Inventory | None = None,
-) -> list[Sentence]:  # fmt: skip
+) -> list[Sentence]:
     """The sentences of `datasets:NAME[:CONFIG][:SPLIT]`: a column of word lists and one of tag lists.
 
     Tags are names, or numbers whose names the column's ClassLabel holds. Raises DataError as `read_conll` does.
@@ -109,9 +121,12 @@ def read_dataset(
     if not sentences:
         raise DataError(f"{name}: the data set is empty: no row holds a word.")
     return _checked(
-        sentences, scheme=scheme, repair=repair, inventory=inventory,
+        sentences,
+        scheme=scheme,
+        repair=repair,
+        inventory=inventory,
         where=lambda s, w: f"{name}, row {sentences[s].line}, word {w + 1}",
-    )  # fmt: skip
+    )
 
 
 def write_conll(path, sentences: Sequence[Sentence], predictions: Sequence[Sequence[str]] | None = None) -> None:
@@ -237,7 +252,9 @@ def _tag_name(tag, names: list[str] | None, where: str) -> str:
     return names[tag]
 
 
-def _checked(sentences: list[Sentence], *, scheme: str, repair: bool, inventory: Inventory | None, where) -> list[Sentence]:
+def _checked(
+    sentences: list[Sentence], *, scheme: str, repair: bool, inventory: Inventory | None, where
+) -> list[Sentence]:
     """All sentences with IOB2 tags, or tags of the inventory; `where(sentence, word)` names a place for an error."""
     number = 0
     try:

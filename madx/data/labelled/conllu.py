@@ -67,7 +67,9 @@ def _checked_id(where: str, text: str, *, count: int, covered: int) -> bool:
             )
     elif found := _EMPTY.fullmatch(text):
         if int(found[1]) != count:
-            raise DataError(f"{where}: ID {text}: an empty node stands after its word; here that is {count}.1 or later.")
+            raise DataError(
+                f"{where}: ID {text}: an empty node stands after its word; here that is {count}.1 or later."
+            )
     else:
         raise DataError(
             f"{where}: ID {text!r}. Allowed: a word (3), a multiword token (3-4), an empty node (3.1). "

@@ -65,10 +65,13 @@ def encode_words(
                 row += pieces[word]
             rows.append(
                 Row(
-                    input_ids=(*row, frame.end), first=tuple(first[w] for w in predicted), words=tuple(predicted),
-                    labels=tuple(ids[w] for w in predicted) if labels else (), sentence=number,
+                    input_ids=(*row, frame.end),
+                    first=tuple(first[w] for w in predicted),
+                    words=tuple(predicted),
+                    labels=tuple(ids[w] for w in predicted) if labels else (),
+                    sentence=number,
                 )
-            )  # fmt: skip
+            )
     return rows
 
 

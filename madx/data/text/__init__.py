@@ -1,2 +1,1 @@
 """Raw text: from corpora to packed and masked blocks."""
-

@@ -77,9 +77,17 @@ class Blocks:
 
 
 def pack_corpus(
-    source: Source, tokenizer, *, block_size: int = 256, text_key: str = "text", limit: int | None = None,
-    held_out_share: float = 0.05, held_out_most: int = 500, cache: Path | str | None = None, refresh: bool = False,
-) -> Blocks:  # fmt: skip
+    source: Source,
+    tokenizer,
+    *,
+    block_size: int = 256,
+    text_key: str = "text",
+    limit: int | None = None,
+    held_out_share: float = 0.05,
+    held_out_most: int = 500,
+    cache: Path | str | None = None,
+    refresh: bool = False,
+) -> Blocks:
     """Read, tokenise and pack a corpus, or take it from the cache and say so in the log.
 
     `cache`: a folder, by default $MADX_CACHE/blocks or ~/.cache/madx/blocks. A `datasets` name is keyed by its name
@@ -91,11 +99,15 @@ def pack_corpus(
             "allowed are at least 8 tokens, a share between 0 and 1, and at least 1 block."
         )
     settings = {
-        "version": VERSION, "block_size": block_size, "share": held_out_share, "most": held_out_most,
-        "text_key": text_key, "limit": limit,
+        "version": VERSION,
+        "block_size": block_size,
+        "share": held_out_share,
+        "most": held_out_most,
+        "text_key": text_key,
+        "limit": limit,
         "files": [file.sha256 or file.path for file in corpus_files(source)],
         "tokenizer": [tokenizer_fingerprint(tokenizer), _behaviour(tokenizer)],
-    }  # fmt: skip
+    }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     folder = _cache_root(cache) / key[:32]
     if not refresh and (blocks := _open(folder)):

@@ -39,9 +39,16 @@ def text_ids(tokenizer, texts: list[str], *, offsets: bool = False):
     """
     # verbose=False: text is cut into blocks or windows later, so "longer than the maximum" would be a false alarm.
     coded = tokenizer(
-        texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False,
-        return_offsets_mapping=offsets, truncation=False, padding=False, split_special_tokens=True, verbose=False,
-    )  # fmt: skip
+        texts,
+        add_special_tokens=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        return_offsets_mapping=offsets,
+        truncation=False,
+        padding=False,
+        split_special_tokens=True,
+        verbose=False,
+    )
     unknown = tokenizer.unk_token_id
     special = set() if unknown is None else set(tokenizer.all_special_ids) - {unknown}
     rows = [

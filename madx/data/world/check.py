@@ -13,7 +13,9 @@ def faults(code: str) -> list[str]:
     spoken, found = Language(code), []
     wanted = {concept for ids in concepts().values() for concept in ids}
     found += [f"lexicon: concept {c!r} is missing" for c in sorted(wanted - set(spoken.lexicon))]
-    found += [f"lexicon: {c!r} is not a concept (private words go under grammar:)" for c in spoken.lexicon.keys() - wanted]
+    found += [
+        f"lexicon: {c!r} is not a concept (private words go under grammar:)" for c in spoken.lexicon.keys() - wanted
+    ]
     found += [f"frames: {f!r} is missing" for f in frames() if f not in spoken.realisations]
     found += [f"frames: {f!r} is not in frames.yaml" for f in spoken.realisations if f not in frames()]
     found += _frame_faults(spoken)
@@ -46,7 +48,9 @@ def main(code: str) -> int:
         if frame in frames():
             sentence = spoken.tagged(spoken.realise(frame, rng, bound=spoken.bind(frame, "train", rng)), frame)
             tagged = " ".join(f"{t}/{g}" if g != "O" else t for t, g in zip(sentence.tokens, sentence.tags))
-            print(f"{frame:22s} {sentence.text}\n{'':22s} {tagged}" if "/" in tagged else f"{frame:22s} {sentence.text}")
+            print(
+                f"{frame:22s} {sentence.text}\n{'':22s} {tagged}" if "/" in tagged else f"{frame:22s} {sentence.text}"
+            )
     found = faults(code)
     print(f"\n{HERE / 'languages' / code}.yaml: {len(found)} faults", *found, sep="\n  ")
     return 1 if found else 0

@@ -174,7 +174,9 @@ class Language:
                 continue
             other = bound.get(controller) or self.lexicon.get(controller)
             kind = name.rstrip("23")
-            pieces.append((self.inflection.form(word, tags, other.classes if other else ()), kind if kind in ENTITIES else ""))
+            pieces.append(
+                (self.inflection.form(word, tags, other.classes if other else ()), kind if kind in ENTITIES else "")
+            )
         return pieces
 
     def _fill(self, kind: str, split: str, rng: random.Random) -> "Word | str":

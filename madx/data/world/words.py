@@ -89,7 +89,7 @@ class Inflection:
                 if is_vowel == (last in self.vowels):
                     continue
             out += self._resolve(buffer or letter, out.lower())
-        return stem + join + out[len(stem):] if join and out != stem else out
+        return stem + join + out[len(stem) :] if join and out != stem else out
 
     def _resolve(self, letter: str, before: str) -> str:
         """A capital of `letters` becomes the letter that harmony wants after `before`; others stay."""

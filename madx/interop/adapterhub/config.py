@@ -83,7 +83,9 @@ def read_parts(full: dict, *, depth: int, has_invertible: bool) -> Reading:
     if theirs.inv_adapter:
         _read_invertible(theirs, reading)
     if not reading.components:
-        raise ConfigError("This adapter has neither bottlenecks (mh_adapter, output_adapter) nor an invertible component.")
+        raise ConfigError(
+            "This adapter has neither bottlenecks (mh_adapter, output_adapter) nor an invertible component."
+        )
     for key, meant in (
         ("init_weights_seed", theirs.init_weights_seed is not None),
         ("cross_adapter", theirs.cross_adapter),
@@ -175,15 +177,27 @@ def _read_bottleneck(theirs: ForeignConfig, depth: int, reading: Reading) -> Non
         residual = "output"
     elif residual == "sum" and reads != "sum_norm":
         raise ConfigError('residual_before_ln="post_add" needs original_ln_before=true: nothing was added before.')
-    reading.components |= make_components({"bottleneck": {
-        "places": [p for p, on in (("attention", theirs.mh_adapter), ("ffn", theirs.output_adapter)) if on],
-        "reduction_factor": theirs.reduction_factor, "reads": reads, "residual": residual,
-        "activation": _activation(theirs.non_linearity), "norm_before": theirs.ln_before, "norm_after": theirs.ln_after,
-        "norm_after_residual": theirs.ln_after and theirs.adapter_residual_before_ln and not theirs.is_parallel,
-        "final_norm": theirs.original_ln_after, "scaling": theirs.scaling, "gate": theirs.use_gating,
-        "dropout": theirs.dropout, "stochastic_depth": theirs.stochastic_depth, "init": INIT[theirs.init_weights],
-        "leave_out": left_out,
-    }})  # fmt: skip
+    reading.components |= make_components(
+        {
+            "bottleneck": {
+                "places": [p for p, on in (("attention", theirs.mh_adapter), ("ffn", theirs.output_adapter)) if on],
+                "reduction_factor": theirs.reduction_factor,
+                "reads": reads,
+                "residual": residual,
+                "activation": _activation(theirs.non_linearity),
+                "norm_before": theirs.ln_before,
+                "norm_after": theirs.ln_after,
+                "norm_after_residual": theirs.ln_after and theirs.adapter_residual_before_ln and not theirs.is_parallel,
+                "final_norm": theirs.original_ln_after,
+                "scaling": theirs.scaling,
+                "gate": theirs.use_gating,
+                "dropout": theirs.dropout,
+                "stochastic_depth": theirs.stochastic_depth,
+                "init": INIT[theirs.init_weights],
+                "leave_out": left_out,
+            }
+        }
+    )
 
 
 def _read_invertible(theirs: ForeignConfig, reading: Reading) -> None:
@@ -195,10 +209,14 @@ def _read_invertible(theirs: ForeignConfig, reading: Reading) -> None:
         )
     if theirs.inv_adapter_reduction_factor is None:
         raise ConfigError("inv_adapter is set, but inv_adapter_reduction_factor is missing.")
-    reading.components |= make_components({"invertible": {
-        "reduction_factor": theirs.inv_adapter_reduction_factor,
-        "activation": _activation(theirs.inv_non_linearity or theirs.non_linearity),
-    }})  # fmt: skip
+    reading.components |= make_components(
+        {
+            "invertible": {
+                "reduction_factor": theirs.inv_adapter_reduction_factor,
+                "activation": _activation(theirs.inv_non_linearity or theirs.non_linearity),
+            }
+        }
+    )
 
 
 def _activation(name: str) -> str:
@@ -230,7 +248,9 @@ def _short(value) -> str:
 def write_config(components: dict[str, ComponentConfig], *, depth: int) -> dict:
     """Their config for our components; raises ConfigError for what it cannot say, all faults at once."""
     faults = [
-        f"the component {p!r} has no counterpart that madx writes" for p in components if p not in ("bottleneck", "invertible")
+        f"the component {p!r} has no counterpart that madx writes"
+        for p in components
+        if p not in ("bottleneck", "invertible")
     ]
     if not components:
         faults.append("a head alone, without any component, is no adapter there")
@@ -258,13 +278,20 @@ def _write_bottleneck(component: ComponentConfig, depth: int, faults: list[str])
     if component.reads == "input" and component.norm_after and component.norm_after_residual:
         faults.append("norm_after_residual on a bottleneck that reads 'input'")
     return {
-        "mh_adapter": "attention" in component.places, "output_adapter": "ffn" in component.places,
-        "reduction_factor": component.reduction_factor, "original_ln_before": component.reads == "sum_norm",
-        "is_parallel": component.reads == "input", "original_ln_after": component.final_norm,
+        "mh_adapter": "attention" in component.places,
+        "output_adapter": "ffn" in component.places,
+        "reduction_factor": component.reduction_factor,
+        "original_ln_before": component.reads == "sum_norm",
+        "is_parallel": component.reads == "input",
+        "original_ln_after": component.final_norm,
         "residual_before_ln": {"output": True, "sum": "post_add", "read": False}[component.residual],
-        "ln_before": component.norm_before, "ln_after": component.norm_after,
-        "adapter_residual_before_ln": component.norm_after and component.norm_after_residual, "scaling": component.scaling,
-        "use_gating": component.gate, "dropout": component.dropout, "stochastic_depth": component.stochastic_depth,
+        "ln_before": component.norm_before,
+        "ln_after": component.norm_after,
+        "adapter_residual_before_ln": component.norm_after and component.norm_after_residual,
+        "scaling": component.scaling,
+        "use_gating": component.gate,
+        "dropout": component.dropout,
+        "stochastic_depth": component.stochastic_depth,
         "init_weights": {ours: theirs for theirs, ours in INIT.items()}[component.init],
         "leave_out": sorted(set(range(depth)) - component.layers(depth)),
-    }  # fmt: skip
+    }

@@ -43,20 +43,36 @@ class AdapterHub(Format):
         first, mismatch = wishes[0], any(wish.allow_base_mismatch for wish in wishes)
         if not self.members(folder):
             module, report = import_adapterhub(
-                folder, base, name=first.name, role=first.role, language=first.language, task=first.task,
-                with_head=first.with_head, allow_base_mismatch=mismatch,
-            )  # fmt: skip
+                folder,
+                base,
+                name=first.name,
+                role=first.role,
+                language=first.language,
+                task=first.task,
+                with_head=first.with_head,
+                allow_base_mismatch=mismatch,
+            )
             return ImportResult({first.name: module}, (report,), Stack(first.name))
         composition, modules, reports = import_adapterhub_setup(
-            folder, base, roles={wish.name: wish.role for wish in wishes},
-            languages={wish.name: wish.language for wish in wishes}, task=next((w.task for w in wishes if w.task), None),
-            with_head=all(wish.with_head for wish in wishes), allow_base_mismatch=mismatch,
-        )  # fmt: skip
+            folder,
+            base,
+            roles={wish.name: wish.role for wish in wishes},
+            languages={wish.name: wish.language for wish in wishes},
+            task=next((w.task for w in wishes if w.task), None),
+            with_head=all(wish.with_head for wish in wishes),
+            allow_base_mismatch=mismatch,
+        )
         return ImportResult(modules, tuple(reports), composition)
 
     def write(
-        self, composition: Composition, modules: dict[str, Module], folder: Path, *, base: Base, as_name: str | None = None
-    ) -> Path:  # fmt: skip
+        self,
+        composition: Composition,
+        modules: dict[str, Module],
+        folder: Path,
+        *,
+        base: Base,
+        as_name: str | None = None,
+    ) -> Path:
         """A single module as a folder of an adapter, more of them as a setup."""
         if composition.items == composition.names() and len(composition.names()) == 1:
             return export_adapterhub(modules[composition.names()[0]], folder, base=base, as_name=as_name)

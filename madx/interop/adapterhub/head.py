@@ -86,15 +86,16 @@ def _read_tagging(folder: Path, full: dict, config: dict, *, owner, width: int) 
     name = full.get("name") if full.get("name") is not None else owner
     keys = {
         where + kind: f"head.{kind}" for where in (f"heads.{name}.1.", "classifier.") for kind in ("weight", "bias")
-    }  # fmt: skip
+    }
     if unknown := [k[:120] for k in tensors if k not in keys]:
         raise StoreError(f"{folder / file} has tensors that its config does not explain: {', '.join(unknown[:8])}.")
     found = {keys[k]: v for k, v in tensors.items()}
     shapes = {"head.weight": (len(labels), width), "head.bias": (len(labels),)}
     faults = [
         f"{k}: file {tuple(found[k].shape) if k in found else 'missing'}, base and labels {shape}"
-        for k, shape in shapes.items() if k not in found or tuple(found[k].shape) != shape
-    ]  # fmt: skip
+        for k, shape in shapes.items()
+        if k not in found or tuple(found[k].shape) != shape
+    ]
     if faults or len(tensors) != len(found):
         raise StoreError(
             f"{folder / file} does not fit its config on this base:\n  " + "\n  ".join(faults or sorted(tensors))
@@ -114,9 +115,12 @@ def write_head(module: Module, name: str) -> tuple[dict, dict[str, Tensor]]:
     """Their settings and tensors of a module's head."""
     labels = module.info.labels
     config = {
-        "head_type": "tagging", "num_labels": len(labels), "layers": 1, "activation_function": "tanh",
+        "head_type": "tagging",
+        "num_labels": len(labels),
+        "layers": 1,
+        "activation_function": "tanh",
         "dropout_prob": None,
         "label2id": {label: i for i, label in enumerate(labels)},
-    }  # fmt: skip
+    }
     weights = {f"heads.{name}.1.{k}": v.detach().to("cpu").clone() for k, v in module.head.state_dict().items()}
     return config, weights

@@ -14,9 +14,12 @@ from madx.contract.module_type import ComponentConfig
 from madx.errors import BaseError
 
 _BLOCKS = (
-    "adapters", "layer_text_task_adapters", "layer_text_lang_adapters", "attention_text_task_adapters",
+    "adapters",
+    "layer_text_task_adapters",
+    "layer_text_lang_adapters",
+    "attention_text_task_adapters",
     "attention_text_lang_adapters",
-)  # fmt: skip
+)
 _MAPS = ("invertible_adapters", "invertible_lang_adapters")
 
 

@@ -30,9 +30,16 @@ VERSION = "adapters.1.3.0"
 
 
 def import_adapterhub(
-    path: str | Path, base: Base, *, name: str, role: str, language: str | None = None, task: str | None = None,
-    with_head: bool = True, allow_base_mismatch: bool = False,
-) -> tuple[Module, ImportReport]:  # fmt: skip
+    path: str | Path,
+    base: Base,
+    *,
+    name: str,
+    role: str,
+    language: str | None = None,
+    task: str | None = None,
+    with_head: bool = True,
+    allow_base_mismatch: bool = False,
+) -> tuple[Module, ImportReport]:
     """A module from a folder of AdapterHub's `adapters` (any version), and a report of what became of its content.
 
     name, role, language: of the module made. A tagging head becomes its head, unless `with_head` is False; task: what
@@ -53,10 +60,16 @@ def import_adapterhub(
     reading = read_parts(full, depth=base.depth, has_invertible=invertible)
     head = read_head(folder, base=base, role=role, owner=full.get("name"), wanted=with_head)
     info = ModuleInfo(
-        name=name, role=role, language=language, components=reading.components, base=base.identity(),
-        task=task if head.labels else None, labels=head.labels, tokenizer=base.tokenizer_fingerprint,
+        name=name,
+        role=role,
+        language=language,
+        components=reading.components,
+        base=base.identity(),
+        task=task if head.labels else None,
+        labels=head.labels,
+        tokenizer=base.tokenizer_fingerprint,
         training={"imported": _origin(full) | {"sha256": sha256_of(folder / file)}},
-    )  # fmt: skip
+    )
     skeleton = _skeleton(info, base, tensors, folder / file)
     bottleneck = reading.components.get("bottleneck")
     reader = KeyReader(layout, norm_before=bool(bottleneck and bottleneck.norm_before))
@@ -66,9 +79,13 @@ def import_adapterhub(
     skeleton.load_state_dict({k: v for k, (v, _) in ours.items()} | head.tensors, strict=True, assign=True)
     ignored += reading.ignored + repeated + head.ignored + other_files(folder, {CONFIG, file} | head.files)
     report = ImportReport(
-        name=name, folder=str(folder), source=_source(full), mapped=tuple(mapped + head.mapped), ignored=tuple(ignored),
+        name=name,
+        folder=str(folder),
+        source=_source(full),
+        mapped=tuple(mapped + head.mapped),
+        ignored=tuple(ignored),
         settings=tuple(f"{component}: {_settings(config)}" for component, config in reading.components.items()),
-    )  # fmt: skip
+    )
     return skeleton.to(base.device), report
 
 
@@ -136,9 +153,10 @@ def _translate(tensors: dict[str, Tensor], reader: KeyReader, *, owner, file: Pa
             unknown.append(f"{theirs} (differs from the other tensor for {key.target})")
     if unknown:
         raise StoreError(
-            f"{file} has {len(unknown)} tensors that the config does not explain:\n  " + _listed(unknown)
+            f"{file} has {len(unknown)} tensors that the config does not explain:\n  "
+            + _listed(unknown)
             + "\nThe config belongs to another file, or the adapter has components that madx does not read."
-        )  # fmt: skip
+        )
     if len(owners) > 1 or owner is not None and owners != {owner}:
         raise StoreError(
             f"{file} holds tensors of {', '.join(repr(o[:60]) for o in sorted(owners)[:8])}, its config is of "
@@ -159,8 +177,9 @@ def _compare(expected: dict[str, Tensor], ours: Ours, *, depth: int, file: Path)
     faults += [f"not asked for by the config: {name}" for name in ours if name not in expected]
     faults += [
         f"{name}: file {tuple(value.shape)}, base and config {tuple(expected[name].shape)}"
-        for name, (value, _) in ours.items() if name in expected and value.shape != expected[name].shape
-    ]  # fmt: skip
+        for name, (value, _) in ours.items()
+        if name in expected and value.shape != expected[name].shape
+    ]
     if faults:
         layers = f" (file: layers {ranges(in_file)}; base: 0-{depth - 1})" if in_file else ""
         raise StoreError(
@@ -211,15 +230,21 @@ def export_adapterhub(
         )
     components = module.info.components
     full = {
-        "config": write_config(components, depth=base.depth), "hidden_size": base.width, "model_class": layout.model_class,
-        "model_name": public_name(base), "model_type": base.config.model_type, "name": name, "version": VERSION,
-    }  # fmt: skip
+        "config": write_config(components, depth=base.depth),
+        "hidden_size": base.width,
+        "model_class": layout.model_class,
+        "model_name": public_name(base),
+        "model_type": base.config.model_type,
+        "name": name,
+        "version": VERSION,
+    }
     _check_inner_widths(module)
     tensors = {
         key: value.detach().to("cpu").clone().contiguous()
-        for target, value in module.tensors().items() if not target.startswith("head.")
+        for target, value in module.tensors().items()
+        if not target.startswith("head.")
         for key in foreign_keys(target, layout, name, components)
-    }  # fmt: skip
+    }
     with new_folder(folder) as made:
         _write(made, (CONFIG, full), WEIGHTS, tensors, safetensors)
         if module.head is not None:

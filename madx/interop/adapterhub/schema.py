@@ -38,44 +38,102 @@ class ForeignConfig(Settings):
 
 
 SEQ = {
-    "mh_adapter": False, "output_adapter": True, "reduction_factor": 16, "non_linearity": "relu",
-    "original_ln_before": True, "original_ln_after": True, "residual_before_ln": True,
-}  # fmt: skip
+    "mh_adapter": False,
+    "output_adapter": True,
+    "reduction_factor": 16,
+    "non_linearity": "relu",
+    "original_ln_before": True,
+    "original_ln_after": True,
+    "residual_before_ln": True,
+}
 DOUBLE = SEQ | {"mh_adapter": True, "original_ln_before": False, "non_linearity": "swish"}
 PARALLEL = SEQ | {
-    "original_ln_before": False, "is_parallel": True, "init_weights": "mam_adapter", "reduction_factor": 2,
+    "original_ln_before": False,
+    "is_parallel": True,
+    "init_weights": "mam_adapter",
+    "reduction_factor": 2,
     "scaling": 4.0,
-}  # fmt: skip
+}
 NICE = {"inv_adapter": "nice", "inv_adapter_reduction_factor": 2}
 
 #: configs saved by name alone
 NAMED: dict[str, dict] = {
-    "seq_bn": SEQ, "pfeiffer": SEQ, "double_seq_bn": DOUBLE, "houlsby": DOUBLE,
-    "seq_bn_inv": SEQ | NICE, "pfeiffer+inv": SEQ | NICE,
-    "double_seq_bn_inv": DOUBLE | NICE, "houlsby+inv": DOUBLE | NICE,
-    "par_bn": PARALLEL, "parallel": PARALLEL,
-    "scaled_par_bn": PARALLEL | {"scaling": "learned"}, "scaled_parallel": PARALLEL | {"scaling": "learned"},
-}  # fmt: skip
+    "seq_bn": SEQ,
+    "pfeiffer": SEQ,
+    "double_seq_bn": DOUBLE,
+    "houlsby": DOUBLE,
+    "seq_bn_inv": SEQ | NICE,
+    "pfeiffer+inv": SEQ | NICE,
+    "double_seq_bn_inv": DOUBLE | NICE,
+    "houlsby+inv": DOUBLE | NICE,
+    "par_bn": PARALLEL,
+    "parallel": PARALLEL,
+    "scaled_par_bn": PARALLEL | {"scaling": "learned"},
+    "scaled_parallel": PARALLEL | {"scaling": "learned"},
+}
 
 #: names of configs and architectures whose module type madx does not read yet
 OTHER_TYPES = (
-    "lora", "mtl_lora", "ia3", "vera", "dora", "dvora", "prefix_tuning", "prefix_tuning_flat", "prompt_tuning", "reft",
-    "loreft", "noreft", "direft", "compacter", "compacter++", "mam", "unipelt", "union",
-)  # fmt: skip
+    "lora",
+    "mtl_lora",
+    "ia3",
+    "vera",
+    "dora",
+    "dvora",
+    "prefix_tuning",
+    "prefix_tuning_flat",
+    "prompt_tuning",
+    "reft",
+    "loreft",
+    "noreft",
+    "direft",
+    "compacter",
+    "compacter++",
+    "mam",
+    "unipelt",
+    "union",
+)
 
 PHM = {
-    "phm_layer", "phm_dim", "factorized_phm_W", "shared_W_phm", "shared_phm_rule", "factorized_phm_rule", "phm_c_init",
-    "phm_init_range", "learn_phm", "hypercomplex_nonlinearity", "phm_rank", "phm_bias",
-}  # fmt: skip
+    "phm_layer",
+    "phm_dim",
+    "factorized_phm_W",
+    "shared_W_phm",
+    "shared_phm_rule",
+    "factorized_phm_rule",
+    "phm_c_init",
+    "phm_init_range",
+    "learn_phm",
+    "hypercomplex_nonlinearity",
+    "phm_rank",
+    "phm_bias",
+}
 OLD_SPELLING = {
-    "LN_before": "ln_before", "LN_after": "ln_after", "MH_Adapter": "mh_adapter", "Output_Adapter": "output_adapter",
-}  # fmt: skip
+    "LN_before": "ln_before",
+    "LN_after": "ln_after",
+    "MH_Adapter": "mh_adapter",
+    "Output_Adapter": "output_adapter",
+}
 #: theirs -> ours; theirs are compared in lower case, as they do
 ACTIVATIONS = {
-    "relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_python": "gelu",
-    "gelu_python_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_accurate": "gelu_tanh", "swish": "swish",
-    "silu": "silu", "tanh": "tanh", "sigmoid": "sigmoid", "leakyrelu": "leaky_relu", "leaky_relu": "leaky_relu",
-    "mish": "mish", "relu6": "relu6", "relu2": "relu_squared", "linear": "identity",
-}  # fmt: skip
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python": "gelu",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "swish": "swish",
+    "silu": "silu",
+    "tanh": "tanh",
+    "sigmoid": "sigmoid",
+    "leakyrelu": "leaky_relu",
+    "leaky_relu": "leaky_relu",
+    "mish": "mish",
+    "relu6": "relu6",
+    "relu2": "relu_squared",
+    "linear": "identity",
+}
 ACTIVATIONS_OUT = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}  # the first name listed wins
 INIT = {"bert": "normal", "mam_adapter": "zero_up", "houlsby": "truncated"}

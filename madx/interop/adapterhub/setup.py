@@ -18,9 +18,15 @@ MAX_DEPTH = 4
 
 
 def import_adapterhub_setup(
-    path: str | Path, base: Base, *, roles: dict[str, str], languages: dict[str, str] | None = None,
-    task: str | None = None, with_head: bool = True, allow_base_mismatch: bool = False,
-) -> tuple[Composition, dict[str, Module], list[ImportReport]]:  # fmt: skip
+    path: str | Path,
+    base: Base,
+    *,
+    roles: dict[str, str],
+    languages: dict[str, str] | None = None,
+    task: str | None = None,
+    with_head: bool = True,
+    allow_base_mismatch: bool = False,
+) -> tuple[Composition, dict[str, Module], list[ImportReport]]:
     """The composition of a setup, its modules by name, and a report on each.
 
     roles: "language" or "task" for every adapter named; languages: of those that have one. `Stack` and `Average` are
@@ -36,9 +42,15 @@ def import_adapterhub_setup(
     modules, reports = {}, []
     for name in composition.names():
         modules[name], report = import_adapterhub(
-            folder / name, base, name=name, role=roles[name], language=(languages or {}).get(name),
-            task=task if roles[name] == "task" else None, with_head=with_head, allow_base_mismatch=allow_base_mismatch,
-        )  # fmt: skip
+            folder / name,
+            base,
+            name=name,
+            role=roles[name],
+            language=(languages or {}).get(name),
+            task=task if roles[name] == "task" else None,
+            with_head=with_head,
+            allow_base_mismatch=allow_base_mismatch,
+        )
         reports.append(report)
     return composition, modules, reports
 
@@ -94,8 +106,9 @@ def export_adapterhub_setup(
     names = composition.names()
     faults = [
         f"{item} ({'divided by the number of its children twice' if isinstance(item, Average) else 'no such block there'})"
-        for item in composition.items if not isinstance(item, str)
-    ]  # fmt: skip
+        for item in composition.items
+        if not isinstance(item, str)
+    ]
     if missing := [n for n in names if n not in modules]:
         raise ConfigError(f"No module is given for {', '.join(missing)}; {did_you_mean(missing[0], modules)}")
     if not names:

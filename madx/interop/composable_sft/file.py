@@ -50,8 +50,10 @@ def _scalar(kind: _WholeNumber, data: bytes) -> int:
 
 
 NUMPY = (
-    (_scalar, "numpy.core.multiarray.scalar"), (_scalar, "numpy._core.multiarray.scalar"), (_WholeNumber, "numpy.dtype"),
-)  # fmt: skip
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
+    (_WholeNumber, "numpy.dtype"),
+)
 
 
 # ---- in --------------------------------------------------------------------------------------------------------------
@@ -63,13 +65,19 @@ def read_tables(file: Path) -> tuple[dict, dict]:
     names = TABLES if not isinstance(stored, dict) or "diffs" in stored else {old: old for old in TABLES.values()}
     wanted = list(names)
     if not isinstance(stored, dict) or wanted[0] not in stored:
-        what = f"the keys {', '.join(str(k)[:40] for k in list(stored)[:8])}" if isinstance(stored, dict) else f"a {type(stored).__name__}"
+        what = (
+            f"the keys {', '.join(str(k)[:40] for k in list(stored)[:8])}"
+            if isinstance(stored, dict)
+            else f"a {type(stored).__name__}"
+        )
         raise StoreError(
             f"{file} holds {what}; a sparse difference has 'diffs' and 'abs' (first called 'body' and 'head'). Files of "
             "September 2021 list every index; fetch a later revision."
         )
     if extra := [str(key)[:80] for key in stored if key not in wanted]:
-        raise StoreError(f"{file} has keys that the format does not explain: {', '.join(extra[:8])}; known: {', '.join(wanted)}.")
+        raise StoreError(
+            f"{file} has keys that the format does not explain: {', '.join(extra[:8])}; known: {', '.join(wanted)}."
+        )
     tables = [stored[key] if stored.get(key) is not None else {} for key in wanted]
     for key, table in zip(wanted, tables):
         if not isinstance(table, dict) or not all(isinstance(name, str) for name in table):

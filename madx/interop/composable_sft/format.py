@@ -47,9 +47,16 @@ class Entries:
 
 
 def import_composable_sft(
-    path: str | Path, base: Base, *, name: str, role: str, language: str | None = None, task: str | None = None,
-    with_head: bool = True, allow_base_mismatch: bool = False,
-) -> tuple[Module, ImportReport]:  # fmt: skip
+    path: str | Path,
+    base: Base,
+    *,
+    name: str,
+    role: str,
+    language: str | None = None,
+    task: str | None = None,
+    with_head: bool = True,
+    allow_base_mismatch: bool = False,
+) -> tuple[Module, ImportReport]:
     """A module with the sparse difference in a folder's `pytorch_diff.bin`, and a report of what became of its content.
 
     name, role, language: of the module made. The head of a token classifier becomes a task module's head, unless
@@ -68,22 +75,30 @@ def import_composable_sft(
     prefix = base.model.base_model_prefix + "."
     found = [
         Entries(known[theirs.removeprefix(prefix)], theirs, *decoded(theirs, entry, file))
-        for theirs, entry in diffs.items() if theirs.removeprefix(prefix) in known
-    ]  # fmt: skip
+        for theirs, entry in diffs.items()
+        if theirs.removeprefix(prefix) in known
+    ]
     filled = [entries for entries in found if len(entries.indices)]
     if not filled:
         raise StoreError(f"{file} has no entry in any parameter of the base: it changes nothing.")
     tensors = {key: dense(key, value, file) for key, value in whole.items()}
     head = read_head(tensors, config, base=base, role=role, wanted=with_head, pooled=len(found) < len(diffs), file=file)
     settings = {
-        "entries": sum(len(entries.indices) for entries in filled), "precision": "float32",
+        "entries": sum(len(entries.indices) for entries in filled),
+        "precision": "float32",
         "freeze_norms": not any(entries.parameter.kind == "norm" for entries in filled),
-    }  # fmt: skip
+    }
     info = ModuleInfo(
-        name=name, role=role, language=language, components=make_components({"sparse_diff": settings}), base=base.identity(),
-        task=task if head.labels else None, labels=head.labels, tokenizer=base.tokenizer_fingerprint,
+        name=name,
+        role=role,
+        language=language,
+        components=make_components({"sparse_diff": settings}),
+        base=base.identity(),
+        task=task if head.labels else None,
+        labels=head.labels,
+        tokenizer=base.tokenizer_fingerprint,
         training={"imported": {"format": "composable-sft", "sha256": sha256_of(file)}},
-    )  # fmt: skip
+    )
     with torch.random.fork_rng(devices=[]):
         module = Module(info, base.sites)
     _fill(module, filled, head)
@@ -134,7 +149,7 @@ def _other_parameters(diffs: dict, base: Base) -> tuple[list[str], list[str]]:
         f"{prefix}{name[:100]}: files {size}, base {known[name].shape if name in known else 'has no such parameter'}"
         for name, size in inside.items()
         if (size != known[name].shape if name in known else not name.startswith("pooler."))
-    ]  # fmt: skip
+    ]
     missing = [f"layers: files {ranges(layers)}, base 0-{base.depth - 1}"] if 0 < len(layers) < base.depth else []
     return wrong, missing
 
@@ -151,16 +166,23 @@ def _fill(module: Module, filled: list[Entries], head: Head) -> None:
         module.head.load_state_dict({name.removeprefix("head."): value for name, value in head.tensors.items()})
 
 
-def _report(module: Module, folder: Path, found: list[Entries], diffs: dict, head: Head, notes, with_config: bool) -> ImportReport:
+def _report(
+    module: Module, folder: Path, found: list[Entries], diffs: dict, head: Head, notes, with_config: bool
+) -> ImportReport:
     unit, read = module.units["weights"]["sparse_diff"], {entries.theirs for entries in found}
     empty = [(f"{count} parameters", "no entries in them")] if (count := sum(not len(e.indices) for e in found)) else []
     pooler = [(theirs, "the base is used without its pooler") for theirs in diffs if theirs not in read]
     mapped = [(e.theirs, f"weights.sparse_diff, in {e.parameter.name}") for e in found if len(e.indices)]
     return ImportReport(
-        name=module.name, folder=str(folder), source="a sparse difference of composable-sft",
-        settings=(f"sparse_diff: {unit.describe()}",), mapped=tuple(mapped + head.mapped),
-        ignored=tuple(notes + empty + pooler + head.ignored + other_files(folder, {FILE} | ({CONFIG} if with_config else set()))),
-    )  # fmt: skip
+        name=module.name,
+        folder=str(folder),
+        source="a sparse difference of composable-sft",
+        settings=(f"sparse_diff: {unit.describe()}",),
+        mapped=tuple(mapped + head.mapped),
+        ignored=tuple(
+            notes + empty + pooler + head.ignored + other_files(folder, {FILE} | ({CONFIG} if with_config else set()))
+        ),
+    )
 
 
 # ---- out -------------------------------------------------------------------------------------------------------------
@@ -190,9 +212,11 @@ def export_composable_sft(module: Module, folder: str | Path, *, base: Base) -> 
     given = {d.parameter: d for d in module.units["weights"]["sparse_diff"].deltas()}
     prefix, empty = base.model.base_model_prefix + ".", (torch.empty(0, dtype=torch.int64), torch.empty(0))
     diffs = {
-        prefix + p.name: encoded(p.shape, *((given[p.name].places().cpu(), given[p.name].values.cpu()) if p.name in given else empty))
+        prefix + p.name: encoded(
+            p.shape, *((given[p.name].places().cpu(), given[p.name].values.cpu()) if p.name in given else empty)
+        )
         for p in parameters
-    }  # fmt: skip
+    }
     tensors, folder = write_head(module, base), Path(folder).expanduser()
     with new_folder(folder) as made:
         torch.save({"diffs": diffs, "abs": tensors}, made / FILE)
@@ -224,14 +248,26 @@ class ComposableSft(Format):
         """The one module of a folder."""
         (wish,) = wishes
         module, report = import_composable_sft(
-            folder, base, name=wish.name, role=wish.role, language=wish.language, task=wish.task,
-            with_head=wish.with_head, allow_base_mismatch=wish.allow_base_mismatch,
-        )  # fmt: skip
+            folder,
+            base,
+            name=wish.name,
+            role=wish.role,
+            language=wish.language,
+            task=wish.task,
+            with_head=wish.with_head,
+            allow_base_mismatch=wish.allow_base_mismatch,
+        )
         return ImportResult({wish.name: module}, (report,), Stack(wish.name))
 
     def write(
-        self, composition: Composition, modules: dict[str, Module], folder: Path, *, base: Base, as_name: str | None = None
-    ) -> Path:  # fmt: skip
+        self,
+        composition: Composition,
+        modules: dict[str, Module],
+        folder: Path,
+        *,
+        base: Base,
+        as_name: str | None = None,
+    ) -> Path:
         """A single module; the format has no names, so that `as_name` says nothing there."""
         if as_name is not None:
             raise ConfigError(f"A file of composable-sft holds no name, so it cannot be called {as_name!r} there.")

@@ -21,10 +21,19 @@ CLASSIFIER = {"classifier.weight": "head.weight", "classifier.bias": "head.bias"
 #: beginnings of the tensors of masked-LM heads, and those of them with a row for each piece of the vocabulary
 LANGUAGE_MODEL = ("lm_head.", "cls.", "generator_", "lm_predictions.", "vocab_", "head.", "decoder.")
 VOCABULARY = (
-    "lm_head.bias", "lm_head.decoder.weight", "lm_head.decoder.bias", "cls.predictions.bias", "cls.predictions.decoder.weight",
-    "cls.predictions.decoder.bias", "vocab_projector.weight", "vocab_projector.bias", "generator_lm_head.weight",
-    "generator_lm_head.bias", "decoder.weight", "decoder.bias",
-)  # fmt: skip
+    "lm_head.bias",
+    "lm_head.decoder.weight",
+    "lm_head.decoder.bias",
+    "cls.predictions.bias",
+    "cls.predictions.decoder.weight",
+    "cls.predictions.decoder.bias",
+    "vocab_projector.weight",
+    "vocab_projector.bias",
+    "generator_lm_head.weight",
+    "generator_lm_head.bias",
+    "decoder.weight",
+    "decoder.bias",
+)
 
 
 @dataclass
@@ -40,7 +49,7 @@ class Head:
 
 def read_head(
     tensors: dict[str, Tensor], config: dict, *, base: Base, role: str, wanted: bool, pooled: bool, file: Path
-) -> Head:  # fmt: skip
+) -> Head:
     """The head among the whole tensors of a file, if any. pooled: the file's differences reach the pooler, so that its
     head reads whole sentences.
 
@@ -69,7 +78,9 @@ def read_head(
         elif key not in CLASSIFIER or sentences:
             why = "madx has no task for this kind of head"
         else:
-            why = "with_head=False" if not wanted else "the module made is a language module; pass role='task' to keep it"
+            why = (
+                "with_head=False" if not wanted else "the module made is a language module; pass role='task' to keep it"
+            )
         ignored.append((key, why))
     return Head(ignored=ignored)
 
@@ -82,14 +93,21 @@ def _classifier(tensors: dict[str, Tensor], config: dict, *, width: int, file: P
         )
     count = tensors["classifier.bias"].numel()
     shapes = {"classifier.weight": (count, width), "classifier.bias": (count,)}
-    faults = [f"{k}: file {tuple(tensors[k].shape)}, base {s}" for k, s in shapes.items() if tuple(tensors[k].shape) != s]
+    faults = [
+        f"{k}: file {tuple(tensors[k].shape)}, base {s}" for k, s in shapes.items() if tuple(tensors[k].shape) != s
+    ]
     if faults or not count:
         raise StoreError(f"{file} has a head that does not fit the base:\n  " + "\n  ".join(faults or ["no rows"]))
     labels, notes = placeholders(count), []
     if config.get("label2id") is not None:
         labels = numbered(config["label2id"], count)
     if labels == placeholders(count):
-        notes = [("names of the labels", "not in the files; they are called LABEL_0, LABEL_1, ... (pass labels to name them)")]
+        notes = [
+            (
+                "names of the labels",
+                "not in the files; they are called LABEL_0, LABEL_1, ... (pass labels to name them)",
+            )
+        ]
     return Head(labels, {ours: tensors[theirs] for theirs, ours in CLASSIFIER.items()}, list(CLASSIFIER.items()), notes)
 
 

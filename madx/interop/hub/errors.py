@@ -17,12 +17,13 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 OTHERS = (
     (("pytorch_diff.bin",), "a difference of composable-sft", "madx modules import FOLDER --from composable-sft"),
     (
-        ("pytorch_adapter.bin", "adapter.safetensors"), "an adapter of AdapterHub",
+        ("pytorch_adapter.bin", "adapter.safetensors"),
+        "an adapter of AdapterHub",
         "madx modules import FOLDER --from adapterhub",
     ),
     (("adapter_model.safetensors", "adapter_model.bin"), "an adapter of peft, which madx does not read", None),
     (("model.safetensors", "pytorch_model.bin"), "a whole model: give it as the base", None),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,9 @@ def _refusal(error: Exception, place: Place, endpoint: str) -> str:
     if status == 401 and "credentials" in said.lower():
         return "the hub does not know this token. Run `hf auth login` again, or correct HF_TOKEN"
     if isinstance(error, RevisionNotFoundError):
-        return f"it has no branch, tag or commit {place.revision or 'main'!r}. See {endpoint}/{place.repository}/commits"
+        return (
+            f"it has no branch, tag or commit {place.revision or 'main'!r}. See {endpoint}/{place.repository}/commits"
+        )
     if isinstance(error, RepositoryNotFoundError):
         return (
             "there is no such model, or it is private and this user may not see it. Check the name; for a private one "

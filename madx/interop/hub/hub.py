@@ -69,9 +69,16 @@ class Hub:
     # ---- out ---------------------------------------------------------------------------------------------------------
 
     def push(
-        self, module: Module | str, repository: str, *, store: str | Path | Store = "modules",
-        revision: str | None = None, private: bool | None = None, message: str | None = None, licence: str | None = None,
-    ) -> Pushed:  # fmt: skip
+        self,
+        module: Module | str,
+        repository: str,
+        *,
+        store: str | Path | Store = "modules",
+        revision: str | None = None,
+        private: bool | None = None,
+        message: str | None = None,
+        licence: str | None = None,
+    ) -> Pushed:
         """Publish a module, or the stored one of that name, as one commit of `owner/name`, which is made if need be.
 
         revision: branch to commit to (default: main), made if need be. private: of a new repository; None leaves it to
@@ -99,8 +106,9 @@ class Hub:
         if hub_base(manifest) is None and manifest.base:
             log.warning(
                 "%s was made on a base from a folder (%s), so its card names none that others can fetch",
-                manifest.name, manifest.base.name,
-            )  # fmt: skip
+                manifest.name,
+                manifest.base.name,
+            )
         return made
 
     def _require_token(self, place: Place) -> None:
@@ -118,9 +126,11 @@ class Hub:
         self._prepare(place, private)
         files = {LAYOUT.manifest: to_text(manifest).encode(), LAYOUT.weights: data, LAYOUT.card: card.encode()}
         made = self.api.create_commit(
-            place.repository, [CommitOperationAdd(name, content) for name, content in files.items()],
-            commit_message=message or f"{manifest.role.capitalize()} module {manifest.name}", revision=place.revision,
-        )  # fmt: skip
+            place.repository,
+            [CommitOperationAdd(name, content) for name, content in files.items()],
+            commit_message=message or f"{manifest.role.capitalize()} module {manifest.name}",
+            revision=place.revision,
+        )
         return Pushed(place.repository, made.oid, f"{self.api.endpoint}/{place.repository}")
 
     def _prepare(self, place: Place, private: bool | None) -> None:
@@ -152,9 +162,14 @@ class Hub:
     # ---- back --------------------------------------------------------------------------------------------------------
 
     def pull(
-        self, repository: str, store: str | Path | Store = "modules", *, revision: str | None = None,
-        name: str | None = None, overwrite: bool = False,
-    ) -> StoredModule:  # fmt: skip
+        self,
+        repository: str,
+        store: str | Path | Store = "modules",
+        *,
+        revision: str | None = None,
+        name: str | None = None,
+        overwrite: bool = False,
+    ) -> StoredModule:
         """Fetch `owner/name` (or `hf://owner/name@revision`) into a store, whole and verified, or change nothing.
 
         revision: commit, tag or branch (default: main). name: to store it under; None keeps its own.
@@ -223,7 +238,7 @@ class Hub:
 
     def _download(
         self, place: Place, file: str, revision: str | None, sizes: dict, *, sha256: str | None = None
-    ) -> Path:  # fmt: skip
+    ) -> Path:
         """A file in the cache; a copy there of another size or sha256 than is known of it is fetched once more."""
         path = Path(self.api.hf_hub_download(place.repository, file, revision=revision))
         same = sizes[file] in (None, path.stat().st_size)

@@ -41,7 +41,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "pfeiffer": {"components": "pfeiffer", "train": {"learning_rate": 1e-4}},
     "houlsby": {"components": "houlsby", "train": {"learning_rate": 1e-4}},
     "lt_sft": {"components": "lt_sft_task", "train": {"learning_rate": 5e-5}},
-}  # fmt: skip
+}
 
 
 class Compare(JobSettings):
@@ -52,18 +52,30 @@ class Compare(JobSettings):
     dev: str = Field(description="Development data, on which accuracy is measured.")
     task: str = Field(default="ner", description="The task: one of `madx tasks`.")
     columns: Columns = Field(default=Columns(), description="How the files are read.")
-    language_module: str | None = Field(default=None, description="Stored language module under every candidate; null: none.")
-    candidates: dict[str, dict[str, Any]] = Field(
-        default=CANDIDATES, min_length=1, description="Name -> settings of train-task: components, train.learning_rate, ..."
+    language_module: str | None = Field(
+        default=None, description="Stored language module under every candidate; null: none."
     )
-    only: list[str] | None = Field(default=None, min_length=1, description="Names of the candidates to take; null: all.")
+    candidates: dict[str, dict[str, Any]] = Field(
+        default=CANDIDATES,
+        min_length=1,
+        description="Name -> settings of train-task: components, train.learning_rate, ...",
+    )
+    only: list[str] | None = Field(
+        default=None, min_length=1, description="Names of the candidates to take; null: all."
+    )
     training: dict[str, Any] = Field(
         default={"epochs": 3}, description="Settings of train-task for all candidates; each candidate's own go first."
     )
-    seeds: list[int] = Field(default=[1, 2, 3], min_length=1, description="Seeds of the trainings that accuracy is measured on.")
-    measured_steps: int = Field(default=4, ge=1, description="Steps over which memory, operations and seconds are measured, at least.")
+    seeds: list[int] = Field(
+        default=[1, 2, 3], min_length=1, description="Seeds of the trainings that accuracy is measured on."
+    )
+    measured_steps: int = Field(
+        default=4, ge=1, description="Steps over which memory, operations and seconds are measured, at least."
+    )
     rounds: int = Field(default=9, ge=3, description="Rounds of every timing; in each all candidates have their turn.")
-    inference_batches: int = Field(default=4, ge=1, description="Batches of the development data that inference is timed on.")
+    inference_batches: int = Field(
+        default=4, ge=1, description="Batches of the development data that inference is timed on."
+    )
     inference_tokens: int = Field(default=1024, ge=16, description="Tokens in such a batch, padding included.")
     run: str = Field(default="runs/compare", description="Folder of the runs and of the results.")
     progress: bool = Field(default=True, description="Show progress bars.")
@@ -112,10 +124,19 @@ def jobs_of(settings: Compare) -> dict[str, TrainTask]:
     for name in [n for n in settings.candidates if settings.only is None or n in settings.only]:
         given = settings.candidates[name]
         merged = layered({"train": {"progress": settings.progress}}, settings.training, given)
-        faults += [f"candidates.{name}.{key}: compare sets it itself; leave it out" for key in merged if key in OWN["task"]]
-        fixed = {key: getattr(settings, key) for key in ("base", "revision", "device", "store", "language", "data", "dev", "task")}
-        fixed |= {"language_module": settings.language_module, "seeds": settings.seeds, "overwrite": True,
-                  "columns": settings.columns.model_dump(mode="json")}  # fmt: skip
+        faults += [
+            f"candidates.{name}.{key}: compare sets it itself; leave it out" for key in merged if key in OWN["task"]
+        ]
+        fixed = {
+            key: getattr(settings, key)
+            for key in ("base", "revision", "device", "store", "language", "data", "dev", "task")
+        }
+        fixed |= {
+            "language_module": settings.language_module,
+            "seeds": settings.seeds,
+            "overwrite": True,
+            "columns": settings.columns.model_dump(mode="json"),
+        }
         job, wrong = faults_of(TrainTask, merged | fixed)
         faults += [f"candidates.{name}.{fault}" for fault in wrong]
         if job is not None:
@@ -132,7 +153,9 @@ def jobs_of(settings: Compare) -> dict[str, TrainTask]:
 
 
 class _Run:
-    def __init__(self, settings: Compare, jobs: dict[str, TrainTask], base: Base, tasks: dict[str, TokenClassification]):
+    def __init__(
+        self, settings: Compare, jobs: dict[str, TrainTask], base: Base, tasks: dict[str, TokenClassification]
+    ):
         self.settings, self.jobs, self.base, self.tasks = settings, jobs, base, tasks
         self.bases = {"fp32": base}  # by number format: a candidate is measured over the one that it trains over
         self.task = next(iter(tasks.values()))  # its development data and its metric are those of all
@@ -158,12 +181,20 @@ class _Run:
                     self._try(name, self._seconds)
                     view.count(f"{name}: seconds a step")
             self._inference(view)
-        candidates = tuple(Candidate(name=name, failure=self.failed.get(name, ""), **self.found[name]) for name in self.jobs)
+        candidates = tuple(
+            Candidate(name=name, failure=self.failed.get(name, ""), **self.found[name]) for name in self.jobs
+        )
         settings, names = self.settings, (self.settings.data, self.settings.dev)
         comparison = Comparison(
-            candidates, settings.task, self.task.metric, self.base.label, settings.note, versions=versions(),
-            data={path: file_marks(path)[0] for path in names}, device=str(self.base.device),
-        )  # fmt: skip
+            candidates,
+            settings.task,
+            self.task.metric,
+            self.base.label,
+            settings.note,
+            versions=versions(),
+            data={path: file_marks(path)[0] for path in names},
+            device=str(self.base.device),
+        )
         return CompareResult(comparison, self.folder, comparison.save(self.folder), self.trained, self.reused)
 
     def _try(self, name: str, what) -> None:
@@ -189,30 +220,40 @@ class _Run:
             (self.trained if trained else self.reused).append(stored_as)
             row = self.store.show(stored_as)
             if not found["modules"]:  # of the first seed, whose inference is timed too
-                found |= {"storage": row.bytes, "parameters": row.weights.parameters, "steps": row.info.training["steps"]}
+                found |= {
+                    "storage": row.bytes,
+                    "parameters": row.weights.parameters,
+                    "steps": row.info.training["steps"],
+                }
             found["modules"].append(stored_as)
             found["scores"][seed] = row.info.training["scores"]["dev"][self.task.metric]
 
     def _steps(self, job: TrainTask) -> int:
         """Steps to measure: no fewer than the candidate's selection needs."""
-        return max(self.settings.measured_steps, SELECTIONS.get(job.train.sparse.selection)(job.train.sparse).least_steps())
+        return max(
+            self.settings.measured_steps, SELECTIONS.get(job.train.sparse.selection)(job.train.sparse).least_steps()
+        )
 
     def _memory(self, name: str, job: TrainTask, found: dict[str, Any]) -> None:
         found["memory"] = measure.training_memory(job, steps=self._steps(job))
 
     def _flops(self, name: str, job: TrainTask, found: dict[str, Any]) -> None:
         job, base = measure.as_trained(job, self.bases)
-        found["flops"] = measure.training_flops(job, base, self.tasks[name], measured=self._steps(job), steps=found["steps"])
+        found["flops"] = measure.training_flops(
+            job, base, self.tasks[name], measured=self._steps(job), steps=found["steps"]
+        )
 
     def _seconds(self, name: str, job: TrainTask, found: dict[str, Any]) -> None:
         job, base = measure.as_trained(job, self.bases)
-        found.setdefault("seconds", []).append(measure.seconds_per_step(job, base, self.tasks[name], measured=self._steps(job)))
+        found.setdefault("seconds", []).append(
+            measure.seconds_per_step(job, base, self.tasks[name], measured=self._steps(job))
+        )
 
     def _inference(self, view: ProgressView) -> None:
         """Rounds of the bare base and every trained module of the first seed; each round gives a ratio to its own base."""
         given = measure.inference_batches(
             self.task, self.base, count=self.settings.inference_batches, tokens=self.settings.inference_tokens
-        )  # fmt: skip
+        )
         under = [self.settings.language_module] if self.settings.language_module else []
         engine = Engine(self.base)
 

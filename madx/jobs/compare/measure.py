@@ -42,7 +42,12 @@ class Unscored(Task):
     """A task whose evaluations cost nothing and say nothing: only the training steps are measured."""
 
     def __init__(self, task: Task):
-        self.task, self.metric, self.higher_is_better, self.repeats = task, task.metric, task.higher_is_better, task.repeats
+        self.task, self.metric, self.higher_is_better, self.repeats = (
+            task,
+            task.metric,
+            task.higher_is_better,
+            task.repeats,
+        )
 
     def batches(self, step: int, *, process_index: int = 0, process_count: int = 1) -> list[Batch]:
         return self.task.batches(step, process_index=process_index, process_count=process_count)
@@ -82,9 +87,17 @@ def candidate(job: TrainTask, base: Base, task) -> Iterator[Engine]:
         for name in under:
             engine.attach(Store(job.store).load(name, base))
         torch.manual_seed(job.seeds[0])
-        engine.attach(new_module(
-            NAME, base, role="task", language=job.language, components=job.components, task=job.task, labels=task.labels.tags
-        ))  # fmt: skip
+        engine.attach(
+            new_module(
+                NAME,
+                base,
+                role="task",
+                language=job.language,
+                components=job.components,
+                task=job.task,
+                labels=task.labels.tags,
+            )
+        )
         engine.activate(Stack(*under, NAME))
         yield engine
     finally:
@@ -165,9 +178,12 @@ def training_memory(job: TrainTask, *, steps: int) -> int:
     paths = [p for p in sys.path if p]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *paths]), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
-        [sys.executable, "-c", "from madx.jobs.compare.measure import main; main()"], env=environment, text=True, capture_output=True,
+        [sys.executable, "-c", "from madx.jobs.compare.measure import main; main()"],
+        env=environment,
+        text=True,
+        capture_output=True,
         input=json.dumps({"job": job.model_dump(mode="json"), "steps": steps, "threads": torch.get_num_threads()}),
-    )  # fmt: skip
+    )
     if done.returncode:
         words = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         raise MadxError(f"The process that measures the memory of training failed: {words}")

@@ -86,7 +86,9 @@ class _Run:
         names, wanted = self.store.names(), training.identity
         if training.under is not None:
             if training.under not in names:
-                raise MadxError(f"it needs the language module {training.under}, which is not in the store {self.store.root}")
+                raise MadxError(
+                    f"it needs the language module {training.under}, which is not in the store {self.store.root}"
+                )
             wanted = wanted | {"under": self.store.show(training.under).weights.sha256}
         wanted = wanted | taking_turns(self.store, training.job)
         log.info("%s  %s: %s", place, training.name, training.what)
@@ -111,8 +113,12 @@ class _Run:
 
     def _mark(self, job: Evaluate) -> str:
         """What decides the scores: the weights of all modules, the test data, the settings, the version."""
-        weights = {name: self.store.show(name).weights.sha256 for name in (job.task_module, *job.modules.values()) if name}
-        settings = job.model_dump(mode="json", exclude={"store", "device", "run", "progress", "note", "targets", "base"})
+        weights = {
+            name: self.store.show(name).weights.sha256 for name in (job.task_module, *job.modules.values()) if name
+        }
+        settings = job.model_dump(
+            mode="json", exclude={"store", "device", "run", "progress", "note", "targets", "base"}
+        )
         data = {language: file_marks(path) for language, path in job.targets.items()}
         texts = {language: file_marks(path, corpus=True) for language, path in job.proxies.texts.items()}
         return digest(weights, settings, data, texts, versions()["madx"], self.code)

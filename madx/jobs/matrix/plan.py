@@ -141,7 +141,9 @@ class _Planner:
                 found[language] = name
         return found
 
-    def _training(self, job: TrainLanguage | TrainTask, what: str, *, seed: int, under: str | None = None) -> str | None:
+    def _training(
+        self, job: TrainLanguage | TrainTask, what: str, *, seed: int, under: str | None = None
+    ) -> str | None:
         """Plan one module; gives its name, or None and a failure when its data cannot be read."""
         try:
             weights = self.store.show(under).weights.sha256 if under in self.store.names() else None
@@ -228,9 +230,14 @@ class _Planner:
 
 def _by_language(job: Evaluate, modules: dict[str, str]) -> Evaluate:
     """The job with module names where its settings name languages: names by content are nothing to write into a file."""
-    proxies = job.proxies.model_copy(update={
-        "weights": {target: {modules.get(m, m): w for m, w in given.items()} for target, given in job.proxies.weights.items()},
-        "relatives": {target: modules.get(m, m) for target, m in job.proxies.relatives.items()},
-    })  # fmt: skip
+    proxies = job.proxies.model_copy(
+        update={
+            "weights": {
+                target: {modules.get(m, m): w for m, w in given.items()}
+                for target, given in job.proxies.weights.items()
+            },
+            "relatives": {target: modules.get(m, m) for target, m in job.proxies.relatives.items()},
+        }
+    )
     mean_of = None if job.mean_of is None else [modules.get(m, m) for m in job.mean_of]
     return job.model_copy(update={"proxies": proxies, "mean_of": mean_of})

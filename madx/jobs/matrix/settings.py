@@ -15,22 +15,55 @@ from madx.tasks import TASKS
 #: what the matrix sets itself in the jobs
 OWN = {
     "language": ("base", "revision", "device", "store", "run", "name", "language", "corpus", "seed", "overwrite"),
-    "task": ("base", "revision", "device", "store", "run", "name", "language", "data", "dev", "task", "columns", "seeds",
-             "language_module", "overwrite"),
-    "evaluation": ("base", "revision", "device", "store", "run", "task_module", "seeds", "source", "targets", "modules",
-                   "columns", "progress", "note"),
-}  # fmt: skip
+    "task": (
+        "base",
+        "revision",
+        "device",
+        "store",
+        "run",
+        "name",
+        "language",
+        "data",
+        "dev",
+        "task",
+        "columns",
+        "seeds",
+        "language_module",
+        "overwrite",
+    ),
+    "evaluation": (
+        "base",
+        "revision",
+        "device",
+        "store",
+        "run",
+        "task_module",
+        "seeds",
+        "source",
+        "targets",
+        "modules",
+        "columns",
+        "progress",
+        "note",
+    ),
+}
 
 
 class TaskData(Settings):
     """The labelled data of one task of a matrix."""
 
-    task: str | None = Field(default=None, description="The task, one of `madx tasks`; null: the name that it has here.")
+    task: str | None = Field(
+        default=None, description="The task, one of `madx tasks`; null: the name that it has here."
+    )
     train: dict[str, str] = Field(min_length=1, description="Source language -> labelled training data.")
     dev: dict[str, str] = Field(min_length=1, description="Source language -> labelled development data.")
-    test: dict[str, str] = Field(min_length=1, description="Target language -> labelled test data; sources may be among them.")
+    test: dict[str, str] = Field(
+        min_length=1, description="Target language -> labelled test data; sources may be among them."
+    )
     columns: Columns = Field(default=Columns(), description="How the files are read.")
-    settings: dict[str, Any] = Field(default={}, description="Settings of train-task for this task alone, e.g. {epochs: 10}.")
+    settings: dict[str, Any] = Field(
+        default={}, description="Settings of train-task for this task alone, e.g. {epochs: 10}."
+    )
 
 
 class Recipe(Settings):
@@ -40,7 +73,9 @@ class Recipe(Settings):
         default={}, description="Settings of train-language; null: it has no language modules, as full fine-tuning."
     )
     task: dict[str, Any] = Field(default={}, description="Settings of train-task.")
-    use: dict[str, str] = Field(default={}, description="Language -> a stored module to take as it is, instead of training one.")
+    use: dict[str, str] = Field(
+        default={}, description="Language -> a stored module to take as it is, instead of training one."
+    )
 
 
 class Matrix(JobSettings):
@@ -50,16 +85,21 @@ class Matrix(JobSettings):
         default={}, description="Language -> raw text; each gets a language module of every module type that has them."
     )
     tasks: dict[str, TaskData] = Field(min_length=1, description="Tasks by name.")
-    module_types: dict[str, Recipe] = Field(min_length=1, description="Ways of transfer by name, e.g. adapters, sparse.")
+    module_types: dict[str, Recipe] = Field(
+        min_length=1, description="Ways of transfer by name, e.g. adapters, sparse."
+    )
     seeds: list[int] = Field(default=[1, 2, 3], min_length=1, description="Seeds of the task modules.")
     language_seeds: Literal["one", "each"] = Field(
         default="one", description="one: a language module of the first seed serves all; each: one for every seed."
     )
     language: dict[str, Any] = Field(default={}, description="Settings of train-language for every module type.")
     task: dict[str, Any] = Field(default={}, description="Settings of train-task for every module type.")
-    evaluation: dict[str, Any] = Field(default={}, description="Settings of evaluate; languages stand for modules, and proxies read the corpora.")
+    evaluation: dict[str, Any] = Field(
+        default={}, description="Settings of evaluate; languages stand for modules, and proxies read the corpora."
+    )
     code: Literal["version", "source"] = Field(
-        default="version", description="What is other code, which trains anew: another version, or any change of a source file."
+        default="version",
+        description="What is other code, which trains anew: another version, or any change of a source file.",
     )
     run: str = Field(default="runs/matrix", description="Folder of the runs and of the results.")
     progress: bool = Field(default=True, description="Show progress bars.")
@@ -74,11 +114,16 @@ class JobsOf:
         self.shared = {key: getattr(settings, key) for key in ("base", "revision", "device", "store")}
         places = [("language", settings.language), ("task", settings.task), ("evaluation", settings.evaluation)]
         for label, recipe in settings.module_types.items():
-            places += [(f"module_types.{label}.language", recipe.language or {}), (f"module_types.{label}.task", recipe.task)]
+            places += [
+                (f"module_types.{label}.language", recipe.language or {}),
+                (f"module_types.{label}.task", recipe.task),
+            ]
         places += [(f"tasks.{name}.settings", data.settings) for name, data in settings.tasks.items()]
         for place, given in places:
             kind = "task" if place.startswith("tasks.") else place.rpartition(".")[2]
-            self.faults += [f"{place}.{key}: the matrix sets it itself; leave it out" for key in given if key in OWN[kind]]
+            self.faults += [
+                f"{place}.{key}: the matrix sets it itself; leave it out" for key in given if key in OWN[kind]
+            ]
         if len(set(settings.seeds)) < len(settings.seeds):
             self.faults.append(f"seeds {settings.seeds}: each seed once")
         for name, data in settings.tasks.items():
@@ -90,9 +135,10 @@ class JobsOf:
             if source not in data.dev:
                 self.faults.append(f"tasks.{name}.dev: no data for the source language {source!r}; add dev.{source}")
             lacking = [
-                label for label, recipe in self.settings.module_types.items()
+                label
+                for label, recipe in self.settings.module_types.items()
                 if recipe.language is not None and source not in self.settings.corpora and source not in recipe.use
-            ]  # fmt: skip
+            ]
             if lacking:
                 self.faults.append(
                     f"corpora: no text for the source language {source!r} of the task {name!r}, so {', '.join(lacking)} cannot "
@@ -103,8 +149,10 @@ class JobsOf:
         """The job of a language module; None after a fault."""
         settings, recipe = self.settings, self.settings.module_types[label]
         data = self._merged(settings.language, recipe.language or {}) | {
-            "language": language, "corpus": settings.corpora[language], "seed": seed,
-        }  # fmt: skip
+            "language": language,
+            "corpus": settings.corpora[language],
+            "seed": seed,
+        }
         return self._made(TrainLanguage, data, f"module_types.{label}.language", lambda: check_language(language))
 
     def task(self, label: str, name: str, source: str, seed: int) -> TrainTask | None:
@@ -113,18 +161,30 @@ class JobsOf:
         if source not in data.dev:
             return None
         merged = self._merged(settings.task, data.settings, settings.module_types[label].task) | {
-            "language": source, "data": data.train[source], "dev": data.dev[source], "task": data.task or name,
-            "columns": data.columns.model_dump(mode="json"), "seeds": [seed], "language_module": None,
-        }  # fmt: skip
+            "language": source,
+            "data": data.train[source],
+            "dev": data.dev[source],
+            "task": data.task or name,
+            "columns": data.columns.model_dump(mode="json"),
+            "seeds": [seed],
+            "language_module": None,
+        }
         return self._made(TrainTask, merged, f"module_types.{label}.task", lambda: check_language(source))
 
     def evaluation(self, label: str, name: str, source: str) -> Evaluate | None:
         """The job of one evaluation, without its modules; None after a fault."""
         settings, data = self.settings, self.settings.tasks[name]
-        merged = self.shared | settings.evaluation | {
-            "source": source, "targets": data.test, "columns": data.columns.model_dump(mode="json"),
-            "progress": settings.progress, "note": settings.note,
-        }  # fmt: skip
+        merged = (
+            self.shared
+            | settings.evaluation
+            | {
+                "source": source,
+                "targets": data.test,
+                "columns": data.columns.model_dump(mode="json"),
+                "progress": settings.progress,
+                "note": settings.note,
+            }
+        )
         if settings.module_types[label].language is None:
             merged |= {"controls": ["none"], "proxies": {}, "only": {}}
         elif isinstance(proxies := merged.get("proxies"), dict) and proxies.get("use"):

@@ -53,7 +53,9 @@ def confusion(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]],
     return counts
 
 
-def examples(sentences: Sequence[Sentence], predicted: Sequence[Sequence[str]], kind: str, *, most: int) -> tuple[list[Example], int]:
+def examples(
+    sentences: Sequence[Sentence], predicted: Sequence[Sequence[str]], kind: str, *, most: int
+) -> tuple[list[Example], int]:
     """At most so many sentences with an error, evenly spaced over the file, and how many there are in all."""
     wrong = [i for i, s in enumerate(sentences) if _differs(s.tags, predicted[i], kind)]
     chosen = [wrong[i * len(wrong) // most] for i in range(most)] if len(wrong) > most else wrong

@@ -23,8 +23,18 @@ class Square(NamedTuple):
     loud: bool = False
 
 
-def heatmap(title: str, rows: Sequence[str], columns: Sequence[str], squares: Sequence[Sequence[Square]], *, cell: int = CELL,
-            row: int = ROW, separate: int | None = None, low: float | None = None, high: float | None = None) -> Svg:  # fmt: skip
+def heatmap(
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    squares: Sequence[Sequence[Square]],
+    *,
+    cell: int = CELL,
+    row: int = ROW,
+    separate: int | None = None,
+    low: float | None = None,
+    high: float | None = None,
+) -> Svg:
     """Rows x columns, brighter = more, between `low` and `high` (or the values' own); `separate`: a line above that row."""
     values = [s.value for line in squares for s in line if s.value is not None]
     low = min(values, default=0.0) if low is None else low
@@ -44,7 +54,9 @@ def heatmap(title: str, rows: Sequence[str], columns: Sequence[str], squares: Se
                 continue
             fill, ink = shade((s.value - low) / (high - low) if high > low else 0.5)
             svg.rect(at + 1, top + 1, cell - 2, row - 2, colour=fill, css="loud" if s.loud else "", hint=s.hint)
-            svg.text(at + cell / 2, top + row / 2 + (-1 if s.below else 4), s.text, css="value", anchor="middle", colour=ink)
+            svg.text(
+                at + cell / 2, top + row / 2 + (-1 if s.below else 4), s.text, css="value", anchor="middle", colour=ink
+            )
             if s.below:
                 svg.text(at + cell / 2, top + row / 2 + 12, s.below, css="below", anchor="middle", colour=ink)
     if separate is not None:
@@ -56,7 +68,9 @@ def intervals(title: str, names: Sequence[str], contrasts: Sequence[Contrast], b
     """For each language the differences to the baselines with their interval over seeds; hollow: within noise."""
     left, right, row = 12 + 7.6 * max(map(len, names)), WIDTH - 12, 18 * len(baselines) + 8
     ends = [v for c in contrasts for v in (c.delta, c.low, c.high) if v is not None] + [0.0]
-    cap = 4 * max((abs(c.delta) for c in contrasts), default=1.0) + 1  # an interval of two seeds may be wider by far: cut
+    cap = (
+        4 * max((abs(c.delta) for c in contrasts), default=1.0) + 1
+    )  # an interval of two seeds may be wider by far: cut
     low, high = max(min(ends), -cap), min(max(ends), cap)
     low, high = (low, high) if high > low else (-1.0, 1.0)  # no difference at all
     low, high = low - 0.06 * (high - low), high + 0.06 * (high - low)
@@ -85,8 +99,13 @@ def intervals(title: str, names: Sequence[str], contrasts: Sequence[Contrast], b
             if found.low is not None:
                 svg.line(at(found.low), place, at(found.high), place, css=f"s{number % 6} bar")
             noise = "within noise" if found.noise else "beyond noise"
-            svg.mark(at(found.delta), place, shape=number, css=f"s{number % 6} {'hollow' if found.noise else 'full'}",
-                     hint=f"{name}: target − {minus} {found.delta:+.1f}, {noise}")  # fmt: skip
+            svg.mark(
+                at(found.delta),
+                place,
+                shape=number,
+                css=f"s{number % 6} {'hollow' if found.noise else 'full'}",
+                hint=f"{name}: target − {minus} {found.delta:+.1f}, {noise}",
+            )
     return svg
 
 
@@ -126,7 +145,12 @@ def curves(title: str, lines: Sequence[Curve], *, y_name: str, logarithmic: bool
         svg.path([at(*p) for p in line.points], css=style)
         for point in line.points:
             if point[0] == line.best:
-                svg.mark(*at(*point), shape=number, css=f"s{number % 6} full", hint=f"{line.name}: kept, step {point[0]:g}, {point[1]:.4g}")
+                svg.mark(
+                    *at(*point),
+                    shape=number,
+                    css=f"s{number % 6} full",
+                    hint=f"{line.name}: kept, step {point[0]:g}, {point[1]:.4g}",
+                )
         x, y = left + (number % 2) * 146, bottom + 44 + 17 * (number // 2)
         svg.path([(x, y - 4), (x + 24, y - 4)], css=style)
         svg.text(x + 30, y, line.name, css="label")

@@ -37,7 +37,10 @@ class RunRecord:
         path = self.folder / PREDICTIONS / prediction_file(language, control, seed)
         if not path.exists():
             return None
-        gold, found = (read_conll(path, token_column=0, tag_column=n, separator="tab", scheme="none", style="conll") for n in (1, 2))
+        gold, found = (
+            read_conll(path, token_column=0, tag_column=n, separator="tab", scheme="none", style="conll")
+            for n in (1, 2)
+        )
         return Prediction(gold, [s.tags for s in found])
 
 
@@ -49,10 +52,13 @@ def prediction_file(language: str, control: str, seed: int) -> str:
 def module_record(info) -> dict:
     """What a report shows of a stored module (its `ModuleInfo`)."""
     return {
-        "role": info.role, "language": info.language, "task": info.task, "licence": info.licence,
+        "role": info.role,
+        "language": info.language,
+        "task": info.task,
+        "licence": info.licence,
         "components": {name: config.model_dump(mode="json") for name, config in info.components.items()},
         "training": {key: info.training[key] for key in SHOWN if key in info.training},
-    }  # fmt: skip
+    }
 
 
 def save_modules(folder: str | Path, infos: Sequence) -> Path:
@@ -67,7 +73,9 @@ def read_run(folder: str | Path) -> RunRecord:
     folder = Path(folder)
     path = folder / "matrix.json"
     if not path.is_file():
-        raise DataError(f"{folder}: no matrix.json there; name the folder that madx evaluate wrote (its --out, or runs/evaluate-TASK).")
+        raise DataError(
+            f"{folder}: no matrix.json there; name the folder that madx evaluate wrote (its --out, or runs/evaluate-TASK)."
+        )
     matrix = TransferMatrix.from_json(path.read_text(encoding="utf-8"))
     modules = folder / MODULES
     if not modules.is_file():  # a run of an older madx
@@ -75,7 +83,11 @@ def read_run(folder: str | Path) -> RunRecord:
     try:
         content = json.loads(modules.read_text(encoding="utf-8"))
         if (content["format"], content["version"]) != (FORMAT, VERSION):
-            raise DataError(f"{modules}: format {content['format']!r} version {content['version']!r} is not read; evaluate again.")
+            raise DataError(
+                f"{modules}: format {content['format']!r} version {content['version']!r} is not read; evaluate again."
+            )
         return RunRecord(folder, matrix, dict(content["modules"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{modules}: damaged ({type(error).__name__}: {error}); evaluate again, or remove the file.") from None
+        raise DataError(
+            f"{modules}: damaged ({type(error).__name__}: {error}); evaluate again, or remove the file."
+        ) from None

@@ -42,15 +42,24 @@ def to_markdown(matrix: TransferMatrix, content: dict) -> str:
     if content["fit_table"]:
         parts += ["## Scores and corpora", _table(content["fit_table"])]
     if content["errors"]:
-        parts.append("## Errors\n\nEntities in brackets; ✗ marks what the other side does not have." if content["kind"] == "entities"
-                     else "## Errors\n\nWrong words with `GOLD → PREDICTED`.")  # fmt: skip
+        parts.append(
+            "## Errors\n\nEntities in brackets; ✗ marks what the other side does not have."
+            if content["kind"] == "entities"
+            else "## Errors\n\nWrong words with `GOLD → PREDICTED`."
+        )
     for wrong in content["errors"]:
-        parts.append(f"### {_plain(wrong.language)}\n\n{wrong.wrong:,} of {wrong.sentences:,} sentences with an error under "
-                     f"`{wrong.composition}`, seed {wrong.seed}; some of them:")  # fmt: skip
+        parts.append(
+            f"### {_plain(wrong.language)}\n\n{wrong.wrong:,} of {wrong.sentences:,} sentences with an error under "
+            f"`{wrong.composition}`, seed {wrong.seed}; some of them:"
+        )
         lines = []
         for e in wrong.examples:
             lines.append(f"- line {e.line}")
-            lines += [f"  - gold: {_marked(e.gold)}", f"  - predicted: {_marked(e.predicted)}"] if e.gold else [f"  - {_marked(e.predicted)}"]
+            lines += (
+                [f"  - gold: {_marked(e.gold)}", f"  - predicted: {_marked(e.predicted)}"]
+                if e.gold
+                else [f"  - {_marked(e.predicted)}"]
+            )
         parts += ["\n".join(lines), "Confusion, rows gold, columns predicted:", _table(wrong.table)]
     parts.append("## Compositions, as the engine explained them")
     for c in content["compositions"]:
@@ -69,7 +78,10 @@ def _table(table: Table) -> str:
 def _marked(pieces: list[Piece]) -> str:
     """`[Anna PER] lives in [Nairobi PER ✗]`."""
     return " ".join(
-        _plain(p.text) if p.label is None else f"**[{_plain(p.text)} · {_plain(p.label)}{'' if p.right or ARROW in p.label else ' ✗'}]**" for p in pieces
+        _plain(p.text)
+        if p.label is None
+        else f"**[{_plain(p.text)} · {_plain(p.label)}{'' if p.right or ARROW in p.label else ' ✗'}]**"
+        for p in pieces
     )
 
 

@@ -62,7 +62,11 @@ def headline(matrix: TransferMatrix, contrasts: list[Contrast]) -> list[str]:
     name = matrix.rows[-1]
     found = []
     for c in (c for c in contrasts if c.target == name):
-        over = f"95 % interval {signed(c.low)} to {signed(c.high)} over {c.n} seeds" if c.low is not None else "one seed, so no interval"
+        over = (
+            f"95 % interval {signed(c.low)} to {signed(c.high)} over {c.n} seeds"
+            if c.low is not None
+            else "one seed, so no interval"
+        )
         of = f"on the average of {c.languages} languages" if name == AVERAGE else f"in {name}"
         found.append(f"target − {c.minus}: {signed(c.delta)} points {of} ({over}): {VERDICTS[c.mark]}.")
     return found
@@ -86,15 +90,21 @@ def _square(row: Row, *, noise: bool) -> Square:
     below = "" if row.sd is None else f"± {row.sd:.1f}"
     silent = f"; SILENT: {', '.join(row.silent)}" if row.silent else ""
     hint = f"{row.target}, {row.control}: {score_text(row.mean, row.sd)}, n = {row.n}{silent}"
-    return Square(row.mean, f"{row.mean:.1f}" + f" {NOISE}" * noise + "!" * bool(row.silent), below, hint, bool(row.silent))
+    return Square(
+        row.mean, f"{row.mean:.1f}" + f" {NOISE}" * noise + "!" * bool(row.silent), below, hint, bool(row.silent)
+    )
 
 
 def score_table(matrix: TransferMatrix, metric: str) -> Table:
     """The same as numbers."""
     rows = {t: [r for r in matrix.table(metric) if r.target == t] for t in matrix.rows}
-    return Table(["language", *matrix.columns, "seeds"], [
-        [t, *(score_text(r.mean, r.sd) + " SILENT" * bool(r.silent) for r in found), str(max(r.n for r in found))] for t, found in rows.items()
-    ])  # fmt: skip
+    return Table(
+        ["language", *matrix.columns, "seeds"],
+        [
+            [t, *(score_text(r.mean, r.sd) + " SILENT" * bool(r.silent) for r in found), str(max(r.n for r in found))]
+            for t, found in rows.items()
+        ],
+    )
 
 
 def differences(matrix: TransferMatrix, contrasts: list[Contrast]) -> Figure | None:
@@ -111,9 +121,30 @@ def pair_table(contrasts: list[Contrast]) -> Table:
         seeds = "–" if c.low is None else f"{signed(c.low)} to {signed(c.high)}"
         s = c.sentences
         pair = "–" if s is None else f"{signed(s.low)} to {signed(s.high)}"
-        rows.append([c.target, f"{c.control} − {c.minus}", c.mark + signed(c.delta), seeds, str(c.n), pair, f"{c.p:.3f}", f"{c.p_holm:.3f}",
-                     {NOISE: "noise", ALONE: "before Holm", "": "beyond"}[c.mark] + ", SILENT" * bool(c.silent)])  # fmt: skip
-    header = ["language", "difference", "points", "95 % over seeds", "seeds", "95 % over sentences", "p", "Holm", "verdict"]
+        rows.append(
+            [
+                c.target,
+                f"{c.control} − {c.minus}",
+                c.mark + signed(c.delta),
+                seeds,
+                str(c.n),
+                pair,
+                f"{c.p:.3f}",
+                f"{c.p_holm:.3f}",
+                {NOISE: "noise", ALONE: "before Holm", "": "beyond"}[c.mark] + ", SILENT" * bool(c.silent),
+            ]
+        )
+    header = [
+        "language",
+        "difference",
+        "points",
+        "95 % over seeds",
+        "seeds",
+        "95 % over sentences",
+        "p",
+        "Holm",
+        "verdict",
+    ]
     return Table(header, rows, 2, [i for i, c in enumerate(contrasts) if not c.mark])
 
 
@@ -124,7 +155,9 @@ def per_type(matrix: TransferMatrix) -> list[Figure]:
         groups = {c: [cell.scores.per_type for cell in matrix.group(target, c)] for c in matrix.columns}
         shown = [c for c, cells in groups.items() if cells]
         types = sorted({t for cells in groups.values() for types in cells for t in types})
-        support = {t: next((int(f[t]["support"]) for cells in groups.values() for f in cells if t in f), 0) for t in types}
+        support = {
+            t: next((int(f[t]["support"]) for cells in groups.values() for f in cells if t in f), 0) for t in types
+        }
         squares = []
         for name in types:
             means = {c: [f[name]["f1"] if name in f else 0.0 for f in groups[c]] for c in shown}
@@ -134,13 +167,18 @@ def per_type(matrix: TransferMatrix) -> list[Figure]:
     low, high = min(values, default=0.0), max(values, default=1.0)
     return [
         Figure(target, heatmap(f"F1 of each type in {target}", rows, shown, squares, row=26, low=low, high=high))
-        for target, rows, shown, squares in found if rows
-    ]  # fmt: skip
+        for target, rows, shown, squares in found
+        if rows
+    ]
 
 
 def _type_square(target: str, name: str, control: str, values: list[float], support: int) -> Square:
     hint = f"{target}, {control}, {name}: {score_text(fmean(values), stdev(values) if len(values) > 1 else None)}, {support:,} gold"
-    return Square(fmean(values), f"{fmean(values):.1f}", hint=hint) if support else Square(None, "–", hint=f"{hint}: none to find")
+    return (
+        Square(fmean(values), f"{fmean(values):.1f}", hint=hint)
+        if support
+        else Square(None, "–", hint=f"{hint}: none to find")
+    )
 
 
 def learning(record: RunRecord) -> list[Figure]:
@@ -158,44 +196,83 @@ def learning(record: RunRecord) -> list[Figure]:
                 found.setdefault(metric, []).append(Curve(name + (f", {phase}" if phase else ""), points, best))
     return [
         Figure(
-            "Language modules: held-out pseudo-perplexity" if metric == "perplexity" else f"Task modules: {metric} on development data",
+            "Language modules: held-out pseudo-perplexity"
+            if metric == "perplexity"
+            else f"Task modules: {metric} on development data",
             curves(f"{metric} over steps", lines, y_name=metric, logarithmic=metric == "perplexity"),
         )
         for metric, lines in found.items()
-    ]  # fmt: skip
+    ]
 
 
 def against_language(record: RunRecord) -> tuple[list[Figure], Table | None]:
     """Scores against the corpus of the language's module: its size, and how its words are cut."""
     matrix, rows = record.matrix, []
     for target in matrix.targets:
-        cells = {c: matrix.group(target, c) for c in ("none", "target" if target not in matrix.meta.sources else "source")}
+        cells = {
+            c: matrix.group(target, c) for c in ("none", "target" if target not in matrix.meta.sources else "source")
+        }
         own = list(cells.values())[1]
         name = own[0].composition.split(" + ")[0] if own else ""
         corpus = record.modules.get(name, {}).get("training", {}).get("corpus")
         if not corpus or not corpus.get("words"):
             continue
-        means = [fmean(getattr(c.scores, matrix.scored.metrics[0]) for c in group) if group else None for group in cells.values()]
-        rows.append((target, corpus["tokens"], corpus["tokens"] / corpus["words"], corpus["unknown"] / max(corpus["tokens"], 1), *means))
+        means = [
+            fmean(getattr(c.scores, matrix.scored.metrics[0]) for c in group) if group else None
+            for group in cells.values()
+        ]
+        rows.append(
+            (
+                target,
+                corpus["tokens"],
+                corpus["tokens"] / corpus["words"],
+                corpus["unknown"] / max(corpus["tokens"], 1),
+                *means,
+            )
+        )
     if not rows:
         return [], None
     short = matrix.scored.short
     gains = [(t, tokens, cut, own - none) for t, tokens, cut, _, none, own in rows if none is not None]
     figures = [
-        Figure(f"{upper_first(short)} and corpus size",
-               scatter(f"{short} against corpus size", [(t, n, own) for t, n, _, _, _, own in rows], x_name="tokens of the module's corpus",
-                       y_name=f"{short}, own module")),
-        Figure(f"{upper_first(short)} and pieces per word",
-               scatter(f"{short} against pieces per word", [(t, c, own) for t, _, c, _, _, own in rows], x_name="pieces per word",
-                       y_name=f"{short}, own module")),
-    ]  # fmt: skip
+        Figure(
+            f"{upper_first(short)} and corpus size",
+            scatter(
+                f"{short} against corpus size",
+                [(t, n, own) for t, n, _, _, _, own in rows],
+                x_name="tokens of the module's corpus",
+                y_name=f"{short}, own module",
+            ),
+        ),
+        Figure(
+            f"{upper_first(short)} and pieces per word",
+            scatter(
+                f"{short} against pieces per word",
+                [(t, c, own) for t, _, c, _, _, own in rows],
+                x_name="pieces per word",
+                y_name=f"{short}, own module",
+            ),
+        ),
+    ]
     if gains:
-        figures.append(Figure("Gain over no module and pieces per word", scatter(
-            "gain against pieces per word", [(t, cut, gain) for t, _, cut, gain in gains], x_name="pieces per word",
-            y_name=f"{short}, own module − none")))  # fmt: skip
-    table = Table(["language", "tokens of its corpus", "pieces per word", "unknown tokens", "no module", "own module"], [
-        [t, f"{n:,}", f"{c:.2f}", f"{u:.2%}", "–" if none is None else f"{none:.1f}", f"{own:.1f}"] for t, n, c, u, none, own in rows
-    ])  # fmt: skip
+        figures.append(
+            Figure(
+                "Gain over no module and pieces per word",
+                scatter(
+                    "gain against pieces per word",
+                    [(t, cut, gain) for t, _, cut, gain in gains],
+                    x_name="pieces per word",
+                    y_name=f"{short}, own module − none",
+                ),
+            )
+        )
+    table = Table(
+        ["language", "tokens of its corpus", "pieces per word", "unknown tokens", "no module", "own module"],
+        [
+            [t, f"{n:,}", f"{c:.2f}", f"{u:.2%}", "–" if none is None else f"{none:.1f}", f"{own:.1f}"]
+            for t, n, c, u, none, own in rows
+        ],
+    )
     return figures, table
 
 
@@ -212,7 +289,17 @@ def errors(record: RunRecord) -> list[Wrong]:
         cell, first = read[0]
         shown, wrong = examples(first.sentences, first.predicted, kind, most=EXAMPLES)
         counts = sum((confusion([s.tags for s in p.sentences], p.predicted, kind) for _, p in read), start=Counter())
-        found.append(Wrong(target, cell.composition, cell.seed, len(first.sentences), wrong, shown, *_confusion(target, counts, len(read))))
+        found.append(
+            Wrong(
+                target,
+                cell.composition,
+                cell.seed,
+                len(first.sentences),
+                wrong,
+                shown,
+                *_confusion(target, counts, len(read)),
+            )
+        )
     return found
 
 
@@ -222,9 +309,19 @@ def _confusion(target: str, counts: Counter, seeds: int) -> tuple[Figure, Table]
     columns = types + [MISSED] * any(p == MISSED for _, p in counts)
     totals = {gold: sum(counts[gold, p] for p in columns) for gold in rows}
     squares = [[_confused(gold, p, counts[gold, p], totals[gold]) for p in columns] for gold in rows]
-    svg = heatmap(f"Confusion in {target}: gold rows, predicted columns", rows, columns, squares, low=0.0, high=1.0,
-                  cell=max(NARROW, 12 + 7 * max(map(len, columns))), row=28)  # fmt: skip
-    table = Table(["gold \\ predicted", *columns], [[gold, *(f"{counts[gold, p]:,}" for p in columns)] for gold in rows])
+    svg = heatmap(
+        f"Confusion in {target}: gold rows, predicted columns",
+        rows,
+        columns,
+        squares,
+        low=0.0,
+        high=1.0,
+        cell=max(NARROW, 12 + 7 * max(map(len, columns))),
+        row=28,
+    )
+    table = Table(
+        ["gold \\ predicted", *columns], [[gold, *(f"{counts[gold, p]:,}" for p in columns)] for gold in rows]
+    )
     return Figure(target, svg, "" if seeds == 1 else f"counts of {seeds} seeds together"), table
 
 
@@ -242,10 +339,16 @@ def compositions(matrix: TransferMatrix) -> list[dict]:
         first.setdefault((cell.target, cell.control), cell)
     shown: dict[str, dict] = {}
     for (target, control), cell in first.items():
-        entry = shown.setdefault(cell.composition, {"composition": cell.composition, "used": [], "rows": [], "silent": list(cell.silent)})
+        entry = shown.setdefault(
+            cell.composition, {"composition": cell.composition, "used": [], "rows": [], "silent": list(cell.silent)}
+        )
         entry["used"].append(f"{target} {control}")
         if not entry["rows"] and (e := _explanation(cell.explanation)):
-            entry["rows"] = [*((site, " then ".join(texts)) for site, texts in e.by_site()), ("decoder", e.decoder), ("head", e.head)]
+            entry["rows"] = [
+                *((site, " then ".join(texts)) for site, texts in e.by_site()),
+                ("decoder", e.decoder),
+                ("head", e.head),
+            ]
     return list(shown.values())
 
 
@@ -264,9 +367,23 @@ def module_table(record: RunRecord) -> Table | None:
         t, corpus = module["training"], module["training"].get("corpus") or {}
         size = f"{corpus['tokens']:,} tokens" if corpus else "–"
         took = f"{t['seconds']:,.0f} s" if t.get("seconds") is not None else "–"
-        rows.append([name, module["role"], module.get("language") or "–", ", ".join(module["components"]), f"{t.get('steps', 0):,}", took, size,
-                     module.get("licence") or "–"])  # fmt: skip
-    return Table(["module", "role", "language", "components", "steps", "trained in", "corpus", "licence"], rows, 4) if rows else None
+        rows.append(
+            [
+                name,
+                module["role"],
+                module.get("language") or "–",
+                ", ".join(module["components"]),
+                f"{t.get('steps', 0):,}",
+                took,
+                size,
+                module.get("licence") or "–",
+            ]
+        )
+    return (
+        Table(["module", "role", "language", "components", "steps", "trained in", "corpus", "licence"], rows, 4)
+        if rows
+        else None
+    )
 
 
 def data_table(record: RunRecord) -> Table:
@@ -286,13 +403,28 @@ def context(record: RunRecord) -> dict:
     fits, fit_table = against_language(record)
     versions = Table(["what", "version"], [list(item) for item in matrix.meta.versions.items()], 9)
     return {
-        "meta": asdict(matrix.meta), "measure": matrix.scored.measure, "kind": matrix.scored.kind, "columns": {c: COLUMNS[c] for c in matrix.columns},
-        "warnings": matrix.warnings(), "notes": [n.removeprefix("- ") for n in matrix.notes(contrasts)],
+        "meta": asdict(matrix.meta),
+        "measure": matrix.scored.measure,
+        "kind": matrix.scored.kind,
+        "columns": {c: COLUMNS[c] for c in matrix.columns},
+        "warnings": matrix.warnings(),
+        "notes": [n.removeprefix("- ") for n in matrix.notes(contrasts)],
         "headline": headline(matrix, contrasts),
-        "scores": [scores(matrix, metric, upper_first(matrix.scored.measure)), *(scores(matrix, m, "Macro F1") for m in extra)],
-        "score_tables": [score_table(matrix, m) for m in (metric, *extra)], "difference": differences(matrix, contrasts),
-        "difference_table": pair_table(contrasts), "pairs": pair_table(matrix.pairs()),
-        "per_type": per_type(matrix), "learning": learning(record), "fits": fits, "fit_table": fit_table,
-        "errors": errors(record), "compositions": compositions(matrix), "modules": module_table(record),
-        "data": data_table(record), "versions": versions,
-    }  # fmt: skip
+        "scores": [
+            scores(matrix, metric, upper_first(matrix.scored.measure)),
+            *(scores(matrix, m, "Macro F1") for m in extra),
+        ],
+        "score_tables": [score_table(matrix, m) for m in (metric, *extra)],
+        "difference": differences(matrix, contrasts),
+        "difference_table": pair_table(contrasts),
+        "pairs": pair_table(matrix.pairs()),
+        "per_type": per_type(matrix),
+        "learning": learning(record),
+        "fits": fits,
+        "fit_table": fit_table,
+        "errors": errors(record),
+        "compositions": compositions(matrix),
+        "modules": module_table(record),
+        "data": data_table(record),
+        "versions": versions,
+    }

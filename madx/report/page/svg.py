@@ -14,16 +14,32 @@ class Svg:
         self.width, self.height, self.title = width, height, title
         self.parts: list[str] = []
 
-    def text(self, x: float, y: float, text: str, *, css: str = "", anchor: str = "start", colour: str | None = None) -> None:
+    def text(
+        self, x: float, y: float, text: str, *, css: str = "", anchor: str = "start", colour: str | None = None
+    ) -> None:
         """Text with its baseline at y; colour: a fill that overrides the page's."""
         style = f' style="fill:{colour}"' if colour else ""
-        self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" class="{css}" text-anchor="{anchor}"{style}>{escape(text)}</text>')
+        self.parts.append(
+            f'<text x="{x:.1f}" y="{y:.1f}" class="{css}" text-anchor="{anchor}"{style}>{escape(text)}</text>'
+        )
 
-    def rect(self, x: float, y: float, width: float, height: float, *, css: str = "", colour: str | None = None, hint: str = "") -> None:
+    def rect(
+        self,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        *,
+        css: str = "",
+        colour: str | None = None,
+        hint: str = "",
+    ) -> None:
         """A rectangle; hint: what is said when the pointer rests on it."""
         style = f' style="fill:{colour}"' if colour else ""
         inside = f"<title>{escape(hint)}</title>" if hint else ""
-        self.parts.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" class="{css}"{style}>{inside}</rect>')
+        self.parts.append(
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" class="{css}"{style}>{inside}</rect>'
+        )
 
     def line(self, x1: float, y1: float, x2: float, y2: float, *, css: str = "") -> None:
         """A straight line."""

@@ -43,13 +43,17 @@ def stretched(a: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
 class DenseDeltaPhase(DensePhase):
     """w, and with `gates` their log-odds a: one for each entry, and one more for each parameter with `gate_groups`."""
 
-    def __init__(self, engine: Engine, name: str, unit: SparseDiff, *, l1: float = 0.0, gates: SparseSettings | None = None):
+    def __init__(
+        self, engine: Engine, name: str, unit: SparseDiff, *, l1: float = 0.0, gates: SparseSettings | None = None
+    ):
         super().__init__(engine, name, unit, l1=l1)
         self.settings, self._draw = gates, None  # (seed, step) that the gates are drawn for; None: nothing is drawn
         self._known: set[str] = set()  # parameters whose start is that of the composition on the base
         self.w = {n: nn.Parameter(torch.zeros_like(p)) for n, p in self.weights.items()}
         odds = gates.gate_start if gates is not None else 0.0
-        self.gates = {n: nn.Parameter(torch.full_like(p, odds)) for n, p in self.weights.items()} if gates is not None else {}
+        self.gates = (
+            {n: nn.Parameter(torch.full_like(p, odds)) for n, p in self.weights.items()} if gates is not None else {}
+        )
         grouped = gates is not None and gates.gate_groups
         self.groups_of = {n: nn.Parameter(p.new_full((), odds)) for n, p in self.weights.items()} if grouped else {}
         self.parameters = [*self.w.values(), *self.gates.values(), *self.groups_of.values(), *self.others]
@@ -58,7 +62,9 @@ class DenseDeltaPhase(DensePhase):
         gates = {id(p) for p in (*self.gates.values(), *self.groups_of.values())}
         found = [g | {"params": [p for p in g["params"] if id(p) not in gates]} for g in super().groups(settings)]
         if gates:
-            found.append({"params": [*self.gates.values(), *self.groups_of.values()], "peak": self.settings.gate_learning_rate})
+            found.append(
+                {"params": [*self.gates.values(), *self.groups_of.values()], "peak": self.settings.gate_learning_rate}
+            )
         return found
 
     @contextmanager
@@ -110,7 +116,9 @@ class DenseDeltaPhase(DensePhase):
         z, slope = stretched(self.gates[name].detach(), self._noise(name, self.gates[name]))
         if not self.groups_of:
             return z, slope, None
-        whole, its_slope = stretched(self.groups_of[name].detach(), self._noise(f"{name} as a whole", self.groups_of[name]))
+        whole, its_slope = stretched(
+            self.groups_of[name].detach(), self._noise(f"{name} as a whole", self.groups_of[name])
+        )
         return z * whole, slope * whole, z * its_slope
 
     def _noise(self, name: str, like: Tensor) -> Tensor | None:

@@ -36,9 +36,18 @@ SELECTED = "selected.safetensors"
 
 
 def fit_sparse(
-    engine: Engine, name: str, task: Task, settings: TrainSettings, *, steps: int, seed: int, folder: Path | None,
-    resume: bool, identity: dict, title: str,
-) -> TrainResult:  # fmt: skip
+    engine: Engine,
+    name: str,
+    task: Task,
+    settings: TrainSettings,
+    *,
+    steps: int,
+    seed: int,
+    folder: Path | None,
+    resume: bool,
+    identity: dict,
+    title: str,
+) -> TrainResult:
     """Train the sparse difference (and head, and other components) of a module; `steps` is the length of a sparse phase.
 
     Every phase has a folder of its own, so that a killed run goes on in the phase where it was. Raises as `fit` does.
@@ -79,22 +88,45 @@ def _restore(engine: Engine, name: str, unit: SparseDiff, state: dict[str, Tenso
 
 
 def _rounds(
-    engine: Engine, name: str, unit: SparseDiff, task: Task, settings: TrainSettings, wanted: int, *, steps: int, seed: int,
-    folder: Path | None, resume: bool, identity: dict, title: str,
-) -> TrainResult:  # fmt: skip
+    engine: Engine,
+    name: str,
+    unit: SparseDiff,
+    task: Task,
+    settings: TrainSettings,
+    wanted: int,
+    *,
+    steps: int,
+    seed: int,
+    folder: Path | None,
+    resume: bool,
+    identity: dict,
+    title: str,
+) -> TrainResult:
     module, selection = engine.module(name), SELECTIONS.get(settings.sparse.selection)(settings.sparse)
     total, rounds = TrainResult(steps=steps), settings.sparse.iterations
     looking = settings.model_copy(update={"average_last": 1})  # a phase before a selection ends with its best weights
-    start = _state(module)  # in every round the penalty pulls the head and other components to what they were before the first
+    start = _state(
+        module
+    )  # in every round the penalty pulls the head and other components to what they were before the first
     for number in range(rounds):
         before = _state(module)
         count = wanted // rounds if number + 1 < rounds else wanted - len(unit.indices)
         where = Path(folder) / f"round-{number + 1}" if folder is not None else None
         phase = {"seed": seed, "resume": resume, "title": title}
         indices, full = _select(
-            engine, name, unit, task, looking, selection, count=count, folder=where, steps=steps,
-            identity=identity | {"round": number + 1}, start=start, **phase,
-        )  # fmt: skip
+            engine,
+            name,
+            unit,
+            task,
+            looking,
+            selection,
+            count=count,
+            folder=where,
+            steps=steps,
+            identity=identity | {"round": number + 1},
+            start=start,
+            **phase,
+        )
         _reset(engine, name, unit, before, indices)
         regrowth = selection.regrowth(unit, steps=steps)
         if regrowth is not None and settings.average_last > 1:
@@ -102,13 +134,21 @@ def _rounds(
                 f"train.average_last is {settings.average_last}, but the selection {settings.sparse.selection} exchanges entries in "
                 "training: weights at different places have no mean. Set it to 1."
             )
-        trainable = SparsePhase(engine, name, unit, l1=share_of_l1(engine, module, settings.sparse.sparse_l1), regrowth=regrowth)
+        trainable = SparsePhase(
+            engine, name, unit, l1=share_of_l1(engine, module, settings.sparse.sparse_l1), regrowth=regrowth
+        )
         trainable.pull_to(start)
         with trainable.opened():
             last = run(
-                engine, trainable, task, settings, steps=steps, folder=where / "sparse" if where is not None else None,
-                identity=identity | {"round": number + 1, "phase": "sparse"}, **phase,
-            )  # fmt: skip
+                engine,
+                trainable,
+                task,
+                settings,
+                steps=steps,
+                folder=where / "sparse" if where is not None else None,
+                identity=identity | {"round": number + 1, "phase": "sparse"},
+                **phase,
+            )
         _add(total, full, f"full {number + 1}")
         _add(total, last, f"sparse {number + 1}")
         total.best, total.best_step = last.best, last.best_step
@@ -116,9 +156,19 @@ def _rounds(
 
 
 def _everything(
-    engine: Engine, name: str, unit: SparseDiff, task: Task, settings: TrainSettings, *, steps: int, seed: int,
-    folder: Path | None, resume: bool, identity: dict, title: str,
-) -> TrainResult:  # fmt: skip
+    engine: Engine,
+    name: str,
+    unit: SparseDiff,
+    task: Task,
+    settings: TrainSettings,
+    *,
+    steps: int,
+    seed: int,
+    folder: Path | None,
+    resume: bool,
+    identity: dict,
+    title: str,
+) -> TrainResult:
     """With `entries: all` there is nothing to select: plain fine-tuning of all that is selectable, kept as a difference.
 
     Full fine-tuning, that of the upper layers, and BitFit (Ben Zaken et al. 2022, arXiv:2106.10199) are presets of this kind.
@@ -127,9 +177,17 @@ def _everything(
     trainable, total = full_phase(engine, name, unit, l1=l1, swaps=task.swaps), TrainResult(steps=steps)
     with trainable.opened():
         last = run(
-            engine, trainable, task, settings, steps=steps, seed=seed, resume=resume, title=title,
-            folder=folder / "full" if folder is not None else None, identity=identity | {"phase": "everything"},
-        )  # fmt: skip
+            engine,
+            trainable,
+            task,
+            settings,
+            steps=steps,
+            seed=seed,
+            resume=resume,
+            title=title,
+            folder=folder / "full" if folder is not None else None,
+            identity=identity | {"phase": "everything"},
+        )
         values = trainable.values()
     unit.set_entries(torch.arange(len(values)), values)
     engine.refresh()
@@ -185,10 +243,22 @@ def _add(total: TrainResult, phase: TrainResult | None, name: str) -> None:
 
 
 def _select(
-    engine: Engine, name: str, unit: SparseDiff, task: Task, settings: TrainSettings, selection: Selection, *, count: int,
-    folder: Path | None, steps: int, seed: int, identity: dict, resume: bool, title: str,
+    engine: Engine,
+    name: str,
+    unit: SparseDiff,
+    task: Task,
+    settings: TrainSettings,
+    selection: Selection,
+    *,
+    count: int,
+    folder: Path | None,
+    steps: int,
+    seed: int,
+    identity: dict,
+    resume: bool,
+    title: str,
     start: dict[str, Tensor],
-) -> tuple[Tensor, TrainResult | None]:  # fmt: skip
+) -> tuple[Tensor, TrainResult | None]:
     """(`count` new global indices, the same in every process; what the full phase left), from the file of a run before if it
     got so far."""
     run_of = run_identity(settings, steps=steps, seed=seed, **identity, count=count)
@@ -204,9 +274,17 @@ def _select(
         trainable.pull_to(start)
         with trainable.opened():
             result = run(
-                engine, trainable, task, settings, steps=max(1, round(settings.sparse.full_share * steps)), seed=seed, resume=resume,
-                folder=folder / "full" if folder is not None else None, identity=identity | {"phase": "full"}, title=f"{title}, full",
-            )  # fmt: skip
+                engine,
+                trainable,
+                task,
+                settings,
+                steps=max(1, round(settings.sparse.full_share * steps)),
+                seed=seed,
+                resume=resume,
+                folder=folder / "full" if folder is not None else None,
+                identity=identity | {"phase": "full"},
+                title=f"{title}, full",
+            )
             indices = _top(unit, selection, count, trainable.importance)
     else:
         indices = _top(unit, selection, count, selection.importance(engine, name, unit, task, seed=seed))
@@ -229,5 +307,8 @@ def _top(unit: SparseDiff, selection: Selection, count: int, importance_of) -> T
     if count == 0:
         return torch.arange(0)
     return top(
-        unit.space, count, lambda number, a, b: selection.scores(importance_of(parameters[number]), a, b), taken=unit.indices.cpu(),
-    )  # fmt: skip
+        unit.space,
+        count,
+        lambda number, a, b: selection.scores(importance_of(parameters[number]), a, b),
+        taken=unit.indices.cpu(),
+    )

@@ -137,7 +137,9 @@ class FullPhase(DensePhase):
                 if piece.parameter == name:
                     places = piece.places()
                     now = flat[places]
-                    grad.index_add_(0, places, (now - piece.found).sign_() - (now - start[places]).sign_(), alpha=self.l1)
+                    grad.index_add_(
+                        0, places, (now - piece.found).sign_() - (now - start[places]).sign_(), alpha=self.l1
+                    )
         self.penalise_others()
 
 
@@ -210,7 +212,9 @@ class SparsePhase(Phase):
     @torch.no_grad()
     def ends(self, step: int) -> None:
         """Write the values that have moved, at other entries where the exchange says so."""
-        change = self.regrowth.change(self.unit.indices, self.unit.values.detach()) if self.regrowth is not None else None
+        change = (
+            self.regrowth.change(self.unit.indices, self.unit.values.detach()) if self.regrowth is not None else None
+        )
         if change is not None:
             fresh, source = change.source < 0, change.source.clamp_min(0)
             self.unit.values.copy_(self.unit.values[source].masked_fill_(fresh, 0.0))
@@ -218,7 +222,9 @@ class SparsePhase(Phase):
             moments = self._adam.state[self.unit.values]
             for key, value in moments.items():
                 started = change.moments.get(key)
-                moments[key] = torch.where(fresh, started if started is not None else torch.zeros_like(value), value[source])
+                moments[key] = torch.where(
+                    fresh, started if started is not None else torch.zeros_like(value), value[source]
+                )
             self._locate()
             self.engine.refresh()
         else:

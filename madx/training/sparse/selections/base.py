@@ -50,7 +50,9 @@ class Selection(ABC):
         """Whether something is trained `before` the selection, for `full_share` of a run's steps."""
         return cls.before is not Selection.before
 
-    def importance(self, engine: Engine, name: str, unit: SparseDiff, task: Task, *, seed: int) -> Callable[[BaseParameter], Importance]:
+    def importance(
+        self, engine: Engine, name: str, unit: SparseDiff, task: Task, *, seed: int
+    ) -> Callable[[BaseParameter], Importance]:
         """What is judged where no phase comes before: the weights as they are."""
         return lambda p: Importance(p, engine.base.encoder.get_parameter(p.name).detach(), seed=seed)
 
@@ -83,7 +85,9 @@ def top(space: Space, count: int, scores: Callable[[int, int, int], Tensor], *, 
     for _, bits in _bits(space, scores, taken):
         histogram += torch.bincount((bits >> 16).clamp_(max=BINS), minlength=BINS + 1)
     if int(histogram[INFINITE:BINS].sum()):
-        raise TrainingError("A score for the selection of entries is infinite or not a number; lower train.learning_rate.")
+        raise TrainingError(
+            "A score for the selection of entries is infinite or not a number; lower train.learning_rate."
+        )
     if int(histogram[:BINS].sum()) < count:
         raise TrainingError(f"{count:,} entries are to be selected, but only {int(histogram[:BINS].sum()):,} can be.")
     above = histogram[:BINS].flip(0).cumsum(0).flip(0)  # scores in this bin or above
@@ -115,7 +119,9 @@ def _bits(space: Space, scores: Callable, taken: Tensor) -> Iterator[tuple[int, 
                 if int(bits.min()) < 0:
                     raise TrainingError("A score for the selection of entries is negative or not a number.")
             if taken.numel():
-                a, b = torch.searchsorted(taken, torch.tensor([offset, offset + last - first], dtype=taken.dtype)).tolist()
+                a, b = torch.searchsorted(
+                    taken, torch.tensor([offset, offset + last - first], dtype=taken.dtype)
+                ).tolist()
                 bits = bits.to(torch.int64)
                 bits[taken[a:b].long() - offset] = BINS << 16
             yield offset, bits

@@ -60,7 +60,11 @@ class Growth(Regrowth):
         """Other entries at the end of a period's window, else None."""
         if self.place != self.settings.accumulate:
             return None
-        left = 1.0 if self.step == self.settings.accumulate else self.settings.replaced * (1 - (self.step + 1) / self.steps)
+        left = (
+            1.0
+            if self.step == self.settings.accumulate
+            else self.settings.replaced * (1 - (self.step + 1) / self.steps)
+        )
         if not (count := int(left * len(indices))):
             return None
         order = values.abs().argsort(stable=True)
@@ -89,7 +93,11 @@ class ByGradients(Growth):
         super().__init__(unit, settings, steps)
         values = unit.values.detach()
         self.candidates = torch.full_like(values, -1, dtype=unit.space.dtype)  # ascending; -1: none
-        self.sums, self.squares, self._now = torch.zeros_like(values), torch.zeros_like(values), torch.zeros_like(values)
+        self.sums, self.squares, self._now = (
+            torch.zeros_like(values),
+            torch.zeros_like(values),
+            torch.zeros_like(values),
+        )
         self._met: set[int] = set()
         self._sizes, self._places = values[:0], self.candidates[:0]  # the largest gradients so far
 
@@ -174,7 +182,9 @@ class ByMomentum(Growth):
         self._number = {p.name: number for number, p in enumerate(unit.space.parameters)}
 
     def state(self) -> dict[str, Tensor]:
-        return {f"rows.{k}": r for k, r in enumerate(self.rows)} | {f"columns.{k}": c for k, c in enumerate(self.columns)}
+        return {f"rows.{k}": r for k, r in enumerate(self.rows)} | {
+            f"columns.{k}": c for k, c in enumerate(self.columns)
+        }
 
     def sees(self, offset: int, gradient: Tensor) -> None:
         """The entries' own gradients are enough."""

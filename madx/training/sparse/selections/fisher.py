@@ -19,7 +19,9 @@ from madx.training.sparse.selections.base import SELECTIONS, Importance, Selecti
 class Fisher(Selection):
     """Mean squared gradient of a weight, one sample at a time."""
 
-    def importance(self, engine: Engine, name: str, unit: SparseDiff, task: Task, *, seed: int) -> Callable[[BaseParameter], Importance]:
+    def importance(
+        self, engine: Engine, name: str, unit: SparseDiff, task: Task, *, seed: int
+    ) -> Callable[[BaseParameter], Importance]:
         squares = mean_squares(engine, name, unit, task, samples=self.settings.samples)
         return lambda p: Importance(p, engine.base.encoder.get_parameter(p.name).detach(), squares=squares[p.name])
 

@@ -14,7 +14,9 @@ class Magnitude(Selection):
     """How far a weight moved."""
 
     def before(self, engine: Engine, name: str, unit: SparseDiff, *, swaps: bool) -> DensePhase:
-        return full_phase(engine, name, unit, l1=share_of_l1(engine, engine.module(name), self.settings.full_l1), swaps=swaps)
+        return full_phase(
+            engine, name, unit, l1=share_of_l1(engine, engine.module(name), self.settings.full_l1), swaps=swaps
+        )
 
     def scores(self, evidence: Importance, first: int, last: int) -> Tensor:
         return evidence.distance(first, last)

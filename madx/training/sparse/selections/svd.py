@@ -24,7 +24,9 @@ class Svd(Selection):
         self._last: tuple[str, Tensor] | None = None  # the matrix asked for last: its runs follow one another
 
     def before(self, engine: Engine, name: str, unit: SparseDiff, *, swaps: bool) -> DensePhase:
-        return full_phase(engine, name, unit, l1=share_of_l1(engine, engine.module(name), self.settings.full_l1), swaps=swaps)
+        return full_phase(
+            engine, name, unit, l1=share_of_l1(engine, engine.module(name), self.settings.full_l1), swaps=swaps
+        )
 
     def scores(self, evidence: Importance, first: int, last: int) -> Tensor:
         matrix = evidence.parameter.group != "embeddings" and len(evidence.parameter.shape) == 2
