@@ -24,7 +24,9 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from madx.contract.module_type import MODULE_TYPES, ComponentConfig, ModuleType, Site, Sublayer
+from madx.contract.module_type import MODULE_TYPES, ChangeType, ComponentConfig
+from madx.contract.sites import Site
+from madx.contract.views import Sublayer
 from madx.errors import ConfigError, did_you_mean
 
 ACTIVATIONS = {
@@ -121,7 +123,7 @@ class BottleneckConfig(ComponentConfig):
 
 
 @MODULE_TYPES.register("bottleneck")
-class Bottleneck(ModuleType):
+class Bottleneck(ChangeType):
     """One bottleneck at one sublayer; see the file's docstring for the formula."""
 
     Config = BottleneckConfig
@@ -138,7 +140,7 @@ class Bottleneck(ModuleType):
             self.scale = nn.Parameter(torch.ones(1 if config.scaling == "learned" else width))
         self.act = ACTIVATIONS[config.activation]
         self.reads = self._captures(config)
-        self.tokenwise = not (config.gate or config.stochastic_depth)  # these two speak of whole sentences
+        self.scope = "batch" if config.gate else "row" if config.stochastic_depth else "token"
         self._init_weights(config.init)
 
     @staticmethod
@@ -165,7 +167,16 @@ class Bottleneck(ModuleType):
     def acts_at(cls, config: BottleneckConfig, site: Site) -> bool:
         return site.kind == "sublayer" and site.place in config.places and site.layer in config.layers(site.depth)
 
-    def branch(self, z: Tensor) -> Tensor:
+    @property
+    def final_norm(self) -> bool:
+        return self.config.final_norm
+
+    def _read(self, at: Sublayer) -> Tensor:
+        if self.config.reads == "sum_norm":
+            return at.norm(at.sum)
+        return at.value if self.config.reads == "output" else at.read("input")
+
+    def branch(self, z: Tensor, at: Sublayer | None = None) -> Tensor:
         """f(z), with scale, gate and dropout. (batch, tokens, width) -> (batch, tokens, width)"""
         config = self.config
         inner = z if self.norm_before is None else self.norm_before(z)
@@ -175,7 +186,7 @@ class Bottleneck(ModuleType):
         elif config.scaling != 1.0:
             f = f * config.scaling
         if self.gate is not None:
-            f = f * torch.sigmoid(self.gate(z)).mean(dim=1, keepdim=True)
+            f = f * at.mean(torch.sigmoid(self.gate(z)))
         if self.training and config.dropout:
             f = F.dropout(f, config.dropout)
         if (
@@ -188,19 +199,18 @@ class Bottleneck(ModuleType):
     def forward(self, at: Sublayer) -> Tensor:
         """The change delta of the sublayer's output h, `(batch, tokens, width)`."""
         config = self.config
-        z = at.norm(at.sum) if config.reads == "sum_norm" else getattr(at, config.reads)
-        delta = self.branch(z)
+        z = self._read(at)
+        delta = self.branch(z, at)
         if self.norm_after is not None and config.norm_after_residual:
-            residual = {"output": lambda: at.output, "sum": lambda: at.sum, "read": lambda: z}[config.residual]()
-            delta = self.norm_after(delta + residual) - at.output
+            residual = {"output": lambda: at.value, "sum": lambda: at.sum, "read": lambda: z}[config.residual]()
+            delta = self.norm_after(delta + residual) - at.value
         else:
             if self.norm_after is not None:
                 delta = self.norm_after(delta)
             if config.residual == "sum":
-                delta = delta + at.residual
+                delta = delta + at.read("residual")
             elif config.residual == "read":
-                delta = delta + z - at.output
-        at.final_norm = config.final_norm
+                delta = delta + z - at.value
         return delta
 
     def describe(self) -> str:

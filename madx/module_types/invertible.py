@@ -17,7 +17,8 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from madx.contract.module_type import MODULE_TYPES, ComponentConfig, ModuleType, Site
+from madx.contract.module_type import MODULE_TYPES, ComponentConfig, MapType
+from madx.contract.sites import Site
 from madx.module_types.bottleneck import ACTIVATIONS, check_activation
 
 
@@ -47,7 +48,7 @@ class Coupling(nn.Module):
 
 
 @MODULE_TYPES.register("invertible")
-class Invertible(ModuleType):
+class Invertible(MapType):
     """A map of `(..., width)` with its exact inverse; see the file's docstring for the formulas."""
 
     Config = InvertibleConfig

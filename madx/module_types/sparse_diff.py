@@ -20,7 +20,8 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from madx.contract import index_coding
-from madx.contract.module_type import MODULE_TYPES, BaseParameter, ComponentConfig, Delta, Site, WeightsType
+from madx.contract.module_type import MODULE_TYPES, ComponentConfig, Delta, WeightsType
+from madx.contract.sites import BaseParameter, Site
 from madx.errors import ConfigError, StoreError
 
 #: above this an index needs 8 bytes
@@ -169,7 +170,7 @@ class SparseDiff(WeightsType):
     def deltas(self) -> list[Delta]:
         values = self.values.detach()
         return [
-            Delta(name, self.indices[a:b], values[a:b], offset) for name, a, b, offset in self.space.split(self.indices)
+            Delta(name, values[a:b], self.indices[a:b], offset) for name, a, b, offset in self.space.split(self.indices)
         ]
 
     def state(self) -> list[Tensor]:

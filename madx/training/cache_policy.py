@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from madx.engine import Engine
-from madx.engine.activation_cache import GB, ActivationCache, States, looks_around, lowest_layer
+from madx.engine.activation_cache import GB, ActivationCache, States, beyond_the_row, lowest_layer
 from madx.errors import ConfigError
 from madx.tasks.base import Task
 from madx.training.settings import TrainSettings
@@ -44,7 +44,7 @@ def _against(engine: Engine, name: str, task: Task, settings: TrainSettings, bel
         return f"{type(task).__name__} does not read the same ids under the same composition in every epoch."
     if settings.base_dropout:
         return "with train.base_dropout the lower layers give something else each time."
-    if sites := looks_around(engine._plan, below):
+    if sites := beyond_the_row(engine.plan, below):
         return (
             f"at {sites[0]} a module reads other tokens than its own, so a state hangs on the batch it is computed in."
         )

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from madx.contract.module_type import BaseParameter
+from madx.contract.sites import BaseParameter
 from madx.engine import Engine
 from madx.engine.weight_deltas import PIECE, Applied
 from madx.module import Module

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from madx.contract.module_type import BaseParameter
+from madx.contract.sites import BaseParameter
 from madx.engine import Engine
 from madx.errors import TrainingError
 from madx.module_types.sparse_diff import Space, SparseDiff

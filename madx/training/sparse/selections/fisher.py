@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from madx.contract.module_type import BaseParameter
+from madx.contract.sites import BaseParameter
 from madx.engine import Engine
 from madx.module_types.sparse_diff import SparseDiff
 from madx.tasks.base import Task
