@@ -358,7 +358,7 @@ def test_branches_of_a_route_may_be_alike_share_modules_and_be_bare():
         lambda r: Scaled(r, 2.0),
         lambda r: Ties(r, "a"),
         Route,
-                lambda r: Stack(r),
+        lambda r: Stack(r),
     ],
 )
 def test_a_route_stands_outermost(make):

@@ -109,7 +109,9 @@ def test_every_module_type_acts_row_by_row(kind, family):
 @pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
 def test_on_every_family(family):
     made = engine(family, swa="madx", yor=HOUSE, hau="parallel", xho="houlsby_inv", ner="pfeiffer")
-    route = route_of("swa + ner", "yor + ner", "average(swa, hau) + ner", "xho + swa + ner", "0.5*yor + ner", "ner + hau")
+    route = route_of(
+        "swa + ner", "yor + ner", "average(swa, hau) + ner", "xho + swa + ner", "0.5*yor + ner", "ner + hau"
+    )
     require_equal(made, route, [5, 1, 3, 0, 1], scores=("hidden", "masked", "labels"))
     require_equal(
         made, route, [5, 1, 2, 3, 0, 4, 1], scores=("hidden", "labels")

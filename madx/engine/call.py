@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from madx.contract.rules import Steps
 from madx.contract.views import Tokens
 from madx.engine.plan import Plan
 from madx.engine.slots import SlotBatch
+from madx.errors import CompositionError
 
 #: numbers of rows and of positions in them, `(n,)` each
 Positions = tuple[Tensor, Tensor]
@@ -51,14 +53,28 @@ class Call:
 
 
 class CurrentCall:
-    """The call that is current in this thread or task, if one is."""
+    """The call that is current in this thread or task, if one is. plan: gives the active plan."""
 
-    def __init__(self) -> None:
+    def __init__(self, plan: Callable[[], Plan]) -> None:
+        self.plan = plan
         self._current: ContextVar[Call | None] = ContextVar("call", default=None)
 
     def get(self) -> Call | None:
         """The current call."""
         return self._current.get()
+
+    def at(self, site: str) -> tuple[Call | None, Steps | None]:
+        """The current call and its steps at a site. Raises CompositionError where there is no call although the active
+        composition acts at the site: somebody calls a piece of the base by itself."""
+        call = self._current.get()
+        if call is not None:
+            return call, call.plan.get(site)
+        if self.plan().get(site):
+            raise CompositionError(
+                f"A piece of the base was called by itself at {site}, where the active composition acts. Call the engine or the "
+                "whole encoder, or activate None for the base's own computation."
+            )
+        return None, None
 
     @contextmanager
     def running(self, call: Call) -> Iterator[Call]:

@@ -79,7 +79,7 @@ class Engine:
         self._active: ContextVar[tuple[Composition, Plan | RoutePlan | None] | None] = ContextVar(
             "active", default=None
         )
-        self._current = CurrentCall()
+        self._current = CurrentCall(lambda: self.plan)
         self._hooks = Hooks(base, self._current)
         self._needs: dict[str, set[str]] = {}
         self._terms, self._on = Terms(), Stack()
@@ -496,7 +496,7 @@ class Engine:
         if needs == self._needs and not anew:
             return
         try:
-            self._hooks.reach(needs, enter=self._enter, plan=lambda: self.plan, more=self._more(needs))
+            self._hooks.reach(needs, enter=self._enter, more=self._more(needs))
         except AttributeError as error:
             raise MadxError(
                 f"The base {self.base.name} is described as {self.base.family.title}, but its code has no such place: {error}. "

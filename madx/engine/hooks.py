@@ -21,7 +21,7 @@ from madx.contract.rules import undone
 from madx.contract.sites import Site
 from madx.contract.views import LayerOutput, Projection, Sublayer
 from madx.engine.call import Call, CurrentCall
-from madx.engine.plan import Plan, RowFlags
+from madx.engine.plan import RowFlags
 from madx.engine.slots import masked
 from madx.errors import CompositionError, MadxError
 
@@ -74,12 +74,8 @@ class Keep(Hook):
 class AtEmbeddings(Hook):
     """At the embedding block: its output is mapped, then the slots come in front of it."""
 
-    def __init__(self, current: CurrentCall, plan: Callable[[], Plan]):
-        super().__init__(current)
-        self.plan = plan
-
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        call = self.current.get() or Call(self.plan())
+        call = self.current.get() or Call(self.current.plan())
         if call.slots is None:
             x = self.original(*args, **kwargs)
         else:
@@ -107,8 +103,7 @@ class AtNorm(Hook):
         self.site, self.keys = site, [(name, (site, name)) for name in reads]
 
     def __call__(self, summed: Tensor) -> Tensor:
-        call = self.current.get()
-        steps = None if call is None else call.plan.get(self.site)
+        call, steps = self.current.at(self.site)
         if call is None or steps is None:
             if call is not None and self.keys:
                 _take(call, self.keys)
@@ -138,8 +133,7 @@ class AtOutput(Hook):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         result = self.original(*args, **kwargs)
-        call = self.current.get()
-        steps = None if call is None else call.plan.get(self.site)
+        call, steps = self.current.at(self.site)
         if call is None or steps is None:
             if call is not None:
                 _take(call, self.keys)
@@ -171,6 +165,8 @@ class AtMaps(Hook):
         y = self.original(x)
         call = self.current.get()
         if call is None:
+            for site, _ in self.sites:
+                self.current.at(site)
             return y
         # relative positions have no rows and no slots: DeBERTa maps them as (1, 2 * span, width)
         writes = call.slots is not None and self._of_tokens(call, x)
@@ -212,7 +208,7 @@ class AtLayer(Hook):
         self.reads, self.keep = reads, keep
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        call = self.current.get()
+        call, steps = self.current.at(self.site)
         if call is None:
             return self.original(*args, **kwargs)
         x = args[0] if args else next(iter(kwargs.values()))
@@ -221,7 +217,6 @@ class AtLayer(Hook):
         if call.slots is not None:
             args, kwargs = self._mask(call, x, args, kwargs)
         result = self.original(*args, **kwargs)
-        steps = call.plan.get(self.site)
         if steps is None:
             return result
         captured = {"layer_input": x} if "layer_input" in self.reads else NOTHING
@@ -282,14 +277,10 @@ class AtEncoder(Hook):
 class BeforeDecoder(Hook):
     """Before the masked-LM decoder: the maps of the embeddings are undone, the last one first."""
 
-    def __init__(self, current: CurrentCall, plan: Callable[[], Plan]):
-        super().__init__(current)
-        self.plan = plan
-
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         y = self.original(*args, **kwargs)
         call = self.current.get()
-        plan = self.plan() if call is None else call.plan
+        plan = self.current.plan() if call is None else call.plan
         if plan.refusal is not None:
             raise CompositionError(plan.refusal)
         steps = plan.get("embeddings", ())
@@ -336,31 +327,29 @@ class Hooks:
         self._hooked: list[nn.Module] = []
         self._needed: object = None
 
-    def reach(
-        self, needs: "dict[str, set[str]]", *, enter: Callable, plan: Callable, more: Sequence[tuple[nn.Module, Hook]]
-    ) -> None:
+    def reach(self, needs: "dict[str, set[str]]", *, enter: Callable, more: Sequence[tuple[nn.Module, Hook]]) -> None:
         """Hook the sites of `needs` (site -> tensors that are read there) and no others; without needs the base is idle.
 
-        enter: makes the call for a forward pass past the engine; plan: gives the active plan; more: further hooks with their
+        enter: makes the call for a forward pass past the engine; more: further hooks with their
         modules, outermost. Raises AttributeError for a place that the base's code does not have.
         """
         self.remove()
         if not needs:
             return
         try:
-            self._reach(needs, enter, plan)
+            self._reach(needs, enter)
             for module, hook in more:
                 self._put(module, hook)
         except BaseException:
             self.remove()
             raise
 
-    def _reach(self, needs: dict[str, set[str]], enter: Callable, plan: Callable) -> None:
+    def _reach(self, needs: dict[str, set[str]], enter: Callable) -> None:
         family, encoder, sites = self.base.family, self.base.encoder, self.base.sites
         layers = encoder.get_submodule(family.layers)
         kinds = {sites[name].kind for name in needs if name in sites}
         if kinds & {"embeddings", "slots"}:
-            self._put(encoder.get_submodule(family.embeddings), AtEmbeddings(self.current, plan))
+            self._put(encoder.get_submodule(family.embeddings), AtEmbeddings(self.current))
         self._reach_maps(needs, layers)
         for name, reads in needs.items():
             if name in sites and sites[name].kind == "sublayer":
@@ -370,7 +359,7 @@ class Hooks:
         if family.attention.norm is not None:
             self._put(layers[-1].get_submodule(family.attention.norm), LastLayer(self.current))
         if "embeddings" in kinds and family.tied:
-            self._put(self._last_before_decoder(), BeforeDecoder(self.current, plan))
+            self._put(self._last_before_decoder(), BeforeDecoder(self.current))
 
     def _reach_maps(self, needs: dict[str, set[str]], layers: nn.ModuleList) -> None:
         family = self.base.family

@@ -128,11 +128,11 @@ def test_another_composition_is_not_fed():
     @torch.no_grad()
     def and_look(engine):
         engine(ids, mask), engine(ids, mask)  # the second time fed
-        frozen = engine.frozen
+        frozen = engine.cache
         with engine.using("ner"):
-            found, engine.frozen = engine(ids, mask), None
+            found, engine.cache = engine(ids, mask), None
             assert torch.equal(found, engine(ids, mask))
-        engine.frozen = frozen
+        engine.cache = frozen
         assert not engine.explain(ids, mask).silent
         looked.append(found)
         return evaluate(engine)
