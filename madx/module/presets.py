@@ -4,8 +4,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
+from madx.config import faults_of
 from madx.contract.module_type import ComponentConfig, ModuleType
 from madx.errors import ConfigError, did_you_mean
 from madx.module_types import MODULE_TYPES
@@ -67,20 +66,14 @@ def make_components(settings: Mapping[str, Any]) -> dict[str, ComponentConfig]:
 
     Raises ConfigError for an unknown module type or setting, naming all faults.
     """
-    components = {}
+    components: dict[str, ComponentConfig] = {}
+    faults = []
     for name, values in settings.items():
         kind: type[ModuleType] = MODULE_TYPES.get(name)
-        schema = kind.Config
-        try:
-            components[name] = schema.model_validate(values or {})
-        except ValidationError as error:
-            faults = []
-            for fault in error.errors():
-                key = ".".join(map(str, fault["loc"]))
-                if fault["type"] == "extra_forbidden":
-                    hint = f"; {did_you_mean(key, schema.model_fields)}"
-                else:  # a validator of a module type names the value by itself
-                    hint = "" if fault["type"] == "value_error" else f", got {fault['input']!r}"
-                faults.append(f"{name}.{key}: {fault['msg']}{hint}")
-            raise ConfigError("Faults in the settings of a module:\n  " + "\n  ".join(faults)) from None
+        made, found = (values, []) if isinstance(values, kind.Config) else faults_of(kind.Config, values or {})
+        faults += [f"{name}.{fault}".replace(f"{name}.(all)", name, 1) for fault in found]
+        if made is not None:
+            components[name] = made
+    if faults:
+        raise ConfigError("Faults in the settings of a module:\n  " + "\n  ".join(faults))
     return components
