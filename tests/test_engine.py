@@ -166,7 +166,7 @@ def test_stack_is_the_formula_at_one_site(ids):
     plain = type(norm).forward
     expected = s
     for m in (a, b):
-        expected = expected + m.units["layer.1.ffn"]["bottleneck"].branch(plain(norm, expected))
+        expected = expected + m.units["layer.1.ffn"]["bottleneck"].branch(plain(norm, expected), None)
     engine.activate("a + b")
     with pytest.raises(CompositionError, match="layer.1.ffn.*activate None"):
         norm(s)  # a piece of the base by itself: the modules could not act as they do in the whole
@@ -377,7 +377,7 @@ def test_final_norm_false_gives_the_blocks_output_or_is_refused(base, ids):
     result = engine(*ids)
     unit = engine.modules["m"].units[f"layer.{base.depth - 1}.ffn"]["bottleneck"]
     norm = last.get_submodule(base.family.ffn.norm)
-    expected = seen["h"] + unit.branch(type(norm).forward(norm, seen["s"]))
+    expected = seen["h"] + unit.branch(type(norm).forward(norm, seen["s"]), None)
     assert torch.allclose(result, expected, atol=1e-5)
 
 
