@@ -1,6 +1,5 @@
 """Sites: the named places in a base where a module can act.
 
-<<<<<<< HEAD
 weights                                                 the encoder's parameters
 embeddings                                              the output of the embedding block
 slots                                                   positions that are reserved before the tokens
@@ -10,17 +9,6 @@ layer.3.ffn.up, .down                                   those of the feed-forwar
 layer.3.slots                                           keys and values of that layer's attention at the reserved positions
 layer.3                                                 the output of a layer
 encoder                                                 the states of all layers -> the last one
-=======
-    weights                                                 the encoder's parameters
-    embeddings                                              the output of the embedding block
-    slots                                                   positions that are reserved before the tokens
-    layer.3.attention, layer.3.ffn                          a sublayer: the change of h in LN(h + x)
-    layer.3.attention.query, .key, .value, .output          the linear maps of attention
-    layer.3.ffn.up, .down                                   those of the feed-forward block
-    layer.3.slots                                           keys and values of that layer's attention at the reserved positions
-    layer.3                                                 the output of a layer
-    encoder                                                 the states of all layers -> the last one
->>>>>>> room-types
 """
 
 from dataclasses import dataclass
@@ -81,7 +69,4 @@ class Site:
     input_width: int | None = None
     positions: int | None = None
     rows_share: bool = False
-<<<<<<< HEAD
     norm_after: bool = False
-=======
->>>>>>> room-types

@@ -60,7 +60,7 @@ class Explanation:
         last_of_place: dict[str, int] = {}
         for site in dict.fromkeys(a.site for a in self.actions):
             texts = self._texts([a for a in self.actions if a.site == site])
-            place = site.split(".")[-1]
+            place = _place(site)
             previous = last_of_place.get(place)
             if previous is not None and groups[previous][1] == texts and _adjacent(groups[previous][0][-1], site):
                 groups[previous][0].append(site)
@@ -125,13 +125,20 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
+def _place(site: str) -> str:
+    """A site without the number of its layer: `layer.*.attention.query`."""
+    steps = site.split(".")
+    return ".".join([steps[0], "*", *steps[2:]]) if steps[0] == "layer" else site
+
+
 def _adjacent(site: str, later: str) -> bool:
-    """Whether two sites `layer.N.place` lie in neighbouring layers."""
-    return int(later.split(".")[1]) == int(site.split(".")[1]) + 1
+    """Whether two sites of the same place lie in neighbouring layers."""
+    return site.startswith("layer.") and int(later.split(".")[1]) == int(site.split(".")[1]) + 1
 
 
 def _span(sites: list[str]) -> str:
+    """The name of neighbouring sites: `layer.0-3.ffn`."""
     if len(sites) == 1:
         return sites[0]
-    first, last = sites[0].split("."), sites[-1].split(".")
-    return f"layer.{first[1]}-{last[1]}.{first[2]}"
+    first, last = (site.split(".")[1] for site in (sites[0], sites[-1]))
+    return _place(sites[0]).replace("*", f"{first}-{last}")

@@ -318,7 +318,10 @@ def _cell(
     explanation = task.explain(engine, sentences[:PROBE_SENTENCES])
     if explanation.inactive:
         log.error(
-            "%s, %s: SILENT %s: the score does not show what it does", language, control, ", ".join(explanation.inactive)
+            "%s, %s: SILENT %s: the score does not show what it does",
+            language,
+            control,
+            ", ".join(explanation.inactive),
         )
     if settings.predictions:
         write_conll(folder / PREDICTIONS / prediction_file(language, control, seed), sentences, predicted)
