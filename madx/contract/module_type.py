@@ -21,7 +21,7 @@ from madx.config import Settings
 from madx.errors import ConfigError
 from madx.registry import Registry
 
-MODULE_TYPES = Registry("module type")
+MODULE_TYPES: Registry["ModuleType"] = Registry("module type")
 
 SiteKind = Literal["weights", "embeddings", "sublayer"]
 
