@@ -40,6 +40,7 @@ def test_outputs_are_kept(path):
     assert not [text for text in texts(kept) if LOCAL.search(text)], f"{path.name} keeps paths of a machine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # jupyter_client and pyzmq about their own event loops
 def test_notebook_runs(path):

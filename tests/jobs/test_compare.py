@@ -54,6 +54,7 @@ def here(folder, monkeypatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_five_axes_for_every_candidate(here):
     result = compare(settings())
     head, pfeiffer, full = result.comparison.candidates
@@ -121,6 +122,7 @@ def test_memory_of_all_weights_is_that_of_their_gradients_and_moments(tmp_path, 
     assert full - head > 4 * 4 * weights, "values, gradient and two moments in float32"
 
 
+@pytest.mark.slow
 def test_memory_comes_from_a_process_of_its_own(folder, monkeypatch):
     monkeypatch.chdir(folder)
     job = jobs_of(settings())["head"]
