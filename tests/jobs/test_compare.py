@@ -16,6 +16,8 @@ from madx.jobs.compare import CANDIDATES, jobs_of, measure
 from madx.module.presets import preset
 from madx.store import Store
 
+pytestmark = pytest.mark.slow  # every candidate is trained and measured
+
 FULL = CANDIDATES["full"]
 SMALL = {
     "head": {"components": "head_only", "train": {"learning_rate": 1e-2}},
@@ -54,7 +56,6 @@ def here(folder, monkeypatch) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_five_axes_for_every_candidate(here):
     result = compare(settings())
     head, pfeiffer, full = result.comparison.candidates
@@ -122,7 +123,6 @@ def test_memory_of_all_weights_is_that_of_their_gradients_and_moments(tmp_path, 
     assert full - head > 4 * 4 * weights, "values, gradient and two moments in float32"
 
 
-@pytest.mark.slow
 def test_memory_comes_from_a_process_of_its_own(folder, monkeypatch):
     monkeypatch.chdir(folder)
     job = jobs_of(settings())["head"]
