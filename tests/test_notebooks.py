@@ -1,5 +1,8 @@
-"""Every notebook runs from top to bottom, offline; the outputs kept in it are those of such a run: complete, in order, without
-warnings and without paths of the machine that made them. `make notebooks` makes them anew."""
+"""Every notebook runs from top to bottom, offline, and keeps the outputs of such a run.
+
+The outputs are complete, in order, without warnings and without paths of the machine that made them; `make notebooks` makes
+them anew.
+"""
 
 import re
 
@@ -10,7 +13,7 @@ LOCAL = re.compile(r"/(tmp|home|root|work|mnt|Users|var/folders)/\w|[A-Z]:\\\\?\
 
 
 def kinds(notebook) -> list[list[str]]:
-    """What each cell of code leaves: the names of its streams and the forms of what it shows."""
+    """For each cell of code: the names of its output streams and the forms of its results."""
     return [
         [output.get("name") or "+".join(sorted(output.get("data", {"error": 0}))) for output in cell.outputs]
         for cell in code_cells(notebook)
