@@ -1,4 +1,4 @@
-"""Shared by all measurements: bases of random weights, real sentence lengths, interleaved timing, limits of the machine."""
+"""Shared by all measurements: bases of random weights, real sentence lengths, interleaved timing, machine limits."""
 
 import json
 import os
@@ -25,8 +25,8 @@ SHAPES = {
 }
 LABELS = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
 CLOCK, PROCESSOR = 0, 1
-#: One thread is timed by its processor time, which other work on the machine hardly changes; several threads are timed by
-#: the clock, because waiting for one another takes processor time too. `arguments` sets it.
+#: One thread is timed by its processor time, which other work on the machine hardly changes; several threads are timed
+#: by the clock, because waiting for one another takes processor time too. `arguments` sets it.
 TIMED = PROCESSOR
 LETTERS_OF_A_PIECE = 6  # no tokenizer is at hand offline: a word counts a piece for every 6 letters begun
 
@@ -96,8 +96,8 @@ def has_peer(chosen: Namespace) -> bool:
 def turn_about(ways: dict, rounds: int, *, warm: bool = False) -> dict[str, list[tuple[float, float]]]:
     """Time every way once in each round, and return (seconds on the clock, seconds of the processor) of each.
 
-    One round before the first does not count, unless every way has run already (`warm`). Because the ways alternate, other
-    work on the machine disturbs all of them alike; processor time leaves most of it out.
+    One round before the first does not count, unless every way has run already (`warm`). Because the ways alternate,
+    other work on the machine disturbs all of them alike; processor time leaves most of it out.
     """
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for number in range(1 if warm else 0, rounds + 1):

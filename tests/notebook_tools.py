@@ -10,8 +10,8 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-#: Two threads that share a core wait for each other most of the time. Progress bars, and the warning that a widget for them
-#: is missing, do not belong into kept outputs.
+#: Two threads that share a core wait for each other most of the time. Progress bars, and the warning that a widget for
+#: them is missing, do not belong into kept outputs.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "TQDM_DISABLE": "1",

@@ -1,7 +1,7 @@
 """Every notebook runs from top to bottom, offline, and keeps the outputs of such a run.
 
-The outputs are complete, in order, without warnings and without paths of the machine that made them; `make notebooks` makes
-them anew.
+The outputs are complete, in order, without warnings and without paths of the machine that made them; `make notebooks`
+makes them anew.
 """
 
 import re
