@@ -162,7 +162,7 @@ def test_tokenizer_fingerprint(tmp_path):
     assert tokenizer_fingerprint(again) != before
 
 
-# ---- bases that cannot be used -----------------------------------------------------------------------------------------
+# ---- bases that cannot be used ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", tiny.FAMILY_NAMES)

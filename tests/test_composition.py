@@ -67,6 +67,7 @@ def all_paths(stack):
     return [sum(choice, ()) for choice in product(*choices)]
 
 
+@pytest.mark.slow
 @given(stacks())
 @quick
 def test_text_and_back(c):
@@ -75,6 +76,7 @@ def test_text_and_back(c):
     assert str(parse(str(c))) == str(c)
 
 
+@pytest.mark.slow
 @given(stacks())
 @quick
 def test_normal_form(c):
@@ -94,6 +96,7 @@ def test_normal_form(c):
     assert Average(*half.children, weights=half.weights) == half
 
 
+@pytest.mark.slow
 @given(stacks())
 @quick
 def test_names_in_the_order_written_and_once_on_every_path(c):

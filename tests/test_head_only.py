@@ -1,4 +1,4 @@
-"""A task module that is its head alone: the feature-based baseline goes through training, store, explanation and export."""
+"""A task module that is its head alone, the feature-based baseline, through training, store, explanation and export."""
 
 import json
 

@@ -13,6 +13,8 @@ from tiny_files import fill
 
 from madx.store import Store
 
+pytestmark = pytest.mark.slow  # every pipeline runs in a process of its own
+
 ROOT = Path(__file__).parents[1]
 PIPELINES = ("train_language", "train_task", "zero_shot", "transfer_matrix", "compare_module_types")
 SMALL = [

@@ -34,7 +34,7 @@ from madx.contract.views import Slots, View
 from madx.errors import ConfigError
 from madx.registry import Registry
 
-MODULE_TYPES = Registry("module type")
+MODULE_TYPES: Registry["ModuleType"] = Registry("module type")
 
 #: what the change of one token depends on. token: on that token alone; row: on the tokens of its row, however the row is
 #: padded and whatever its company; batch: on padding or on other rows as well

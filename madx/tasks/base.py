@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -10,7 +10,7 @@ from madx.engine import Engine
 from madx.registry import Registry
 
 #: tasks with a head of their own, trained by `train-task`
-TASKS = Registry("task")
+TASKS: Registry[Any] = Registry("task")
 
 Batch = dict[str, Tensor]
 

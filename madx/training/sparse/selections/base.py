@@ -19,7 +19,7 @@ from madx.training.sparse.importance import Importance
 from madx.training.sparse.phases import DensePhase
 from madx.training.sparse.regrowth import Regrowth
 
-SELECTIONS = Registry("selection")
+SELECTIONS: Registry["Selection"] = Registry("selection")
 
 RUN = 1 << 22  # scores looked at together: 16 MB of them
 BINS = 1 << 15  # of the upper half of a float's bits, its sign being +
