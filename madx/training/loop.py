@@ -121,6 +121,8 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         self.optimizer.step()
+        # the engine knows changed weight deltas by the versions of their tensors, which fused optimisers do not count
+        torch.autograd.graph.increment_version(self.trainable.parameters)
         self.trainable.end_step(self.step)
 
     def _after_step(self, done: StepLoss, view: ProgressView, board: Any) -> None:

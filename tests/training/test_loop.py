@@ -174,6 +174,14 @@ def test_an_absurd_learning_rate_ends_in_words_and_finite_weights():
     assert all(v.isfinite().all() for v in weights(made, "mlm").values())
 
 
+def test_a_step_counts_as_a_change_of_every_parameter():
+    """The engine knows changed weight deltas by the versions of their tensors, which fused optimisers do not count."""
+    made = runs.engine("mlm")
+    before = {n: p._version for n, p in made.module("mlm").named_parameters()}
+    runs.train("mlm", made=made, steps=3, keep_best=False)
+    assert all(p._version >= before[n] + 3 for n, p in made.module("mlm").named_parameters())
+
+
 # ---- settings ------------------------------------------------------------------------------------------------------
 
 

@@ -245,6 +245,7 @@ class SparsePhase(Phase):
         applied = self.applied()
         if applied is not None:
             self.engine.deltas.rewrite(applied)
+            applied.state = applied.term.state()
 
     def state_dict(self) -> dict[str, Tensor]:
         regrowth = self.regrowth.state_dict() if self.regrowth is not None else {}
