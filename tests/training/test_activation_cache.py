@@ -1,4 +1,4 @@
-"""Layers that stand still: computed once for each sentence, with equal results; and no gradient goes below the lowest module."""
+"""The activation cache: frozen layers run once for each sentence, with equal results; no gradient goes below them."""
 
 import pytest
 import tiny
@@ -94,7 +94,7 @@ def test_states_keep_their_numbers_and_their_bounds():
     assert len(states) == 0
 
 
-def test_a_run_that_is_taken_up_ends_as_an_undisturbed_one(tmp_path):
+def test_a_resumed_run_ends_as_an_undisturbed_one(tmp_path):
     whole, cut = engine(), engine()
     train(whole, folder=tmp_path / "a")
     task, batches = runs.ner(batch_size=8), []
