@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny import sparse
 
 from madx.contract import index_coding
-from madx.contract.module_type import BaseParameter, Site
+from madx.contract.sites import BaseParameter, Site
 from madx.errors import StoreError
 from madx.module_types.sparse_diff import Space, SparseDiff, SparseDiffConfig
 from madx.store import Store

@@ -13,7 +13,7 @@ from sparse_runs import language, ner, settings, trainee, untied_model
 from tiny import scatter, snapshot, unchanged
 
 import madx.training.sparse.selections
-from madx.contract.module_type import BaseParameter
+from madx.contract.sites import BaseParameter
 from madx.engine import Engine
 from madx.errors import TrainingError
 from madx.module import new_module
