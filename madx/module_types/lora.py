@@ -132,10 +132,9 @@ class Lora(ChangeType):
         if self.ratio is None:
             return low
         y = view.value
-        if config.dora_form == "paper" and view.bias is not None:
-            y = y - view.bias
+        scaled = y if config.dora_form == "adapterhub" or view.bias is None else y - view.bias
         factor = self.ratio * self._shrinkage(view.weight)
-        return ((factor - 1) * y + factor * low).to(y.dtype)  # autocast may have y in fewer bits than the factors
+        return ((factor - 1) * scaled + factor * low).to(y.dtype)  # under autocast y has fewer bits than the factors
 
     def _shrinkage(self, weight: Tensor) -> Tensor:
         """||W|| / ||W + c B A||, `(width,)`, in the number format of B also under autocast."""
