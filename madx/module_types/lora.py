@@ -44,7 +44,7 @@ PRESETS: dict[str, tuple[dict[str, Any], str]] = {
         {"maps": ["query", "key", "value", "output", "up", "down"]},
         "LoRA of rank 8 on all linear maps of attention and feed-forward block",
     ),
-    "rslora": ({"rank": 64, "alpha": 8.0, "rslora": True}, "rank-stabilised LoRA of rank 64 (Kalajdzievski 2023)"),
+    "rslora": ({"rank": 32, "rslora": True}, "rank-stabilised LoRA of rank 32 (Kalajdzievski 2023)"),
     "dora": ({"dora": True}, "DoRA of rank 8 on query and value (Liu et al. 2024)"),
 }
 
