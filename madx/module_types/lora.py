@@ -17,8 +17,8 @@ With alpha = rank and without a bias the two are the same.
 
 m starts as ||W||, but a module is made without the base's weights. So a unit holds g = m / ||W|| `(width,)`, which
 starts as one, and computes f = g ||W|| / ||W + c B A||, with c = s or 1. For files that store m itself this is exact to
-the last bits of float32 (`set_magnitude`, `magnitude`). Rows of W have a length near 1, so Adam's steps in g are those
-in m. Where weight deltas act on the base as well, W is the matrix with them, and a fresh unit still changes nothing.
+the last bits of float32 (`set_magnitude`, `magnitude`). A step of the optimiser in g changes m in proportion to ||W||.
+Where weight deltas act on the base as well, W is the matrix with them, and a fresh unit still changes nothing.
 
 The paper treats the norm as a constant in the backward pass to save memory. Here it is computed from products of the
 size of the rank, so its exact gradient costs little. Row by row, with * and sum over the entries of a row:
