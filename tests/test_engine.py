@@ -71,7 +71,7 @@ def test_every_preset_acts_at_every_site_it_names(base, ids, preset):
     engine.activate("m")
     assert not torch.allclose(engine(*ids), bare, atol=1e-3)
     explanation = engine.explain(*ids)
-    assert explanation.silent == []
+    assert explanation.inactive == []
     assert len(explanation.actions) == sum(len(u) for u in engine.modules["m"].units.values())
     assert all(a.calls == 1 and a.change > 0 for a in explanation.actions)
 
@@ -308,7 +308,7 @@ def test_explain_reads_like_the_forward_pass(ids):
         for p in engine.modules["swa"].parameters():
             p.zero_()
     measured = engine.explain(*ids)
-    assert measured.silent == ["swa"] and "SILENT: swa does not act" in str(measured)
+    assert measured.inactive == ["swa"] and "INACTIVE: swa does not act" in str(measured)
 
 
 @torch.no_grad()

@@ -37,16 +37,16 @@ def test_it_trains_its_head_and_nothing_else():
     assert unchanged(engine.base, before)
 
 
-def test_it_is_not_called_silent_unless_another_head_predicts():
+def test_it_is_not_called_inactive_unless_another_head_predicts():
     engine = Engine(tiny.base())
     for name in ("ner", "other"):
         engine.attach(head_only(engine.base, name))
     engine.attach(tiny.wake(new_module("eng", engine.base, language="eng", components="madx")))
     engine.activate("eng + ner")
     explained = engine.explain(*tiny.inputs())
-    assert explained.silent == [] and explained.head == f"ner: {len(LABELS)} labels"
+    assert explained.inactive == [] and explained.head == f"ner: {len(LABELS)} labels"
     engine.activate("ner + other")
-    assert engine.explain(*tiny.inputs()).silent == ["ner"]
+    assert engine.explain(*tiny.inputs()).inactive == ["ner"]
 
 
 def test_it_is_stored_read_listed_and_exported(tmp_path):

@@ -513,7 +513,7 @@ def test_explained_branch_by_branch():
     assert text.count("after undoing swa") == 2 and "none: a scaled invertible component has no inverse" in text
     assert text.count("ner: 3 labels") == 3 and text.count("reads sum_norm, times 0.5") == 1
     made.activate("route(swa + ner, yor + ner)")
-    assert "a forward pass for each difference of weights, of the branches 0; 1" in str(made.explain())
+    assert "separate forward passes: 0; 1" in str(made.explain())
 
 
 def test_explained_and_measured_on_the_rows_of_each_branch():
@@ -529,10 +529,10 @@ def test_explained_and_measured_on_the_rows_of_each_branch():
         (k, a.module): a for k, branch in enumerate(found.branches) for a in branch.actions if a.site == "layer.1.ffn"
     }
     assert all(of[k, n].calls == 1 and of[k, n].change > 0 for k, n in ((0, "swa"), (0, "ner"), (1, "yor"), (1, "ner")))
-    assert of[2, "dead"].calls is None and found.silent == []  # no row of it came
+    assert of[2, "dead"].calls is None and found.inactive == []  # no row of it came
     every = made.explain(ids, mask)
-    assert every.silent == ["dead"] and "SILENT: dead does not act (measured" in str(every)
-    assert every.as_dict()["branches"][2]["silent"] == ["dead"]
+    assert every.inactive == ["dead"] and "INACTIVE: dead does not act (measured" in str(every)
+    assert every.as_dict()["branches"][2]["inactive"] == ["dead"]
     made.activate("swa + ner")
     alone = {
         a.module: a.change for a in made.explain(ids[[0, 1, 3]], mask[[0, 1, 3]]).actions if a.site == "layer.1.ffn"
@@ -546,7 +546,7 @@ def test_differences_of_weights_are_measured_and_left_as_they_were():
     before = made(*tiny.inputs(2), branches=[0, 1])
     found = made.explain(*tiny.inputs(2))
     assert [b.actions[0].site for b in found.branches] == ["weights"] * 2 and found.passes == [[0], [1]]
-    assert all(b.actions[0].change > 0 for b in found.branches) and found.silent == []
+    assert all(b.actions[0].change > 0 for b in found.branches) and found.inactive == []
     assert torch.equal(made(*tiny.inputs(2), branches=[0, 1]), before)
 
 

@@ -19,7 +19,8 @@ from madx.composition import Composition, Item, Route, Stack, as_composition, re
 from madx.contract.module_type import Sublayer, WeightsType
 from madx.engine import routing
 from madx.engine.activation_cache import ActivationCache
-from madx.engine.explain import Explanation, RouteExplanation, explain
+from madx.engine.explain import explain
+from madx.engine.explanation import Explanation, RouteExplanation
 from madx.engine.last_layer import Narrowing, Positions
 from madx.engine.merge import merge
 from madx.engine.mlm_loss import LossAtDecoder

@@ -150,7 +150,7 @@ def test_an_exchanging_run_keeps_its_budget_and_gives_the_base_back(growth, monk
     )
     fit(engine, "swa", task, settings(growth=growth, **QUICK), steps=9, seed=0)
     assert set(sizes) == {100}
-    assert engine.explain(*tiny.inputs()).silent == []
+    assert engine.explain(*tiny.inputs()).inactive == []
     engine.activate(None)
     assert unchanged(engine.base, state)
     assert not any(p._post_accumulate_grad_hooks for p in engine.base.model.parameters())
