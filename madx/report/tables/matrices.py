@@ -1,49 +1,46 @@
-"""Several transfer matrices as JSON, CSV, Markdown, a picture, and for the terminal."""
+"""Several transfer matrices as CSV, Markdown, and for the terminal."""
 
 import csv
 import io
-import json
-from pathlib import Path
 
-from rich import box
-from rich.table import Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
-from madx.report.tables import markdown_table, score_text, signed
-from madx.report.tables import to_csv as matrix_csv
-from madx.results.json import write_files
+from madx.report.tables.matrix import to_csv as matrix_csv
+from madx.report.tables.text import interval_text, markdown_table, score_text, signed, terminal_table
+from madx.results.cells import AVERAGE, Row
+from madx.results.contrasts import NOISE
 from madx.results.matrices import Entry, Gap, Matrices
-from madx.results.matrix import AVERAGE, Row
 
-OWN = (
+_OWN = (
     "Each score is under the target's own language module (without one, where a module type has none); mean ± standard "
     "deviation over seeds, percent points."
 )
-GAPS = "≈ within noise: the 95 % t interval over seeds contains 0, or there is one seed"
+_GAPS = f"{NOISE} within noise: the 95 % t interval over seeds contains 0, or there is one seed"
+#: head and lines
+_Lines = tuple[list[str], list[list[str]]]
 
 
 def _cell(row: Row) -> str:
-    return score_text(row.mean, row.sd) + ("!" if row.silent else "")
+    return score_text(row.mean, row.sd) + ("!" if row.inactive else "")
 
 
-def _own_lines(matrices: Matrices, task: str) -> tuple[list[str], list[list[str]]]:
-    """Head and lines: module type and source against target languages and their average."""
+def _own_lines(matrices: Matrices, task: str) -> _Lines:
+    """Module type and source against target languages and their average."""
     targets = matrices.targets(task)
     lines = []
-    for e in (e for e in matrices.entries if e.task == task):
+    for e in matrices.of(task):
         cells = ["source" if t == e.source else _cell(e.own(t)) for t in targets]
-        average = e.own(AVERAGE)
-        over = (
-            "" if average.languages == len([t for t in targets if t != e.source]) else f" ({average.languages} of them)"
-        )
+        average, others = e.own(AVERAGE), [t for t in targets if t != e.source]
+        over = "" if average.languages == len(others) else f" ({average.languages} of them)"
         lines.append([e.module_type, e.source, *cells, _cell(average) + over])
     return ["module type", "source", *targets, AVERAGE], lines
 
 
-def _control_lines(matrices: Matrices, task: str) -> tuple[list[str], list[list[str]]]:
-    """Head and lines: module type and source against the controls, averaged over the languages that have them all."""
+def _control_lines(matrices: Matrices, task: str) -> _Lines:
+    """Module type and source against the controls, averaged over the languages that have them all."""
     controls, lines = matrices.controls(), []
-    for e in (e for e in matrices.entries if e.task == task):
+    for e in matrices.of(task):
         rows = e.averages()
         of = {c.minus: c for c in e.matrix.differences() if c.target == AVERAGE}
         deltas = [of[m].mark + signed(of[m].delta) if m in of else "-" for m in ("none", "source")]
@@ -53,59 +50,47 @@ def _control_lines(matrices: Matrices, task: str) -> tuple[list[str], list[list[
 
 def gap_text(gap: Gap) -> str:
     """`ner, from eng: adapters - sparse  ≈+1.2 (-0.3 to +2.7), 3 seeds, 2 languages`."""
-    interval = "" if gap.low is None else f" ({signed(gap.low)} to {signed(gap.high)})"
+    interval = "" if gap.low is None else f" ({interval_text(gap.low, gap.high)})"
     counts = f"{gap.n} seed{'s' * (gap.n > 1)}, {len(gap.languages)} language{'s' * (len(gap.languages) > 1)}"
-    return f"{gap.task}, {gap.within}: {gap.first} - {gap.second}  {'≈' * gap.noise}{signed(gap.delta)}{interval}, {counts}"
+    value = NOISE * gap.noise + signed(gap.delta)
+    return f"{gap.task}, {gap.within}: {gap.first} - {gap.second}  {value}{interval}, {counts}"
 
 
-def to_rich(matrices: Matrices):
-    """Two tables a task, the differences between module types and between sources, and what failed."""
-    from rich.console import Group
-
-    parts = []
+def to_rich(matrices: Matrices) -> RenderableType:
+    """For the terminal: two tables for each task, the differences between module types and sources, and what failed."""
+    parts: list[RenderableType] = []
     for task in matrices.tasks():
-        metric = next(e.metric for e in matrices.entries if e.task == task)
+        metric = matrices.of(task)[0].metric
         for title, (head, lines) in (
             (f"{task}: {metric} by target language", _own_lines(matrices, task)),
             (f"{task}: average under each control", _control_lines(matrices, task)),
         ):
-            table = Table(
-                title=Text(title, style="bold"),
-                title_justify="left",
-                box=box.SIMPLE_HEAD,
-                pad_edge=False,
-                padding=(0, 1, 0, 0),
-                show_edge=False,
-            )
+            table = terminal_table(Text(title, style="bold"))
             for number, name in enumerate(head):
                 table.add_column(name, justify="left" if number < 2 else "right", overflow="fold")
             for line in lines:
-                table.add_row(
-                    *(Text(cell, style="dim" if cell.startswith("≈") or cell == "source" else "") for cell in line)
-                )
+                table.add_row(*(Text(c, style="dim" if c.startswith(NOISE) or c == "source" else "") for c in line))
             parts += [table, Text("")]
-    gaps = matrices.gaps()
-    if gaps:
+    if gaps := matrices.gaps():
         parts.append(Text("Differences of the averages over the languages that both have", style="bold"))
         parts += [Text("  " + gap_text(g), style="dim" if g.noise else "") for g in gaps]
     if matrices.entries:
-        parts += [Text(text, style="dim") for text in (OWN, GAPS, *([matrices.note] if matrices.note else []))]
+        parts += [Text(text, style="dim") for text in (_OWN, _GAPS, matrices.note) if text]
     parts += [Text(line, style="bold red") for line in matrices.warnings()]
     parts += [Text(f"FAILED: {what}: {why}", style="bold red") for what, why in matrices.failures]
     return Group(*parts)
 
 
 def to_markdown(matrices: Matrices) -> str:
-    """The same as text, with a link to the matrix of every entry."""
-    parts = ["# Transfer matrices", OWN + (f" {matrices.note}" if matrices.note else "")]
+    """Tables, differences and failures as Markdown, with a link to the matrix of every entry."""
+    parts = ["# Transfer matrices", _OWN + (f" {matrices.note}" if matrices.note else "")]
     parts += [f"> 🔴 **{line}**" for line in matrices.warnings()]
     parts += [f"> 🔴 **failed:** {what}: {why}" for what, why in matrices.failures]
     for task in matrices.tasks():
         parts.append(f"## {task}")
-        for head, lines in (_own_lines(matrices, task), _control_lines(matrices, task)):
-            parts.append(markdown_table(head, lines, 2))
+        parts += [markdown_table(*lines, 2) for lines in (_own_lines(matrices, task), _control_lines(matrices, task))]
     if gaps := matrices.gaps():
-        parts.append("## Differences\n\nOf the averages over the languages that both have; " + GAPS + ".")
+        parts.append(f"## Differences\n\nOf the averages over the languages that both have; {_GAPS}.")
         parts.append("\n".join(f"- {gap_text(g)}" for g in gaps))
     links = [f"- [{e.task}, {e.module_type}, source {e.source}]({folder_of(e)}/matrix.md)" for e in matrices.entries]
     parts.append("## Every matrix with its controls\n\n" + "\n".join(links))
@@ -118,7 +103,7 @@ def folder_of(entry: Entry) -> str:
 
 
 def to_csv(matrices: Matrices) -> str:
-    """Tidy: one line a cell of every matrix; columns that one of them lacks are empty."""
+    """One line a cell of every matrix; columns that one of the matrices lacks are empty there."""
     lines = []
     for e in matrices.entries:
         start = {"task": e.task, "module_type": e.module_type}
@@ -128,21 +113,3 @@ def to_csv(matrices: Matrices) -> str:
     writer.writeheader()
     writer.writerows(lines)
     return out.getvalue()
-
-
-def save(matrices: Matrices, folder: str | Path) -> list[Path]:
-    """The four files of the whole, and for every entry the files of its own matrix."""
-    for entry in matrices.entries:
-        entry.matrix.save(Path(folder) / folder_of(entry))
-    contents = {
-        "matrices.json": (
-            json.dumps(matrices.as_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        ).encode(),
-        "matrices.csv": to_csv(matrices).encode(),
-        "matrices.md": to_markdown(matrices).encode(),
-    }
-    if matrices.entries:
-        from madx.report.matrices_picture import picture_png  # matplotlib takes half a second to import
-
-        contents["matrices.png"] = picture_png(matrices)
-    return write_files(contents, folder, what="the matrices")
