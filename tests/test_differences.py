@@ -226,7 +226,7 @@ def test_large_numbers_at_different_places_do_not_overflow():
         assert unchanged(base, state)
 
 
-def test_a_difference_lost_in_rounding_is_silent():
+def test_a_difference_lost_in_rounding_is_inactive():
     base = tiny.base()
     base.model.to(torch.bfloat16)
     engine = Engine(base)

@@ -37,7 +37,7 @@ def test_it_trains_its_head_and_nothing_else():
     assert unchanged(engine.base, before)
 
 
-def test_it_is_not_called_silent_unless_another_head_predicts():
+def test_it_is_not_called_inactive_unless_another_head_predicts():
     engine = Engine(tiny.base())
     for name in ("ner", "other"):
         engine.attach(head_only(engine.base, name))

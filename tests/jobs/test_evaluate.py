@@ -64,7 +64,7 @@ def test_bf16_moves_few_tags_and_every_report_says_so(folder, tmp_path):
     one, other = tags(exact), tags(half)
     same = sum(a == b for a, b in zip(one, other)) / len(one)
     assert len(one) == len(other) > 50 and same > 0.9
-    assert all(cell.silent == () for cell in half.matrix.cells)
+    assert all(cell.inactive == () for cell in half.matrix.cells)
 
 
 def test_with_differences_of_weights_the_base_stays_exact(folder, tmp_path):

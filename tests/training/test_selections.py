@@ -198,6 +198,6 @@ def test_an_adapter_and_a_sparse_delta_in_one_module_train_together():
     fit(engine, "swa", runs.masked_lm(seed=1), settings(), steps=6, seed=0)
     assert all(not torch.equal(made.state_dict()[k], v) for k, v in before.items())
     assert (
-        engine.explain(*tiny.inputs()).silent == []
+        engine.explain(*tiny.inputs()).inactive == []
         and made.units["weights"]["sparse_diff"].values.count_nonzero() > 150
     )
