@@ -1,11 +1,15 @@
-"""Named sets of components: what papers call an architecture, in the settings of the module types."""
+"""Presets: named sets of components. Papers call such a set an architecture; here it is settings of module types."""
 
-from madx.contract.module_type import ComponentConfig
+from typing import Any
+
+from pydantic import ValidationError
+
+from madx.contract.module_type import ComponentConfig, ModuleType
 from madx.errors import ConfigError, did_you_mean
 from madx.module_types import MODULE_TYPES
 
-#: name -> (component settings by module type, what it is)
-PRESETS: dict[str, tuple[dict[str, dict], str]] = {
+#: name -> (component settings by module type, description)
+PRESETS: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
     "madx": (
         {"bottleneck": {"reduction_factor": 2.0}, "invertible": {}},
         "MAD-X language module: Pfeiffer bottleneck and NICE, reduction 2 (Pfeiffer et al. 2020)",
@@ -44,7 +48,7 @@ PRESETS: dict[str, tuple[dict[str, dict], str]] = {
     ),
     "lt_sft": (
         {"sparse_diff": {"entries": "language"}},
-        "LT-SFT language module: a sparse difference of the weights, as large as a MAD-X one (Ansell et al. 2022)",
+        "LT-SFT language module: a sparse weight delta, as large as a MAD-X one (Ansell et al. 2022)",
     ),
     "lt_sft_task": ({"sparse_diff": {"entries": "task"}}, "LT-SFT task module (Ansell et al. 2022)"),
     "bitfit": (
@@ -70,23 +74,26 @@ def preset(name: str) -> dict[str, ComponentConfig]:
     return make_components(PRESETS[name][0])
 
 
-def make_components(settings: dict[str, dict]) -> dict[str, ComponentConfig]:
-    """Typed component settings from plain ones: `{"bottleneck": {"reduction_factor": 2.0}}`.
+def make_components(settings: dict[str, dict[str, Any]]) -> dict[str, ComponentConfig]:
+    """Typed component settings from plain ones, e.g. `{"bottleneck": {"reduction_factor": 2.0}}`.
 
-    Raises ConfigError for an unknown module type or setting, naming all faults.
+    Raises ConfigError for an unknown module type, or naming every unknown or impossible setting.
     """
-    from pydantic import ValidationError
-
     components = {}
     for name, values in settings.items():
-        schema = MODULE_TYPES.get(name).Config
+        kind: type[ModuleType] = MODULE_TYPES.get(name)
         try:
-            components[name] = schema.model_validate(values or {})
+            components[name] = kind.Config.model_validate(values or {})
         except ValidationError as error:
-            faults = []
-            for fault in error.errors():
-                key = ".".join(map(str, fault["loc"]))
-                hint = f"; {did_you_mean(key, schema.model_fields)}" if fault["type"] == "extra_forbidden" else ""
-                faults.append(f"{name}.{key}: {fault['msg']}{hint}")
+            faults = _faults(error, kind.Config, name)
             raise ConfigError("Faults in the settings of a module:\n  " + "\n  ".join(faults)) from None
     return components
+
+
+def _faults(error: ValidationError, schema: type[ComponentConfig], name: str) -> list[str]:
+    faults = []
+    for fault in error.errors():
+        key = ".".join(map(str, fault["loc"]))
+        hint = f"; {did_you_mean(key, schema.model_fields)}" if fault["type"] == "extra_forbidden" else ""
+        faults.append(f"{name}.{key}: {fault['msg']}{hint}")
+    return faults
