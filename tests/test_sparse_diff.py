@@ -10,7 +10,7 @@ from store_tools import forge
 from tiny import sparse
 
 from madx.contract import index_coding
-from madx.contract.module_type import BaseParameter, Site
+from madx.contract.sites import BaseParameter, Site
 from madx.errors import StoreError
 from madx.module_types.sparse_diff import Space, SparseDiff, SparseDiffConfig
 from madx.store import Store
