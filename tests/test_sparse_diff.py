@@ -1,15 +1,13 @@
 """Delta-encoded indices and sparse weight deltas: exact when stored and loaded, strict where a file is damaged."""
 
-import hashlib
-import json
-
 import pytest
 import tiny
 import torch
 from by_hand import unit_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from store_tools import forge
 from tiny import sparse
 
 from madx.contract import index_coding
@@ -201,17 +199,6 @@ def test_values_of_zero_are_stored(tmp_path):
     made = sparse(base, "swa", std=0.0, language="swa")
     store.save(made)
     assert store.load("swa", base).units["weights"]["sparse_diff"].values.count_nonzero() == 0
-
-
-def forge(folder, change):
-    """Alter the weights and make module.json agree with their bytes."""
-    path = folder / "weights.safetensors"
-    tensors = load_file(path)
-    change(tensors)
-    save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata={"format": "pt"})
-    data, manifest = path.read_bytes(), json.loads((folder / "module.json").read_text())
-    manifest["weights"] |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    (folder / "module.json").write_text(json.dumps(manifest))
 
 
 START = "weights.sparse_diff."
