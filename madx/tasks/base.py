@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import Tensor
 
@@ -9,7 +10,7 @@ from madx.engine import Engine
 from madx.registry import Registry
 
 #: the tasks that `train-task` trains, each with a head of its own
-TASKS = Registry("task")
+TASKS: Registry[Any] = Registry("task")
 
 Batch = dict[str, Tensor]
 

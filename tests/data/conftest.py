@@ -4,13 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-settings.register_profile("madx-data", derandomize=True, deadline=None, max_examples=60)
-settings.load_profile("madx-data")
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 LETTERS = "abcdefghijklmnopqrstuvwxyzẹ́"
 TYPES = ("PER", "LOC", "geo-loc")
