@@ -383,7 +383,7 @@ def test_branches_of_a_sublayer_do_not_see_each_other():
     )
 
 
-# ---- the invertible component ---------------------------------------------------------------------------------------------
+# ---- the invertible component ----------------------------------------------------------------------------------------
 
 
 @given(
@@ -396,7 +396,7 @@ def test_branches_of_a_sublayer_do_not_see_each_other():
 )
 @settings(derandomize=True, max_examples=80, deadline=None)
 def test_the_inverse_undoes_it(kind, width, seed, std, precision, activation):
-    """Weights up to 15 times their initial size; far beyond that exp(a) up to 6.6 in each half eats float32's digits."""
+    """Weights are up to 15 times their initial size; far beyond, exp(a) up to 6.6 eats the digits of float32."""
     dtype, tolerance = precision
     torch.manual_seed(seed)
     unit = Invertible(

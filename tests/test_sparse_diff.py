@@ -1,4 +1,4 @@
-"""Gap-coded indices, and the stored form of a sparse difference: exact where it should be, strict where it is damaged."""
+"""Delta-encoded indices and the stored form of sparse weight deltas: exact, and strict where a file is damaged."""
 
 import hashlib
 import json
