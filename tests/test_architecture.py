@@ -151,9 +151,15 @@ def length(path: Path, *, limit: int) -> list[str]:
     return [f"{path} has {lines} lines, more than {limit}: which two things does it do?"] if lines > limit else []
 
 
-def test_every_test_file_has_a_test():
+def test_every_test_file_has_a_test_and_a_name_of_its_own():
+    faults, names = [], set()
     for path in (ROOT / "tests").rglob("test_*.py"):
-        assert re.search(r"^def test_", path.read_text(encoding="utf-8"), re.MULTILINE), path
+        if not re.search(r"^def test_", path.read_text(encoding="utf-8"), re.MULTILINE):
+            faults.append(f"{path} holds no test")
+        if path.name in names:
+            faults.append(f"{path}: another folder of tests has a file of this name, and pytest imports files by name")
+        names.add(path.name)
+    refuse(faults)
 
 
 # ---- docstrings ------------------------------------------------------------------------------------------------------
