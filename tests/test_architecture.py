@@ -168,8 +168,8 @@ def test_every_test_file_has_a_test_and_a_name_of_its_own():
 def public(node: ast.Module | ast.ClassDef, outer: str = "") -> Iterator[tuple[ast.AST, str]]:
     """Public functions, classes and methods with their names.
 
-    A method needs no docstring of its own when its parent has it (the contract, tasks, `forward` of torch), or when it
-    is as short as a docstring would be.
+    A method needs no docstring of its own when its abstract parent has it (or torch: `forward`), or when it is as short
+    as a docstring would be.
     """
     for child in node.body:
         if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not child.name.startswith("_"):
@@ -181,11 +181,12 @@ def public(node: ast.Module | ast.ClassDef, outer: str = "") -> Iterator[tuple[a
 
 
 INHERITED = {"forward"} | {
-    node.name
+    method.name
     for name, tree in TREES.items()
-    if room(name) == "contract" or name == "madx.tasks.base"
     for node in ast.walk(tree)
-    if isinstance(node, ast.FunctionDef)
+    if isinstance(node, ast.ClassDef) and (room(name) == "contract" or "ABC" in map(ast.unparse, node.bases))
+    for method in node.body
+    if isinstance(method, ast.FunctionDef) and ast.get_docstring(method)
 }
 
 
