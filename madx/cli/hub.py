@@ -25,7 +25,7 @@ def push(
     licence: Annotated[
         Optional[str], typer.Option(help="SPDX licence, e.g. cc-by-4.0, where the module records none.")
     ] = None,
-):
+) -> None:
     """Publish a stored module on the Hugging Face hub, with a card that its filters read.
 
     Example: madx modules push swa juma/xlmr-swa --licence cc-by-4.0
@@ -55,12 +55,13 @@ def pull(
     ] = None,
     name: Annotated[Optional[str], typer.Option(help="Name in the store (default: the one it has).")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a stored module of that name.")] = False,
-):
+) -> None:
     """Fetch a module from the Hugging Face hub into the store; then use it by its name, like any other.
 
     Example: madx modules pull juma/xlmr-swa --revision v1
 
-    The commit is recorded in the module (`madx modules show NAME`: training.pulled). Nothing that is fetched is executed.
+    The commit is recorded in the module (`madx modules show NAME`: training.pulled). Nothing that is fetched is
+    executed.
     """
     from madx.interop.hub import Hub
 
