@@ -25,7 +25,7 @@ from madx.jobs.settings import JobSettings
 from madx.jobs.train_language import TrainLanguage, train_language
 from madx.jobs.train_task import TrainTask, train_task
 from madx.module import ModuleInfo
-from madx.module.presets import components_of
+from madx.module.components import components_of
 from madx.store import Store
 from madx.training.loop import UNIMPORTANT
 

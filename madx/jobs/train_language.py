@@ -17,7 +17,7 @@ from madx.jobs.common import is_main, open_training_base, run_folder, versions
 from madx.jobs.keywords import takes_keywords
 from madx.jobs.settings import COMPONENTS, Corpus, JobSettings
 from madx.module import Module, new_module
-from madx.module.presets import components_of
+from madx.module.components import components_of
 from madx.store import Store, check_language, check_target
 from madx.tasks.masked_lm import MaskedLM
 from madx.training import TrainResult, TrainSettings, fit

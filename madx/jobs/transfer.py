@@ -237,10 +237,12 @@ class Transfer:
 
 def _tokens(texts: Iterable[Any]) -> list[tuple[str, ...]]:
     """The words of texts, of lists of words, of labelled sentences, or of rows with a column `tokens`."""
-    found = []
+    found: list[tuple[str, ...]] = []
     for row in texts:
         if isinstance(row, str):
             found.append(words(row))
+        elif isinstance(row, Sentence):
+            found.append(row.tokens)
         elif isinstance(row, Mapping) and "tokens" in row:
             found.append(tuple(row["tokens"]))
         elif isinstance(row, (list, tuple)) and all(isinstance(each, str) for each in row):

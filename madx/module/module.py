@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from madx.composition import check_name
 from madx.contract.module_type import ComponentConfig, ModuleType, Site
 from madx.errors import BaseError, CompositionError, ConfigError
-from madx.module.presets import components_of
+from madx.module.components import components_of
 from madx.module_types import MODULE_TYPES
 
 ROLES = ("language", "task")
@@ -121,7 +121,7 @@ def new_module(
     labels: tuple[str, ...] = (),
     licence: str | None = None,
 ) -> Module:
-    """A fresh module for a base; `components`: see `madx.module.presets.components_of`.
+    """A fresh module for a base; `components`: see `madx.module.components.components_of`.
 
     >>> new_module("swa", base, language="swa")                      # doctest: +SKIP
     >>> new_module("ner", base, role="task", components="pfeiffer", task="ner", labels=("O", "B-PER"))  # doctest: +SKIP

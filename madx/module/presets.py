@@ -1,8 +1,5 @@
 """Named sets of components: what papers call an architecture, in the settings of the module types."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from madx.contract.module_type import ComponentConfig
 from madx.errors import ConfigError, did_you_mean
 from madx.module_types import MODULE_TYPES
@@ -66,69 +63,11 @@ PRESETS: dict[str, tuple[dict[str, dict], str]] = {
 }
 
 
-def components_of(chosen: str | Mapping[str, Any]) -> dict[str, ComponentConfig]:
-    """The components that a setting `components` asks for, in one of three forms:
-
-        pfeiffer                                                 a preset
-        {preset: pfeiffer, bottleneck: {reduction_factor: 2}}    a preset with single settings changed
-        {bottleneck: {reduction_factor: 2}}                      everything spelled out, by module type
-
-    Raises ConfigError for an unknown preset, module type or setting, and for a change that the preset has no place for.
-    """
-    if isinstance(chosen, str):
-        return preset(chosen)
-    if chosen.get("preset") is None:
-        return make_components({name: values for name, values in chosen.items() if name != "preset"})
-    return make_components(_changed(chosen["preset"], {k: v for k, v in chosen.items() if k != "preset"}))
-
-
 def preset(name: str) -> dict[str, ComponentConfig]:
     """The components of a preset; raises ConfigError for an unknown name."""
-    return make_components(_preset(name))
-
-
-def _preset(name: str) -> dict[str, dict]:
-    if isinstance(name, str) and name in PRESETS:
-        return PRESETS[name][0]
-    form = ""
-    if known := next((each for each in PRESETS if str(name).startswith((f"{each}(", f"{each} ", f"{each}:"))), None):
-        form = f" A preset with one setting changed is a mapping, e.g. {_example(known)}."
-    raise ConfigError(f"Unknown preset {name!r}; {did_you_mean(name, PRESETS)}.{form}")
-
-
-def _example(name: str) -> str:
-    """A line that changes a setting of a preset."""
-    component = next(iter(PRESETS[name][0]), "bottleneck")
-    setting = next(iter(PRESETS[name][0].get(component) or MODULE_TYPES.get(component).Config.model_fields))
-    return f"{{preset: {name}, {component}: {{{setting}: ...}}}}"
-
-
-def _changed(name: str, changes: dict[str, Any]) -> dict[str, dict]:
-    """The settings of a preset with others in their place. Raises ConfigError for a change that has no place in it."""
-    made = {component: dict(values) for component, values in _preset(name).items()}
-    for component, values in changes.items():
-        if component not in made:
-            raise ConfigError(f"components.{component}: {_no_place(name, list(made), component)}")
-        if values is not None and not isinstance(values, Mapping):
-            raise ConfigError(
-                f"components.{component}: settings are needed, as in {_example(name)}; given: {values!r}."
-            )
-        made[component] |= values or {}
-    return made
-
-
-def _no_place(name: str, components: list[str], given: str) -> str:
-    """The reason why a preset has no place for a key, and what to write."""
-    having = [component for component in components if given in MODULE_TYPES.get(component).Config.model_fields]
-    if having:
-        forms = " or ".join(f"{component}: {{{given}: ...}}" for component in having)
-        return f"a setting of {' and of '.join(having)}: write {forms}."
-    if given not in MODULE_TYPES:
-        return f"no module type; {did_you_mean(given, components)}"
-    return (
-        f"the preset {name} has no such component, only {', '.join(components) or 'a head'}. A preset is changed, not "
-        f"added to: name another preset, or spell all out without one, e.g. components={{{given}: {{...}}}}."
-    )
+    if name not in PRESETS:
+        raise ConfigError(f"Unknown preset {name!r}; {did_you_mean(name, PRESETS)}")
+    return make_components(PRESETS[name][0])
 
 
 def make_components(settings: dict[str, dict]) -> dict[str, ComponentConfig]:

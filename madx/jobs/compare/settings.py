@@ -11,7 +11,7 @@ from madx.jobs.labelled import FORMS, Columns, task_type
 from madx.jobs.matrix.settings import OWN
 from madx.jobs.settings import JobSettings, LabelledData
 from madx.jobs.train_task import TrainTask
-from madx.module.presets import components_of
+from madx.module.components import components_of
 from madx.store import check_language
 
 EVERYTHING = {"selection": "everything"}

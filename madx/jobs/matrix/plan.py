@@ -23,7 +23,7 @@ from madx.jobs.matrix.settings import JobsOf, Matrix
 from madx.jobs.reuse import TrainJob, content_name, identity, source_digest, stored, taking_turns
 from madx.jobs.train_language import TrainLanguage, recipe_steps
 from madx.jobs.train_task import TrainTask
-from madx.module.presets import components_of
+from madx.module.components import components_of
 from madx.store import Store
 from madx.training.sparse.selections import SELECTIONS
 

@@ -13,7 +13,7 @@ from madx.jobs.labelled import Columns, task_type
 from madx.jobs.settings import Corpus, DataSettings, JobSettings, LabelledData
 from madx.jobs.train_language import TrainLanguage
 from madx.jobs.train_task import TrainTask
-from madx.module.presets import components_of
+from madx.module.components import components_of
 from madx.store import check_language
 
 J = TypeVar("J", bound=Settings)

@@ -21,7 +21,7 @@ from madx.jobs.labelled import file_sha256, task_type
 from madx.jobs.train_task.data import Split, data_record, read_data, task_and_steps, task_over
 from madx.jobs.train_task.settings import TrainTask
 from madx.module import Module, new_module
-from madx.module.presets import components_of
+from madx.module.components import components_of
 from madx.store import Store, check_language, check_target
 from madx.training import TrainResult, TrainSettings, fit, forget
 
