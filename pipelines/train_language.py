@@ -76,7 +76,9 @@ def main(config: str, overrides: list[str]) -> None:
         seed=settings.seed,
         folder=run_folder(settings.run, f"train-language-{name}"),
         resume=settings.resume,
-        run=settings.model_dump(exclude={"run", "store", "cache", "device", "resume", "overwrite", "train"}),
+        run=settings.model_dump(
+            exclude={"run", "store", "cache", "device", "resume", "overwrite", "train", "steps", "seed"}
+        ),
     )
     after = task.evaluate(engine)
 

@@ -231,7 +231,7 @@ def test_faults_in_words(here, words, wanted):
 
 def test_killed_in_its_second_seed_the_same_command_goes_on(here, monkeypatch):
     """No module is stored before the last seed is trained, so none stands in the way; each goes on from its checkpoint."""
-    command, job = [*ONE, "--name", "twice"], sys.modules["madx.jobs.train_task"]
+    command, job = [*ONE, "--name", "twice"], sys.modules["madx.jobs.train_task.job"]
     command[command.index("--seeds") + 1] = "1,2"
     fit, calls = job.fit, []
 
@@ -280,7 +280,7 @@ def test_when_the_second_module_cannot_be_stored_the_first_is_not_left_in_the_wa
 
 
 def test_a_declined_run_is_forgotten_for_all_seeds_before_the_first(here, monkeypatch):
-    command, job = [*ONE, "--name", "anew"], sys.modules["madx.jobs.train_task"]
+    command, job = [*ONE, "--name", "anew"], sys.modules["madx.jobs.train_task.job"]
     command[command.index("--seeds") + 1] = "1,2"
     assert run(*command).exit_code == 0
     command += ["--overwrite", "--set", "train.warmup=0.5"]
