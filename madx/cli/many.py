@@ -92,8 +92,7 @@ def compare(
 
 
 def _show_plan(plan: "Plan") -> None:
-    """Print the modules that a matrix would train, a line for each; then the evaluations and all that cannot be done.
-    """
+    """Print a line for each module that a matrix would train, then the evaluations and all that cannot be done."""
     table = Table("module", "for", "over", "", "steps, about", box=SIMPLE)
     for t in plan.trainings:
         state = "stored" if t.stored else "goes on" if t.begun else "to train"

@@ -30,7 +30,7 @@ Config = Annotated[
 Components = Annotated[
     Optional[str],
     typer.Option(
-        help="A preset of `madx modules presets`; --set components.bottleneck.reduction_factor=4 changes a setting of it.",
+        help="A preset of `madx modules presets`; --set components.bottleneck.reduction_factor=4 changes one setting.",
         show_default=False,
     ),
 ]
@@ -66,7 +66,7 @@ StackText = Annotated[
 def settings(schema: type[S], config: Path | None, sets: list[str] | None, flags: dict[str, Any]) -> S:
     """Typed settings from the file, then --set, then flags, each over the one before.
 
-    A flag that `--set` goes inside, as --components madx with --set components.bottleneck.reduction_factor=4, comes first.
+    A flag that `--set` goes inside comes first: --components madx --set components.bottleneck.reduction_factor=4.
     Raises ConfigError that names every fault.
     """
     from madx.config import load

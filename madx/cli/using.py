@@ -41,8 +41,8 @@ def predict(
             "--language",
             metavar="LANGUAGE[=STACK]",
             show_default=False,
-            help="Each line says its language (LANGUAGE, a tab, TEXT; or JSON with language and text); the module of that "
-            "name, or STACK, lies below --stack. Once for each language, e.g. --language swa --language eng=base.",
+            help="Each line says its language (LANGUAGE, a tab, TEXT; or JSON with language and text); the module of "
+            "that name, or STACK, lies below --stack. Once for each language, e.g. --language swa --language eng=base.",
         ),
     ] = None,
     form: Annotated[

@@ -1,5 +1,4 @@
-"""Labelled sentences in memory: pairs of words and tags, `Sentence` objects, or a data set of the `datasets` library.
-"""
+"""Labelled sentences in memory: pairs of words and tags, `Sentence` objects, or a data set of `datasets`."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
