@@ -80,7 +80,7 @@ def test_sparse_deltas_go_through_the_same_recipes_and_leave_for_transformers(re
     for name in ("ner", "adapter"):
         recipe("zero_shot", config("evaluate"), **{"targets.swa": "swa-test.conll"}, run=name, task_module=name)
         assert {c["composition"] for c in cells(name)} == {name, f"eng + {name}", f"swa + {name}"}
-        assert all(c["explanation"]["silent"] == [] for c in cells(name)), "every module of every composition acts"
+        assert all(c["explanation"]["inactive"] == [] for c in cells(name)), "every module of every composition acts"
     history = Store("modules").show("ner").info.training["history"]
     assert {row["phase"] for row in history} == {"full 1", "sparse 1"}
     done = run("export", "--stack", "swa + ner", "plain")

@@ -6,7 +6,6 @@ import sys
 import warnings
 from typing import Any
 
-import click
 import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
@@ -27,7 +26,7 @@ TRAINING = ("train-language", "train-task", "quickstart", "matrix", "compare")
 class MadxGroup(TyperGroup):
     """The root of the commands. A MadxError ends with its text and code 1, Ctrl-C with 130; `--debug`: a traceback."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run the command; a MadxError ends as one message and exit code 1, Ctrl-C with how to go on and 130."""
         try:
             return super().invoke(ctx)

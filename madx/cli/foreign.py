@@ -53,8 +53,8 @@ def import_module(
     from madx.store import Store as ModuleStore
 
     reader, path = FORMATS.get(form)(), Path(folder).expanduser()
-    names = reader.members(path) or (name,)
-    if names == (None,):
+    names = tuple(reader.members(path)) or ((name,) if name is not None else ())
+    if not names:
         raise ConfigError("The files hold one module: give its name, e.g. --name swa.")
     if name is not None and names != (name,):
         raise ConfigError(

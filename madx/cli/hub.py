@@ -7,6 +7,7 @@ from rich.text import Text
 
 from madx.cli.console import out, shell
 from madx.cli.options import Store
+from madx.errors import StoreError
 
 Repository = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository on the hub.")]
 
@@ -66,13 +67,14 @@ def pull(
     from madx.interop.hub import Hub
 
     row = Hub().pull(repository, store, revision=revision, name=name, overwrite=overwrite)
-    origin = row.info.training["pulled"]
+    info = row.info
+    if info is None:
+        raise StoreError(f"The module {row.name!r} in {store} cannot be read.")
+    origin = info.training["pulled"]
     out.print(
         Text.assemble("pulled ", (row.name, "bold cyan"), f" from {origin['repository']}, commit {origin['revision']}")
     )
-    base = row.info.base["name"] if row.info.base else "any of its shape"
-    language = f", language {row.info.language}" if row.info.language else ""
-    out.print(
-        f"  {row.info.role} module{language}, base {base}, licence {row.info.licence or 'not recorded'}", markup=False
-    )
+    base = info.base["name"] if info.base else "any of its shape"
+    language = f", language {info.language}" if info.language else ""
+    out.print(f"  {info.role} module{language}, base {base}, licence {info.licence or 'not recorded'}", markup=False)
     out.print(f"  stored in {row.path}", markup=False)

@@ -39,10 +39,10 @@ def list_modules(store: Store = "modules") -> None:
         return
     table = Table("name", "role", "language", "components", "base", "parameters", "size", "score", box=SIMPLE)
     for row in rows:
-        if row.fault:
+        info = row.info
+        if row.fault or info is None or row.weights is None:
             table.add_row(row.name, Text(f"damaged: {row.fault}", style="red"))
             continue
-        info = row.info
         role = f"{info.role} ({info.task})" if info.task else info.role
         base = info.base["name"] if info.base else "-"
         table.add_row(
@@ -64,7 +64,9 @@ def show(name: Name, store: Store = "modules") -> None:
     import yaml
 
     row = _store(store).show(name)
-    info = row.info
+    info, weights = row.info, row.weights
+    if info is None or weights is None:
+        raise StoreError(f"The module {name!r} in {store} cannot be read.")
     training = {key: value for key, value in info.training.items() if key not in ("history", "explanation")}
     record = {
         "name": info.name,
@@ -76,7 +78,7 @@ def show(name: Name, store: Store = "modules") -> None:
         "base": info.base,
         "licence": info.licence,
         "training": training,
-        "weights": row.weights.model_dump(),
+        "weights": weights.model_dump(),
         "folder": str(row.path),
     }
     record = {key: value for key, value in record.items() if value not in (None, [], {})}

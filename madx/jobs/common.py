@@ -14,11 +14,10 @@ import torch
 from accelerate import PartialState
 
 from madx.base import Base, load_base
-from madx.contract.module_type import ComponentConfig
+from madx.contract.module_type import ComponentConfig, acts_on_weights
 from madx.errors import ConfigError, MadxError, StoreError
 from madx.jobs.settings import JobSettings
 from madx.module import ModuleInfo
-from madx.module_types import MODULE_TYPES
 from madx.store import Store
 from madx.training.precision import choose_precision, to_bf16
 from madx.training.settings import TrainSettings
@@ -77,7 +76,7 @@ def bring_to(wanted: str, base: Base, *components: dict[str, ComponentConfig]) -
 
 def precision_over(wanted: str, base: Base, *components: dict[str, ComponentConfig]) -> tuple[str, bool]:
     """The format that `bring_to` chooses, and whether it puts the base into bfloat16."""
-    weights = any(MODULE_TYPES.get(component).family == "weights" for each in components for component in each)
+    weights = any(acts_on_weights(component) for each in components for component in each)
     precision = choose_precision(wanted, base.device, width=base.width, weights=weights)
     return precision, precision == "bf16" and not weights
 

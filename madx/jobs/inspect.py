@@ -13,7 +13,7 @@ from madx.base.fingerprints import tokenizer_fingerprint
 from madx.data.inspect.labels import LabelReport, inspect_labels
 from madx.data.inspect.overlap import Overlap, SentenceIndex
 from madx.data.inspect.text import TextReport, inspect_text
-from madx.data.labelled.conll import Sentence
+from madx.data.labelled.sentences import Sentence
 from madx.data.text.corpora import corpus_files, read_corpus
 from madx.errors import ConfigError
 from madx.jobs.common import versions

@@ -1,7 +1,5 @@
 """Labelled data of a job: how its files are read, and what is recorded of them."""
 
-import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -9,10 +7,13 @@ from typing import Literal
 from pydantic import Field
 
 from madx.config import Settings
-from madx.data.labelled.conll import Sentence, read_conll, read_dataset
-from madx.data.labelled.memory import read_labelled_memory
-from madx.data.text.corpora import check_exists, is_dataset, sha256_of
-from madx.errors import ConfigError, DataError
+from madx.data.labelled.conll import read_conll
+from madx.data.labelled.json_lines import read_json_lines
+from madx.data.labelled.memory import read_dataset
+from madx.data.labelled.sentences import Sentence
+from madx.data.labelled.tags import Inventory
+from madx.data.text.corpora import is_dataset, sha256_of
+from madx.errors import ConfigError
 from madx.tasks import TASKS
 from madx.tasks.token_classification import TokenClassification
 
@@ -73,15 +74,15 @@ def read_labelled(
     return [replace(s, tags=tuple("O" if tag[2:] in columns.ignore else tag for tag in s.tags)) for s in sentences]
 
 
-def _read(source: str, columns: Columns, task: type[TokenClassification], *, scheme: str, inventory) -> list[Sentence]:
+def _read(
+    source: str, columns: Columns, task: type[TokenClassification], *, scheme: str, inventory: Inventory | None
+) -> list[Sentence]:
     if is_dataset(source):
         return read_dataset(
             source, tag_column=task.dataset_column, scheme=scheme, repair=columns.repair, inventory=inventory
         )
     if source.endswith(JSON_LINES):
-        return read_labelled_memory(
-            _rows(Path(source)), source=source, scheme=scheme, repair=columns.repair, inventory=inventory
-        )
+        return read_json_lines(source, scheme=scheme, repair=columns.repair, inventory=inventory)
     return read_conll(
         source,
         token_column=columns.token,
@@ -92,21 +93,6 @@ def _read(source: str, columns: Columns, task: type[TokenClassification], *, sch
         repair=columns.repair,
         inventory=inventory,
     )
-
-
-def _rows(path: Path) -> Iterator[dict]:
-    """The objects of a file of JSON lines. Raises DataError with file and line for anything else."""
-    check_exists(path)
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        try:
-            row = json.loads(line) if line.strip() else {"tokens": [], "tags": []}
-        except ValueError as error:
-            raise DataError(f"{path}:{number}: not a JSON line: {error}.") from None
-        if not isinstance(row, dict):
-            raise DataError(
-                f'{path}:{number}: an object {{"tokens": [...], "tags": [...]}} is needed, not {line[:40]!r}.'
-            )
-        yield row
 
 
 def file_sha256(path: str) -> str | None:

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -32,14 +32,20 @@ log = logging.getLogger("madx")
 
 
 def as_files(
-    values: Mapping[str, Any], *, texts: Iterable[str], labelled: Iterable[str], limit: int | None = None
+    values: Mapping[str, Any],
+    *,
+    texts: Iterable[str],
+    labelled: Iterable[str],
+    text_key: str | None = None,
+    limit: int | None = None,
 ) -> dict[str, Any]:
     """Settings from Python values: data in memory as the path of a file, paths as text, tuples as lists.
 
     texts, labelled: the keys of raw text and of labelled sentences; the data may stand in a mapping, by language.
-    limit: texts taken of each corpus at most. Raises DataError for data that cannot be read.
+    text_key: the key of the text in records; limit: texts taken of each corpus at most. Raises DataError for data that
+    cannot be read.
     """
-    readers: dict[str, Callable[[Any], Any]] = dict.fromkeys(texts, partial(_texts, limit=limit))
+    readers: dict[str, Callable[[Any], Any]] = dict.fromkeys(texts, partial(_texts, text_key=text_key, limit=limit))
     readers |= dict.fromkeys(labelled, _sentences)
     return {key: plain(_each(value, readers[key]) if key in readers else value) for key, value in values.items()}
 
@@ -63,21 +69,12 @@ def plain(value: Any) -> Any:
     return float(value) if isinstance(value, Real) else value
 
 
-def texts_as_file(data: Any, *, limit: int | None = None) -> str:
+def texts_as_file(data: Any, *, text_key: str | None = None, limit: int | None = None) -> str:
     """Write texts in memory, `limit` of them at most, as a .txt file; gives its path.
 
-    Raises DataError for what is no text, and when there is none.
+    text_key: the key of the text, if they are records. Raises DataError for what is no text, and when there is none.
     """
-
-    def lines() -> Iterator[str]:
-        for number, text in enumerate(islice(texts_of(data), limit), start=1):
-            try:
-                text.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise DataError(f"text {number} of the corpus holds half of a surrogate pair: {error}.") from None
-            yield text
-
-    return _written(lines(), ".txt", "texts")
+    return _written(islice(texts_of(data, text_key=text_key, name="the corpus"), limit), ".txt", "texts")
 
 
 def sentences_as_file(data: Any) -> str:
@@ -85,7 +82,7 @@ def sentences_as_file(data: Any) -> str:
 
     Raises DataError for what is no labelled sentence, and when there is none.
     """
-    rows = ({"tokens": s.tokens, "tags": s.tags} for s in sentences_of(data))
+    rows = ({"tokens": s.tokens, "tags": s.tags} for s in sentences_of(data, name="the labelled data"))
     return _written((json.dumps(row, ensure_ascii=False) for row in rows), ".jsonl", "sentences")
 
 
@@ -93,12 +90,12 @@ def _each(value: Any, read: Callable[[Any], Any]) -> Any:
     return {key: read(each) for key, each in value.items()} if isinstance(value, Mapping) else read(value)
 
 
-def _texts(value: Any, *, limit: int | None) -> Any:
+def _texts(value: Any, *, text_key: str | None, limit: int | None) -> Any:
     if value is None or isinstance(value, (str, os.PathLike)):
         return _no_text_itself(value)
     if isinstance(value, (list, tuple)) and _are_files(value):
         return value
-    return texts_as_file(value, limit=limit)
+    return texts_as_file(value, text_key=text_key, limit=limit)
 
 
 def _no_text_itself(value: Any) -> Any:
@@ -149,8 +146,6 @@ def _written(lines: Iterable[str], ending: str, what: str) -> str:
                 digest.update(raw)
                 file.write(raw)
                 count += 1
-        if not count:
-            raise DataError(f"the data in memory is empty: it holds no {what}.")
         path = folder / f"{digest.hexdigest()[:16]}{ending}"
         os.replace(temporary, path)
     except OSError as error:

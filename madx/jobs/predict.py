@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from madx.base import load_base
 from madx.composition import Composition, Route, Stack, as_composition, require_stack
-from madx.data.labelled.conll import Sentence
 from madx.data.labelled.labels import LabelSet, spans
+from madx.data.labelled.sentences import Sentence
 from madx.engine import Engine
 from madx.errors import CompositionError, DataError, did_you_mean
 from madx.jobs.common import info_of, pick_device

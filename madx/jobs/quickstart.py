@@ -88,8 +88,8 @@ def quickstart(settings: Quickstart) -> QuickstartResult:
         if not train_if_missing(store, job, language, identity(job, base, seed=job.seed)):
             reused.append(language)
     task = task_job(settings)
-    world.write_ner(SOURCE, task.data, split="train", sentences=settings.train_sentences, seed=2)
-    world.write_ner(SOURCE, task.dev, split="dev", sentences=settings.test_sentences, seed=3)
+    world.write_ner(SOURCE, str(task.data), split="train", sentences=settings.train_sentences, seed=2)
+    world.write_ner(SOURCE, str(task.dev), split="dev", sentences=settings.test_sentences, seed=3)
     for seed in settings.seeds:
         name = f"ner@{seed}"
         one = task.model_copy(update={"seeds": [seed], "name": name})

@@ -27,7 +27,7 @@ from madx.jobs.train_task import TrainTask, train_task
 from madx.module import ModuleInfo
 from madx.module.components import components_of
 from madx.store import Store
-from madx.training.loop import UNIMPORTANT
+from madx.training.run import UNIMPORTANT
 
 #: settings that do not change what is learnt, or that (base, data, seed, module under it) are compared by content
 NOT_LEARNT = frozenset(

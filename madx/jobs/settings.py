@@ -35,8 +35,8 @@ class DataSettings(Settings):
     def _data_as_files(cls, values: Any, info: ValidationInfo) -> Any:
         if info.mode == "json" or not isinstance(values, dict):
             return values
-        limit = values.get("limit") if "text_key" in cls.model_fields else None
-        return as_files(values, texts=cls.TEXTS, labelled=cls.LABELLED, limit=limit)
+        given = {key: values.get(key) for key in ("text_key", "limit") if "text_key" in cls.model_fields}
+        return as_files(values, texts=cls.TEXTS, labelled=cls.LABELLED, **given)
 
 
 class JobSettings(DataSettings):

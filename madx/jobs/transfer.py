@@ -7,9 +7,9 @@ from typing import Any, overload
 
 from madx.base import load_base
 from madx.composition import Composition, Stack, as_composition, require_stack
-from madx.data.labelled.conll import Sentence
 from madx.data.labelled.labels import LabelSet
 from madx.data.labelled.memory import sentences_of
+from madx.data.labelled.sentences import Sentence
 from madx.engine import Engine
 from madx.errors import CompositionError, ConfigError, StoreError, did_you_mean
 from madx.interop.hub import Hub

@@ -8,7 +8,8 @@ import pytest
 from tiny_files import fill
 
 import madx
-from madx.data.labelled.conll import Sentence, read_conll
+from madx.data.labelled.conll import read_conll
+from madx.data.labelled.sentences import Sentence
 from madx.errors import ConfigError, DataError
 from madx.jobs.common import weights_of
 from madx.jobs.compare import measure

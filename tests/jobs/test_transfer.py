@@ -4,7 +4,8 @@ import pytest
 from tiny_files import fill
 
 import madx
-from madx.data.labelled.conll import Sentence, read_conll
+from madx.data.labelled.conll import read_conll
+from madx.data.labelled.sentences import Sentence
 from madx.errors import CompositionError, ConfigError, MadxError, StoreError
 from madx.jobs import Predictor
 from madx.store import Store

@@ -1,85 +1,85 @@
-"""Labelled sentences in memory: pairs of words and tags, `Sentence` objects, or a data set of `datasets`."""
+"""Labelled sentences from Python objects: pairs of words and tags, records, data sets of the `datasets` library."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from typing import Any
-from unicodedata import normalize
 
-from madx.data.labelled.conll import Sentence, _checked
+from madx.data.labelled.items import ItemReader
+from madx.data.labelled.sentences import Sentence
 from madx.data.labelled.tags import Inventory
-from madx.data.text.memory import is_dataset_object
+from madx.data.text.corpora import is_loaded_dataset, load_dataset
+from madx.data.text.memory import items_of
 from madx.errors import DataError
 
-TOKENS = ("tokens", "words")
-TAGS = ("tags", "ner_tags", "pos_tags", "upos")
+TAG_COLUMNS = ("ner_tags", "tags", "labels", "upos")  # the usual names of a column of tags
 
 
-def sentences_of(data: Any) -> list[Sentence]:
-    """Sentences from a list of `(tokens, tags)` or `Sentence`, of mappings with `tokens` and `tags`, or a data set
-    with the columns `tokens` and `ner_tags` (or another of `TAGS`), numbers being read by the names of its ClassLabel.
-
-    Words and tags are taken as they are; `line` counts the sentences from 1. Raises DataError for anything else.
-
-    >>> sentences_of([(["Juma", "anaishi"], ["B-PER", "O"])])[0].tags
-    ('B-PER', 'O')
-    """
-    if isinstance(data, (str, bytes)) or not isinstance(data, Iterable):
-        raise DataError(f"labelled sentences are needed, as (tokens, tags) each; given: {type(data).__name__}.")
-    rows = _rows(data) if is_dataset_object(data) else data
-    return [_sentence(row, number) for number, row in enumerate(rows, start=1)]
-
-
-def _sentence(row: Any, number: int) -> Sentence:
-    if isinstance(row, Sentence):
-        tokens, tags = row.tokens, row.tags
-    elif isinstance(row, Mapping):
-        tokens, tags = (row.get(_named(row, names, number)) for names in (TOKENS, TAGS))
-    else:
-        try:
-            tokens, tags = row
-        except (TypeError, ValueError):
-            raise DataError(f"sentence {number}: not a pair (tokens, tags) but {str(row)[:60]!r}.") from None
-    for name, column in (("tokens", tokens), ("tags", tags)):
-        if not isinstance(column, (list, tuple)) or not all(isinstance(each, str) for each in column):
-            raise DataError(f"sentence {number}: {name} must be a list of text, not {str(column)[:60]!r}.")
-    if len(tokens) != len(tags):
-        raise DataError(f"sentence {number}: {len(tokens)} tokens but {len(tags)} tags; each token needs a tag.")
-    return Sentence(tuple(tokens), tuple(tags), number)
-
-
-def _named(row: Any, names: tuple[str, ...], number: int) -> str:
-    found = [name for name in names if name in row]
-    if len(found) != 1:
-        raise DataError(
-            f"sentence {number}: one of {', '.join(names)} is needed; there {'is' if len(found) == 1 else 'are'} "
-            f"{', '.join(found) or 'none'}, of the columns {', '.join(map(str, row))}."
-        )
-    return found[0]
-
-
-def _rows(data: Any) -> Iterator[Any]:
-    features = data.features or {}
-    for row in data:
-        record = dict(row)
-        for name in TAGS:
-            names = getattr(getattr(features.get(name), "feature", None), "names", None)
-            if names and name in record:
-                record[name] = [names[tag] if isinstance(tag, int) else tag for tag in record[name]]
-        yield record
-
-
-def read_labelled_memory(
-    data: Any, *, source: str, scheme: str = "auto", repair: bool = False, inventory: Inventory | None = None
+def sentences_of(
+    data: Iterable[Any],
+    *,
+    token_column: str = "tokens",
+    tag_columns: Sequence[str] = TAG_COLUMNS,
+    scheme: str = "none",
+    repair: bool = False,
+    inventory: Inventory | None = None,
+    name: str = "the sentences",
 ) -> list[Sentence]:
-    """Sentences in memory with tags as a file's are read: spans in IOB2, or tags of an inventory. `source` names the
-    data in errors, as `source:number`. Raises DataError as `read_conll` does."""
-    sentences = [
-        replace(s, tokens=tuple(normalize("NFC", t) for t in s.tokens)) for s in sentences_of(data) if s.tokens
-    ]
+    """Return sentences from Python objects, with their tags as they are or checked as those of files are.
+
+    data: a list or any iterable of pairs (words, tags), of `Sentence`, or of records (mappings) with a column of word
+        lists and one of tag lists, such as the rows of a `datasets.Dataset`.
+    token_column: the column of the words; tag_columns: the column of the tags is the first of these that a record has.
+    scheme: `none` to leave the tags as they are; `auto`, `iob1`, `iob2` or `bioes` to check spans and return IOB2.
+    repair, inventory: as for `read_conll`.
+    name: the name of the data in messages.
+
+    Tags are text, or numbers whose names the ClassLabel of a data set holds. Rows of a data set without words are left
+    out. Raises DataError for any other item that is no sentence, with its index and what is wrong, and for empty data.
+
+    >>> sentences_of([(["Ada", "Lovelace"], ["I-PER", "I-PER"])], scheme="auto")[0].tags
+    ('B-PER', 'I-PER')
+    """
+
+    def place(number: int, word: int | None) -> str:
+        return f"{name}, item at index {number}" + ("" if word is None else f", word at index {word}")
+
+    loaded = is_loaded_dataset(data)
+    names = _class_names(data) if loaded else {}
+    reader = ItemReader(place, token_column, tuple(tag_columns), names, lenient=loaded)
+    items = enumerate(items_of(data, name, "sentences"))
+    return _not_empty(reader.read(items, scheme=scheme, repair=repair, inventory=inventory), name)
+
+
+def read_dataset(
+    name: str,
+    *,
+    token_column: str = "tokens",
+    tag_column: str = "ner_tags",
+    scheme: str = "auto",
+    repair: bool = False,
+    inventory: Inventory | None = None,
+) -> list[Sentence]:
+    """Return the sentences of `datasets:NAME[:CONFIG][:SPLIT]`: a column of word lists and one of tag lists.
+
+    Tags are text, or numbers whose names the ClassLabel of the column holds. Rows without words are left out.
+    scheme, repair, inventory: as for `read_conll`. Raises DataError, with the row, for anything that is wrong.
+    """
+
+    def place(number: int, word: int | None) -> str:
+        return f"{name}, row {number}" + ("" if word is None else f", word {word + 1}")
+
+    data = load_dataset(name, streaming=False)
+    reader = ItemReader(place, token_column, (tag_column,), _class_names(data), lenient=True)
+    rows = enumerate(items_of(data, name, "sentences"), start=1)
+    return _not_empty(reader.read(rows, scheme=scheme, repair=repair, inventory=inventory), name)
+
+
+def _class_names(data: Any) -> dict[str, list[str]]:
+    """Return the names of the tags of each column of a data set whose lists hold a ClassLabel."""
+    labels = {column: getattr(feature, "feature", None) for column, feature in (data.features or {}).items()}
+    return {column: names for column, label in labels.items() if (names := getattr(label, "names", None))}
+
+
+def _not_empty(sentences: list[Sentence], name: str) -> list[Sentence]:
     if not sentences:
-        raise DataError(f"{source}: no sentence holds a word.")
-
-    def where(sentence: int, word: int) -> str:
-        return f"{source}:{sentences[sentence].line}, word {word + 1}"
-
-    return _checked(sentences, scheme=scheme, repair=repair, inventory=inventory, where=where)
+        raise DataError(f"{name}: the data is empty: nothing in it holds a word. Give at least one sentence.")
+    return sentences

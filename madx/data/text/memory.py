@@ -1,46 +1,72 @@
-"""Texts in memory: a list, an iterator, or a data set of the `datasets` library."""
+"""Texts of a corpus from Python objects: lists, iterators, data sets of the `datasets` library."""
 
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from madx.data.text.corpora import dataset_rows, is_loaded_dataset, never_empty, nfc, text_of_record
 from madx.errors import DataError
 
 
-def texts_of(data: Any) -> Iterable[str]:
-    """The texts of a list, an iterator (which is consumed) or a `datasets.Dataset`, whose only column of text, or the
-    one called `text`, is read. Raises DataError for anything else.
+def texts_of(data: Iterable[Any], *, text_key: str | None = None, name: str = "the texts") -> Iterator[str]:
+    """Yield the texts of Python objects as `read_corpus` does those of files: NFC, stripped, blank ones left out.
 
-    >>> list(texts_of(["Habari.", "Jambo."]))
-    ['Habari.', 'Jambo.']
+    data: a list, an iterator or a generator of texts, or of records (mappings, such as the rows of a data set).
+    text_key: the key of the text in a record; by default `text`, or else the only key of a string.
+    name: the name of the data in messages.
+
+    The texts are read once, one at a time, so an iterator is used up; whoever needs them twice stores them first. An
+    object that is no collection of texts raises DataError at once; an item that is no text, and data without any text,
+    raise it while the texts are read, with the index of the item, counted from 0.
+
+    >>> list(texts_of(["Habari ya asubuhi. ", "", "Karibu!"]))
+    ['Habari ya asubuhi.', 'Karibu!']
     """
-    if is_dataset_object(data):
-        return _column(data)
-    if isinstance(data, (str, bytes)) or not isinstance(data, Iterable):
-        raise DataError(f"texts are needed, in a list, an iterator or a data set; given: {type(data).__name__}.")
-    return _checked(data)
+    return never_empty(_texts(items_of(data, name, "texts"), text_key, name), name)
 
 
-def is_dataset_object(data: Any) -> bool:
-    """Whether the data is a data set of the `datasets` library, which is not imported for this."""
-    library = sys.modules.get("datasets")
-    return library is not None and isinstance(data, (library.Dataset, library.IterableDataset))
+def items_of(data: Any, name: str, items: str) -> Iterable[Any]:
+    """Return the items of a collection; those of a data set of the `datasets` library are plain Python objects.
+
+    Raises DataError for an object that is no collection of `items` ("texts", "sentences"), and, while the items are
+    read, for a row of a streamed data set that cannot be fetched.
+    """
+    kind = f"{name}: an object of type {type(data).__name__}"
+    if isinstance(data, str | bytes):
+        raise DataError(f"{kind} where a list of {items} is expected. Put it into a list.")
+    if isinstance(data, Mapping):
+        keys = ", ".join(map(repr, data))
+        raise DataError(f"{kind} with the keys {keys} is no list of {items}. Give one of its values.")
+    if isinstance(data, set | frozenset):
+        raise DataError(f"{kind} has no order, so that no run could be repeated. Give a list of {items}.")
+    if not isinstance(data, Iterable):
+        raise DataError(f"{kind} is no list of {items}. Give a list, an iterator or a data set.")
+    return dataset_rows(data.with_format(None), name) if is_loaded_dataset(data) else data
 
 
-def _checked(texts: Iterable[Any]) -> Iterator[str]:
-    for number, text in enumerate(texts, start=1):
-        if not isinstance(text, str):
-            raise DataError(f"text {number} is {type(text).__name__}, not text: {str(text)[:60]!r}.")
-        yield text
+def _texts(data: Iterable[Any], key: str | None, name: str) -> Iterator[str]:
+    for index, item in enumerate(data):
+        where = f"{name}, item at index {index}"
+        if isinstance(item, str):
+            text = nfc(item.strip(), where)
+        elif isinstance(item, Mapping):
+            key = key or _key_of_text(item, where)
+            text = text_of_record(item, key, where)
+        else:
+            raise DataError(
+                f"{where}: an object of type {type(item).__name__} is no text. Give strings, or records with text_key."
+            )
+        if text:
+            yield text
 
 
-def _column(data: Any) -> Iterator[str]:
-    features = data.features or {}
-    columns = [name for name, kind in features.items() if getattr(kind, "dtype", None) in ("string", "large_string")]
-    name = "text" if "text" in columns or not features else columns[0] if len(columns) == 1 else None
-    if name is None:
+def _key_of_text(record: Mapping[str, Any], where: str) -> str:
+    """Return the key of the text: `text`, or the only one of a string."""
+    strings = [key for key, value in record.items() if isinstance(value, str)]
+    if "text" in record:
+        return "text"
+    if len(strings) != 1:
         raise DataError(
-            f"the data set has the columns of text {', '.join(columns) or '(none)'}, none of which is called 'text'. "
-            "Give one column: data.select_columns([NAME])."
+            f"{where}: no key 'text', and {len(strings)} keys of a string ({', '.join(strings) or 'none'}). "
+            "Set text_key to the key of the text."
         )
-    return _checked(row.get(name) for row in data)
+    return strings[0]

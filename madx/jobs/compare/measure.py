@@ -44,14 +44,17 @@ class Unscored(Task):
     """A task whose evaluations cost nothing, so that only the training steps are measured."""
 
     def __init__(self, task: Task):
-        self.task, self.repeats = task, task.repeats  # type: ignore[misc]  # of a class elsewhere, here of what is wrapped
-        self.metric, self.higher_is_better = task.metric, task.higher_is_better  # type: ignore[misc]
+        self.task, self.repeats = task, task.repeats
+        self.metric, self.higher_is_better = task.metric, task.higher_is_better
 
     def batches(self, step: int, *, process_index: int = 0, process_count: int = 1) -> list[Batch]:
         return self.task.batches(step, process_index=process_index, process_count=process_count)
 
     def count(self, batch: Batch) -> int:
         return self.task.count(batch)
+
+    def scores(self, engine: Engine, batch: Batch) -> torch.Tensor:
+        return self.task.scores(engine, batch)
 
     def loss(self, engine: Engine, batch: Batch) -> torch.Tensor:
         return self.task.loss(engine, batch)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from madx.base import Base
 from madx.composition import Composition
-from madx.data.labelled.conll import Sentence, write_conll
+from madx.data.labelled.conll import write_conll
 from madx.data.labelled.labels import LabelSet, require
+from madx.data.labelled.sentences import Sentence
 from madx.data.labelled.windows import Row
 from madx.data.text.corpora import corpus_files
 from madx.engine import Engine
@@ -179,8 +180,8 @@ class _Run:
                 return str(error)
         predicted = task.predict(engine, sentences, rows=rows, mixing=mixing)
         explanation = task.explain(engine, sentences[:PROBE_SENTENCES])
-        if explanation.silent:
-            inactive = ", ".join(explanation.silent)
+        if explanation.inactive:
+            inactive = ", ".join(explanation.inactive)
             log.error("%s, %s: INACTIVE %s: the score does not show what it does", language, control, inactive)
         if settings.predictions:
             write_conll(self.folder / PREDICTIONS / prediction_file(language, control, seed), sentences, predicted)

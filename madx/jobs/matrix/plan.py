@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from madx.base import load_base
-from madx.data.labelled.conll import Sentence
 from madx.data.labelled.labels import LabelSet, require
+from madx.data.labelled.sentences import Sentence
 from madx.data.text.corpora import find_files, is_dataset
 from madx.errors import MadxError
 from madx.jobs.common import weights_of

@@ -4,8 +4,8 @@ from typing import Any
 
 from madx.base import Base
 from madx.composition import Composition
-from madx.data.labelled.conll import Sentence
 from madx.data.labelled.labels import LabelSet, require
+from madx.data.labelled.sentences import Sentence
 from madx.jobs.labelled import file_sha256, read_labelled, task_type
 from madx.jobs.train_task.settings import TrainTask
 from madx.tasks.base import Task
