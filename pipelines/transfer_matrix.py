@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 import madx
+from madx import report
 from madx.cli.options import pairs
 from madx.jobs.common import is_main
 
@@ -43,7 +44,7 @@ def main(arguments: argparse.Namespace) -> None:
     # Swap: the task module, trained in one language, over the module of each target.
     if is_main():
         result = t.evaluate(tests, task=arguments.task, run=str(Path(arguments.store).parent / "results"))
-        Console(width=None if sys.stdout.isatty() else 200).print(result.matrix.rich())
+        Console(width=None if sys.stdout.isatty() else 200).print(report.to_rich(result.matrix))
         print("files:", *result.files)
 
 

@@ -14,6 +14,7 @@ import sys
 from rich.console import Console
 
 import madx
+from madx import report
 from madx.config import load
 from madx.data.labelled.labels import LabelSet, require
 from madx.errors import ConfigError
@@ -21,7 +22,8 @@ from madx.jobs.common import bring_to, info_of, module_names, open_base, run_fol
 from madx.jobs.evaluate import control_compositions
 from madx.jobs.evaluate.controls import language_modules, source_languages
 from madx.jobs.labelled import file_sha256, read_labelled, task_type
-from madx.results.matrix import Cell, Meta, Missing, TransferMatrix
+from madx.results.cells import Cell, Meta, Missing
+from madx.results.matrix import TransferMatrix
 
 
 def main(config: str, overrides: list[str]) -> None:
@@ -84,8 +86,8 @@ def main(config: str, overrides: list[str]) -> None:
         data={path: file_sha256(path) or "" for path in settings.targets.values()},
     )
     matrix = TransferMatrix(meta, tuple(cells), tuple(missing.values()), tuple(settings.targets))
-    files = matrix.save(run_folder(settings.run, f"evaluate-{settings.task_module}"))
-    Console(width=None if sys.stdout.isatty() else 200).print(matrix.rich())
+    files = report.save(matrix, run_folder(settings.run, f"evaluate-{settings.task_module}"))
+    Console(width=None if sys.stdout.isatty() else 200).print(report.to_rich(matrix))
     for warning in matrix.warnings():
         print(warning, file=sys.stderr)
     print("files:", *files)

@@ -133,7 +133,7 @@ def test_another_composition_is_not_fed():
             found, engine.cache = engine(ids, mask), None
             assert torch.equal(found, engine(ids, mask))
         engine.cache = frozen
-        assert not engine.explain(ids, mask).silent
+        assert not engine.explain(ids, mask).inactive
         looked.append(found)
         return evaluate(engine)
 

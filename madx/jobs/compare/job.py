@@ -25,6 +25,7 @@ from madx.jobs.keywords import takes_keywords
 from madx.jobs.reuse import content_name, file_marks, identity, train_if_missing
 from madx.jobs.train_task import TrainTask
 from madx.jobs.train_task.data import read_data, task_over
+from madx.report import save as save_report
 from madx.results.comparison import Candidate, Comparison
 from madx.store import Store
 from madx.tasks.token_classification import TokenClassification
@@ -111,7 +112,7 @@ class _Run:
             data={path: file_marks(path)[0] for path in names},
             device=str(self.base.device),
         )
-        return CompareResult(comparison, self.folder, comparison.save(self.folder), self.trained, self.reused)
+        return CompareResult(comparison, self.folder, save_report(comparison, self.folder), self.trained, self.reused)
 
     def _try(self, name: str, what: Callable[[str, TrainTask, dict[str, Any]], None]) -> None:
         """Do one thing for one candidate, unless it failed before; an error is recorded and the others go on."""

@@ -21,9 +21,11 @@ from madx.jobs.evaluate.settings import Evaluate, check_choice
 from madx.jobs.keywords import takes_keywords
 from madx.jobs.labelled import file_sha256, read_labelled, task_type
 from madx.jobs.proxies import likeness
+from madx.report import save as save_report
 from madx.report.page import write_report
 from madx.report.page.record import PREDICTIONS, prediction_file, save_modules
-from madx.results.matrix import Cell, Meta, Missing, TransferMatrix
+from madx.results.cells import Cell, Meta, Missing
+from madx.results.matrix import TransferMatrix
 from madx.store import Store
 from madx.tasks import TASKS
 from madx.tasks.token_classification import TokenClassification, word_logits
@@ -85,7 +87,7 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     finally:
         engine.close()
     matrix = TransferMatrix(_meta(settings, base, sources), tuple(cells), tuple(missing), tuple(settings.targets))
-    files = matrix.save(run.folder)
+    files = save_report(matrix, run.folder)
     save_modules(run.folder, infos)
     run.remove_stale_predictions(cells)
     return EvaluateResult(matrix, run.folder, files + write_report(run.folder))
