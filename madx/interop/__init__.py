@@ -6,7 +6,7 @@ from madx.interop.adapterhub import (
     import_adapterhub,
     import_adapterhub_setup,
 )
-from madx.interop.base import FORMATS, Format, ImportRequest, ImportResult, export_modules, import_into, import_modules
+from madx.interop.formats import FORMATS, Format, ImportRequest, ImportResult, export_modules, import_into, import_modules
 from madx.interop.composable_sft import export_composable_sft, import_composable_sft
 from madx.interop.hub import Hub
 from madx.interop.report import ImportReport

@@ -12,7 +12,7 @@ from madx.interop.adapterhub.config import check_version
 from madx.interop.adapterhub.files import CONFIG, require_folder
 from madx.interop.adapterhub.module import export_adapterhub, import_adapterhub
 from madx.interop.adapterhub.setup import SETUP, export_adapterhub_setup, import_adapterhub_setup, read_setup
-from madx.interop.base import FORMATS, Format, ImportRequest, ImportResult
+from madx.interop.formats import FORMATS, Format, ImportRequest, ImportResult
 from madx.interop.files import read_json
 from madx.module import Module
 

@@ -18,7 +18,7 @@ from madx.composition import Composition, Stack, check_name
 from madx.contract.module_type import BaseParameter
 from madx.data.text.corpora import sha256_of
 from madx.errors import ConfigError, StoreError, did_you_mean
-from madx.interop.base import FORMATS, Format, ImportRequest, ImportResult, single
+from madx.interop.formats import FORMATS, Format, ImportRequest, ImportResult, single
 from madx.interop.composable_sft.file import FILE, LARGEST, decoded, encoded, read_tables
 from madx.interop.composable_sft.head import Head, read_head, write_config, write_head
 from madx.interop.files import dense, new_folder, other_files, read_json
