@@ -1,4 +1,4 @@
-"""Reading and writing foreign files: JSON, pickles that may hold only tensors, folders that are complete or not there."""
+"""Reading and writing foreign files: JSON, pickles of tensors only, folders that are complete or not there."""
 
 import json
 import shutil

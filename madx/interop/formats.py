@@ -116,7 +116,7 @@ def import_modules(path: str | Path, form: str, requests: tuple[ImportRequest, .
     if members and sorted(members) != sorted(requested) or not members and len(requested) != 1:
         held = f"the modules {', '.join(members)}" if members else "one module"
         raise ConfigError(
-            f"{folder} holds {held}, but the request is for {', '.join(requested) or 'none'}. Request each of them once."
+            f"{folder} holds {held}, but the request is for {', '.join(requested) or 'none'}. Request each module once."
         )
     imported = reader.read(folder, requests, base)
     for request in requests:

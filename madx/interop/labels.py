@@ -24,7 +24,7 @@ def numbered(table: Any, count: int | None) -> tuple[str, ...]:
         numbers[int(text) if text.isascii() and text.isdigit() and len(text) < 6 else text] = label
     if not numbers or set(numbers) != set(range(len(table))) or count is not None and count != len(table):
         raise ConfigError(
-            f"The head's label2id does not number its labels 0 to n-1 (num_labels {str(count)[:20]}): {str(table)[:99]}."
+            f"label2id of the head must number its labels 0 to n-1 (num_labels {str(count)[:20]}): {str(table)[:90]}."
         )
     return tuple(numbers[i] for i in range(len(numbers)))
 

@@ -1,4 +1,4 @@
-"""The report of an import: foreign tensors with the tensors they became, settings, and what was ignored, with reasons."""
+"""The report of an import: which tensors became which, the settings, and what was ignored and why."""
 
 import re
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ def collapse(pairs: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
     """
     layers: dict[tuple[str, str], list[int]] = {}
     for theirs, ours in pairs:
-        found = _LAYER.search(theirs)
+        found = _LAYER.search(theirs) or _LAYER.search(ours)
         key = (_LAYER.sub("\0", theirs, count=1), _LAYER.sub("\0", ours, count=1))
         layers.setdefault(key, []).extend([int(found.group())] if found else [])
     return [

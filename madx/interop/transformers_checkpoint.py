@@ -46,7 +46,7 @@ def _config(engine: Engine, **changes: Any) -> Any:
 
 @torch.no_grad()
 def _classifier(engine: Engine) -> Any:
-    """The base's token classification model. Raises CompositionError unless that is the encoder and one linear layer."""
+    """The base's token classification model. Raises CompositionError unless it is the encoder and one linear layer."""
     from transformers import AutoModelForTokenClassification
 
     module = engine.task_module()
@@ -57,9 +57,9 @@ def _classifier(engine: Engine) -> Any:
     own = [name for name, _ in model.named_parameters() if not name.startswith(prefix)]
     if sorted(own) != ["classifier.bias", "classifier.weight"]:
         raise CompositionError(
-            f"transformers' token classification model of {config.model_type} has more than a linear layer over the encoder "
-            f"({', '.join(own)}), so it cannot compute what the head of {module.name!r} does. Keep the module, or export "
-            "its language's composition without the task."
+            f"transformers' token classification model of {config.model_type} has more than a linear layer over the "
+            f"encoder ({', '.join(own)}), so it cannot compute what the head of {module.name!r} does. Keep the module, "
+            "or export its language's composition without the task."
         )
     encoder = {name: p for name, p in engine.base.encoder.state_dict().items() if not name.startswith("pooler.")}
     model.base_model.load_state_dict(encoder)

@@ -9,7 +9,11 @@ from madx.interop.hub.place import Place
 
 #: files that show that a repository holds something else; what it then is; the command that imports it
 OTHERS = (
-    (("pytorch_diff.bin",), "a sparse fine-tuning of composable-sft", "madx modules import FOLDER --from composable-sft"),
+    (
+        ("pytorch_diff.bin",),
+        "a sparse fine-tuning of composable-sft",
+        "madx modules import FOLDER --from composable-sft",
+    ),
     (
         ("pytorch_adapter.bin", "adapter.safetensors"),
         "an adapter of AdapterHub",
@@ -102,7 +106,8 @@ def found_instead(files: list[str], place: Place) -> str:
     for known, what, command in OTHERS:
         if names & set(known):
             fetch = f"hf download {place.repository} --local-dir FOLDER"
-            return f"It looks like {what}.{f' Fetch it by `{fetch}`, then `{command}`.' if command else ''} Files: {there}."
+            then = f" Fetch it by `{fetch}`, then `{command}`." if command else ""
+            return f"It looks like {what}.{then} Files: {there}."
     return f"A module is module.json and weights.safetensors; there are: {there}."
 
 

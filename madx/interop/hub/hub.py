@@ -1,5 +1,5 @@
-"""The Hugging Face hub: stored modules pushed to it and pulled from it, through huggingface_hub with its cache, tokens and
-offline mode.
+"""The Hugging Face hub: stored modules pushed to it and pulled from it, through huggingface_hub with its cache, tokens
+and offline mode.
 
 The repository of a module holds the three files of a stored module, and nothing else is ever fetched from one:
 `module.json`, `weights.safetensors`, `README.md`. They are read as strictly as those of a store; nothing is executed. A
@@ -99,8 +99,8 @@ class Hub:
 
         if not (self.token or get_token()):
             raise HubError(
-                f"Pushing to {place.repository} needs a token of the hub, and there is none. Make one that may write "
-                f"at {self.api.endpoint}/settings/tokens, then run `hf auth login`, set HF_TOKEN, or pass Hub(token=...)."
+                f"Pushing to {place.repository} needs a token of the hub; there is none. Make one that may write at "
+                f"{self.api.endpoint}/settings/tokens; then run `hf auth login`, set HF_TOKEN, or pass Hub(token=...)."
             )
 
     def pull(
