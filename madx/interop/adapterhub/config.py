@@ -137,6 +137,8 @@ def write_config(components: Mapping[str, ComponentConfig], *, depth: int, width
             config, found = method.write(mine, Target(depth, width))
             configs.append(config)
             faults += found
+    if {"lora", "ia3"} <= set(components):
+        faults.append("the components 'lora' and 'ia3' in one module: there they are two configs of one architecture")
     if faults:
         raise ConfigError("This module cannot be written as an AdapterHub file:\n  " + "\n  ".join(faults))
     return configs[0] if len(configs) == 1 else {"architecture": "union", "configs": configs}

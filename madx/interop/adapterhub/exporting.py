@@ -49,7 +49,7 @@ def export_adapterhub(
         "name": name,
         "version": VERSION,
     }
-    tensors = written(module, layout, name)
+    tensors = written(module, base=base, owner=name)
     with new_folder(folder) as made:
         _write_config(made / CONFIG, full)
         _write_tensors(made, WEIGHTS, tensors, safetensors)

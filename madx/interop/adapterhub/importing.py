@@ -48,7 +48,8 @@ def import_adapterhub(
     check_name(name)
     if role not in ("language", "task"):
         raise ConfigError(f"The role is {role!r}; allowed: language, task.")
-    layout, folder = layout_of(base.config.model_type), require_folder(path)
+    layout_of(base.config.model_type)  # raises for a base that the format does not cover
+    folder = require_folder(path)
     full = read_json(folder / CONFIG)
     check_version(full.get("version"))
     _check_texts(full, folder / CONFIG)
@@ -69,7 +70,7 @@ def import_adapterhub(
     )
     with torch.device("meta"):  # names and shapes alone, so that no setting of the file can fill the memory
         module = Module(info, base.sites)
-    found = translate(stored, module, layout=layout, owner=full.get("name"), file=folder / file)
+    found = translate(stored, module, base=base, owner=full.get("name"), file=folder / file)
     module.load_state_dict(found.tensors | head.tensors, strict=True, assign=True)
     ignored += reading.ignored + found.ignored + head.ignored + other_files(folder, {CONFIG, file} | head.files)
     report = ImportReport(

@@ -1,37 +1,66 @@
 """Tensors of a file as tensors of a module, and back: every key is translated, or refused by name."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from madx.base import Base
+from madx.base.fingerprints import base_fingerprint
 from madx.errors import BaseError, StoreError
-from madx.interop.adapterhub.layouts import Key, Layout
+from madx.interop.adapterhub.layouts import Key, layout_of
 from madx.interop.adapterhub.methods import METHODS
-from madx.interop.adapterhub.methods.method import Link
+from madx.interop.adapterhub.methods.method import Link, Surroundings
 from madx.interop.report import ranges
 from madx.module import Module
 
 
-def links_of(module: Module, layout: Layout, owner: str) -> list[Link]:
-    """The links of all tensors of a module but those of its head; owner: name of the adapter in the file."""
+def links_of(module: Module, around: Surroundings) -> list[Link]:
+    """The links of all tensors of a module but those of its head."""
     found = []
     for component, tensors in _by_component(module).items():
         method = next(method for method in METHODS.values() if component in method.components)
-        config = module.info.components[component]
-        found += method.links(component, config, tensors=tensors, layout=layout, owner=owner)
+        found += method.links(component, module.info.components[component], tensors=tensors, around=around)
     return found
 
 
 def _by_component(module: Module) -> dict[str, dict[str, Tensor]]:
     """The tensors of each component by their names in the module."""
+    starts = {f"{site}.{component}.": component for site, units in module.units.items() for component in units}
+    starts |= {f"shared.{component}.": component for component in module.info.components}
     found: dict[str, dict[str, Tensor]] = {}
-    for site, units in module.units.items():
-        for component, unit in units.items():
-            named = {f"{site}.{component}.{name}": t for name, t in unit.state_dict().items()}
-            found.setdefault(component, {}).update(named)
+    for name, tensor in module.state_dict().items():
+        for start, component in starts.items():
+            if name.startswith(start):
+                found.setdefault(component, {})[name] = tensor
     return found
+
+
+def matrices_of(base: Base) -> Callable[[str], Tensor]:
+    """A function that gives the base's own matrix `(width, input width)` at the site of a linear map.
+
+    It raises BaseError while weight deltas are active, because they change the matrices.
+    """
+
+    @cache
+    def check() -> None:
+        if base_fingerprint(base.encoder) != base.fingerprint:
+            raise BaseError(
+                f"The weights of {base.label} are changed by an active composition, and the magnitudes of DoRA in the "
+                "files count from the unchanged ones. Deactivate it first: engine.activate(None)."
+            )
+
+    def matrix(site: str) -> Tensor:
+        check()
+        here = base.sites[site]
+        place = base.family.maps[f"{here.place}.{here.map}"]
+        layer = base.encoder.get_submodule(f"{base.family.layers}.{here.layer}")
+        return layer.get_parameter(f"{place.path}.weight").detach().chunk(place.shares)[place.share]
+
+    return matrix
 
 
 @dataclass
@@ -43,9 +72,7 @@ class Translation:
     ignored: list[tuple[str, str]] = field(default_factory=list)
 
 
-def translate(
-    stored: dict[str, Tensor], skeleton: Module, *, layout: Layout, owner: str | None, file: Path
-) -> Translation:
+def translate(stored: dict[str, Tensor], skeleton: Module, *, base: Base, owner: str | None, file: Path) -> Translation:
     """The tensors of a module from those of a file.
 
     Args:
@@ -54,12 +81,13 @@ def translate(
         owner: name of the adapter by its config, if that has one.
     Raises StoreError or BaseError unless the file holds exactly the tensors that its config asks for on this base.
     """
+    layout = layout_of(base.config.model_type)
     keys = {key: layout.parse(key) for key in stored}
-    links = links_of(skeleton, layout, _owner(keys, owner, file))
-    layers = _require_layers(keys, _depth(skeleton), file)
+    around = Surroundings(layout, _owner(keys, owner, file), base.depth, matrices_of(base))
+    links = links_of(skeleton, around)
+    layers = _require_layers(keys, base.depth, file)
     chosen, ignored = _match(stored, keys, links, file)
-    ours = skeleton.state_dict()
-    shapes = {link.theirs: tuple(link.write([ours[name] for name in link.ours]).shape) for link in links}
+    shapes = {link.theirs: link.shape for link in links}
     faults = [f"missing: {key}" for key in shapes if key not in chosen]
     faults += [
         f"{key}: file {tuple(stored[theirs].shape)}, base and config {shapes[key]}"
@@ -76,11 +104,6 @@ def translate(
         result.tensors |= zip(link.ours, link.read(stored[chosen[link.theirs]]), strict=True)
         result.mapped += [(chosen[link.theirs], name) for name in link.ours]
     return result
-
-
-def _depth(module: Module) -> int:
-    """Layers of the base that a module is for."""
-    return next(unit.site.depth for units in module.units.values() for unit in units.values())
 
 
 def _require_layers(keys: dict[str, Key], depth: int, file: Path) -> str:
@@ -136,12 +159,12 @@ def _listed(lines: list[str]) -> str:
     return "\n  ".join([line[:200] for line in lines[:8]] + more)
 
 
-def written(module: Module, layout: Layout, owner: str) -> dict[str, Tensor]:
-    """The tensors of a file for a module, by key."""
-    ours = {name: value.detach().to("cpu") for name, value in module.state_dict().items()}
-    return {
-        f"{layout.prefix}.{key}": value.clone().contiguous()
-        for link in links_of(module, layout, owner)
-        for value in [link.write([ours[name] for name in link.ours])]
-        for key in (link.theirs, *link.written)
-    }
+def written(module: Module, *, base: Base, owner: str) -> dict[str, Tensor]:
+    """The tensors of a file for a module, by key; owner: name of the adapter in the file."""
+    layout, ours = layout_of(base.config.model_type), module.state_dict()
+    found = {}
+    for link in links_of(module, Surroundings(layout, owner, base.depth, matrices_of(base))):
+        value = link.write([ours[name].detach().to("cpu") for name in link.ours])
+        for key in (link.theirs, *link.written):
+            found[f"{layout.prefix}.{key}"] = value.clone().contiguous()
+    return found

@@ -41,8 +41,29 @@ NAMED: dict[str, dict[str, Any]] = {
     "scaled_par_bn": _PARALLEL | {"scaling": "learned"},
     "scaled_parallel": _PARALLEL | {"scaling": "learned"},
 }
+_IA3 = {
+    "architecture": "lora",
+    "intermediate_lora": True,
+    "r": 1,
+    "alpha": 1,
+    "attn_matrices": ["k", "v"],
+    "composition_mode": "scale",
+    "init_weights": "ia3",
+}
+NAMED |= {
+    "lora": {"architecture": "lora"},
+    "dora": {"architecture": "lora", "use_dora": True},
+    "ia3": _IA3,
+    "prefix_tuning": {"architecture": "prefix_tuning"},
+    "prefix_tuning_flat": {"architecture": "prefix_tuning", "flat": True},
+    "prompt_tuning": {"architecture": "prompt_tuning"},
+    "mam": {
+        "architecture": "union",
+        "configs": [{"architecture": "prefix_tuning", "bottleneck_size": 800}, _PARALLEL],
+    },
+}
 
-#: names of configs that stand for methods which madx does not read, with the architecture that refuses each
+#: names of configs whose methods madx does not read
 OTHER_NAMES = (
     "mtl_lora",
     "vera",

@@ -138,6 +138,20 @@ def _computed_otherwise(composition: Stack, modules: dict[str, Module]) -> list[
         bottleneck: Any = components.get("bottleneck")
         if len(names) > 1 and bottleneck is not None and bottleneck.reads == "input":
             faults.append(f"the parallel bottleneck of {name} (it drops the changes of the others)")
-        if k and "invertible" in components:
-            faults.append(f"the invertible component of {name} (only the first module's is used)")
+        for component in ("invertible", "prompt"):
+            if k and component in components:
+                faults.append(f"the {component} component of {name} (only the first module's is used)")
+    return faults + _multiplied([modules[name] for name in names])
+
+
+def _multiplied(stack: list[Module]) -> list[str]:
+    """The low-rank changes of one linear map by several modules: they add up here, and are multiplied there."""
+    faults, seen = [], dict[str, tuple[str, str]]()
+    for module in stack:
+        for site, units in module.units.items():
+            for component in {"lora", "ia3"} & set(units):
+                before, kind = seen.get(site, ("", component))
+                if "lora" in (kind, component) and before:
+                    faults.append(f"{kind} of {before} and {component} of {module.name} at {site} (multiplied there)")
+                seen[site] = (module.name, component)
     return faults

@@ -19,8 +19,9 @@ def export_composable_sft(module: Module, folder: str | Path, *, base: Base) -> 
     """Write a sparse fine-tuning, with its head as a token classifier's, as a folder that composable-sft loads.
 
     `SFT(folder)` loads it there. Every parameter is listed, those without entries too, as the library's own writer
-    does. Beside it lies a `config.json` that names base and labels. All numbers are plain ones, so `torch.load` needs no
-    allowances. There a delta of the embeddings also changes a tied decoder; in madx the decoder keeps the base's weights.
+    does. Beside it lies a `config.json` that names base and labels. All numbers are plain ones, so `torch.load` needs
+    no allowances. There a delta of the embeddings also changes a tied decoder; in madx the decoder keeps the weights of
+    the base.
 
     Raises ConfigError if the format cannot express the module, BaseError for a base that does not fit, StoreError for a
     folder in use.

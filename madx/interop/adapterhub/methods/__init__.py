@@ -4,9 +4,19 @@ from typing import Any
 
 from madx.errors import ConfigError
 from madx.interop.adapterhub.methods.bottleneck import BottleneckMethod
+from madx.interop.adapterhub.methods.lora import Ia3Method, LoraMethod
 from madx.interop.adapterhub.methods.method import Method, short
+from madx.interop.adapterhub.methods.prefix_tuning import PrefixTuningMethod
+from madx.interop.adapterhub.methods.prompt_tuning import PromptTuningMethod
 
-METHODS: dict[str, Method] = {"bottleneck": BottleneckMethod()}
+#: by the `architecture` of a config; a bottleneck has none, and `ia3` is `lora` with another composition mode
+METHODS: dict[str, Method] = {
+    "bottleneck": BottleneckMethod(),
+    "lora": LoraMethod(),
+    "ia3": Ia3Method(),
+    "prefix_tuning": PrefixTuningMethod(),
+    "prompt_tuning": PromptTuningMethod(),
+}
 
 
 def method_of(config: dict[str, Any]) -> Method:

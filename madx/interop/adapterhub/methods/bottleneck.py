@@ -18,13 +18,13 @@ from torch import Tensor
 
 from madx.config import Settings
 from madx.errors import ConfigError
-from madx.interop.adapterhub.layouts import Layout
 from madx.interop.adapterhub.methods.activations import ACTIVATIONS_OUT, activation
 from madx.interop.adapterhub.methods.method import (
     Link,
     Method,
     Reading,
     Source,
+    Surroundings,
     Target,
     layers_left_out,
     note,
@@ -73,6 +73,7 @@ class BottleneckMethod(Method):
     components: ClassVar = ("bottleneck", "invertible")
 
     def read(self, config: dict[str, Any], source: Source) -> Reading:
+        """A component `bottleneck`, a component `invertible`, or both."""
         theirs, reading = validated(BottleneckSchema, config), Reading()
         if theirs.inv_adapter and source.role == "text_task" and not source.has_invertible:
             why = "named by old task configs that never used it; the file has no such weights"
@@ -91,6 +92,7 @@ class BottleneckMethod(Method):
         return reading
 
     def write(self, components: Mapping[str, Any], target: Target) -> tuple[dict[str, Any], list[str]]:
+        """One config for one of the two components or for both."""
         faults: list[str] = []
         bottleneck, invertible = components.get("bottleneck"), components.get("invertible")
         names = {p.activation for p in (bottleneck, invertible) if p is not None}
@@ -105,12 +107,11 @@ class BottleneckMethod(Method):
         config["non_linearity"] = ACTIVATIONS_OUT.get(sorted(names)[0], "relu")
         return BottleneckSchema(**config).model_dump() | {"phm_layer": False}, faults
 
-    def links(
-        self, component: str, config: Any, *, tensors: dict[str, Tensor], layout: Layout, owner: str
-    ) -> list[Link]:
+    def links(self, component: str, config: Any, *, tensors: dict[str, Tensor], around: Surroundings) -> list[Link]:
+        """One link for each tensor."""
         if component == "invertible":
-            return [_invertible_link(name, owner) for name in tensors]
-        return [_bottleneck_link(name, config.norm_before, layout, owner) for name in tensors]
+            return [_invertible_link(name, tensor, around.owner) for name, tensor in tensors.items()]
+        return [_bottleneck_link(name, tensor, config.norm_before, around) for name, tensor in tensors.items()]
 
 
 # ---- config ----------------------------------------------------------------------------------------------------------
@@ -204,24 +205,25 @@ def _write_invertible(ours: Any, width: int, faults: list[str]) -> dict[str, Any
 # ---- keys ------------------------------------------------------------------------------------------------------------
 
 
-def _invertible_link(name: str, owner: str) -> Link:
+def _invertible_link(name: str, tensor: Tensor, owner: str) -> Link:
     net, layer, kind = name.split(".")[-3:]
-    return Link(f"invertible_adapters.{owner}.{net}.{'0' if layer == 'down' else '2'}.{kind}", (name,))
+    theirs = f"invertible_adapters.{owner}.{net}.{'0' if layer == 'down' else '2'}.{kind}"
+    return Link(theirs, (name,), tuple(tensor.shape))
 
 
-def _bottleneck_link(name: str, norm_before: bool, layout: Layout, owner: str) -> Link:
+def _bottleneck_link(name: str, tensor: Tensor, norm_before: bool, around: Surroundings) -> Link:
     site, inner = name.split(".bottleneck.")
-    start = f"{layout.at(site)}.adapters.{owner}."
+    start, shape = f"{around.layout.at(site)}.adapters.{around.owner}.", tuple(tensor.shape)
     layer, _, kind = inner.partition(".")
     if layer == "scale":
-        return Link(start + "scaling", (name,))
+        return Link(start + "scaling", (name,), shape)
     if layer == "norm_before":  # stored a second time, as the first step of `adapter_down`
         copies = (f"{start}adapter_down.0.{kind}",)
-        return Link(f"{start}adapter_norm_before.{kind}", (name,), copies=copies, written=copies)
+        return Link(f"{start}adapter_norm_before.{kind}", (name,), shape, copies=copies, written=copies)
     theirs = {
         "down": f"adapter_down.{int(norm_before)}",
         "up": "adapter_up",
         "norm_after": "adapter_norm_after",
         "gate": "gate",
     }[layer]
-    return Link(f"{start}{theirs}.{kind}", (name,))
+    return Link(f"{start}{theirs}.{kind}", (name,), shape)

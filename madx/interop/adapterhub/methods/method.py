@@ -1,7 +1,7 @@
 """The contract of an adapter method of AdapterHub: its config and its tensors, both ways."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -56,18 +56,37 @@ class Link:
     Args:
         theirs: key in the file, without the model's prefix.
         ours: names in the module.
-        copies: further keys under which the file may hold the same tensor.
+        shape: of the tensor in the file.
+        copies: further keys under which a file may hold the same tensor.
+        written: those of `copies` that are written too.
         read: gives our tensors from theirs.
         write: gives their tensor from ours.
-        written: those of `copies` that are written too.
     """
 
     theirs: str
     ours: tuple[str, ...]
+    shape: tuple[int, ...]
     copies: tuple[str, ...] = ()
-    read: Callable[[Tensor], list[Tensor]] = lambda value: [value]
-    write: Callable[[list[Tensor]], Tensor] = lambda values: values[0]
     written: tuple[str, ...] = ()
+    read: Callable[[Tensor], Sequence[Tensor]] = lambda value: [value]
+    write: Callable[[Sequence[Tensor]], Tensor] = lambda values: values[0]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Facts that decide how the tensors of a file are called and what they mean.
+
+    Args:
+        layout: of the model class.
+        owner: name of the adapter in the file.
+        depth: layers of the base.
+        weight: gives the base's matrix `(width, input width)` at the site of a linear map.
+    """
+
+    layout: Layout
+    owner: str
+    depth: int
+    weight: Callable[[str], Tensor]
 
 
 class Method(ABC):
@@ -85,16 +104,13 @@ class Method(ABC):
         """Their config for our components, and the faults: what the config cannot express."""
 
     @abstractmethod
-    def links(
-        self, component: str, config: Any, *, tensors: dict[str, Tensor], layout: Layout, owner: str
-    ) -> list[Link]:
+    def links(self, component: str, config: Any, *, tensors: dict[str, Tensor], around: Surroundings) -> list[Link]:
         """The links of all tensors of one component.
 
         Args:
             component: its module type.
             config: its settings.
-            tensors: its tensors by their names in the module.
-            owner: name of the adapter in the file.
+            tensors: its tensors by their names in the module; their values do not matter.
         """
 
 
@@ -130,6 +146,15 @@ def require_layers(left_out: list[int], depth: int) -> None:
     """Raises ConfigError if every layer is left out."""
     if len(left_out) == depth:
         raise ConfigError("leave_out names every layer of the base, so this adapter would do nothing.")
+
+
+def refuse_gate(use_gating: bool) -> None:
+    """Raises ConfigError for an adapter with a gate, which only bottlenecks have in madx."""
+    if use_gating:
+        raise ConfigError(
+            "This adapter has use_gating=true; madx reads gates of bottlenecks only. Nothing was loaded. Train it "
+            "without use_gating."
+        )
 
 
 def note(reading: Reading, name: str, value: Any, why: str) -> None:
