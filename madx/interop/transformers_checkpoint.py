@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from madx.engine import Engine
+from madx.engine.decoder import decoder_weights
 from madx.engine.merge import require_weights_alone
 from madx.errors import CompositionError, StoreError
 from madx.module import require_task_head
@@ -73,7 +74,7 @@ def _classifier(engine: Engine) -> Any:
 def _masked_lm(engine: Engine) -> Any:
     """The masked-LM model, with output embeddings of its own where the composition changes the input embeddings."""
     state = dict(engine.base.model.state_dict())
-    changed = engine.deltas.decoder_weights()
+    changed = decoder_weights(engine.deltas)
     model = type(engine.base.model)(_config(engine, **({"tie_word_embeddings": False} if changed else {}))).eval()
     model.load_state_dict(state | changed)
     return model.to(_dtype(engine.base.model))

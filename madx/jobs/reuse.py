@@ -24,7 +24,7 @@ from madx.jobs.train_language import TrainLanguage, train_language
 from madx.jobs.train_task import TrainTask, train_task
 from madx.module import ModuleInfo
 from madx.store import Store
-from madx.training.loop import UNIMPORTANT
+from madx.training.run import UNIMPORTANT
 
 #: settings that do not change what is learnt, or (base, data, seed, module under it) are compared by content
 NOT_LEARNT = frozenset(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from madx.base import Base
-from madx.contract.module_type import BaseParameter
+from madx.contract.sites import BaseParameter
 from madx.errors import ConfigError
 from madx.interop.composable_sft.file import CONFIG, FILE, LARGEST, encoded
 from madx.interop.composable_sft.head import write_config, write_head
