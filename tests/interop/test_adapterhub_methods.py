@@ -1,4 +1,4 @@
-"""LoRA, DoRA, (IA)^3, prefixes, prompts and unions of methods in AdapterHub folders: configs, keys and values, both ways."""
+"""LoRA, DoRA, (IA)^3, prefixes, prompts and unions in AdapterHub folders: configs, keys and values, both ways."""
 
 import json
 

@@ -25,7 +25,7 @@ WORDS = "roberta.embeddings.word_embeddings.weight"
 OLD, NEW = b"cnumpy.core.multiarray\n", b"cnumpy._core.multiarray\n"
 
 
-# ---- a writer and a reader by the description of the format: no line is shared with madx.interop -----------------------
+# ---- a writer and a reader by the description of the format, which share no line with madx.interop -------------------
 
 
 def described(delta):
@@ -187,7 +187,7 @@ def test_the_report(base, tmp_path):
     module, report = load(folder, base)
     text = str(report)
     for line in (
-        "roberta.encoder.layer.{0-2}.intermediate.dense.weight -> weights.sparse_diff, in encoder.layer.{0-2}.intermediate",
+        "roberta.encoder.layer.{0-2}.intermediate.dense.weight -> weights.sparse_diff, in encoder.layer.{0-2}",
         "parameters: no entries in them",
         "roberta.pooler.dense.weight: the base is used without its pooler",
         "lm_head.bias: the base's own masked-LM head is used",

@@ -1,4 +1,4 @@
-"""The model hub against a local server: round trips, provenance, offline, and every refusal in words with nothing changed."""
+"""The model hub against a local server: round trips, provenance, offline, and refusals that change nothing."""
 
 import json
 import shutil

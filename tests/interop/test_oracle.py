@@ -66,7 +66,11 @@ CASES = {name: name for name in OURS} | {
     "stack_lang_prefix": "lang + prefix",
 }
 #: cases in which the peer slices a batch -> what its rows are, up to which
-ROWS = {"batchsplit_task": ("task", "task2", 1), "batchsplit_par": ("par", "scaled_par", 2), "batchsplit_lora": ("lora", "lora_b", 2)}
+ROWS = {
+    "batchsplit_task": ("task", "task2", 1),
+    "batchsplit_par": ("par", "scaled_par", 2),
+    "batchsplit_lora": ("lora", "lora_b", 2),
+}
 #: cases that the peer gets wrong -> ours for the rows that `correct_from` names
 CORRECT_FROM = {
     "batchsplit_lang": ("lang", "lang2"),

@@ -172,7 +172,8 @@ def _recorded_base(folder: str | Path) -> Base:
     info = read_info(folder)
     if info.base is None:
         raise StoreError(f"The module {info.name!r} records no base. Load one by madx.load_base(...) and pass it.")
-    return load_base(**info.base_to_load())
+    recorded = info.base_to_load()
+    return load_base(str(recorded["name"]), revision=recorded["revision"])
 
 
 def _fits(base: Base | None, allow_base_mismatch: bool) -> Check:

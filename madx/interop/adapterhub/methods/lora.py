@@ -51,7 +51,7 @@ class LoraSchema(Settings):
     r: int = Field(default=DEFAULT_RANK, ge=1, le=LARGEST_RANK)
     alpha: Finite = DEFAULT_RANK
     dropout: Finite = 0.0
-    attn_matrices: list[Literal["q", "k", "v"]] = Field(default_factory=lambda: ["q", "v"])
+    attn_matrices: tuple[Literal["q", "k", "v"], ...] = Field(default=("q", "v"), strict=False)
     composition_mode: Literal["add", "scale"] = "add"
     init_weights: Literal["lora", "bert", "ia3", "vera"] = "lora"
     init_weights_seed: int | None = None
@@ -169,7 +169,7 @@ def _read_common(theirs: LoraSchema, source: Source, reading: Reading) -> dict[s
     maps += ["down"] if theirs.output_lora else []
     if not maps:
         raise ConfigError(
-            "This adapter changes no linear map: selfattn_lora with attn_matrices, intermediate_lora and output_lora are off."
+            "This adapter changes no linear map; one of selfattn_lora, intermediate_lora and output_lora must be true."
         )
     left_out = layers_left_out(theirs.leave_out, source.depth, reading)
     require_layers(left_out, source.depth)
