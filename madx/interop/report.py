@@ -8,7 +8,7 @@ _LAYER = re.compile(r"(?<=\blayer\.)\d+")
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What became of the content of a foreign folder.
+    """Report on the content of a foreign folder: what the module holds, and what was ignored.
 
     Args:
         name: of the module made.

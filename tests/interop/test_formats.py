@@ -256,7 +256,7 @@ def settings_changed(text: bytes, rng: random.Random) -> bytes:
 
 @pytest.mark.slow
 def test_fuzz(form, tmp_path, monkeypatch):
-    """1500 damaged folders of each format: each is imported or refused by a MadxError that leaves the store alone."""
+    """Some 500 damaged folders of each format: each is imported, or refused by a MadxError that leaves the store alone."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
     base = tiny.base(num_hidden_layers=1)
     folder = export_modules("mine", {"mine": made(base, form)}, form, tmp_path / "m", base=base)
@@ -266,7 +266,7 @@ def test_fuzz(form, tmp_path, monkeypatch):
     outside = sorted(p.name for p in tmp_path.iterdir())
     for path, intact in files.items():
         alike = sum(p.suffix == path.suffix for p in files)
-        for _ in range((300 if path.suffix == ".json" else 1200) // alike):
+        for _ in range((100 if path.suffix == ".json" else 400) // alike):
             if path.suffix == ".bin" and rng.random() < 0.7:
                 inside(path, intact, rng)
             elif path.suffix == ".json" and rng.random() < 0.7:
@@ -281,7 +281,7 @@ def test_fuzz(form, tmp_path, monkeypatch):
             except MadxError as error:
                 assert len(str(error)) < 8000 and state_of(store.root) == before
         path.write_bytes(intact)
-    assert 0 < read < 1000 and store.verify() == [] and store.names() == ["kept", "x"]
+    assert 0 < read < 400 and store.verify() == [] and store.names() == ["kept", "x"]
     assert sorted(p.name for p in tmp_path.iterdir()) == outside
     import_into(store, folder, form, (request(),), base=base, overwrite=True)
     shutil.rmtree(folder)
