@@ -8,7 +8,7 @@ import torch
 from adapterhub_tools import BIN, edit, edit_tensors, load, module
 
 from madx.engine import Engine
-from madx.errors import BaseError, ConfigError, StoreError
+from madx.errors import ConfigError, StoreError
 from madx.interop import export_adapterhub, export_adapterhub_setup
 from madx.interop.adapterhub.config import read_config, write_config
 from madx.interop.adapterhub.layouts import LAYOUTS
@@ -95,14 +95,18 @@ def test_low_rank_tensors_are_the_same_and_magnitudes_count_from_the_base(base, 
     assert torch.allclose(stored[start + "m.weight"], m, rtol=1e-6)
 
 
-def test_magnitudes_need_the_unchanged_base(base, tmp_path):
-    _, folder = exported(base, COMPONENTS["dora"], tmp_path / "m")
+def test_magnitudes_count_from_the_base_without_weight_deltas(base, tmp_path):
+    made, folder = exported(base, COMPONENTS["dora"], tmp_path / "m")
     engine = Engine(base)
-    engine.attach(tiny.sparse(base, "weights"))
-    with engine.using("weights"), pytest.raises(BaseError, match=r"active composition.*engine.activate\(None\)"):
-        load(folder, base)
+    engine.attach(tiny.sparse(base, "weights", entries=base.encoder.num_parameters() // 2))
+    with engine.using("weights"):
+        again, _ = load(folder, base)
+        export_adapterhub(made, tmp_path / "n", base=base)
     engine.close()
-    assert load(folder, base)
+    for name, tensor in made.tensors().items():
+        assert torch.allclose(again.tensors()[name], tensor, rtol=1e-6, atol=0), name
+    one, other = (torch.load(tmp_path / folder / BIN) for folder in ("m", "n"))
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
 
 
 def test_flat_prefixes_lie_as_length_then_layers_then_width(base, tmp_path):

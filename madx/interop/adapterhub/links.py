@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from madx.base import Base
-from madx.base.fingerprints import base_fingerprint
 from madx.errors import BaseError, StoreError
 from madx.interop.adapterhub.layouts import Key, layout_of
 from madx.interop.adapterhub.methods import METHODS
@@ -40,25 +39,16 @@ def _by_component(module: Module) -> dict[str, dict[str, Tensor]]:
 
 
 def matrices_of(base: Base) -> Callable[[str], Tensor]:
-    """A function that gives the base's own matrix `(width, input width)` at the site of a linear map.
-
-    It raises BaseError while weight deltas are active, because they change the matrices.
-    """
-
-    @cache
-    def check() -> None:
-        if base_fingerprint(base.encoder) != base.fingerprint:
-            raise BaseError(
-                f"The weights of {base.label} are changed by an active composition, and the magnitudes of DoRA in the "
-                "files count from the unchanged ones. Deactivate it first: engine.activate(None)."
-            )
+    """A function that gives the base's own matrix `(width, input width)` at the site of a linear map, without the weight
+    deltas that an engine may have added to it."""
+    engine: Any = getattr(base, "_engine", None)
 
     def matrix(site: str) -> Tensor:
-        check()
         here = base.sites[site]
         place = base.family.maps[f"{here.place}.{here.map}"]
-        layer = base.encoder.get_submodule(f"{base.family.layers}.{here.layer}")
-        return layer.get_parameter(f"{place.path}.weight").detach().chunk(place.shares)[place.share]
+        name = f"{base.family.layers}.{here.layer}.{place.path}.weight"
+        weight = base.encoder.get_parameter(name) if engine is None else engine.deltas.original(name)
+        return weight.detach().chunk(place.shares)[place.share]
 
     return matrix
 
