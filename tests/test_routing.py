@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from madx.composition import Route, parse
 from madx.engine import Engine
+from madx.engine.active import ActiveComposition
 from madx.engine.entropy_mixing import EntropyMixing
 from madx.engine.routing import RoutePlan
 from madx.errors import CompositionError
@@ -369,7 +370,7 @@ def test_branches_with_different_weights_go_through_one_after_the_other():
 def test_one_difference_of_weights_for_all_rows_takes_one_pass(monkeypatch):
     made = engine(swa="madx", yor="madx", ner="lt_sft_task")
     require_equal(made, route_of("swa + ner", "yor + ner"), [1, 0, 1])
-    monkeypatch.setattr(Engine, "_put_on", None)
+    monkeypatch.setattr(ActiveComposition, "put_on", None)
     ids, mask = tiny.inputs(3)
     assert made(ids, mask, branches=[1, 0, 1]).requires_grad is False
     made.train_only("swa")

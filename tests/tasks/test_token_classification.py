@@ -171,7 +171,7 @@ def routed(*languages):
     engine.attach(
         tiny.wake(new_module("ner", engine.base, role="task", components="pfeiffer", labels=LABELS.tags), seed=9)
     )
-    engine.activate(Route(*(f"{name} + ner" for name in languages)))
+    engine.activate(f"route({', '.join(f'{name} + ner' for name in languages)})")
     return engine
 
 
