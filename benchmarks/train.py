@@ -3,10 +3,13 @@
     python benchmarks/train.py --out train.json                     with the peer where adapters is installed
     python benchmarks/train.py --only task --sentences 64 --file eng-train.conll
 
-language: a MAD-X language module on 8 x 128 tokens, 15 % masked; the steps of the loop itself, AdamW and clipping included.
-task: NER on sentences of real lengths; the peer in padded batches of 16 in the order of the file, ours by a token budget.
-`upper half, kept`: a task module of eight times the bottleneck in the upper half of the layers, in the second and later epochs
-of `cache_frozen`; on real English NER its dev F1 is that of one in all layers (docs/speed.md).
+language: a MAD-X language module on 8 x 128 tokens, 15 % masked; the steps of the loop itself, AdamW and clipping
+included.
+
+task: NER on sentences of real lengths; the peer in padded batches of 16 in the order of the file, madx by a token
+budget. `upper half, kept`: a task module of eight times the bottleneck in the upper half of the layers, in the second
+and later epochs of `cache_frozen`; on real English NER its dev F1 is that of one in all layers (docs/speed.md).
+
 The first losses must agree to rounding or the measurement stops. memory: what one step adds at its peak, each way in a
 process of its own. limit: the time of the bare matrix products at the rate measured here, and the share reached.
 """

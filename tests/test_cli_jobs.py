@@ -121,6 +121,7 @@ def test_predict_finds_the_names_in_every_format(here):
     assert conll == "".join(f"{word}\t{tag}\n" for word, tag in zip(record["tokens"], record["tags"])) + "\n"
 
 
+@pytest.mark.slow
 def test_predict_reads_stdin_line_by_line(here):
     done = process(
         "predict", "--stack", "swa + ner@2", "--format", "json", cwd=here, input="Anna is in city .\n\nthe market\n"
@@ -205,6 +206,7 @@ def test_a_fault_is_one_message_and_code_1(case, here):
         assert text in said, said
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(here):
     words = [
         "train-language",

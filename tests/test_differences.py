@@ -74,7 +74,7 @@ def test_ties_elects_signs_place_by_place(base):
         elected[name] = (values * agree).sum(0) / agree.sum(0).clamp_min(1)
     engine.activate("ties(a, b, c)")
     expect(base, theta, (1, elected))
-    assert engine.explain().silent == []
+    assert engine.explain().inactive == []
     engine.activate("0.5*ties(a, b, c) + base")
     expect(base, theta, (0.5, elected))
     unit = modules[0].units["weights"]["sparse_diff"]  # a child that has changed since is counted again
@@ -88,7 +88,7 @@ def test_ties_elects_signs_place_by_place(base):
         again[name] = (v * agree).sum(0) / agree.sum(0).clamp_min(1)
     expect(base, theta, (0.5, again))
     ids = tiny.inputs()
-    assert engine.explain(*ids).silent == ["a"]
+    assert engine.explain(*ids).inactive == ["a"]
 
 
 @torch.no_grad()
@@ -195,7 +195,7 @@ def test_half_precision_and_its_overflow(dtype):
     ):
         engine.activate("a + 10*huge")
     assert str(engine.composition) == "a" and unchanged(base, here)
-    assert engine.explain(*tiny.inputs()).silent == []
+    assert engine.explain(*tiny.inputs()).inactive == []
     engine.activate(None)
     assert unchanged(base, state)
 
@@ -233,7 +233,7 @@ def test_a_difference_lost_in_rounding_is_silent():
     engine.attach(sparse(base, "faint", entries=50, std=1e-30, groups=["layers"], kinds=["weight"]))
     engine.activate("faint")
     explanation = engine.explain(*tiny.inputs())
-    assert explanation.silent == ["faint"] and "SILENT: faint does not act" in str(explanation)
+    assert explanation.inactive == ["faint"] and "INACTIVE: faint does not act" in str(explanation)
 
 
 def test_the_base_may_change_its_precision_in_between():
@@ -319,7 +319,7 @@ def test_differences_and_adapters_in_one_composition(base, ids, language):
     other = {"sparse": "adapter", "adapter": "sparse"}[language]
     engine.activate(f"{language} + {other}")
     both, explanation = engine(*ids), engine.explain(*ids)
-    assert explanation.silent == [] and {a.site for a in explanation.actions if a.module == "sparse"} == {"weights"}
+    assert explanation.inactive == [] and {a.site for a in explanation.actions if a.module == "sparse"} == {"weights"}
     for alone in ("sparse", "adapter"):
         engine.activate(alone)
         assert not torch.allclose(engine(*ids), both, atol=1e-3)
@@ -331,7 +331,7 @@ def test_differences_and_adapters_in_one_composition(base, ids, language):
     second.activate("adapter")
     assert torch.equal(second(*ids), both)
     engine.activate("average(sparse, adapter)")
-    assert engine.explain(*ids).silent == []
+    assert engine.explain(*ids).inactive == []
     engine.close()
     assert unchanged(base, state)
 
@@ -348,9 +348,9 @@ def test_a_factor_scales_the_change_of_an_adapter(base, ids):
     assert len({tuple(o.flatten()[:9].tolist()) for o in outs.values()}) == 4
     unit = engine.modules["a"].units["layer.2.ffn"]["bottleneck"]
     step = engine.compile(Stack(Scaled("a", 0.5)))["layer.2.ffn"][0]
-    from madx.contract.module_type import Sublayer
+    from madx.contract.views import Sublayer, Tokens
 
-    at = Sublayer(torch.randn(1, 2, 32), lambda x: x, {})
+    at = Sublayer(torch.randn(1, 2, 32), lambda x: x, {}, Tokens())
     assert torch.allclose(step(at), 0.5 * unit(at))
 
 
@@ -414,7 +414,7 @@ def test_explain_lists_entries_parameters_and_change(base, ids):
     assert f"weights  a: sparse_diff 400 of {space.size:,} entries in " in text.replace("  a:", "  a:")
     assert "zero: sparse_diff 10 of" in text and "times 0.5" in text
     measured = engine.explain(*ids)
-    assert measured.silent == ["zero"]
+    assert measured.inactive == ["zero"]
     found = torch.cat(
         [
             v.flatten()
@@ -479,7 +479,7 @@ def test_counts():
 
 
 def test_the_papers_counts_on_xlmr_base():
-    from madx.contract.module_type import BaseParameter, Site
+    from madx.contract.sites import BaseParameter, Site
     from madx.module_types.sparse_diff import SparseDiffConfig
 
     site = Site(
@@ -526,7 +526,7 @@ def test_a_difference_of_another_shape_is_refused_even_on_a_sister_base():
     engine = Engine(sister)
     engine.attach(made, allow_base_mismatch=True)
     engine.activate("a")
-    assert engine.explain(*tiny.inputs()).silent == []
+    assert engine.explain(*tiny.inputs()).inactive == []
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""A task module that is its head alone: the feature-based baseline goes through training, store, explanation and export."""
+"""A task module that is its head alone, the feature-based baseline, through training, store, explanation and export."""
 
 import json
 
@@ -44,9 +44,9 @@ def test_it_is_not_called_silent_unless_another_head_predicts():
     engine.attach(tiny.wake(new_module("eng", engine.base, language="eng", components="madx")))
     engine.activate("eng + ner")
     explained = engine.explain(*tiny.inputs())
-    assert explained.silent == [] and explained.head == f"ner: {len(LABELS)} labels"
+    assert explained.inactive == [] and explained.head == f"ner: {len(LABELS)} labels"
     engine.activate("ner + other")
-    assert engine.explain(*tiny.inputs()).silent == ["ner"]
+    assert engine.explain(*tiny.inputs()).inactive == ["ner"]
 
 
 def test_it_is_stored_read_listed_and_exported(tmp_path):

@@ -104,7 +104,7 @@ def test_a_language_and_a_task_of_different_kinds_train_evaluate_and_swap(langua
         f"{language} + ner",
     ):
         engine.activate(composition)
-        assert engine.explain(*tiny.inputs()).silent == []
+        assert engine.explain(*tiny.inputs()).inactive == []
     assert task.evaluate(engine)["f1"] == pytest.approx(result.best["f1"], abs=5)
     engine.activate(None)
     assert unchanged(engine.base, state)

@@ -587,6 +587,7 @@ folders.write_folder(target, {f: (target / f).read_bytes() for f in os.listdir(t
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 2, 3])
 def test_a_writer_killed_at_any_rename_loses_nothing(stop, base, tmp_path):
     pytest.importorskip("fcntl")
@@ -618,6 +619,7 @@ for _ in range(10):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_saving_one_name_leave_one_whole_module(base, tmp_path):
     pytest.importorskip("fcntl")
     store, swa = Store(tmp_path / "modules"), module(base)

@@ -1,4 +1,4 @@
-"""Tiny random bases of every family, a tiny tokenizer, and modules of random weights, made in milliseconds without any download."""
+"""Tiny random bases of every family, a tiny tokenizer and modules of random weights, made in milliseconds, offline."""
 
 from functools import lru_cache
 

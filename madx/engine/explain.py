@@ -1,158 +1,37 @@
-"""What a composition does, in words and figures: per site, which modules act in which order, and how much they change.
+"""Explains a composition: per site, which modules act in which order, and how much they change.
 
 It must be impossible to believe that a module acts when it does not. `explain` reads the plan that the forward pass
-runs (not the intention behind it); with an input it also runs it once and counts. `silent` names every module of the
-composition that acts nowhere, never ran, or changed nothing. A route is explained branch by branch. At the site `weights` it reads what is written into the base:
-the change there is |written - found| / |found| over the touched places.
+runs (not the intention behind it); with an input it also runs that plan once and counts. `inactive` names every module of
+the composition that acts nowhere, never ran, or changed nothing. A route is explained branch by branch. At the site
+`weights` the change is |written - found| / |found| over the touched places; of slots it is the change of the last layer's
+output at the tokens, against a pass without these slots.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from madx.composition import Average, Scaled, Stack
+from madx.composition import Average, Fuse, Scaled, Stack, require_stack
+from madx.contract.module_type import ModuleType
+from madx.contract.rules import RULES, WeightedMap
 from madx.engine import routing
-from madx.engine.plan import WeightedMap
-from madx.engine.routing import Branches, Plan, RoutePlan
+from madx.engine.explanation import Action, Explanation, RouteExplanation
+from madx.engine.plan import Plan
+from madx.engine.protocols import RunningEngine
+from madx.engine.routing import Branches, RoutePlan
+from madx.engine.slots import SlotPlan
 from madx.engine.weight_deltas import changes
 
 
-@dataclass
-class Action:
-    """One instance at one site. change: |change| / |what it changed| over the whole input (None: not measured);
-    calls: how often it ran in one forward pass; averaged: number of the average it stands in (None: in none)."""
-
-    site: str
-    module: str
-    component: str
-    what: str
-    change: float | None = None
-    calls: int | None = None
-    averaged: int | None = None
-
-
-@dataclass
-class Explanation:
-    """The actions of a composition in the order of the forward pass, and the modules that are silent."""
-
-    composition: str
-    base: str
-    actions: list[Action]
-    decoder: str
-    head: str
-    silent: list[str] = field(default_factory=list)
-    measured: bool = False
-
-    def as_dict(self) -> dict:
-        """Plain data for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, plain: dict) -> "Explanation":
-        """An explanation from what `as_dict` gave, in this version or in 0.1.0."""
-        actions = [{"component" if k == "part" else k: v for k, v in action.items()} for action in plain["actions"]]
-        return cls(**{**plain, "actions": [Action(**action) for action in actions]})
-
-    def __str__(self) -> str:
-        return "\n".join([f"{self.composition}   on {self.base}", *self.lines(), _verdict(self.silent, self.measured)])
-
-    def lines(self) -> list[str]:
-        """A line for each run of sites, the decoder and the head."""
-        rows = [("site", "acts, in this order")]
-        rows += [(site, "  then  ".join(texts)) for site, texts in self.by_site()]
-        rows += [("decoder", self.decoder), ("head", self.head)]
-        width = max(len(site) for site, _ in rows)
-        return [f"  {s:<{width}}  {t}" for s, t in rows]
-
-    def by_site(self) -> list[tuple[str, list[str]]]:
-        """Sites with their actions as text; runs of layers that read the same are joined: `layer.0-3.ffn`."""
-        groups: list[tuple[list[str], list[str]]] = []
-        last_of_place: dict[str, int] = {}
-        for site in dict.fromkeys(a.site for a in self.actions):
-            texts = self._texts([a for a in self.actions if a.site == site])
-            place = site.split(".")[-1]
-            previous = last_of_place.get(place)
-            if previous is not None and groups[previous][1] == texts and _adjacent(groups[previous][0][-1], site):
-                groups[previous][0].append(site)
-            else:
-                groups.append(([site], texts))
-                last_of_place[place] = len(groups) - 1
-        return [(_span(sites), texts) for sites, texts in groups]
-
-    def _texts(self, actions: list[Action]) -> list[str]:
-        """One text for each step: an instance, or all instances whose mean is taken."""
-        steps = groupby(actions, key=lambda a: (a.averaged is None and a.module, a.averaged))
-        return [
-            f"mean of ({',  '.join(map(self._text, members))})"
-            if number is not None
-            else "  then  ".join(map(self._text, members))
-            for (_, number), members in ((key, list(group)) for key, group in steps)
-        ]
-
-    def _text(self, action: Action) -> str:
-        change = "" if action.change is None else f" [changes {_percent(action.change)}]"
-        return f"{action.module}: {action.component} {action.what}{change}"
-
-
-@dataclass
-class RouteExplanation:
-    """The explanation of each branch of a route, by number; the modules that act at once for the rows of all branches;
-    passes: the branches that share a forward pass (several where differences of weights differ); the silent modules."""
-
-    composition: str
-    base: str
-    branches: list[Explanation]
-    shared: list[str]
-    passes: list[list[int]]
-    silent: list[str] = field(default_factory=list)
-    measured: bool = False
-
-    def as_dict(self) -> dict:
-        """Plain data for JSON."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        lines = [f"route of {len(self.branches)} branches   on {self.base}"]
-        for number, branch in enumerate(self.branches):
-            lines += [f"branch {number}: {branch.composition}", *branch.lines()]
-        if len(self.branches) > 1 and self.shared:
-            lines.append(f"  at once for all rows: {', '.join(self.shared)}")
-        if len(self.passes) > 1:
-            order = "; ".join(", ".join(map(str, numbers)) for numbers in self.passes)
-            lines.append(f"  a forward pass for each difference of weights, of the branches {order}")
-        return "\n".join([*lines, _verdict(self.silent, self.measured)])
-
-
-def _verdict(silent: list[str], measured: bool) -> str:
-    note = " (measured on one forward pass)" if measured else ""
-    return f"  SILENT: {', '.join(silent)} does not act{note}" if silent else f"  every module named acts{note}"
-
-
-def _percent(share: float) -> str:
-    """A share in percent with two significant digits, so that layers of like effect read alike."""
-    if share == 0:
-        return "nothing"
-    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
-
-
-def _adjacent(site: str, later: str) -> bool:
-    """Whether two sites `layer.N.place` lie in neighbouring layers."""
-    return int(later.split(".")[1]) == int(site.split(".")[1]) + 1
-
-
-def _span(sites: list[str]) -> str:
-    if len(sites) == 1:
-        return sites[0]
-    first, last = sites[0].split("."), sites[-1].split(".")
-    return f"layer.{first[1]}-{last[1]}.{first[2]}"
-
-
 def explain(
-    engine, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, branches: Branches | None = None
+    engine: RunningEngine,
+    input_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    branches: Branches | None = None,
 ) -> Explanation | RouteExplanation:
     """The explanation of an engine's active composition; with an input, measured in one forward pass without dropout.
 
@@ -160,31 +39,30 @@ def explain(
     """
     actions: dict[tuple[str, str, str], Action] = {}
 
-    def watch(site: str, module: str, unit):
-        component = next(p for p, u in engine.modules[module].units[site].items() if u is unit)
+    def watch(site: str, module: str, component: str, unit: ModuleType) -> "_Watched":
         action = actions.setdefault((site, module, component), Action(site, module, component, unit.describe()))
-        return _Watched(unit, action)
+        return _Watched(unit, action, engine.base.sites[site].kind)
 
     plan, measured = engine.compile(engine.composition, watch), input_ids is not None
-    routed = isinstance(plan, RoutePlan)
-    if measured and routed and branches is None:
+    if input_ids is not None and isinstance(plan, RoutePlan) and branches is None:
         count = len(plan.route.branches)
         branches = torch.arange(count).repeat_interleave(len(input_ids))
         input_ids = input_ids.repeat(count, 1)
         attention_mask = None if attention_mask is None else attention_mask.repeat(count, 1)
-    if measured:
+    if input_ids is not None:
         for action in actions.values():
             action.change, action.calls = 0.0, 0
         _run(engine, plan, input_ids, attention_mask, branches)
-    if not routed:
-        return _of_stack(engine, engine.composition, plan, measured)
-    return _of_route(engine, plan, plan.numbers(branches, len(input_ids)) if measured else None)
+    if isinstance(plan, RoutePlan):
+        return _of_route(engine, plan, plan.numbers(branches, len(input_ids)) if input_ids is not None else None)
+    return _of_stack(engine, require_stack(engine.composition, "explained"), plan, measured)
 
 
-def _of_stack(engine, stack: Stack, plan: Plan, measured: bool) -> Explanation:
-    """What the watched plan of a stack says; the differences of the stack's weights are on the base."""
+def _of_stack(engine: RunningEngine, stack: Stack, plan: Plan, measured: bool) -> Explanation:
+    """What the watched plan of a stack says; the weight deltas of the stack are on the base."""
     names, (averaged, factors) = stack.names(), _roles(stack)
-    found = {id(a): a for steps in plan.values() for a in _actions(steps)}.values()
+    slots = (a for _, block in plan.slots.blocks for a in _filling(block.fills.values()))
+    found = {id(a): a for a in (*slots, *(a for steps in plan.values() for a in _actions(steps)))}.values()
     actions = _weights(engine, names, measured) + [
         replace(
             a,
@@ -209,26 +87,23 @@ def _of_stack(engine, stack: Stack, plan: Plan, measured: bool) -> Explanation:
     )
 
 
-def _of_route(engine, plan: RoutePlan, numbers: np.ndarray | None) -> RouteExplanation:
+def _of_route(engine: RunningEngine, plan: RoutePlan, numbers: np.ndarray | None) -> RouteExplanation:
     """What the watched plan of a route says. numbers: the branches of the rows that were measured (None: none were)."""
     met = set(numbers.tolist()) if numbers is not None else set()
     found = []
-    try:
-        for number, stack in enumerate(plan.route.branches):
-            engine._put_on(stack)
+    for number, stack in enumerate(plan.route.branches):
+        with engine.with_weights_of(stack):
             found.append(_of_stack(engine, stack, plan.of_stack(stack), number in met))
-    finally:
-        engine.refresh()
     whole = plan.plan(tuple(range(len(plan.stacks))), [0] * (len(plan.stacks) + 1))
     shared = dict.fromkeys(a.module for steps in whole.values() for a in _actions(steps))
-    silent = dict.fromkeys(name for branch in found for name in branch.silent)
+    inactive = dict.fromkeys(name for branch in found for name in branch.inactive)
     passes = routing.groups(plan, range(len(plan.route.branches)))
     return RouteExplanation(
-        str(plan.route), _base(engine), found, list(shared), passes, list(silent), numbers is not None
+        str(plan.route), _base(engine), found, list(shared), passes, list(inactive), numbers is not None
     )
 
 
-def _base(engine) -> str:
+def _base(engine: RunningEngine) -> str:
     return f"{engine.base.label} ({engine.base.config.model_type}, {engine.base.depth} layers)"
 
 
@@ -243,10 +118,12 @@ def _actions(steps: list[Callable]) -> Iterator[Action]:
             yield step.action
         else:
             yield from (action for branch in getattr(step, "branches", ()) for action in _actions(branch))
+            if (fusion := getattr(step, "fusion", None)) is not None:
+                yield from _actions([fusion])
 
 
-def _weights(engine, names: tuple[str, ...], measured: bool) -> list[Action]:
-    """The actions of the differences that are on the base."""
+def _weights(engine: RunningEngine, names: tuple[str, ...], measured: bool) -> list[Action]:
+    """The actions of the weight deltas that are on the base."""
     found = []
     for applied in sorted(engine.deltas.applied, key=lambda a: names.index(a.term.shares[0].module)):
         sizes = changes(applied) if measured else {}
@@ -258,7 +135,7 @@ def _weights(engine, names: tuple[str, ...], measured: bool) -> list[Action]:
     return found
 
 
-def _decoder(engine, steps: list[Callable]) -> str:
+def _decoder(engine: RunningEngine, steps: list[Callable]) -> str:
     """What is undone before the decoder by a stack with these steps at the embeddings."""
     inverted = [action.module for action in _actions(steps)][::-1]
     if not inverted:
@@ -289,42 +166,92 @@ def _roles(composition: Stack) -> tuple[dict[str, int], dict[str, float]]:
                 inside = len(factors) + position if number is None and isinstance(item, Average) else number
                 for child in item.children:
                     walk(child, factor, inside)
+                if isinstance(item, Fuse):
+                    factors[item.fusion] = factor
 
     walk(composition, 1.0, None)
     return averaged, factors
 
 
 class _Watched:
-    """A step that does what the instance does and notes how much that changed."""
+    """A step that does what its unit does and notes how much that changed."""
 
-    def __init__(self, unit, action: Action):
-        self.unit, self.action = unit, action
+    def __init__(self, unit: ModuleType, action: Action, kind: str):
+        self.unit, self.action, self.rule = unit, action, RULES.get(kind)  # type: ignore[call-overload]
 
-    def __call__(self, at):
-        result = self.unit(at)
-        before, change = (at, result - at) if isinstance(at, Tensor) else (at.sum, result)
-        self.action.calls += 1
-        share = (change.float().norm() / before.float().norm().clamp_min(1e-30)).item()
-        self.action.change = max(self.action.change, share)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.unit, name)
+
+    def __call__(self, given: Any, *more: Any) -> Any:
+        result = self.unit(given, *more)
+        self.action.calls = (self.action.calls or 0) + 1
+        if self.rule is not None:
+            self.action.change = max(self.action.change or 0.0, self.rule.share(given, result))
         return result
 
     def inverse(self, y: Tensor) -> Tensor:
-        return self.unit.inverse(y)
+        """The unit's own inverse."""
+        return self.unit.inverse(y)  # type: ignore[operator]
 
 
 @torch.no_grad()
 def _run(
-    engine, plan: Plan | RoutePlan, input_ids: Tensor, attention_mask: Tensor | None, branches: Branches | None
+    engine: RunningEngine,
+    plan: Plan | RoutePlan,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    branches: Branches | None,
 ) -> None:
-    """One forward pass under the watched plan, in inference mode; modes and plan are restored afterwards."""
+    """One forward pass under the watched plan, in inference mode, and one more for each module with slots; modes are restored
+    afterwards."""
     modes = [(m, m.training) for m in [engine.base.model, *engine.modules.values()]]
-    before = engine._plan, engine._route
     try:
         for module, _ in modes:
             module.eval()
-        engine._plan, engine._route = ({}, plan) if isinstance(plan, RoutePlan) else (plan, None)
-        engine(input_ids, attention_mask, branches=branches)
+        with engine.under(plan):
+            found = engine(input_ids, attention_mask, branches=branches)
+            _measure_slots(engine, plan, found, input_ids, attention_mask, branches)
     finally:
-        engine._plan, engine._route = before
         for module, mode in modes:
             module.train(mode)
+
+
+def _measure_slots(
+    engine: RunningEngine,
+    plan: Plan | RoutePlan,
+    found: Tensor,
+    ids: Tensor,
+    mask: Tensor | None,
+    branches: Branches | None,
+) -> None:
+    """The effect of slots: |with - without| / |without| at the tokens, by a pass without the slots of one module."""
+    plans = plan.plans if isinstance(plan, RoutePlan) else [plan]
+    before = [each.slots for each in plans]
+    actions = {id(a): a for slots in before for _, block in slots.blocks for a in _filling(block.fills.values())}
+    counts = {key: action.calls for key, action in actions.items()}
+    tokens = torch.ones_like(ids) if mask is None else mask
+    try:
+        for module in dict.fromkeys(action.module for action in actions.values()):
+            for each, slots in zip(plans, before):
+                each.slots = SlotPlan.of([block for _, block in slots.blocks if module not in block.module.split(", ")])
+            without = engine(ids, mask, branches=branches)
+            change = ((found - without).float() * tokens[..., None]).norm() / (
+                without.float() * tokens[..., None]
+            ).norm()
+            for action in actions.values():
+                if action.module == module and action.calls:
+                    action.change = change.item()
+    finally:
+        for each, slots in zip(plans, before):
+            each.slots = slots
+        for key, action in actions.items():
+            action.calls = counts[key]
+
+
+def _filling(fills: Iterable[Callable]) -> Iterator[Action]:
+    """The actions of the units behind the fills of slots, those in means too."""
+    for fill in fills:
+        if isinstance(fill, _Watched):
+            yield fill.action
+        else:
+            yield from _filling(getattr(fill, "fills", ()))

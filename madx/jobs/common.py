@@ -16,10 +16,9 @@ from pydantic import Field
 
 from madx.base import Base, load_base
 from madx.config import Settings
-from madx.contract.module_type import ComponentConfig
+from madx.contract.module_type import ComponentConfig, acts_on_weights
 from madx.errors import ConfigError, MadxError
 from madx.module.presets import make_components, preset
-from madx.module_types import MODULE_TYPES
 from madx.store import Store, check_language
 from madx.training.precision import choose_precision, to_bf16
 from madx.training.settings import TrainSettings
@@ -79,7 +78,7 @@ def bring_to(wanted: str, base: Base, *components: dict[str, ComponentConfig]) -
 
 def precision_over(wanted: str, base: Base, *components: dict[str, ComponentConfig]) -> tuple[str, bool]:
     """What `bring_to` chooses, and whether the base is in bfloat16 then."""
-    weights = any(MODULE_TYPES.get(component).family == "weights" for each in components for component in each)
+    weights = any(acts_on_weights(component) for each in components for component in each)
     precision = choose_precision(wanted, base.device, width=base.width, weights=weights)
     return precision, precision == "bf16" and not weights
 

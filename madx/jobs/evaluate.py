@@ -316,9 +316,12 @@ def _cell(
             return str(error)
     predicted = task.predict(engine, sentences, rows=rows, mixing=mixing)
     explanation = task.explain(engine, sentences[:PROBE_SENTENCES])
-    if explanation.silent:
+    if explanation.inactive:
         log.error(
-            "%s, %s: SILENT %s: the score does not show what it does", language, control, ", ".join(explanation.silent)
+            "%s, %s: SILENT %s: the score does not show what it does",
+            language,
+            control,
+            ", ".join(explanation.inactive),
         )
     if settings.predictions:
         write_conll(folder / PREDICTIONS / prediction_file(language, control, seed), sentences, predicted)

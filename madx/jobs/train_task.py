@@ -14,8 +14,9 @@ from madx.base import Base
 from madx.composition import Composition, Stack, check_name
 from madx.config import Settings
 from madx.contract.module_type import ComponentConfig
-from madx.data.labelled.conll import Sentence, read_conll, read_dataset
+from madx.data.labelled.conll import Sentence, read_conll
 from madx.data.labelled.labels import LabelSet, require
+from madx.data.labelled.memory import read_dataset
 from madx.data.text.corpora import is_dataset, sha256_of
 from madx.engine import Engine
 from madx.errors import ConfigError

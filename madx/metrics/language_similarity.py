@@ -67,7 +67,7 @@ def similarities(
 ) -> Similarity:
     """How alike the languages of some texts (their lines) are; every text is read up to `limit` n-grams.
 
-    >>> found = similarities({"swa": ["habari ya asubuhi"], "zul": ["umfana uyahamba"], "ell": ["καλημέρα"]})
+    >>> found = similarities({"swa": ["anaimba mtoto"], "zul": ["uyahamba umuntu"], "ell": ["καλημέρα"]})
     >>> found.values["swa"]["zul"] > found.values["swa"]["ell"] == 0
     True
 

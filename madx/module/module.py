@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from madx.composition import check_name
-from madx.contract.module_type import ComponentConfig, ModuleType, Site
+from madx.contract.module_type import ComponentConfig, ModuleType, class_of
+from madx.contract.sites import Site
 from madx.errors import BaseError, CompositionError, ConfigError
 from madx.module.presets import make_components, preset
 from madx.module_types import MODULE_TYPES
@@ -57,32 +58,51 @@ class Module(nn.Module):
                 f"The module {info.name!r} has no components; choose a preset or name at least one module type."
             )
         self.info = info
-        self.units: dict[str, dict[str, ModuleType]] = {}  # site -> component -> its instance
+        self.units: dict[str, dict[str, ModuleType]] = {}  # site -> component -> its unit
+        found = {component: self._sites(component, config, sites) for component, config in info.components.items()}
+        shared = {c: MODULE_TYPES.get(c).shared(info.components[c], acting) for c, acting in found.items()}
+        for component, common in shared.items():
+            if common is not None:
+                self._place(f"shared.{component}", common)
         for site in sites.values():
             for component, config in info.components.items():
-                kind = MODULE_TYPES.get(component)
-                if kind.acts_at(config, site):
-                    self._add(site.name, component, kind(config, site))
-        for component in info.components:
-            if not any(component in units for units in self.units.values()):
-                raise ConfigError(
-                    f"The component {component!r} of module {info.name!r} acts at no site of this base: {info.components[component]!r}. "
-                    "Change `leave_out` or `places`, or drop the component."
-                )
-        width = list(sites.values())[-1].width
-        self.head = nn.Linear(width, len(info.labels)) if info.labels else None
+                if site in found[component]:
+                    unit = MODULE_TYPES.get(component)(config, site)
+                    unit.take_common(shared[component])
+                    self._place(f"{site.name}.{component}", unit)
+                    self.units.setdefault(site.name, {})[component] = unit
+        self.head = nn.Linear(sites["encoder"].width, len(info.labels)) if info.labels else None
 
-    def _add(self, site: str, component: str, unit: ModuleType) -> None:
-        """Register the instance so that its tensors are named site.component.tensor."""
+    def _sites(self, component: str, config: ComponentConfig, sites: dict[str, Site]) -> list[Site]:
+        """The sites where a component acts; raises ConfigError where it acts at none, or at one of another class."""
+        kind = MODULE_TYPES.get(component)
+        found = [site for site in sites.values() if kind.acts_at(config, site)]
+        if not found:
+            raise ConfigError(
+                f"The component {component!r} of module {self.info.name!r} acts at no site of this base: {config!r}. "
+                "Change its settings (`leave_out`, `places`, `maps`), or drop the component."
+            )
+        for site in found:
+            if site.kind not in kind.kinds:
+                raise ConfigError(
+                    f"The module type {component!r} is a {class_of(kind).__name__}, which acts at sites of the kind "
+                    f"{', '.join(sorted(kind.kinds))}, but its acts_at() names {site.name} ({site.kind}): it would not act there."
+                )
+        return found
+
+    def _place(self, path: str, module: nn.Module) -> None:
+        """Register a module so that its tensors are named path.tensor."""
         parent: nn.Module = self
-        for step in (*site.split("."), component)[:-1]:
+        *steps, last = path.split(".")
+        for step in steps:
             child = parent._modules.get(step)
             if child is None:
                 child = nn.Module()
-                parent._modules[step] = child  # not add_module: the site `weights` is named as a method is
+                parent._modules[step] = (
+                    child  # not add_module: a site may be named as one of the module's own attributes
+                )
             parent = child
-        parent.add_module(component, unit)
-        self.units.setdefault(site, {})[component] = unit
+        parent.add_module(last, module)
 
     @property
     def name(self) -> str:

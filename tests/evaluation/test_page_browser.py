@@ -13,6 +13,8 @@ from test_page import fill
 
 from madx.report.page import write_report
 
+pytestmark = pytest.mark.slow  # a browser is started
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 HARNESS = """<!doctype html><body><script>
 const widths = [390, 1280], found = {};

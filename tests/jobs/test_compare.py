@@ -16,6 +16,8 @@ from madx.jobs.compare import CANDIDATES, jobs_of, measure
 from madx.module.presets import preset
 from madx.store import Store
 
+pytestmark = pytest.mark.slow  # every candidate is trained and measured
+
 FULL = CANDIDATES["full"]
 SMALL = {
     "head": {"components": "head_only", "train": {"learning_rate": 1e-2}},

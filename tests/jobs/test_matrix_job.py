@@ -17,6 +17,8 @@ from madx.errors import ConfigError, TrainingError
 from madx.jobs import Matrix, make_plan, matrix
 from madx.store import Store
 
+pytestmark = pytest.mark.slow  # a whole matrix of modules is trained
+
 
 def settings(**changes) -> Matrix:
     values = {

@@ -39,6 +39,7 @@ def step_of(folder):
     return found[1]["step"] if found else 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mlm", "ner"])
 def test_killed_at_random_moments_it_ends_with_the_same_weights(spawn, tmp_path, kind):
     calm = spawn(runs.alone, kind, str(tmp_path / "calm"), options(tmp_path / "calm-run"))

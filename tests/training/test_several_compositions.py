@@ -92,6 +92,7 @@ def test_full_fine_tuning_over_several_languages_is_plain_torch(cycle):
     assert unchanged(engine.base, state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("components", PARTS)
 @pytest.mark.parametrize("cycle", [False, True])
 def test_killed_anywhere_it_ends_the_same(components, cycle, tmp_path):

@@ -55,6 +55,9 @@ class Unscored(Task):
     def count(self, batch: Batch) -> int:
         return self.task.count(batch)
 
+    def scores(self, engine: Engine, batch: Batch) -> torch.Tensor:
+        return self.task.scores(engine, batch)
+
     def loss(self, engine: Engine, batch: Batch) -> torch.Tensor:
         return self.task.loss(engine, batch)
 

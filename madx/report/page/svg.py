@@ -93,7 +93,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Round values from low to high, about `count` of them.
 
     >>> ticks(0.3, 9.8)
-    [2.0, 4.0, 6.0, 8.0]
+    [2.5, 5.0, 7.5]
     """
     span = high - low or 1.0
     rough = span / count

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from madx.contract.module_type import BaseParameter
+from madx.contract.sites import BaseParameter
 from madx.engine.weight_deltas import PIECE, Applied
 from madx.module_types.sparse_diff import SparseDiff
 from madx.training.base_gradients import close_to_gradients, gradient_of, reading_gradients, require_unscaled

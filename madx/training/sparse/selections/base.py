@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from madx.contract.module_type import BaseParameter
+from madx.contract.sites import BaseParameter
 from madx.errors import TrainingError
 from madx.module_types.sparse_diff import Space, SparseDiff
 from madx.registry import Registry
@@ -19,7 +19,7 @@ from madx.training.sparse.phases import DensePhase
 from madx.training.sparse.regrowth import Regrowth
 from madx.training.trainable import Trainee
 
-SELECTIONS = Registry("selection")
+SELECTIONS: Registry["Selection"] = Registry("selection")
 
 RUN = 1 << 22  # scores that are computed together: 16 MB of them
 BINS = 1 << 15  # values of the upper half of a float's bits, whose sign is +

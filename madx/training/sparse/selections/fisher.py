@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from madx.contract.module_type import BaseParameter
+from madx.contract.sites import BaseParameter
 from madx.module_types.sparse_diff import SparseDiff
 from madx.tasks.base import Task
 from madx.training.sparse.fisher_information import mean_squared_gradients
