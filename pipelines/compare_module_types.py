@@ -9,6 +9,7 @@ import sys
 
 from rich.console import Console
 
+from madx import report
 from madx.config import load
 from madx.errors import MadxError
 from madx.jobs import Compare, compare
@@ -30,7 +31,7 @@ except MadxError as error:
 except KeyboardInterrupt as stop:
     sys.exit(str(stop) or "stopped; the same command goes on from the last checkpoint")
 
-Console(width=None if sys.stdout.isatty() else 200).print(result.comparison.rich())
+Console(width=None if sys.stdout.isatty() else 200).print(report.to_rich(result.comparison))
 print("files:", *result.files)
 if result.comparison.failures():
     sys.exit("some candidates failed, see above")

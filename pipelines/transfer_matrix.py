@@ -9,6 +9,7 @@ import sys
 
 from rich.console import Console
 
+from madx import report
 from madx.config import load
 from madx.errors import MadxError
 from madx.jobs import Matrix, matrix
@@ -32,7 +33,7 @@ except KeyboardInterrupt as stop:
     sys.exit(str(stop) or "stopped; the same command goes on from the last checkpoint")
 
 if is_main():
-    Console(width=None if sys.stdout.isatty() else 200).print(result.matrices.rich())
+    Console(width=None if sys.stdout.isatty() else 200).print(report.to_rich(result.matrices))
     print("files:", *result.files)
 if result.failures:
     sys.exit(f"{len(result.failures)} failed; the same command tries these again")

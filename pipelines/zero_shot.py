@@ -9,6 +9,7 @@ import sys
 
 from rich.console import Console
 
+from madx import report
 from madx.config import load
 from madx.errors import MadxError
 from madx.jobs import Evaluate, evaluate
@@ -28,7 +29,7 @@ try:
 except MadxError as error:
     sys.exit(f"Error: {error}")
 
-Console(width=None if sys.stdout.isatty() else 200).print(result.matrix.rich())
+Console(width=None if sys.stdout.isatty() else 200).print(report.to_rich(result.matrix))
 for warning in result.matrix.warnings():
     print(warning, file=sys.stderr)
 print("files:", *result.files)

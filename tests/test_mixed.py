@@ -169,7 +169,7 @@ def test_every_bad_difference_has_its_words(tmp_path):
         ),
         (entries(far, values), ValueError, f"index {unit.space.size} is out of range"),
         (entries(indices.flip(0), values), ValueError, "unsorted"),
-        (entries(torch.cat([indices[:1], indices[:-1]]), values), ValueError, "there twice"),
+        (entries(torch.cat([indices[:1], indices[:-1]]), values), ValueError, "repeated"),
         (
             entries(indices, values.index_fill(0, torch.tensor([7]), float("nan"))),
             ValueError,

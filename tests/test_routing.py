@@ -517,7 +517,7 @@ def test_explained_branch_by_branch():
     assert text.count("after undoing swa") == 2 and "none: a scaled invertible component has no inverse" in text
     assert text.count("ner: 3 labels") == 3 and text.count("reads sum_norm, times 0.5") == 1
     made.activate("route(swa + ner, yor + ner)")
-    assert "a forward pass for each difference of weights, of the branches 0; 1" in str(made.explain())
+    assert "separate forward passes: 0; 1" in str(made.explain())
 
 
 def test_explained_and_measured_on_the_rows_of_each_branch():

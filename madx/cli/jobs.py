@@ -283,7 +283,9 @@ def _headline(before: str, name: str, after: str = "") -> None:
 
 
 def _matrix(matrix) -> None:
-    show_table(matrix.rich())
+    from madx.report import to_rich
+
+    show_table(to_rich(matrix))
     for line in matrix.warnings():
         notes.print(Text(line, style="bold red"))
 

@@ -31,6 +31,7 @@ def matrix(
     """
     from madx.jobs import Matrix, make_plan
     from madx.jobs import matrix as run
+    from madx.report import to_rich
 
     quiet_transformers()
     chosen = settings(Matrix, config, sets, {"base": base, "store": store, "run": output})
@@ -39,7 +40,7 @@ def matrix(
         _show_plan(plan)
         raise typer.Exit(1 if plan.failures else 0)
     result = run(chosen)
-    show_table(result.matrices.rich())
+    show_table(to_rich(result.matrices))
     trained, evaluated, reused = map(len, (result.trained, result.evaluated, result.reused))
     out.print(
         f"\n{counted(trained, 'module')} trained, {counted(evaluated, 'evaluation')}, {counted(reused, 'result')} used again"
@@ -76,11 +77,12 @@ def compare(
     """
     from madx.jobs import Compare
     from madx.jobs import compare as run
+    from madx.report import to_rich
 
     quiet_transformers()
     flags = {"base": base, "language": language, "data": data, "dev": dev, "store": store, "run": output}
     result = run(settings(Compare, config, sets, flags | {"seeds": numbers(seeds, "--seeds")}))
-    show_table(result.comparison.rich())
+    show_table(to_rich(result.comparison))
     out.print(f"\n{counted(len(result.trained), 'module')} trained, {len(result.reused)} used again")
     out.print("files: " + "  ".join(map(str, result.files)))
     if result.comparison.failures():

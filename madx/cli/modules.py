@@ -163,8 +163,8 @@ def _size(count: int) -> str:
 def _score(info) -> str:
     """The score recorded at training, in a few words."""
     scores = info.training.get("scores", {})
-    if "held_out_after" in scores:
-        before, after = (scores[key].get("perplexity") for key in ("held_out_before", "held_out_after"))
+    if "held_out_after" in scores:  # by a job together with the one before; by hand or by another tool alone
+        before, after = (scores.get(key, {}).get("perplexity", "?") for key in ("held_out_before", "held_out_after"))
         return f"perplexity {_number(before)} -> {_number(after)}"
     return ", ".join(f"{key} {_number(value)}" for key, value in list(scores.get("dev", {}).items())[:1])
 

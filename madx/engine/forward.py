@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from madx.base import Base
+from madx.composition import Stack
 from madx.contract.views import Tokens
 from madx.engine.activation_cache import CACHED, ActivationCache, keys_of
 from madx.engine.call import Call, CurrentCall, Positions
 from madx.engine.last_layer import can_narrow, chosen
 from madx.engine.plan import Plan
+from madx.engine.routing import RoutePlan, Rows
 from madx.engine.slots import SlotBatch, SlotPlan
 from madx.errors import CompositionError
 
@@ -63,6 +65,36 @@ class Forward:
         if cache is not None and given is None and CACHED in call.seen:
             cache.put(keys, call.seen.pop(CACHED), ids)
         return chosen(hidden, at, narrowed=narrowed)
+
+    def routed(
+        self,
+        route: RoutePlan,
+        rows: Rows,
+        ids: Tensor,
+        mask: Tensor | None,
+        *,
+        at: Positions | None,
+        put_on: Callable[[Stack], None],
+    ) -> Tensor:
+        """One forward pass of sorted rows, or one for each group that cannot share it. A last layer that splits the rows
+        computes all positions, for the needed ones would have to be split as well."""
+        ids, mask = rows.sorted(ids), None if mask is None else rows.sorted(mask)
+        passes = list(route.passes(rows))
+        needed = rows.places(at) if at is not None and len(passes) == 1 else None
+        found: list[Tensor] = []
+        for stack, part, plan, slots in passes:
+            if route.several_weights:
+                if found and found[-1].requires_grad:
+                    raise CompositionError(
+                        f"The branches of '{route.route}' have different weight deltas, and gradients cannot flow back through "
+                        "weights that have changed since. Train on rows of one such branch at a time, or use no_grad."
+                    )
+                put_on(stack)
+            found.append(self.run(plan, ids[part], None if mask is None else mask[part], at=needed, groups=slots))
+        if needed is not None:
+            return found[0]
+        whole = rows.unsorted(found[0] if len(found) == 1 else torch.cat(found))
+        return whole if at is None else whole[at]
 
     def _with_slots(
         self, plan: Plan, ids: Tensor, mask: Tensor | None, at: Positions | None, slots: SlotBatch

@@ -19,9 +19,11 @@ from madx.jobs.common import JobSettings, bring_to, module_names, open_base, run
 from madx.jobs.proxies import Proxies, check_proxies, likeness, proxy_compositions
 from madx.jobs.train_task import Columns, file_sha256, read_labelled
 from madx.module import ModuleInfo
+from madx.report import save as save_report
 from madx.report.page import write_report
 from madx.report.page.record import PREDICTIONS, prediction_file, save_modules
-from madx.results.matrix import CONTROLS, Cell, Meta, Missing, TransferMatrix
+from madx.results.cells import CONTROLS, Cell, Meta, Missing
+from madx.results.matrix import TransferMatrix
 from madx.store import Store
 from madx.tasks import TASKS
 from madx.tasks.token_classification import TokenClassification, word_logits
@@ -140,7 +142,7 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
         | {file.path: file.sha256 or "" for text in settings.proxies.texts.values() for file in corpus_files(text)},
     )
     matrix = TransferMatrix(meta, tuple(cells), tuple(missing), tuple(settings.targets))
-    files = matrix.save(folder)
+    files = save_report(matrix, folder)
     save_modules(folder, infos)
     written = {prediction_file(c.target, c.control, c.seed) for c in cells} if settings.predictions else set()
     for file in (folder / PREDICTIONS).glob("*.conll"):
@@ -318,7 +320,7 @@ def _cell(
     explanation = task.explain(engine, sentences[:PROBE_SENTENCES])
     if explanation.inactive:
         log.error(
-            "%s, %s: SILENT %s: the score does not show what it does",
+            "%s, %s: INACTIVE %s: the score does not show what it does",
             language,
             control,
             ", ".join(explanation.inactive),

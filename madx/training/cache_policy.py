@@ -54,5 +54,5 @@ def _obstacle(trainee: Trainee, task: Task, settings: TrainSettings) -> str:
     if settings.base_dropout:
         return "with train.base_dropout the lower layers give another result each time."
     if sites := beyond_the_row(trainee.engine.plan, below):
-        return f"at {sites[0]} a module acts whose change of a sentence depends on the batch that the sentence is in."
+        return f"at {sites[0]} a change depends on padding or on other rows, so a state depends on the batch it is in."
     return ""

@@ -112,7 +112,7 @@ def evaluated(name):
     )
     assert done.exit_code == 0, done.output
     content = json.loads(Path(f"results-{name}/matrix.json").read_text())
-    assert all(c["silent"] == [] for c in content["cells"]), "every module acts"
+    assert all(c["inactive"] == [] for c in content["cells"]), "every module acts"
     return content, {(c["target"], c["control"]): c["composition"] for c in content["cells"]}
 
 

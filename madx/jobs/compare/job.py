@@ -22,6 +22,7 @@ from madx.jobs.compare import measure
 from madx.jobs.matrix.settings import OWN
 from madx.jobs.reuse import content_name, file_marks, identity, train_if_missing
 from madx.jobs.train_task import Columns, TrainTask, read_data, task_over
+from madx.report import save as save_report
 from madx.results.comparison import Candidate, Comparison
 from madx.store import Store
 from madx.tasks import TASKS
@@ -195,7 +196,7 @@ class _Run:
             data={path: file_marks(path)[0] for path in names},
             device=str(self.base.device),
         )
-        return CompareResult(comparison, self.folder, comparison.save(self.folder), self.trained, self.reused)
+        return CompareResult(comparison, self.folder, save_report(comparison, self.folder), self.trained, self.reused)
 
     def _try(self, name: str, what) -> None:
         """Do one thing for one candidate, unless it failed before; an error is its failure and the others go on."""

@@ -18,6 +18,8 @@ from madx.jobs.evaluate import Evaluate, evaluate
 from madx.jobs.matrix.plan import Failure, Plan, Scoring, Training, make_plan
 from madx.jobs.matrix.settings import Matrix
 from madx.jobs.reuse import digest, file_marks, source_digest, taking_turns, train_if_missing
+from madx.report import save as save_report
+from madx.results.json import read_matrix
 from madx.results.matrices import Entry, Matrices, joined
 from madx.results.matrix import TransferMatrix
 from madx.store import Store
@@ -70,7 +72,7 @@ class _Run:
         failures = tuple((f.what, f.why) for f in self.result.failures)
         self.result.matrices = Matrices(entries, failures, self.settings.note)
         if is_main():
-            self.result.files = self.result.matrices.save(self.folder)
+            self.result.files = save_report(self.result.matrices, self.folder)
         return self.result
 
     @contextmanager
@@ -127,6 +129,6 @@ class _Run:
 def _known(file: Path) -> TransferMatrix | None:
     """The matrix of an earlier run; None when there is none, or it cannot be read any more."""
     try:
-        return TransferMatrix.from_json(file.read_text(encoding="utf-8"))
-    except (OSError, MadxError):
+        return read_matrix(file)
+    except MadxError:
         return None
