@@ -36,8 +36,8 @@ def fit(
 ) -> TrainResult:
     """Train a module of the active composition on a task.
 
-    The module ends with the best weights by the task's metric on its held-out data. A module with a sparse weight
-    delta is trained in phases (`madx.training.sparse`). The hooks of its units are called on the way: `prepare` with the
+    The module ends with the best weights by the task's metric on its held-out data. A module with a sparse weight delta
+    is trained in phases (`madx.training.sparse`). The hooks of its units are called on the way: `prepare` with the
     gradients of the first batch, `begin` at each step, `penalty` once a step, `settle` when the best weights are back.
 
     Args:
