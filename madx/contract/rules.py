@@ -81,7 +81,7 @@ def whole(given: Tensor | View) -> Tensor:
 
 
 def _share(before: Tensor, change: Tensor) -> float:
-    return (change.float().norm() / before.float().norm().clamp_min(1e-30)).item()
+    return float((change.float().norm() / before.float().norm().clamp_min(1e-30)).item())
 
 
 _CHANGES, _MAPS = ChangeRule(), MapRule()
@@ -98,8 +98,9 @@ RULES: dict[SiteKind, Rule] = {
 class WeightedChange:
     """The weighted sum of the changes that several branches would make: sum of w_i * change_i."""
 
-    def __init__(self, branches: Sequence[Steps], weights: Sequence[float | Tensor]):
-        self.branches, self.weights = branches, weights
+    def __init__(self, branches: Sequence[Steps], weights: Sequence[float]):
+        self.branches = branches
+        self.weights: Sequence[float | Tensor] = weights
         self.scope: Scope = scope_of([step for steps in branches for step in steps])
 
     def __call__(self, view: View) -> Tensor:
@@ -119,9 +120,10 @@ class WeightedMap:
 
     scope: Scope = "token"
 
-    def __init__(self, branches: Sequence[Steps], weights: Sequence[float | Tensor]):
-        self.branches, self.weights = branches, weights
-        rest = 1.0 - sum(weights)  # type: ignore[arg-type]
+    def __init__(self, branches: Sequence[Steps], weights: Sequence[float]):
+        self.branches = branches
+        self.weights: Sequence[float | Tensor] = weights
+        rest = 1.0 - sum(weights)
         self.rest = rest if abs(rest) > 1e-9 else 0.0  # the share of x itself; none in a mean
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def _by_component(module: Module) -> dict[str, dict[str, Tensor]]:
 def matrices_of(base: Base) -> Callable[[str], Tensor]:
     """A function that gives the base's own matrix `(width, input width)` at the site of a linear map, without the weight
     deltas that an engine may have added to it."""
-    engine: Any = getattr(base, "_engine", None)
+    engine: Any = base.engine
 
     def matrix(site: str) -> Tensor:
         here = base.sites[site]
