@@ -8,8 +8,18 @@ from torch import Tensor, nn
 from madx.base import Base
 from madx.engine.call import CurrentCall
 from madx.engine.hooks import Hook
+from madx.engine.mlm_loss import LossAtDecoder
 from madx.engine.weight_deltas import WeightDeltas
 from madx.errors import CompositionError
+
+
+def decoder_hooks(deltas: WeightDeltas, current: CurrentCall, *, weights: bool) -> list[tuple[nn.Module, Hook]]:
+    """Make the hooks at the masked-LM decoder. weights: a module with weight deltas is attached."""
+    base = deltas.base
+    found = list(frozen_output_embeddings(deltas, current)) if weights else []
+    if (decoder := decoder_of(base)) is not None:
+        found.append((decoder, LossAtDecoder(current, base.config.vocab_size)))
+    return found
 
 
 def frozen_output_embeddings(deltas: WeightDeltas, current: CurrentCall) -> Iterator[tuple[nn.Module, Hook]]:

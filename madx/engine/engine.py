@@ -13,10 +13,10 @@ attached, forward passes take turns, since the base's parameters are the same fo
 
 import copy
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -28,30 +28,21 @@ from madx.engine import routing
 from madx.engine.activation_cache import ActivationCache
 from madx.engine.active import ActiveComposition
 from madx.engine.call import Call, CurrentCall, Positions
-from madx.engine.decoder import decoder_of, frozen_output_embeddings
+from madx.engine.decoder import decoder_hooks, decoder_of
 from madx.engine.explain import explain
 from madx.engine.explanation import Explanation, RouteExplanation
-from madx.engine.forward import Forward, forget_replays, one_group, without_the_engine
-from madx.engine.heads import routed_labels, task_module
+from madx.engine.forward import Forward, forget_replays, one_group, precision, without_the_engine
+from madx.engine.heads import head_call, routed_labels, task_module
 from madx.engine.hooks import Hook
 from madx.engine.merge import merge
-from madx.engine.mlm_loss import LossAtDecoder, loss_of
+from madx.engine.mlm_loss import loss_of
 from madx.engine.plan import Plan, Watch
-from madx.engine.reach import Hooks
+from madx.engine.protocols import ModuleStore, require_store
+from madx.engine.reach import Hooks, needs_of
 from madx.engine.routing import Branches, RoutePlan
 from madx.engine.weight_deltas import WeightDeltas
 from madx.errors import CompositionError, MadxError
 from madx.module import Module, require_base, require_parameters, require_task_head
-
-
-class ModuleStore(Protocol):
-    """Where `Engine.load` and `Engine.save` find and put modules; `madx.Store` is one."""
-
-    def load(self, name: str, base: Base, *, allow_base_mismatch: bool = False) -> Module:
-        """Load the module of that name."""
-
-    def save(self, module: Module, *, overwrite: bool = False) -> Path:
-        """Store a module under its name; returns its folder."""
 
 
 class Engine:
@@ -129,7 +120,8 @@ class Engine:
         store: by default the store that the engine was made with. Raises MadxError without any store, StoreError for a
         module that is missing or damaged, BaseError for a module that was made for another base.
         """
-        module = self._store(store, f"load({name!r}").load(name, self.base, allow_base_mismatch=allow_base_mismatch)
+        found = require_store(self.store if store is None else store, f"load({name!r}")
+        module = found.load(name, self.base, allow_base_mismatch=allow_base_mismatch)
         return self.attach(module, allow_base_mismatch=allow_base_mismatch)
 
     def save(self, name: str, *, store: ModuleStore | None = None, overwrite: bool = False) -> Path:
@@ -138,17 +130,8 @@ class Engine:
         Raises CompositionError for a name that is not attached, and StoreError if a module of that name is stored
         already and `overwrite` is not set.
         """
-        return self._store(store, f"save({name!r}").save(self.module(name), overwrite=overwrite)
-
-    def _store(self, given: ModuleStore | None, call: str) -> ModuleStore:
-        store = given if given is not None else self.store
-        if store is None or not hasattr(store, "load"):
-            fault = "this engine was made without one" if store is None else f"{store!r} is none"
-            raise MadxError(
-                f"engine.{call}) needs a store, and {fault}: write Engine(base, store=Store('modules')), or "
-                f"engine.{call}, store=Store('modules'))."
-            )
-        return store
+        found = require_store(self.store if store is None else store, f"save({name!r}")
+        return found.save(self.module(name), overwrite=overwrite)
 
     # ---- compositions --------------------------------------------------------------------------------------------
 
@@ -235,7 +218,7 @@ class Engine:
             `(batch, tokens, width)`, or `(n, width)` with `at`.
         """
         active = self._active
-        with active.turn(), self._precision():
+        with active.turn(), precision(self.base):
             plan = active.plan()
             weights = active.require_the_same_weights() if torch.is_grad_enabled() else None
             forward = Forward(
@@ -254,7 +237,7 @@ class Engine:
 
         The maps of the embeddings are inverted before the decoder. branches: under a route, those of the positions.
         """
-        with self._active.turn(), self._precision(), self._current.running(self._head_call(hidden, branches)):
+        with self._active.turn(), precision(self.base), self._current.running(self._head_call(hidden, branches)):
             return self.base.mlm_logits(hidden)
 
     def mlm_loss(self, hidden: Tensor, targets: Tensor, *, branches: Branches | None = None) -> Tensor:
@@ -265,16 +248,12 @@ class Engine:
         """
         fused = decoder_of(self.base) is not None and bool(self._needs)
         call = replace(self._head_call(hidden, branches), targets=targets if fused else None)
-        with self._active.turn(), self._precision(), self._current.running(call):
+        with self._active.turn(), precision(self.base), self._current.running(call):
             found = self.base.mlm_logits(hidden)
             return found if fused else loss_of(found, targets)
 
     def _head_call(self, hidden: Tensor, branches: Branches | None) -> Call:
-        route = self._route
-        rows = routing.sort(route, branches, hidden)
-        if route is None or rows is None:
-            return Call(self.plan)
-        return Call(route.plan(rows.present), offsets=rows.offsets, sort=rows.order, unsort=rows.back)
+        return head_call(self.plan, self._route, hidden, branches)
 
     def task_module(self, stack: Stack | Item | None = None) -> Module:
         """Return the last module with a head in a stack (None: the active composition).
@@ -292,7 +271,7 @@ class Engine:
         """
         route = self._route
         rows = routing.sort(route, branches, hidden)
-        with self._precision():
+        with precision(self.base):
             if route is None or rows is None:
                 scores: Tensor = require_task_head(self.task_module())(hidden)
                 return scores
@@ -305,13 +284,6 @@ class Engine:
         `madx.engine.routing`).
         """
         return routing.groups(self._route, branches)
-
-    def _precision(self) -> Any:
-        """Compute the products of modules, which are float32, in the precision of a base in half precision."""
-        dtype: Any = self.base.model.dtype
-        if dtype not in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(self.base.device.type):
-            return nullcontext()
-        return torch.autocast(self.base.device.type, dtype=dtype)
 
     # ---- training ------------------------------------------------------------------------------------------------
 
@@ -362,13 +334,7 @@ class Engine:
 
     def _reach_sites(self, *, anew: bool = False) -> None:
         """Hook the sites that the attached modules need."""
-        needs: dict[str, set[str]] = {}
-        for module in self.modules.values():
-            for site, units in module.units.items():
-                needs.setdefault(site, set()).update(name for unit in units.values() for name in unit.reads)
-                if any(not getattr(unit, "final_norm", True) for unit in units.values()):
-                    needs[site].update(("output", "residual"))
-            needs.setdefault("head", set())  # a head needs no site, but the hooks that save time and memory
+        needs = needs_of(self.modules.values())
         if needs == self._needs and not anew:
             return
         try:
@@ -381,14 +347,8 @@ class Engine:
         self._needs = needs
 
     def _more(self, needs: dict[str, set[str]]) -> list[tuple[nn.Module, Hook]]:
-        found: list[tuple[nn.Module, Hook]] = []
-        if "weights" in needs:
-            found += frozen_output_embeddings(self.deltas, self._current)
-        if needs and (decoder := decoder_of(self.base)) is not None:
-            found.append((decoder, LossAtDecoder(self._current, self.base.config.vocab_size)))
-        if self.cache is not None:
-            found += self.cache.hooks(self._current)
-        return found
+        found = decoder_hooks(self.deltas, self._current, weights="weights" in needs) if needs else []
+        return found + (self.cache.hooks(self._current) if self.cache is not None else [])
 
     @contextmanager
     def _enter(self, arguments: dict[str, Any]) -> Iterator[None]:

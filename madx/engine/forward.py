@@ -1,7 +1,7 @@
 """Runs forward passes: makes the call of each pass, with slots, needed positions, cached states and sorted rows."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +19,14 @@ from madx.engine.slots import SlotBatch, SlotPlan
 from madx.errors import CompositionError
 
 Groups = tuple[tuple[int, int, SlotPlan], ...]
+
+
+def precision(base: Base) -> AbstractContextManager[object]:
+    """Compute the products of modules, which are float32, in the precision of a base in half precision."""
+    dtype = next(base.model.parameters()).dtype
+    if dtype not in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(base.device.type):
+        return nullcontext()
+    return torch.autocast(base.device.type, dtype=dtype)
 
 
 class Forward:

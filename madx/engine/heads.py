@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from madx.composition import Stack
-from madx.engine.routing import RoutePlan, Rows
+from madx.engine.call import Call
+from madx.engine.plan import Plan
+from madx.engine.routing import Branches, RoutePlan, Rows, sort
 from madx.errors import CompositionError
 from madx.module import Module, require_task_head
 
@@ -21,6 +23,14 @@ def task_module(stack: Stack, modules: Mapping[str, Module]) -> Module:
         raise CompositionError("The bare base is active and predicts no labels; end a composition with a task module.")
     require_task_head(modules[names[-1]])  # raises
     return modules[names[-1]]
+
+
+def head_call(plan: Plan, route: RoutePlan | None, hidden: Tensor, branches: Branches | None) -> Call:
+    """Make the call of the masked-LM head for states `(n, width)`; branches: under a route, their branches."""
+    rows = sort(route, branches, hidden)
+    if route is None or rows is None:
+        return Call(plan)
+    return Call(route.plan(rows.present), offsets=rows.offsets, sort=rows.order, unsort=rows.back)
 
 
 def routed_labels(route: RoutePlan, rows: Rows, hidden: Tensor, modules: Mapping[str, Module]) -> Tensor:

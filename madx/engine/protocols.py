@@ -1,7 +1,8 @@
-"""A protocol for the engine, used by files that the engine imports and that therefore cannot import it."""
+"""Protocols: the engine, for files that it imports and that therefore cannot import it, and the store of modules."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -11,7 +12,29 @@ from madx.composition import Composition, Item, Stack
 from madx.engine.plan import Plan, Watch
 from madx.engine.routing import Branches, RoutePlan
 from madx.engine.weight_deltas import WeightDeltas
+from madx.errors import MadxError
 from madx.module import Module
+
+
+class ModuleStore(Protocol):
+    """Finds and puts modules for `Engine.load` and `Engine.save`; `madx.Store` is one."""
+
+    def load(self, name: str, base: Base, *, allow_base_mismatch: bool = False) -> Module:
+        """Load the module of that name."""
+
+    def save(self, module: Module, *, overwrite: bool = False) -> Path:
+        """Store a module under its name; returns its folder."""
+
+
+def require_store(store: ModuleStore | None, call: str) -> ModuleStore:
+    """Return the store. Raises MadxError if there is none. call: the user's call up to its closing bracket."""
+    if store is None or not hasattr(store, "load"):
+        fault = "this engine was made without one" if store is None else f"{store!r} is none"
+        raise MadxError(
+            f"engine.{call}) needs a store, and {fault}: write Engine(base, store=Store('modules')), or "
+            f"engine.{call}, store=Store('modules'))."
+        )
+    return store
 
 
 class RunningEngine(Protocol):

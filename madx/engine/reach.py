@@ -1,6 +1,6 @@
 """Makes the hooks of an engine at the sites where attached modules have units, and removes them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -22,9 +22,22 @@ from madx.engine.hooks import (
     Keep,
     LastLayer,
 )
+from madx.module import Module
 
 #: Makes the call of a forward pass that bypasses the engine, from the pass's keyword arguments.
 Enter = Callable[[dict[str, Any]], AbstractContextManager[None]]
+
+
+def needs_of(modules: Iterable[Module]) -> dict[str, set[str]]:
+    """Return for each site where some module has a unit the names of the tensors that its units read."""
+    needs: dict[str, set[str]] = {}
+    for module in modules:
+        for site, units in module.units.items():
+            needs.setdefault(site, set()).update(name for unit in units.values() for name in unit.reads)
+            if any(not getattr(unit, "final_norm", True) for unit in units.values()):
+                needs[site].update(("output", "residual"))
+        needs.setdefault("head", set())  # a head needs no site, but the hooks that save time and memory
+    return needs
 
 
 class Hooks:
