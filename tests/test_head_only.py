@@ -1,4 +1,4 @@
-"""A task module that is its head alone, the feature-based baseline, through training, store, explanation and export."""
+"""A task module that is its head alone, the feature-based baseline: training, store, explanation and export."""
 
 import pytest
 import tiny
@@ -62,7 +62,7 @@ def test_it_is_stored_read_listed_and_exported(tmp_path):
     assert (export_plain(engine, tmp_path / "plain") / "model.safetensors").exists()
 
 
-def test_neither_parts_nor_labels_is_refused(tmp_path):
+def test_neither_components_nor_labels_is_refused(tmp_path):
     base = tiny.base()
     with pytest.raises(ConfigError, match="has no components"):
         new_module("eng", base, language="eng", components="head_only")

@@ -195,7 +195,7 @@ def test_bad_differences_by_command(tmp_path, monkeypatch):
         for key in ("block_size=16", "batch_size=4", "held_out_blocks=4", "cache=cache", "train.progress=false")
     ]
     language = ["train-language", "--base", "base", "--language", "swa", "--corpus", "swa.txt", "--steps", "2", *small]
-    said = failed(run(*language, "--set", "components.sparse_diff.entries=999999999"))
+    said = failed(run(*language, "--set", "components={sparse_diff: {entries: 999999999}}"))
     assert "sparse_diff.entries asks for 999,999,999 entries" in said and "a share such as 0.03" in said
     assert run(*language, "--components", "lt_sft").exit_code == 0
     assert "was made for the base" in failed(run("explain", "--stack", "swa", "--base", "other"))

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from madx.composition import Route, parse
 from madx.engine import Engine
+from madx.engine.active import ActiveComposition
+from madx.engine.call import Call
 from madx.engine.entropy_mixing import EntropyMixing
 from madx.engine.routing import RoutePlan
 from madx.errors import CompositionError
@@ -217,7 +219,7 @@ def test_a_batch_of_one_branch_runs_the_plain_plan_and_nothing_is_compiled_twice
     made.activate("swa + ner")
     plain, alone = made.plan, made(ids, mask)
     made.activate("route(swa + ner, yor + ner)")
-    assert made._route.plan((0,), [0, 4]) == plain  # the very same instances in the same order
+    assert made._route.plan((0,)) == plain  # the very same instances in the same order
     assert torch.equal(made(ids, mask, branches=[0] * 4), alone)
     mixed = made(ids, mask, branches=[0, 1, 0, 1])
     made.activate(None)
@@ -369,7 +371,7 @@ def test_branches_with_different_weights_go_through_one_after_the_other():
 def test_one_difference_of_weights_for_all_rows_takes_one_pass(monkeypatch):
     made = engine(swa="madx", yor="madx", ner="lt_sft_task")
     require_equal(made, route_of("swa + ner", "yor + ner"), [1, 0, 1])
-    monkeypatch.setattr(Engine, "_put_on", None)
+    monkeypatch.setattr(ActiveComposition, "put_on", None)
     ids, mask = tiny.inputs(3)
     assert made(ids, mask, branches=[1, 0, 1]).requires_grad is False
     made.train_only("swa")
@@ -488,8 +490,9 @@ def test_a_base_that_joins_its_rows_is_noticed():
     """A base that lays all tokens in one row, as flash attention without padding does, is not cut at wrong places."""
     made = engine(swa="pfeiffer", yor="pfeiffer")
     made.activate("route(swa, yor)")
-    plan = made._route.plan((0, 1), [0, 2, 3])
-    with pytest.raises(CompositionError, match="expects 3 rows here, but the base hands over 1.*sdpa"):
+    plan = made._route.plan((0, 1))
+    call = Call(plan, offsets=(0, 2, 3))
+    with made._current.running(call), pytest.raises(CompositionError, match="expects 3 rows.*hands over 1.*sdpa"):
         plan["layer.0.ffn"][0].slices(1)
 
 
@@ -562,7 +565,7 @@ def test_a_plan_is_made_of_the_stacks_own_steps(many, stacks):
     many.activate(route_of(*stacks))
     route: RoutePlan = many._route
     ranks = tuple(range(len(route.stacks)))
-    plan = route.plan(ranks, list(range(len(ranks) + 1)))
+    plan = route.plan(ranks)
 
     def taken(steps, rank):
         for step in steps:

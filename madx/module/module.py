@@ -10,7 +10,7 @@ from madx.composition import check_name
 from madx.contract.module_type import ComponentConfig, ModuleType, class_of
 from madx.contract.sites import Site
 from madx.errors import BaseError, ConfigError
-from madx.module.presets import make_components, preset
+from madx.module.components import components_of
 from madx.module_types import MODULE_TYPES
 
 ROLES = ("language", "task")
@@ -152,13 +152,14 @@ def new_module(
 ) -> Module:
     """Make a fresh module for a base, on the base's device.
 
-    components: a preset's name, or settings by module type; labels: of a task module, one output of its head each.
-    Raises ConfigError for unknown presets, module types and settings, and for components that act nowhere on this base.
+    components: a preset's name, or settings by module type (`madx.module.components`); labels: of a task module, one
+    output of its head each. Raises ConfigError for unknown presets, module types and settings, and for components that
+    act nowhere on this base.
 
     >>> new_module("swa", base, language="swa")                      # doctest: +SKIP
     >>> new_module("ner", base, role="task", components="pfeiffer", task="ner", labels=("O", "B-PER"))  # doctest: +SKIP
     """
-    made = preset(components) if isinstance(components, str) else make_components(components)
+    made = components_of(components)
     info = ModuleInfo(
         name=name,
         role=role,

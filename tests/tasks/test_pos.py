@@ -11,7 +11,7 @@ from tiny_files import fill
 from madx.data.labelled.labels import LabelSet
 from madx.data.labelled.sentences import Sentence
 from madx.errors import ConfigError, DataError
-from madx.jobs.train_task import Columns, read_labelled
+from madx.jobs.labelled import Columns, read_labelled
 from madx.metrics.scores import word_scores
 from madx.results import from_json, read_matrix, to_json
 from madx.store import Store
