@@ -47,6 +47,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
     #: key of an earlier version -> its name today; such a key is still read, with a notice
     RENAMED: typing.ClassVar[dict[str, str]] = {}
+    #: setting whose text is short for a mapping -> the key of that text: an override such as
+    #: `components.bottleneck.reduction_factor=2` turns `components: madx` into `components: {preset: madx, ...}`
+    SHORT: typing.ClassVar[dict[str, str]] = {}
 
 
 def renamed(schema: type[Settings], data: dict[str, Any], *, notice: bool = True) -> dict[str, Any]:
@@ -87,6 +90,7 @@ def load(path: str | Path | None, schema: type[S], overrides: Iterable[str] = ()
     if path is not None:
         data = _read(Path(path), lines, faults)
     for override in overrides:
+        _write_out(data, override, schema)
         _override(data, override, lines, faults)
     data = renamed(schema, data)
     try:
@@ -98,6 +102,20 @@ def load(path: str | Path | None, schema: type[S], overrides: Iterable[str] = ()
         raise faults.error(what) from None
     faults.raise_if_any(what)
     return checked
+
+
+def check(schema: type[S], values: dict[str, Any], *, what: str) -> S:
+    """Return settings read from Python values, which may hold settings objects; `what` names them in the error.
+
+    Raises a ConfigError that lists all faults, each with its key and what is allowed.
+    """
+    values = renamed(schema, values)
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        explained = _explained(error, schema, values)
+        faults = _Faults((".".join(map(str, key)) or "(all)", text) for key, text in explained)
+        raise faults.error(what) from None
 
 
 def faults_of(schema: type[S], data: dict[str, Any]) -> tuple[S | None, list[str]]:
@@ -216,6 +234,15 @@ def _scalar(text: str) -> Any:
     return text
 
 
+def _write_out(data: dict[str, Any], override: str, schema: type[Settings]) -> None:
+    """Turn the text of a setting in `SHORT`, given or by default, into its mapping when an override goes inside it."""
+    key, _, deeper = override.partition("=")[0].strip().partition(".")
+    if deeper and key in schema.SHORT:
+        text = data.get(key, schema.model_fields[key].default)
+        if isinstance(text, str):
+            data[key] = {schema.SHORT[key]: text}
+
+
 def _override(data: dict[str, Any], override: str, lines: dict[Path_, str], faults: _Faults) -> None:
     key, equals, text = override.partition("=")
     steps: Path_ = tuple(int(s) if s.isdigit() else s for s in key.strip().split("."))
@@ -262,7 +289,10 @@ def _explained(error: ValidationError, schema: type[Settings], data: dict[str, A
     for fault in error.errors():
         key = _existing(fault["loc"], data, add=fault["type"] == "missing")
         if fault["type"] == "extra_forbidden":
-            text = f"unknown key; {did_you_mean(str(key[-1]), _keys_at(schema, key[:-1]))}"
+            name = str(key[-1])
+            inner = _inside(schema, name) if len(key) == 1 else []
+            hint = f"did you mean {' or '.join(inner)}?" if inner else did_you_mean(name, _keys_at(schema, key[:-1]))
+            text = f"unknown key; {hint}"
         elif fault["type"] == "missing":
             text = "missing, and it has no default"
         else:
@@ -308,6 +338,12 @@ def _keys_at(schema: type[Settings], key: Path_) -> list[str]:
             return []
         schema = inner
     return list(schema.model_fields)
+
+
+def _inside(schema: type[Settings], name: str) -> list[str]:
+    """Return where a key of this name lies one level deeper, for example `train.learning_rate`."""
+    inner = {key: _settings_of(field.annotation) for key, field in schema.model_fields.items()}
+    return [f"{key}.{name}" for key, settings in inner.items() if settings and name in settings.model_fields]
 
 
 def _settings_of(annotation: Any) -> type[Settings] | None:

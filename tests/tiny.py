@@ -103,6 +103,13 @@ def base(family: str = "xlm-roberta", *, seed: int = 0, **changes) -> Base:
     return Base(model(family, seed=seed, **changes), tokenizer(), name=f"tiny-{family}")
 
 
+def fixed_base() -> Base:
+    """A tiny XLM-R whose encoder has the same weights on every version of transformers, for stored expectations."""
+    made = model().eval()
+    wake(made.base_model)
+    return Base(made, tokenizer(), name="tiny-xlm-roberta")
+
+
 def inputs(rows: int = 3, tokens: int = 10, *, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Random ids `(rows, tokens)` with right padding of unequal length, and their attention mask."""
     generator = torch.Generator().manual_seed(seed)

@@ -12,34 +12,34 @@ forward passes take turns, since the base's parameters are the same for all thre
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from threading import RLock
 from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from madx.base import Base
-from madx.composition import Composition, Item, Route, Stack, as_composition, require_stack
+from madx.composition import Composition, Item, Stack, as_composition, require_stack
 from madx.contract.module_type import WeightsType
 from madx.engine import routing
 from madx.engine.activation_cache import ActivationCache
+from madx.engine.active import ActiveComposition
 from madx.engine.call import Call, CurrentCall, Positions
 from madx.engine.decoder import decoder_of, frozen_output_embeddings
 from madx.engine.explain import explain
 from madx.engine.explanation import Explanation, RouteExplanation
 from madx.engine.forward import Forward, forget_replays, one_group, past_the_engine
-from madx.engine.hooks import Hook, Hooks
+from madx.engine.heads import routed_labels, task_module
+from madx.engine.hooks import Hook
 from madx.engine.merge import merge
 from madx.engine.mlm_loss import LossAtDecoder, loss_of
-from madx.engine.plan import Compiler, Plan, Watch, require_reached
-from madx.engine.routing import Branches, RoutePlan, Rows
-from madx.engine.ties import Terms
+from madx.engine.plan import Plan, Watch
+from madx.engine.reach import Hooks
+from madx.engine.routing import Branches, RoutePlan
 from madx.engine.weight_deltas import WeightDeltas
-from madx.errors import CompositionError, MadxError, did_you_mean
+from madx.errors import CompositionError, MadxError
 from madx.module import Module, require_base, require_parameters, require_task_head
 
 
@@ -71,22 +71,18 @@ class Engine:
             raise MadxError("This base already carries an engine; close() that one first, or use it.")
         self.base, self.store = base, store
         self.modules: dict[str, Module] = {}
-        self.deltas = WeightDeltas(base)
         self.cache: ActivationCache | None = None  # of a training run whose lower layers do not change
-        self._plans: dict[Composition, Plan | RoutePlan] = {}
-        self._default: Composition = Stack()
-        #: the composition of this context and, inside `under`, a plan in place of its own
-        self._active: ContextVar[tuple[Composition, Plan | RoutePlan | None] | None] = ContextVar(
-            "active", default=None
-        )
+        self._needs: dict[str, set[str]] = {}  # hooked site -> tensors that are read there
+        self._active = ActiveComposition(base, self.modules, lambda: self._needs)
         self._current = CurrentCall(lambda: self.plan)
         self._hooks = Hooks(base, self._current)
-        self._needs: dict[str, set[str]] = {}
-        self._terms, self._on = Terms(), Stack()
-        self._trained: WeightsType | None = None  # a weight delta in training: it lies above all others
-        self._backward = True
-        self._lock = RLock()
+        self._backward = True  # whether gradients have to flow through the base
         base._engine = self
+
+    @property
+    def deltas(self) -> WeightDeltas:
+        """The weight deltas that are on the base."""
+        return self._active.deltas
 
     # ---- modules -------------------------------------------------------------------------------------------------
 
@@ -114,20 +110,15 @@ class Engine:
         module = self.module(name)
         if name in self.composition.names():
             raise CompositionError(f"The module {name!r} acts in '{self.composition}': activate another one first.")
-        with self._lock:
-            if name in self._on.names():  # another context left its deltas on the base
-                self._put_on(Stack())
+        with self._active.lock:
+            self._active.forget(name)
             del self.modules[name]
-            self._plans = {c: plan for c, plan in self._plans.items() if name not in c.names()}
-            self._terms.forget()
             self._reach_sites()
         return module
 
     def module(self, name: str) -> Module:
         """An attached module; raises CompositionError with the nearest name."""
-        if name not in self.modules:
-            raise CompositionError(f"No module {name!r} is attached; {did_you_mean(name, self.modules)}")
-        return self.modules[name]
+        return self._active.module(name)
 
     def load(self, name: str, *, store: ModuleStore | None = None, allow_base_mismatch: bool = False) -> Module:
         """Read a module by name from a store and attach it.
@@ -159,128 +150,53 @@ class Engine:
 
     @property
     def composition(self) -> Composition:
-        """The composition that is active in this context."""
-        active = self._active.get()
-        return self._default if active is None else active[0]
+        """The composition that is active in this thread."""
+        return self._active.composition
 
     @property
     def plan(self) -> Plan:
         """What the next forward pass runs; of a route the plan that refuses calls past the engine."""
-        plan = self._plan()
+        plan = self._active.plan()
         return plan if isinstance(plan, Plan) else Plan(refusal=plan.refusal)
-
-    def _plan(self) -> Plan | RoutePlan:
-        active = self._active.get()
-        if active is not None and active[1] is not None:
-            return active[1]
-        return self._compiled(self._default if active is None else active[0])
-
-    def _compiled(self, composition: Composition) -> Plan | RoutePlan:
-        plan = self._plans.get(composition)
-        if plan is None:
-            plan = self._plans[composition] = self.compile(composition)
-        return plan
 
     @property
     def _route(self) -> RoutePlan | None:
-        plan = self._plan()
-        return plan if isinstance(plan, RoutePlan) else None
+        return self._active.route()
 
     def activate(self, composition: Composition | Item | None) -> Composition:
         """Make a composition act from the next forward pass on; None or 'base' is the bare base.
 
-        Raises CompositionError for a name that is not attached, for modules that cannot act together, and for a weight delta
-        that leaves the base's number format; the composition before stays active then.
+        It holds for the thread that calls, and for threads that never activated anything themselves. Raises CompositionError
+        for a name that is not attached, for modules that cannot act together, and for a weight delta that leaves the base's
+        number format; the composition before stays active then.
         """
-        composition = as_composition(composition)
-        plan = self._compiled(composition)
-        with self._lock:
-            self._put_on(composition if isinstance(plan, Plan) else plan.stacks[0])
-        self._active.set((composition, None))
-        self._default = composition
-        return composition
+        return self._active.activate(composition)
 
     @contextmanager
     def using(self, composition: Composition | Item | None) -> Iterator["Engine"]:
         """A composition for the length of a `with` block, in this thread alone; afterwards the one before is active again."""
-        composition, before = as_composition(composition), self._active.get()
-        plan = self._compiled(composition)
-        with self._lock:
-            self._put_on(composition if isinstance(plan, Plan) else plan.stacks[0])
-        self._active.set((composition, None))
-        try:
+        with self._active.using(composition):
             yield self
-        finally:
-            self._active.set(before)
-            self._ensure_weights()
 
     @contextmanager
     def under(self, plan: Plan | RoutePlan) -> Iterator["Engine"]:
-        """Run forward passes of this context under a plan of one's own in place of the active composition's."""
-        before = self._active.get()
-        self._active.set((self.composition, plan))
-        try:
+        """Run forward passes of this thread under a plan of one's own in place of the active composition's."""
+        with self._active.under(plan):
             yield self
-        finally:
-            self._active.set(before)
-
-    def _put_on(self, stack: Stack) -> None:
-        """Make the weight deltas of a stack act, and no others."""
-        # the last module of a stack lies lowest: a task's delta stays where it is when the language's is swapped
-        terms = self._terms.of(stack, self.modules)[::-1]
-        self.deltas.activate(sorted(terms, key=lambda term: term.shares[0].unit is self._trained))
-        self._on = stack
-
-    @contextmanager
-    def with_weights_of(self, stack: Stack) -> Iterator[None]:
-        """Have the weight deltas of a stack on the base, whatever composition is active; for explanations."""
-        with self._lock:
-            before = self._on
-            self._put_on(stack)
-            try:
-                yield
-            finally:
-                self._put_on(before)
-
-    def _ensure_weights(self) -> None:
-        """Put the deltas of this context's composition on the base, if another context has put its own there."""
-        if not self._has_weights:
-            return
-        composition = self.composition
-        stack = composition if isinstance(composition, Stack) else self._compiled(composition).stacks[0]  # type: ignore[union-attr]
-        if stack != self._on:
-            with self._lock:
-                self._put_on(stack)
-
-    @property
-    def _has_weights(self) -> bool:
-        return "weights" in self._needs
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """One pass through the base: with weight deltas attached, no other thread changes the parameters meanwhile."""
-        if not self._has_weights:
-            yield
-            return
-        with self._lock:
-            self._ensure_weights()
-            yield
-
-    def refresh(self) -> None:
-        """Put the active composition on again, after the entries of one of its weight deltas were changed."""
-        self.activate(self.composition)
 
     @contextmanager
     def on_top(self, unit: WeightsType) -> Iterator["Engine"]:
         """Keep one weight delta above all others, where it can be written again after its values have changed."""
-        if (route := self._route) is not None and route.several_weights:
-            require_stack(self.composition, "trained on as a weight delta")
-        self._trained = unit
-        try:
-            self.refresh()
+        with self._active.on_top(unit):
             yield self
-        finally:
-            self._trained = None
+
+    def with_weights_of(self, stack: Stack) -> AbstractContextManager[None]:
+        """Have the weight deltas of a stack on the base, whatever composition is active."""
+        return self._active.with_weights_of(stack)
+
+    def refresh(self) -> None:
+        """Put the active composition on again, after the entries of one of its weight deltas were changed."""
+        self.activate(self.composition)
 
     def merge(self) -> nn.Linear | None:
         """Make the active composition of weight deltas the base's own, for good; see `madx.engine.merge`."""
@@ -291,17 +207,7 @@ class Engine:
 
         Raises CompositionError for modules that are not attached or cannot act together, and for a site that nothing reaches.
         """
-        for name in composition.names():
-            self.module(name)
-        reached = self._needs.keys()
-        if isinstance(composition, Route):
-            route = RoutePlan(composition, self.base.sites, self.modules, watch)
-            for each in route.plans:
-                require_reached(each, reached)
-            return route
-        plan = Compiler(self.base.sites, self.modules, watch).stack(composition)
-        require_reached(plan, reached)
-        return plan
+        return self._active.compile(composition, watch)
 
     # ---- forward -------------------------------------------------------------------------------------------------
 
@@ -324,58 +230,25 @@ class Engine:
         Returns:
             `(batch, tokens, width)`, or `(n, width)` with `at`.
         """
-        with self._turn(), self._precision():
-            plan = self._plan()
+        active = self._active
+        with active.turn(), self._precision():
+            plan = active.plan()
+            weights = active.require_the_same_weights() if torch.is_grad_enabled() else None
+            forward = Forward(
+                self.base, self._current, backward=self._backward, hooked=bool(self._needs), weights=weights
+            )
             if isinstance(plan, RoutePlan) or branches is not None:
-                rows = routing.required(plan if isinstance(plan, RoutePlan) else None).rows(
-                    branches, len(input_ids), input_ids.device
-                )
-                return self._routed(input_ids, attention_mask, rows, at)
+                route = routing.required(active.route())
+                rows = route.rows(branches, len(input_ids), input_ids.device)
+                return forward.routed(route, rows, input_ids, attention_mask, at=at, put_on=active.put_on)
             cache = self.cache if self.cache is not None and self.cache.plan is plan else None
             groups = one_group(plan, len(input_ids))
-            return self._forward().run(plan, input_ids, attention_mask, at=at, groups=groups, cache=cache)
-
-    def _forward(self) -> Forward:
-        weights = None
-        if self.deltas.applied and torch.is_grad_enabled():
-            applied = list(self.deltas.applied)
-
-            def weights() -> None:
-                if self.deltas.applied != applied:
-                    raise CompositionError(
-                        "A layer is recomputed in the backward pass (gradient checkpointing), but other weight deltas are on the base "
-                        "than in its forward pass. Call backward() before the next composition is activated."
-                    )
-
-        return Forward(self.base, self._current, backward=self._backward, hooked=bool(self._needs), weights=weights)
-
-    def _routed(self, ids: Tensor, mask: Tensor | None, rows: Rows, at: Positions | None) -> Tensor:
-        """One forward pass of sorted rows, or one for each group that cannot share it. A last layer that splits the rows
-        computes all positions, for the needed ones would have to be split as well."""
-        route = self._route
-        ids, mask = rows.sorted(ids), None if mask is None else rows.sorted(mask)
-        passes = list(routing.required(route).passes(rows))
-        needed = rows.places(at) if at is not None and len(passes) == 1 else None
-        found: list[Tensor] = []
-        for stack, part, plan, slots in passes:
-            if route is not None and route.several_weights:
-                if found and found[-1].requires_grad:
-                    raise CompositionError(
-                        f"The branches of '{self.composition}' have different weight deltas, and gradients cannot flow back through "
-                        "weights that have changed since. Train on rows of one such branch at a time, or use no_grad."
-                    )
-                self._put_on(stack)
-            part_mask = None if mask is None else mask[part]
-            found.append(self._forward().run(plan, ids[part], part_mask, at=needed, groups=slots))
-        if needed is not None:
-            return found[0]
-        whole = rows.unsorted(found[0] if len(found) == 1 else torch.cat(found))
-        return whole if at is None else whole[at]
+            return forward.run(plan, input_ids, attention_mask, at=at, groups=groups, cache=cache)
 
     def mlm_logits(self, hidden: Tensor, *, branches: Branches | None = None) -> Tensor:
         """Scores over the vocabulary: `(n, width)` -> `(n, vocabulary)`, by the base's head, with the map of the embeddings
         undone before the decoder. branches `(n,)`: under a route, those of the positions."""
-        with self._turn(), self._precision(), self._current.running(self._head_call(hidden, branches)):
+        with self._active.turn(), self._precision(), self._current.running(self._head_call(hidden, branches)):
             return self.base.mlm_logits(hidden)
 
     def mlm_loss(self, hidden: Tensor, targets: Tensor, *, branches: Branches | None = None) -> Tensor:
@@ -383,50 +256,31 @@ class Engine:
         `mlm_logits`, in a third of its memory (`madx.engine.mlm_loss`); branches as there."""
         fused = decoder_of(self.base) is not None and bool(self._needs)
         call = replace(self._head_call(hidden, branches), targets=targets if fused else None)
-        with self._turn(), self._precision(), self._current.running(call):
+        with self._active.turn(), self._precision(), self._current.running(call):
             found = self.base.mlm_logits(hidden)
             return found if fused else loss_of(found, targets)
 
     def _head_call(self, hidden: Tensor, branches: Branches | None) -> Call:
-        plan = self._plan()
-        rows = routing.sort(plan if isinstance(plan, RoutePlan) else None, branches, hidden)
-        if rows is None:
-            return Call(plan)  # type: ignore[arg-type]
-        return Call(routing.required(self._route).plan(rows.present, rows.offsets), sort=rows.order, unsort=rows.back)
+        route = self._route
+        rows = routing.sort(route, branches, hidden)
+        if route is None or rows is None:
+            return Call(self.plan)
+        return Call(route.plan(rows.present), offsets=rows.offsets, sort=rows.order, unsort=rows.back)
 
     def task_module(self, stack: Stack | Item | None = None) -> Module:
         """The last module with a head in a stack (None: the active composition); raises CompositionError without one."""
         composition = as_composition(self.composition if stack is None else stack)
-        names = require_stack(composition, "asked for one task module").names()
-        with_head = [n for n in names if self.modules[n].head is not None]
-        if not with_head:
-            if not names:
-                raise CompositionError(
-                    "The bare base is active and predicts no labels; end a composition with a task module."
-                )
-            require_task_head(self.modules[names[-1]])
-        return self.modules[with_head[-1]]
+        return task_module(require_stack(composition, "asked for one task module"), self.modules)
 
     def label_logits(self, hidden: Tensor, *, branches: Branches | None = None) -> Tensor:
         """Scores of the task module's head: `(..., width)` -> `(..., labels)`. branches: under a route, those of the entries
         of the first dimension; their task modules must have the same labels, for the result is one tensor."""
-        rows = routing.sort(self._route, branches, hidden)
+        route = self._route
+        rows = routing.sort(route, branches, hidden)
         with self._precision():
-            return self.task_module().head(hidden) if rows is None else self._routed_labels(hidden, rows)  # type: ignore[misc]
-
-    def _routed_labels(self, hidden: Tensor, rows: Rows) -> Tensor:
-        any_head = [n for n in self.composition.names() if self.modules[n].head is not None][-1:]  # for no rows at all
-        stacks = routing.required(self._route).stacks_of(rows) or [Stack(*any_head)]
-        modules = [self.task_module(stack) for stack in stacks]
-        if len({m.info.labels for m in modules}) > 1:
-            raise CompositionError(
-                f"These rows end in task modules with different labels, {', '.join(dict.fromkeys(m.name for m in modules))}, which "
-                "cannot stand in one tensor. Call label_logits for the rows of each task by themselves."
-            )
-        if len(set(modules)) == 1:
-            return require_task_head(modules[0])(hidden)
-        parts = rows.sorted(hidden).split(rows.counts)
-        return rows.unsorted(torch.cat([require_task_head(m)(part) for m, part in zip(modules, parts)]))
+            if route is None or rows is None:
+                return require_task_head(self.task_module())(hidden)
+            return routed_labels(route, rows, hidden, self.modules)
 
     def groups(self, branches: Branches) -> list[list[int]]:
         """Under a route: the places of the rows that can share a forward pass; one group, but for branches with different
@@ -517,26 +371,22 @@ class Engine:
     @contextmanager
     def _enter(self, arguments: dict) -> Iterator[None]:
         """A forward pass that somebody makes on the base itself."""
-        with self._turn(), past_the_engine(self._current, self.plan, arguments):
+        with self._active.turn(), past_the_engine(self._current, self.plan, arguments):
             yield
 
     def close(self) -> None:
         """Give the base back as it came: its own code everywhere, no hook, nothing attached."""
-        with self._lock:
-            self.deltas.activate([])
+        with self._active.lock:
+            self._active.close()
             self._hooks.remove()
             forget_replays(self.base.encoder)
-            self.modules, self._plans, self._needs, self._on = {}, {}, {}, Stack()
-            self._default, self.cache = Stack(), None
-            self._active.set(None)
+            self.modules.clear()
+            self._needs, self.cache = {}, None
             self.base._engine = None
 
     def __deepcopy__(self, memo: dict) -> "Engine":
-        """A new engine on a new base with copies of all modules, under the same composition."""
-        with self._lock:
-            composition = self.composition
-            on, self_needs = self._on, self._needs
-            self._put_on(Stack())
+        """A new engine on a new base with copies of all modules, under the same composition; the store is shared."""
+        with self._active.nothing_on():
             self._hooks.remove()
             forget_replays(self.base.encoder)
             self.base._engine = None
@@ -544,18 +394,13 @@ class Engine:
                 twin = Engine(copy.deepcopy(self.base, memo), store=self.store)
             finally:
                 self.base._engine = self
-                self._needs = {}
-                if self_needs:
-                    self._reach_sites()
-                self._put_on(on)
-            for module in self.modules.values():
-                states = {name: p.requires_grad for name, p in module.named_parameters()}
-                made = twin.attach(copy.deepcopy(module, memo), allow_base_mismatch=True)
-                made.train(module.training)
-                for name, parameter in made.named_parameters():
-                    parameter.requires_grad_(states[name])
-            twin.activate(composition)
+                self._reach_sites(anew=True)
         memo[id(self)] = twin
+        for module in self.modules.values():
+            made = twin.attach(copy.deepcopy(module, memo), allow_base_mismatch=True).train(module.training)
+            for parameter, original in zip(made.parameters(), module.parameters()):
+                parameter.requires_grad_(original.requires_grad)
+        twin.activate(self.composition)
         return twin
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:

@@ -1,18 +1,18 @@
 """How alike languages are, from character n-grams of small texts; and the weights of a mean that it gives.
 
-Words (runs of letters with their marks, in lower case) are read with a space before and after: ` juma `. With c_L(g) how
-often the n characters g stand in the text of language L, and p_L = c_L / sum c_L:
+Words (runs of letters with their marks, in lower case) are read with a space before and after: ` juma `. With c_L(g)
+how often the n characters g stand in the text of language L, and p_L = c_L / sum c_L:
 
     cosine           sum_g c_A(g) c_B(g) / (|c_A| |c_B|)
     jensen_shannon   1 - JSD(p_A, p_B) in bits (Lin 1991)
                      = sum_g [p_A(g) log2(1 + p_B(g) / p_A(g)) + p_B(g) log2(1 + p_A(g) / p_B(g))] / 2, over common g
 
-Both are 1 for equal texts, 0 for texts without a common n-gram (other scripts), and symmetric. Small texts look less alike
-than large ones, so of every text only as many n-grams are read as the smallest holds, and at most a limit.
+Both are 1 for equal texts, 0 for texts without a common n-gram (other scripts), and symmetric. Small texts look less
+alike than large ones, so of every text only as many n-grams are read as the smallest holds, and at most a limit.
 
-The weights of a mean over modules j are w_j = s_j^sharpness / sum s^sharpness, over the `top` most similar. Nothing is asked
-about where s comes from: typology may give it as well. Averaging language modules for a language that has none: Wang et al.
-2021 (arXiv:2109.04877); weighing them, one against another: Klimaszewski et al. 2024 (arXiv:2404.15737).
+The weights of a mean over modules j are w_j = s_j^sharpness / sum s^sharpness, over the `top` most similar. Nothing is
+asked about where s comes from: typology may give it as well. Averaging language modules for a language that has none:
+Wang et al. 2021 (arXiv:2109.04877); weighing them, one against another: Klimaszewski et al. 2024 (arXiv:2404.15737).
 """
 
 from collections import Counter

@@ -7,8 +7,9 @@ precision = tp / predicted, recall = tp / gold, F1 = 2 tp / (gold + predicted), 
 ("micro"). All scores are percent points, 0..100. In the strict reading an entity starts with `B-`; an `I-` that
 continues nothing is no entity (Nakayama 2018, seqeval, `mode="strict", scheme=IOB2`).
 
-Words, each with one tag: accuracy = right / words. It is the micro F1 with every word as gold and as predicted, so the same
-counts and the same bootstrap serve both. Macro F1: the mean of the tags' F1, over the tags that are gold or predicted.
+Words, each with one tag: accuracy = right / words. It is the micro F1 with every word as gold and as predicted, so the
+same counts and the same bootstrap serve both. Macro F1: the mean of the tags' F1, over the tags that are gold or
+predicted.
 """
 
 import re
@@ -67,8 +68,6 @@ class Statistics:
         if not isinstance(other, Statistics):
             return NotImplemented
         return all(np.array_equal(getattr(self, n), getattr(other, n)) for n in ("tp", "n_gold", "n_pred"))
-
-    __hash__ = None
 
 
 @dataclass(frozen=True)

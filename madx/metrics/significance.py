@@ -49,7 +49,8 @@ def paired_bootstrap(
     """Compare two predictions of the same sentences by resampling the sentences, the same ones for both.
 
     A resample draws as many sentences as there are, with replacement; its F1 = 2 Σtp / (Σgold + Σpred) for a and b
-    gives one delta (with a tag for each word F1 is the accuracy); see `judged` for interval and p (Koehn 2004; Efron & Tibshirani 1993).
+    gives one delta (with a tag for each word F1 is the accuracy); see `judged` for interval and p (Koehn 2004; Efron &
+    Tibshirani 1993).
 
     Raises DataError when a and b do not describe the same gold sentences; MadxError on fewer than 100 samples.
     """
@@ -70,8 +71,9 @@ def judged(delta: float, deltas: np.ndarray) -> Difference:
 def resampled_f1(
     systems: Sequence[Statistics], *, samples: int = SAMPLES, seed: int | Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """F1 of several predictions of the same sentences: on all of them `(systems,)`, and on resamples `(samples, systems)`,
-    in each of which all systems are scored on the same drawn sentences. Raises as `paired_bootstrap` does."""
+    """F1 of several predictions of the same sentences: on all of them `(systems,)`, and on resamples `(samples,
+    systems)`, in each of which all systems are scored on the same drawn sentences. Raises as `paired_bootstrap`
+    does."""
     if samples < 100:
         raise MadxError(f"samples={samples} is too few for a 95 % interval; use 100 or more ({SAMPLES} is usual)")
     n = len(systems[0])
@@ -103,8 +105,8 @@ def _f1(sums: np.ndarray) -> np.ndarray:
 def seed_difference(values_a: Sequence[float], values_b: Sequence[float]) -> SeedDifference:
     """Mean difference over seeds; value i of both comes from the same seed.
 
-    With d = a - b: interval = mean(d) ± t(0.975, n - 1) sd(d) / sqrt(n), sd with n - 1; p of t = mean(d) sqrt(n) / sd(d)
-    (Student 1908).
+    With d = a - b: interval = mean(d) ± t(0.975, n - 1) sd(d) / sqrt(n), sd with n - 1; p of t = mean(d) sqrt(n) /
+    sd(d) (Student 1908).
 
     >>> seed_difference([3.0, 4.0, 5.0], [1.0, 2.0, 3.0])
     SeedDifference(delta=2.0, low=2.0, high=2.0, n=3, noise=False, p=0.0)

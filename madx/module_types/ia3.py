@@ -57,7 +57,7 @@ class Ia3(ChangeType):
     def forward(self, view: Projection) -> Tensor:
         """The change of y, `(..., width)`."""
         y = view.value
-        return y * (self.factors - 1).to(y.dtype)  # autocast may have y in fewer bits than the factors
+        return y * (self.factors - 1).to(y.dtype)  # under autocast y has fewer bits than the factors
 
     def describe(self) -> str:
         """For example `64 factors`."""

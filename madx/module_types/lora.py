@@ -17,8 +17,8 @@ With alpha = rank and without a bias the two are the same.
 
 m starts as ||W||, but a module is made without the base's weights. So a unit holds g = m / ||W|| `(width,)`, which
 starts as one, and computes f = g ||W|| / ||W + c B A||, with c = s or 1. For files that store m itself this is exact to
-the last bits of float32 (`set_magnitude`, `magnitude`). Rows of W have a length near 1, so Adam's steps in g are those
-in m. Where weight deltas act on the base as well, W is the matrix with them, and a fresh unit still changes nothing.
+the last bits of float32 (`set_magnitude`, `magnitude`). A step of the optimiser in g changes m in proportion to ||W||.
+Where weight deltas act on the base as well, W is the matrix with them, and a fresh unit still changes nothing.
 
 The paper treats the norm as a constant in the backward pass to save memory. Here it is computed from products of the
 size of the rank, so its exact gradient costs little. Row by row, with * and sum over the entries of a row:
@@ -44,7 +44,7 @@ PRESETS: dict[str, tuple[dict[str, Any], str]] = {
         {"maps": ["query", "key", "value", "output", "up", "down"]},
         "LoRA of rank 8 on all linear maps of attention and feed-forward block",
     ),
-    "rslora": ({"rank": 64, "alpha": 8.0, "rslora": True}, "rank-stabilised LoRA of rank 64 (Kalajdzievski 2023)"),
+    "rslora": ({"rank": 32, "rslora": True}, "rank-stabilised LoRA of rank 32 (Kalajdzievski 2023)"),
     "dora": ({"dora": True}, "DoRA of rank 8 on query and value (Liu et al. 2024)"),
 }
 
@@ -132,10 +132,9 @@ class Lora(ChangeType):
         if self.ratio is None:
             return low
         y = view.value
-        if config.dora_form == "paper" and view.bias is not None:
-            y = y - view.bias
+        scaled = y if config.dora_form == "adapterhub" or view.bias is None else y - view.bias
         factor = self.ratio * self._shrinkage(view.weight)
-        return ((factor - 1) * y + factor * low).to(y.dtype)  # autocast may have y in fewer bits than the factors
+        return ((factor - 1) * scaled + factor * low).to(y.dtype)  # under autocast y has fewer bits than the factors
 
     def _shrinkage(self, weight: Tensor) -> Tensor:
         """||W|| / ||W + c B A||, `(width,)`, in the number format of B also under autocast."""

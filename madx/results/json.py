@@ -1,58 +1,63 @@
-"""A transfer matrix on disk: matrix.json without loss, and the four files of a report, each written atomically."""
+"""matrix.json: a transfer matrix as text, without loss, and read again."""
 
 import json
-import os
-import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
-from madx.errors import DataError, MadxError
+from madx.errors import DataError
 from madx.metrics.scores import KINDS, EntityScores, Statistics
 from madx.metrics.significance import ALPHA, SAMPLES
-from madx.results.matrix import Cell, Meta, Missing, TransferMatrix
+from madx.results.cells import Cell, Meta, Missing
+from madx.results.matrix import TransferMatrix
 
 FORMAT = "madx transfer matrix"
-VERSION = 1
+#: version 1 (madx 0.1.0) calls inactive modules `silent`, and the components of a module `part`
+VERSION, READ = 2, (1, 2)
+_OLD_KEYS = {"silent": "inactive", "part": "component"}
 
 
 def to_json(matrix: TransferMatrix) -> str:
-    """Meta and cells, which `from_json` reads; table, differences, pairs and warnings for human and other readers.
+    """The matrix as JSON: meta and cells, which `from_json` reads; table, differences, pairs and warnings for other
+    readers.
 
     One cell a line, so that files of many sentences stay readable and comparable line by line.
     """
-
-    def line(value) -> str:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-    def lines(values) -> str:
-        return "[" + ",".join("\n    " + line(v) for v in values) + ("\n  ]" if values else "]")
-
+    tests = {
+        "seeds": "paired t",
+        "sentences": "paired bootstrap",
+        "samples": SAMPLES,
+        "alpha": ALPHA,
+        "p": "the larger of both",
+        "correction": "Holm over all pairs",
+    }
     parts = {
-        "format": line(FORMAT),
-        "version": line(VERSION),
-        "warnings": lines(matrix.warnings()),
-        "meta": line(asdict(matrix.meta)),
-        "targets": line(list(matrix.targets)),
-        "table": lines([asdict(r) for r in matrix.table()]),
-        "differences": lines([asdict(c) for c in matrix.differences()]),
-        "pairs": lines([asdict(c) for c in matrix.pairs()]),
-        "tests": line(
-            {
-                "seeds": "paired t",
-                "sentences": "paired bootstrap",
-                "samples": SAMPLES,
-                "alpha": ALPHA,
-                "p": "the larger of both",
-                "correction": "Holm over all pairs",
-            }
-        ),
-        "missing": lines([asdict(m) for m in matrix.missing]),
-        "cells": lines([_cell(c) for c in matrix.cells]),
+        "format": _line(FORMAT),
+        "version": _line(VERSION),
+        "warnings": _lines(matrix.warnings()),
+        "meta": _line(asdict(matrix.meta)),
+        "targets": _line(list(matrix.targets)),
+        "table": _lines(map(asdict, matrix.table())),
+        "differences": _lines(map(asdict, matrix.differences())),
+        "pairs": _lines(map(asdict, matrix.pairs())),
+        "tests": _line(tests),
+        "missing": _lines(map(asdict, matrix.missing)),
+        "cells": _lines(map(_cell, matrix.cells)),
     }
     return "{" + ",".join(f'\n  "{key}": {value}' for key, value in parts.items()) + "\n}\n"
 
 
-def _cell(cell: Cell) -> dict:
+def _line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _lines(values: Iterable[Any]) -> str:
+    found = [f"\n    {_line(value)}" for value in values]
+    return "[" + ",".join(found) + ("\n  ]" if found else "]")
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
     scores, statistics = cell.scores, cell.scores.statistics
     plain = {"kind": scores.kind} | {f.name: getattr(scores, f.name) for f in fields(scores) if f.name != "statistics"}
     plain["statistics"] = {name: getattr(statistics, name).tolist() for name in ("tp", "n_gold", "n_pred")}
@@ -61,35 +66,40 @@ def _cell(cell: Cell) -> dict:
         "control": cell.control,
         "composition": cell.composition,
         "seed": cell.seed,
-        "silent": list(cell.silent),
+        "inactive": list(cell.inactive),
         "explanation": cell.explanation,
         "scores": plain,
     }
 
 
+def read_matrix(path: str | Path) -> TransferMatrix:
+    """Read a matrix.json from a file. Raises DataError, naming the file, when it cannot be read."""
+    path = Path(path)
+    try:
+        return from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}); name a matrix.json that madx evaluate wrote") from error
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
 def from_json(text: str) -> TransferMatrix:
-    """Read matrix.json. Raises DataError, naming the fault, on anything that `to_json` does not write."""
+    """The matrix of what `to_json` wrote, in this version or in 0.1.0. Raises DataError, naming the fault, on anything
+    else."""
     try:
         content = json.loads(text)
     except ValueError as error:
         raise DataError(f"this matrix is not JSON ({error}); give a matrix.json that madx wrote, whole") from None
     found = (content.get("format"), content.get("version")) if isinstance(content, dict) else (type(content), None)
-    if found != (FORMAT, VERSION):
+    if found[0] != FORMAT or found[1] not in READ:
         raise DataError(
-            f"expected format {FORMAT!r} version {VERSION}, got {found[0]!r} version {found[1]!r}; "
+            f"expected format {FORMAT!r} version {' or '.join(map(str, READ))}, got {found[0]!r} version {found[1]!r}; "
             "evaluate again, or read it with the madx that wrote it"
         )
     try:
-        cells = []
-        for entry in content["cells"]:
-            scores = dict(entry["scores"])
-            scores["statistics"] = Statistics(**scores["statistics"])
-            rest = {key: value for key, value in entry.items() if key not in ("scores", "silent")}  # silent is derived
-            kind = KINDS[scores.pop("kind", EntityScores.kind)]  # a matrix of an older madx holds entities
-            cells.append(Cell(scores=kind(**scores), **rest))
         return TransferMatrix(
             meta=Meta(**content["meta"]),
-            cells=tuple(cells),
+            cells=tuple(_read_cell(entry, old=found[1] == 1) for entry in content["cells"]),
             targets=tuple(content["targets"]),
             missing=tuple(Missing(**m) for m in content["missing"]),
         )
@@ -97,52 +107,22 @@ def from_json(text: str) -> TransferMatrix:
         raise DataError(f"matrix.json is damaged ({type(error).__name__}: {error}); evaluate again") from error
 
 
-def save(matrix: TransferMatrix, folder: str | Path) -> list[Path]:
-    """Write the four files. All contents are made before the first is written; an old file stays until its
-    successor lies whole beside it. Raises MadxError when the folder cannot be written."""
-    from madx.report.heatmap import heatmap_png  # matplotlib takes half a second to import
-
-    contents = {
-        "matrix.json": matrix.to_json().encode(),
-        "matrix.csv": matrix.to_csv().encode(),
-        "matrix.md": matrix.to_markdown().encode(),
-        "heatmap.png": heatmap_png(matrix),
-    }
-    return write_files(contents, folder, what="the matrix")
+def _read_cell(entry: dict[str, Any], *, old: bool) -> Cell:
+    entry = {
+        key: value for key, value in entry.items() if key not in ("inactive", "silent")
+    }  # the explanation has them
+    scores = dict(entry.pop("scores"))
+    scores["statistics"] = Statistics(**scores["statistics"])
+    kind = KINDS[scores.pop("kind", EntityScores.kind)]  # the first matrices held entities alone
+    explanation = entry.pop("explanation", None)
+    return Cell(scores=kind(**scores), explanation=_renamed(explanation) if old else explanation, **entry)
 
 
-def write_files(contents: dict[str, bytes], folder: str | Path, *, what: str) -> list[Path]:
-    """Write files into a folder, each whole or not at all; gives their paths. Raises MadxError, which names `what` they
-    are, when that is impossible."""
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
-            write_whole(folder / name, content)
-    except OSError as error:
-        raise MadxError(
-            f"cannot write {what} to {folder}: {error}; files that were there are unchanged or whole. "
-            "Free space or choose another folder"
-        ) from error
-    return [folder / name for name in contents]
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that whoever looks sees the old one or the new one, whole."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would hide the report from colleagues
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _renamed(record: Any) -> Any:
+    """An explanation of 0.1.0, or a list of its parts, under today's keys."""
+    if isinstance(record, list):
+        return [_renamed(part) for part in record]
+    if not isinstance(record, dict):
+        return record
+    record = {_OLD_KEYS.get(key, key): value for key, value in record.items()}
+    return record | {key: _renamed(record[key]) for key in ("actions", "branches") if key in record}

@@ -1,18 +1,19 @@
-"""Several transfer matrices side by side: each a task, a module type and a source language, over several seeds.
+"""Several transfer matrices side by side: each of a task, a module type and a source language, over several seeds.
 
-Pure data: no engine, no model. What is compared between module types and between sources is an entry's own score: under
-the target's language module, or without one where the module type has no language modules (full fine-tuning).
+Plain data: no engine, no model, no rendering. Module types and sources are compared by an entry's own score: the score
+under the target's language module, or without one where the module type has no language modules (full fine-tuning).
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
-from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 from madx.errors import DataError
 from madx.metrics.significance import seed_difference
-from madx.results.matrix import AVERAGE, Row, TransferMatrix
+from madx.results.cells import AVERAGE, Row
+from madx.results.matrix import TransferMatrix
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,11 @@ class Entry:
         return self.matrix.scored.metrics[0] if self.matrix.cells else "-"
 
     def scores(self, languages: Iterable[str]) -> dict[int, float]:
-        """seed -> mean of the own score over the languages, for the seeds that have all of them."""
-        return self.matrix.macro(list(languages), self.control)[0]
+        """seed -> mean of the own score over the languages, for the seeds that all of them have."""
+        return self.matrix.macro(list(languages), self.control).scores
 
     def languages(self) -> list[str]:
-        """The target languages, not the source, that have an own score."""
+        """The target languages, without the source, that have an own score."""
         return [t for t in self.matrix.targets if t != self.source and self.scores([t])]
 
     def averages(self) -> dict[str, Row]:
@@ -50,23 +51,21 @@ class Entry:
     def own(self, target: str) -> Row:
         """Mean and deviation of the own score: of a language, or of the average over `languages`."""
         languages = self.languages() if target == AVERAGE else [target]
+        found = [c for c in self.matrix.cells if c.control == self.control and c.target in languages]
+        inactive = tuple(sorted({name for c in found for name in c.inactive}))
         values = list(self.scores(languages).values()) if languages else []
-        silent = {
-            name for c in self.matrix.cells if c.control == self.control and c.target in languages for name in c.silent
-        }
         if not values:
             return Row(target, self.control, None, None, 0, reason="no score", languages=len(languages))
         sd = stdev(values) if len(values) > 1 else None
-        return Row(
-            target, self.control, fmean(values), sd, len(values), silent=tuple(sorted(silent)), languages=len(languages)
-        )
+        return Row(target, self.control, fmean(values), sd, len(values), inactive=inactive, languages=len(languages))
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Own score of `first` minus that of `second`, over the languages that both have; 95 % t interval over seeds.
+    """The own score of `first` minus that of `second`, over the languages that both have; 95 % t interval over seeds.
 
-    first, second: two module types of one source (within: `from eng`), or two sources of one module type (within: that).
+    first, second: two module types of one source (within: `from eng`), or two sources of one module type (within: that
+    type).
     """
 
     task: str
@@ -83,7 +82,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class Matrices:
-    """The entries in their order, and (what, why) of everything that could not be had.
+    """The entries in their order, and (what, why) of everything that failed.
 
     Raises DataError on two entries for the same task, module type and source.
     """
@@ -92,7 +91,7 @@ class Matrices:
     failures: tuple[tuple[str, str], ...] = ()
     note: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         keys = [(e.task, e.module_type, e.source) for e in self.entries]
         if twice := [key for key in keys if keys.count(key) > 1]:
             raise DataError(f"two matrices for {', '.join(twice[0])}; join their seeds into one")
@@ -101,54 +100,32 @@ class Matrices:
         """The tasks, in order."""
         return list(dict.fromkeys(e.task for e in self.entries))
 
+    def of(self, task: str) -> list[Entry]:
+        """The entries of one task, in order."""
+        return [e for e in self.entries if e.task == task]
+
     def targets(self, task: str) -> list[str]:
         """Every target language of a task, in order."""
-        return list(dict.fromkeys(t for e in self.entries if e.task == task for t in e.matrix.targets))
+        return list(dict.fromkeys(t for e in self.of(task) for t in e.matrix.targets))
 
     def controls(self) -> list[str]:
         """Every column of any entry's matrix, in order."""
         return list(dict.fromkeys(c for e in self.entries for c in e.matrix.columns))
 
     def gaps(self) -> list[Gap]:
-        """Every pair of module types for one task and source, then of sources for one task and module type."""
-        found = []
-        for a, b in combinations(self.entries, 2):
-            if a.task != b.task or (a.source == b.source) == (a.module_type == b.module_type):
-                continue
-            same = "source" if a.source == b.source else "module_type"
-            other = "module_type" if same == "source" else "source"
-            languages = [t for t in a.languages() if t in b.languages() and t not in (a.source, b.source)]
-            left, right = (e.scores(languages) if languages else {} for e in (a, b))
-            seeds = [s for s in left if s in right]
-            if seeds:
-                over = seed_difference([left[s] for s in seeds], [right[s] for s in seeds])
-                within = f"from {a.source}" if same == "source" else a.module_type
-                found.append(
-                    Gap(
-                        a.task,
-                        within,
-                        getattr(a, other),
-                        getattr(b, other),
-                        tuple(languages),
-                        delta=over.delta,
-                        low=over.low,
-                        high=over.high,
-                        n=over.n,
-                        noise=over.noise,
-                    )
-                )
-        return found
+        """Every pair of module types for one task and source, and of sources for one task and module type."""
+        return [gap for a, b in combinations(self.entries, 2) if (gap := _gap(a, b)) is not None]
 
     def warnings(self) -> list[str]:
-        """A line for every silent module, with the entry that it belongs to."""
+        """A line for every inactive module, with the entry that it belongs to."""
         return [
             f"{e.task}, {e.module_type}, source {e.source}: {line}"
             for e in self.entries
             for line in e.matrix.warnings()
         ]
 
-    def as_dict(self) -> dict:
-        """Everything but the single cells, which lie in the matrix of each entry."""
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but the single cells, which are in the matrix of each entry; for JSON."""
         entries = [
             {
                 "task": e.task,
@@ -164,7 +141,7 @@ class Matrices:
         ]
         return {
             "format": "madx transfer matrices",
-            "version": 1,
+            "version": 2,
             "note": self.note,
             "warnings": self.warnings(),
             "entries": entries,
@@ -172,21 +149,36 @@ class Matrices:
             "failures": [{"what": what, "why": why} for what, why in self.failures],
         }
 
-    def rich(self):
-        """For the terminal."""
-        from madx.report.matrices_tables import to_rich  # it reads this module
 
-        return to_rich(self)
-
-    def save(self, folder: str | Path) -> list[Path]:
-        """Write matrices.json, matrices.csv, matrices.md and matrices.png; each appears whole or not at all."""
-        from madx.report.matrices_tables import save
-
-        return save(self, folder)
+def _gap(a: Entry, b: Entry) -> Gap | None:
+    """The comparison of two entries that differ either in the source or in the module type and have a seed in
+    common."""
+    if a.task != b.task or (a.source == b.source) == (a.module_type == b.module_type):
+        return None
+    languages = [t for t in a.languages() if t in b.languages() and t not in (a.source, b.source)]
+    left, right = (e.scores(languages) if languages else {} for e in (a, b))
+    seeds = [s for s in left if s in right]
+    if not seeds:
+        return None
+    over = seed_difference([left[s] for s in seeds], [right[s] for s in seeds])
+    one_source = a.source == b.source
+    return Gap(
+        a.task,
+        within=f"from {a.source}" if one_source else a.module_type,
+        first=a.module_type if one_source else a.source,
+        second=b.module_type if one_source else b.source,
+        languages=tuple(languages),
+        delta=over.delta,
+        low=over.low,
+        high=over.high,
+        n=over.n,
+        noise=over.noise,
+    )
 
 
 def joined(matrices: Sequence[TransferMatrix], *, task_module: str) -> TransferMatrix:
-    """One matrix of several that differ in their seeds alone. A place is missing when none of them has a score there."""
+    """One matrix of several that differ in their seeds alone. A place is missing when none of them has a score
+    there."""
     cells = tuple(cell for m in matrices for cell in m.cells)
     have = {(c.target, c.control) for c in cells}
     missing = {(m.target, m.control): m for each in matrices for m in each.missing}

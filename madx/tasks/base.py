@@ -22,6 +22,8 @@ class Task(ABC):
     several processes share one global batch. A batch for a route has `branches` `(batch,)`, the branch of each row.
     """
 
+    #: the name under which it is registered
+    name: str
     #: the figure of `evaluate` that decides which weights are kept
     metric: str
     #: True if a larger value of the metric is better

@@ -18,7 +18,7 @@ from madx.data.labelled.windows import Row, encode_words
 from madx.data.text.masking import IGNORED
 from madx.engine import Engine
 from madx.engine.entropy_mixing import EntropyMixing
-from madx.engine.explain import Explanation, RouteExplanation
+from madx.engine.explanation import Explanation, RouteExplanation
 from madx.errors import DataError
 from madx.tasks.base import Batch, Task
 

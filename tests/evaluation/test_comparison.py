@@ -10,7 +10,10 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from madx.errors import MadxError
-from madx.results.comparison import Candidate, Comparison, amount, spread
+from madx.report import save, to_rich
+from madx.report.tables.comparison import table
+from madx.report.tables.text import amount
+from madx.results.comparison import Candidate, Comparison, spread
 
 GOOD = Candidate(
     "full",
@@ -36,24 +39,24 @@ def comparison(*candidates) -> Comparison:
 def test_the_best_and_those_that_seeds_do_not_tell_from_it(tmp_path):
     whole = comparison(GOOD, LIKE, WORSE, FAILED)
     assert whole.best() is GOOD and whole.like_the_best() == {"adapters"}
-    scores = [line[6] for line in whole.table()[1]]
+    scores = [line[6] for line in table(whole)[1]]
     assert scores == ["*81.0 ± 1.0", "≈80.5 ± 1.8", "41.0 ± 1.0", "-"]
-    assert [line[2] for line in whole.table()[1]] == ["4.9 MB", "40 kB", "900 B", "-"]
-    assert whole.table()[1][0][5] == "0.2" and whole.table()[1][0][7] == "1.00 (0.99 to 1.00)"
-    paths = whole.save(tmp_path)
+    assert [line[2] for line in table(whole)[1]] == ["4.9 MB", "40 kB", "900 B", "-"]
+    assert table(whole)[1][0][5] == "0.2" and table(whole)[1][0][7] == "1.00 (0.99 to 1.00)"
+    paths = save(whole, tmp_path)
     content = json.loads(paths[0].read_text())
     assert content["candidates"][0]["seconds"] == [0.2, 0.1, 0.3] and content["candidates"][0]["mean"] == 81.0
     console = Console(width=160, file=io.StringIO())
-    console.print(whole.rich())
+    console.print(to_rich(whole))
     for text in (paths[1].read_text(), console.file.getvalue()):
         assert "all: out of memory" in text and "A remark." in text and "≈80.5" in text
     assert imread(paths[2]).std() > 0.01
 
 
 def test_nothing_measured_is_a_report_too(tmp_path):
-    assert comparison(FAILED).best() is None and len(comparison(FAILED).save(tmp_path)) == 3
+    assert comparison(FAILED).best() is None and len(save(comparison(FAILED), tmp_path)) == 3
     with pytest.raises(MadxError, match="cannot write the comparison"):
-        comparison(FAILED).save(tmp_path / "comparison.md")
+        save(comparison(FAILED), tmp_path / "comparison.md")
 
 
 @pytest.mark.parametrize(

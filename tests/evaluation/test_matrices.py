@@ -11,8 +11,8 @@ from rich.console import Console
 
 from madx.errors import DataError
 from madx.metrics.scores import entity_scores
-from madx.results.matrices import Entry, Matrices, joined
-from madx.results.matrix import Cell, Meta, Missing, TransferMatrix
+from madx.report import save, to_rich
+from madx.results import Cell, Entry, Matrices, Meta, Missing, TransferMatrix, joined
 
 TAGS = ["O", "O", "B-PER", "B-LOC"]
 
@@ -21,8 +21,8 @@ def cell(target, seed, control, skill):
     draw = random.Random(f"{target}{seed}{control}{skill}")
     gold = [random.Random(f"{target}{i}").choices(TAGS, k=6) for i in range(40)]
     guess = [[t if draw.random() < skill else draw.choice(TAGS) for t in s] for s in gold]
-    silent = ["swa"] if skill == 0.5 else []
-    return Cell(target, control, f"{target} + ner", seed, entity_scores(gold, guess), {"silent": silent})
+    inactive = ["swa"] if skill == 0.5 else []
+    return Cell(target, control, f"{target} + ner", seed, entity_scores(gold, guess), {"inactive": inactive})
 
 
 def entry(
@@ -90,23 +90,23 @@ def test_seeds_are_joined_and_a_place_is_missing_only_if_no_seed_has_it():
 
 
 def test_files_tell_noise_silence_and_failures(tmp_path):
-    whole = Matrices((entry("adapters"), entry("silent", skill=0.5)), (("yor", "no such | file"),), "A remark.")
-    paths = whole.save(tmp_path)
+    whole = Matrices((entry("adapters"), entry("inactive", skill=0.5)), (("yor", "no such | file"),), "A remark.")
+    paths = save(whole, tmp_path)
     assert [p.name for p in paths] == ["matrices.json", "matrices.csv", "matrices.md", "matrices.png"]
     assert (tmp_path / "matrices/ner.adapters.eng/matrix.json").exists()
     content = json.loads(paths[0].read_text())
     assert content["failures"] == [{"what": "yor", "why": "no such | file"}] and len(content["gaps"]) == 1
     lines = list(csv.DictReader(io.StringIO(paths[1].read_text())))
-    assert len(lines) == 2 * 2 * 2 * 3 and {line["module_type"] for line in lines} == {"adapters", "silent"}
+    assert len(lines) == 2 * 2 * 2 * 3 and {line["module_type"] for line in lines} == {"adapters", "inactive"}
     markdown = paths[2].read_text()
     console = Console(width=160, file=io.StringIO())
-    console.print(whole.rich())
+    console.print(to_rich(whole))
     for text in (markdown, console.file.getvalue()):
         assert (
-            "SILENT MODULE: swa" in text
+            "INACTIVE MODULE: swa" in text
             and "A remark." in text
             and "no such | file" in text
-            and "from eng: adapters - silent" in text
+            and "from eng: adapters - inactive" in text
         )
     from matplotlib.image import imread
 
@@ -116,7 +116,7 @@ def test_files_tell_noise_silence_and_failures(tmp_path):
 def test_two_matrices_for_one_place_are_refused_and_none_at_all_is_a_report_of_failures(tmp_path):
     with pytest.raises(DataError, match="two matrices for ner, a, eng"):
         Matrices((entry("a"), entry("a")))
-    assert [p.name for p in Matrices((), (("all", "failed"),)).save(tmp_path)] == [
+    assert [p.name for p in save(Matrices((), (("all", "failed"),)), tmp_path)] == [
         "matrices.json",
         "matrices.csv",
         "matrices.md",

@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from cli_tools import failed, run
@@ -17,10 +19,10 @@ from madx.data.labelled.conll import Sentence, write_conll
 from madx.errors import DataError, MadxError
 from madx.metrics.scores import entity_scores, word_scores
 from madx.report.page import figures, write_report
-from madx.report.page.errors import INVENTED, MISSED, confusion, examples
-from madx.report.page.record import FORMAT, read_run, save_modules
+from madx.report.page.confusion import INVENTED, MISSED, confusion, examples
+from madx.report.page.record import FORMAT, VERSION, read_run, save_modules
 from madx.report.page.svg import Svg, log_ticks, luminance, shade, ticks
-from madx.results.matrix import Cell, Missing, TransferMatrix
+from madx.results import Cell, Missing, TransferMatrix, to_json
 
 SECTIONS = ["scores", "differences", "types", "learning", "languages", "errors", "confusion", "compositions", "data"]
 HOSTILE = "<script>alert(1)</script>"
@@ -35,7 +37,7 @@ FOUND = [["B-PER", "O", "O", "O", "B-ORG", "I-ORG", "O"], ["B-ORG", "I-ORG", "I-
 ACTION = {
     "site": "layer.0.ffn",
     "module": "swa",
-    "part": "bottleneck",
+    "component": "bottleneck",
     "what": "8->4->8",
     "change": 0.1,
     "calls": 1,
@@ -43,19 +45,19 @@ ACTION = {
 }
 
 
-def explanation(composition, silent=()):
+def explanation(composition, inactive=()):
     return {
         "composition": composition,
         "base": "tiny",
         "actions": [ACTION],
         "decoder": "the base's own",
         "head": "ner: 7 labels",
-        "silent": list(silent),
+        "inactive": list(inactive),
         "measured": True,
     }
 
 
-def fill(folder, *, silent=(), seeds=(1, 2)):
+def fill(folder, *, inactive=(), seeds=(1, 2)):
     """A run's folder with three languages; Swahili has predictions."""
     scored = [
         c
@@ -73,14 +75,14 @@ def fill(folder, *, silent=(), seeds=(1, 2)):
                     composition,
                     seed,
                     scores,
-                    explanation(composition, silent if control == "target" else ()),
+                    explanation(composition, inactive if control == "target" else ()),
                 )
             )
             write_conll(folder / "predictions" / f"swa.{control}.seed{seed}.conll", GOLD, found)
     matrix = TransferMatrix(
         META, tuple(scored), (Missing("eng", "target", "the source itself: see source"),), ("eng", "swa", "hau")
     )
-    (folder / "matrix.json").write_text(matrix.to_json())
+    (folder / "matrix.json").write_text(to_json(matrix))
     history = [{"step": s, "loss": 3.0 / s, "perplexity": 300.0 / s, "accuracy": 0.1} for s in (1, 5, 10)]
     trained = {
         "steps": 10,
@@ -113,7 +115,7 @@ def fill(folder, *, silent=(), seeds=(1, 2)):
             "training": task,
         },
     }
-    (folder / "modules.json").write_text(json.dumps({"format": FORMAT, "version": 1, "modules": modules}))
+    (folder / "modules.json").write_text(json.dumps({"format": FORMAT, "version": VERSION, "modules": modules}))
     return matrix
 
 
@@ -219,11 +221,11 @@ def test_markdown_has_the_same_facts(folder):
         assert words in text, words
 
 
-def test_a_silent_module_is_an_alarm(tmp_path):
-    fill(tmp_path, silent=["swa"])
+def test_an_inactive_module_is_an_alarm(tmp_path):
+    fill(tmp_path, inactive=["swa"])
     write_report(tmp_path)
     page = (tmp_path / "report.html").read_text()
-    assert 'role="alert"' in page and "SILENT MODULE: swa did not act" in page and "<b>SILENT: swa</b>" in page
+    assert 'role="alert"' in page and "INACTIVE MODULE: swa did not act" in page and "<b>INACTIVE: swa</b>" in page
 
 
 def test_one_seed_and_no_records_are_said(tmp_path):
@@ -247,7 +249,7 @@ def test_plain_tags_have_a_report_too(tmp_path):
     gold = [Sentence(("the", "old", "man"), ("DET", "ADJ", "NOUN"), 1), Sentence(("go",), ("VERB",), 5)]
     found = [["DET", "NOUN", "NOUN"], ["VERB"]]
     made = [Cell("swa", c, c, 1, word_scores([s.tags for s in gold], found)) for c in ("none", "target")]
-    (tmp_path / "matrix.json").write_text(TransferMatrix(META, tuple(made)).to_json())
+    (tmp_path / "matrix.json").write_text(to_json(TransferMatrix(META, tuple(made))))
     write_conll(tmp_path / "predictions" / "swa.target.seed1.conll", gold, found)
     write_report(tmp_path)
     text = (tmp_path / "report.html").read_text()
@@ -258,6 +260,27 @@ def test_plain_tags_have_a_report_too(tmp_path):
         and "entit" not in text.split("<main>")[1].lower()
     )
     Page(text)
+
+
+def test_a_run_of_0_1_0_has_a_report(tmp_path):
+    old = Path(__file__).parent / "run_of_0_1_0"
+    assert '"silent"' in (old / "matrix.json").read_text() and '"parts"' in (old / "modules.json").read_text()
+    folder = shutil.copytree(old, tmp_path / "run")
+    write_report(folder)
+    page, text = ((folder / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
+    Page(page)
+    assert "INACTIVE MODULE: swa did not act" in page and "<b>INACTIVE: swa</b>" in page
+    for said in (page, text):
+        assert "swa: bottleneck 8" in said and "900 tokens" in said and "INACTIVE" in said and "ilent" not in said
+
+
+def test_sentences_without_entities_have_a_report(tmp_path):
+    gold, found = [Sentence(("it", "rains"), ("O", "O"), 1)], [["O", "O"]]
+    cell = Cell("swa", "target", "swa + ner", 1, entity_scores([s.tags for s in gold], found))
+    (tmp_path / "matrix.json").write_text(to_json(TransferMatrix(META, (cell,))))
+    write_conll(tmp_path / "predictions" / "swa.target.seed1.conll", gold, found)
+    write_report(tmp_path)
+    assert "0 of 1 sentences" in (tmp_path / "report.html").read_text()
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------

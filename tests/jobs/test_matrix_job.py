@@ -222,7 +222,7 @@ def test_a_failure_loses_only_what_depends_on_it(here, monkeypatch):
 def test_a_killed_run_goes_on_from_its_checkpoint(here, monkeypatch):
     task = settings().task | {"epochs": 3, "batch_size": 8}
     chosen = settings(task=task, seeds=[1], run="killed", module_types={"adapters": {}})
-    job = sys.modules["madx.jobs.train_task"]
+    job = sys.modules["madx.jobs.train_task.job"]
     real = job.fit
 
     def killed(engine, name, task, *rest, **options):

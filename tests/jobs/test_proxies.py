@@ -1,4 +1,4 @@
-"""Proxies in the evaluation: for a language with a module and one without, each a column, and a reason for every gap."""
+"""Proxies in the evaluation, for languages with and without a module: each is a column, each gap has a reason."""
 
 import json
 
@@ -15,6 +15,7 @@ from madx.jobs import Evaluate, evaluate
 from madx.jobs.evaluate import control_compositions
 from madx.jobs.proxies import Proxies, likeness, proxy_compositions, proxy_weights
 from madx.module import new_module
+from madx.report import to_markdown
 from madx.store import Store
 
 USE = ["nearest", "weighted", "arithmetic", "emea"]
@@ -80,7 +81,7 @@ def test_every_proxy_is_a_column_for_languages_with_and_without_a_module(result)
     assert texts["swa", "emea"] == texts["swa", "mean"] == "average(eng, hau, yor) + ner@2"
     assert texts["zul", "emea"] == "average(eng, hau, swa, yor) + ner@2"
     assert {(g.target, g.control) for g in m.missing} == {("zul", "target")}
-    assert all(c.silent == () and c.explanation["measured"] for c in m.cells)
+    assert all(c.inactive == () and c.explanation["measured"] for c in m.cells)
     assert all(parse(c.composition) is not None for c in m.cells)
     assert len(list((result.folder / "predictions").glob("zul.emea.seed*.conll"))) == 2
 
@@ -113,9 +114,9 @@ def test_nothing_is_missing_without_a_reason(folder):
     assert why["swa", "nearest"] == "no text of swa, deu to compare: give proxies.texts, or proxies.weights.swa"
     assert why["swa", "weighted"] == "left out by the setting only.swa"
     assert why["swa", "emea"] == "one other language module: two are needed to mix"
-    assert "deu is a difference of the base's weights" in why["zul", "emea"]
+    assert "deu is a delta of the base's weights" in why["zul", "emea"]
     assert "no text of zul, swa, deu" in why["zul", "arithmetic"]
-    assert all(reason in m.to_markdown() for reason in why.values())
+    assert all(reason in to_markdown(m) for reason in why.values())
     assert {r.control for r in m.table() if r.target == "swa" and r.mean is not None} == {"none"}
 
 

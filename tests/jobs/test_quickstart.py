@@ -42,7 +42,7 @@ def test_the_matrix_has_the_four_controls_and_every_module_acts(first):
     assert (
         cells["swa", "target", 2].composition == "swa + ner@2" and cells["swa", "mean", 1].composition == "eng + ner@1"
     )
-    assert all(c.silent == () and c.explanation["measured"] for c in result.matrix.cells)
+    assert all(c.inactive == () and c.explanation["measured"] for c in result.matrix.cells)
     assert result.reused == [] and result.matrix.warnings() == []
     assert "synthetic" in result.matrix.meta.note
     for name in ("matrix.json", "matrix.csv", "matrix.md", "heatmap.png"):
@@ -98,6 +98,6 @@ def test_sparse_differences_have_a_folder_of_their_own(tmp_path):
     result = quickstart(settings)
     assert result.folder == tmp_path / "sparse_diff" and not (tmp_path / "modules").exists()
     assert {c.control for c in result.matrix.cells} == {"none", "source", "target", "mean"}
-    assert all(c.silent == () for c in result.matrix.cells)
+    assert all(c.inactive == () for c in result.matrix.cells)
     assert set(Store(result.folder / "modules").show("swa").info.components) == {"sparse_diff"}
     assert quickstart(settings).reused == ["eng", "swa", "ner@1"]

@@ -11,9 +11,9 @@ from tiny_files import fill
 from madx.data.labelled.labels import LabelSet
 from madx.data.labelled.sentences import Sentence
 from madx.errors import ConfigError, DataError
-from madx.jobs.train_task import Columns, read_labelled
+from madx.jobs.labelled import Columns, read_labelled
 from madx.metrics.scores import word_scores
-from madx.results.matrix import TransferMatrix
+from madx.results import from_json, read_matrix, to_json
 from madx.store import Store
 from madx.tasks import TASKS
 from madx.tasks.pos import POS, UPOS
@@ -113,7 +113,7 @@ def test_one_language_module_serves_two_tasks(trained):
     for task, kind in (("ner", "entities"), ("pos", "words")):
         matrix = json.loads((trained / f"results-{task}" / "matrix.json").read_text())
         assert {c["composition"] for c in matrix["cells"]} == {task, f"eng + {task}", f"swa + {task}"}
-        assert all(c["silent"] == [] and c["scores"]["kind"] == kind for c in matrix["cells"])
+        assert all(c["inactive"] == [] and c["scores"]["kind"] == kind for c in matrix["cells"])
 
 
 def test_training_and_matrix_speak_of_accuracy(trained):
@@ -128,10 +128,13 @@ def test_training_and_matrix_speak_of_accuracy(trained):
     assert "pos: accuracy per language and control" in (trained / "pos-matrix.txt").read_text()
     header = (trained / "results-pos" / "matrix.csv").read_text().splitlines()[0]
     assert "accuracy,macro_f1,gold" in header and "NOUN_f1" in header
-    matrix = TransferMatrix.from_json((trained / "results-pos" / "matrix.json").read_text())
-    assert TransferMatrix.from_json(matrix.to_json()) == matrix
-    minus = [c.minus for c in matrix.differences() if c.target == "swa" and c.sentences.p <= 1]
-    assert minus == ["none", "source", "mean"]
+    matrix = read_matrix(trained / "results-pos" / "matrix.json")
+    assert from_json(to_json(matrix)) == matrix
+    assert [c.minus for c in matrix.differences() if c.target == "swa" and c.sentences.p <= 1] == [
+        "none",
+        "source",
+        "mean",
+    ]
 
 
 def test_predict_prints_a_tag_for_each_word(trained, monkeypatch):

@@ -158,7 +158,7 @@ def test_empty_training_data_and_senseless_sizes_are_refused():
 def test_explain_measures_on_the_sentences():
     engine, t = active(), task()
     explanation = t.explain(engine, LONG)
-    assert explanation.measured and explanation.silent == [] and explanation.head == "ner: 5 labels"
+    assert explanation.measured and explanation.inactive == [] and explanation.head == "ner: 5 labels"
 
 
 # --- sentences of several languages in one batch
@@ -171,7 +171,7 @@ def routed(*languages):
     engine.attach(
         tiny.wake(new_module("ner", engine.base, role="task", components="pfeiffer", labels=LABELS.tags), seed=9)
     )
-    engine.activate(Route(*(f"{name} + ner" for name in languages)))
+    engine.activate(f"route({', '.join(f'{name} + ner' for name in languages)})")
     return engine
 
 
@@ -185,8 +185,8 @@ def test_each_sentence_is_predicted_by_its_own_branch():
             alone += t.predict(engine, [sentence])
     assert predicted == alone and predicted != t.predict(engine, LONG, branches=[0, 0, 0])
     assert t.evaluate(engine) == t.score(LONG, predicted).summary()
-    assert t.explain(engine, LONG, branches=branches).silent == []
-    with pytest.raises(DataError, match="2 branches for 3 sentences: give one"):
+    assert t.explain(engine, LONG, branches=branches).inactive == []
+    with pytest.raises(DataError, match="2 branches for 3 sentences: give one for each"):
         t.predict(engine, LONG, branches=[0, 1])
     with pytest.raises(CompositionError, match="has 2 branches: which one"):
         t.predict(engine, LONG)

@@ -144,7 +144,7 @@ def test_a_run_with_regrowth_keeps_its_budget_and_restores_the_base(growth, monk
     monkeypatch.setattr(EntryAdamW, "step", measured)
     fit(engine, "swa", task, settings(growth=growth, **QUICK), steps=9, seed=0)
     assert set(sizes) == {100}
-    assert engine.explain(*tiny.inputs()).silent == []
+    assert engine.explain(*tiny.inputs()).inactive == []
     engine.activate(None)
     assert unchanged(engine.base, state)
     assert not any(p._post_accumulate_grad_hooks for p in engine.base.model.parameters())

@@ -27,7 +27,7 @@ def same(a, b):
     assert [k for k in a if not torch.equal(a[k], b[k])] == []
 
 
-def wait_for(condition, process, seconds=60):
+def wait_for(condition, process, seconds=300):
     until = time.monotonic() + seconds
     while not condition() and process.is_alive() and time.monotonic() < until:
         time.sleep(0.002)

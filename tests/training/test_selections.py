@@ -13,7 +13,7 @@ from sparse_runs import language, ner, settings, trainee, untied_model
 from tiny import scatter, snapshot, unchanged
 
 import madx.training.sparse.selections
-from madx.contract.module_type import BaseParameter
+from madx.contract.sites import BaseParameter
 from madx.engine import Engine
 from madx.errors import TrainingError
 from madx.module import new_module
@@ -198,6 +198,6 @@ def test_an_adapter_and_a_sparse_delta_in_one_module_train_together():
     fit(engine, "swa", runs.masked_lm(seed=1), settings(), steps=6, seed=0)
     assert all(not torch.equal(made.state_dict()[k], v) for k, v in before.items())
     assert (
-        engine.explain(*tiny.inputs()).silent == []
+        engine.explain(*tiny.inputs()).inactive == []
         and made.units["weights"]["sparse_diff"].values.count_nonzero() > 150
     )

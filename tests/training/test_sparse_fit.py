@@ -28,7 +28,7 @@ def test_every_family_learns_and_gets_its_base_back(family):
     assert result.best["perplexity"] < 0.9 * before
     assert task.evaluate(engine)["perplexity"] == pytest.approx(result.best["perplexity"], rel=1e-4)
     assert [row["phase"] for row in result.history] == ["full 1"] * 3 + ["sparse 1"] * 3
-    assert engine.explain(*tiny.inputs()).silent == []
+    assert engine.explain(*tiny.inputs()).inactive == []
     assert all(p.grad is None and not p.requires_grad for p in engine.base.model.parameters())
     assert not any(p._post_accumulate_grad_hooks for p in engine.base.model.parameters())
     engine.activate(None)

@@ -8,13 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
 from unicodedata import normalize
 
 from madx.data.labelled.conllu import conllu_rows
+from madx.data.labelled.lines import Line, lines_of
 from madx.data.labelled.sentences import Sentence, checked_tags
 from madx.data.labelled.tags import SCHEMES, Inventory
-from madx.data.text.corpora import check_exists, decode_line
 from madx.errors import ConfigError, DataError, did_you_mean
 
 SEPARATORS = {"tab": "\t", "\t": "\t", "whitespace": "", " ": ""}
@@ -23,11 +22,6 @@ _ASIDE = re.compile(r"# |#$|-DOCSTART-")  # lines that do not show how many colu
 _CONLLU_COMMENT = re.compile(r"# \S+ = ")
 
 Words = list[tuple[int, list[str]]]  # a sentence: the line number and the columns of each word
-
-
-class _Line(NamedTuple):
-    number: int
-    text: str
 
 
 def read_conll(
@@ -59,7 +53,7 @@ def read_conll(
     token, tag = STYLES[style]
     columns = (token if token_column is None else token_column, tag if tag_column is None else tag_column)
     path = Path(path)
-    lines = list(_lines(path))
+    lines = list(lines_of(path))
     if style == "conllu":
         mark, rows = "\t", conllu_rows(path, lines)
     else:
@@ -124,19 +118,7 @@ def _check_settings(*, scheme: str, style: str, separator: str | None) -> None:
         raise ConfigError(f"separator {separator!r}: {did_you_mean(separator, ('tab', 'whitespace'))}")
 
 
-def _lines(path: Path) -> Iterator[_Line]:
-    check_exists(path)
-    offset = 0
-    try:
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):  # in bytes only \n ends a line; in text U+2028 would, too
-                yield _Line(number, decode_line(raw, path=path, line=number, offset=offset).rstrip("\r\n"))
-                offset += len(raw)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}. Name a file with one word a line.") from error
-
-
-def _separator_of(lines: list[_Line]) -> str:
+def _separator_of(lines: list[Line]) -> str:
     """Return what separates the columns: a tab if any line has one, otherwise an empty text for white space."""
     return "\t" if any("\t" in line.text for line in lines if not _ASIDE.match(line.text)) else ""
 
@@ -158,13 +140,13 @@ def _is_comment(text: str, *, mark: str, width: int, tags: Counter[str]) -> bool
     return len(cells) != width or cells[-1] not in tags
 
 
-def _rows(path: Path, lines: list[_Line], *, mark: str) -> Iterator[Words]:
+def _rows(path: Path, lines: list[Line], *, mark: str) -> Iterator[Words]:
     """Yield the words of each sentence of a file with plain columns."""
     plain = [_split(line.text, mark) for line in lines if line.text.strip() and not _ASIDE.match(line.text)]
     width = len(plain[0]) if plain else 0
     tags = Counter(cells[-1] for cells in plain)
     words: Words = []
-    for line in [*lines, _Line(0, "")]:
+    for line in [*lines, Line(0, "")]:
         if not line.text.strip() or line.text.startswith("-DOCSTART-"):
             if words:
                 yield words

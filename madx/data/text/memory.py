@@ -1,7 +1,5 @@
 """Texts of a corpus from Python objects: lists, iterators, data sets of the `datasets` library."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -9,11 +7,11 @@ from madx.data.text.corpora import dataset_rows, is_loaded_dataset, never_empty,
 from madx.errors import DataError
 
 
-def texts_of(data: Iterable[Any], *, text_column: str | None = None, name: str = "the texts") -> Iterator[str]:
+def texts_of(data: Iterable[Any], *, text_key: str | None = None, name: str = "the texts") -> Iterator[str]:
     """Yield the texts of Python objects as `read_corpus` does those of files: NFC, stripped, blank ones left out.
 
     data: a list, an iterator or a generator of texts, or of records (mappings, such as the rows of a data set).
-    text_column: the column of a record that holds the text; by default `text`, or else its only column of strings.
+    text_key: the key of the text in a record; by default `text`, or else the only key of a string.
     name: the name of the data in messages.
 
     The texts are read once, one at a time, so an iterator is used up; whoever needs them twice stores them first. An
@@ -23,23 +21,7 @@ def texts_of(data: Iterable[Any], *, text_column: str | None = None, name: str =
     >>> list(texts_of(["Habari ya asubuhi. ", "", "Karibu!"]))
     ['Habari ya asubuhi.', 'Karibu!']
     """
-    return never_empty(_texts(items_of(data, name, "texts"), text_column, name), name)
-
-
-def sha256_of_texts(texts: Iterable[str]) -> str:
-    """Return the sha256 of texts in their order, for the record of a training run.
-
-    It is the sha256 of a file that has each text as a JSON string on a line of its own.
-    """
-    return sha256_of_lines(json.dumps(text, ensure_ascii=False) for text in texts)
-
-
-def sha256_of_lines(lines: Iterable[str]) -> str:
-    """Return the sha256 of lines in UTF-8, each with a newline after it."""
-    digest = hashlib.sha256()
-    for line in lines:
-        digest.update(line.encode() + b"\n")
-    return digest.hexdigest()
+    return never_empty(_texts(items_of(data, name, "texts"), text_key, name), name)
 
 
 def items_of(data: Any, name: str, items: str) -> Iterable[Any]:
@@ -61,30 +43,30 @@ def items_of(data: Any, name: str, items: str) -> Iterable[Any]:
     return dataset_rows(data.with_format(None), name) if is_loaded_dataset(data) else data
 
 
-def _texts(data: Iterable[Any], column: str | None, name: str) -> Iterator[str]:
+def _texts(data: Iterable[Any], key: str | None, name: str) -> Iterator[str]:
     for index, item in enumerate(data):
         where = f"{name}, item at index {index}"
         if isinstance(item, str):
             text = nfc(item.strip(), where)
         elif isinstance(item, Mapping):
-            column = column or _text_column(item, where)
-            text = text_of_record(item, column, where)
+            key = key or _key_of_text(item, where)
+            text = text_of_record(item, key, where)
         else:
             raise DataError(
-                f"{where}: an object of type {type(item).__name__} is no text. Give strings, or records with a column of text."
+                f"{where}: an object of type {type(item).__name__} is no text. Give strings, or records with text_key."
             )
         if text:
             yield text
 
 
-def _text_column(record: Mapping[str, Any], where: str) -> str:
-    """Return the column of the text: `text`, or the only one that holds a string."""
-    strings = [column for column, value in record.items() if isinstance(value, str)]
+def _key_of_text(record: Mapping[str, Any], where: str) -> str:
+    """Return the key of the text: `text`, or the only one of a string."""
+    strings = [key for key, value in record.items() if isinstance(value, str)]
     if "text" in record:
         return "text"
     if len(strings) != 1:
         raise DataError(
-            f"{where}: no column 'text', and {len(strings)} columns with a string ({', '.join(strings) or 'none'}). "
-            "Set text_column to the column of the text."
+            f"{where}: no key 'text', and {len(strings)} keys of a string ({', '.join(strings) or 'none'}). "
+            "Set text_key to the key of the text."
         )
     return strings[0]

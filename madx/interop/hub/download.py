@@ -11,7 +11,8 @@ from madx.errors import HubError, StoreError
 from madx.interop.hub.errors import explained, found_instead, unreachable
 from madx.interop.hub.place import Place
 from madx.store import LAYOUT
-from madx.store.manifest import Manifest, from_text
+from madx.store.manifest import Manifest
+from madx.store.module_json import from_text
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -11,8 +11,9 @@ from madx.interop.hub.errors import listed
 from madx.interop.hub.place import Place
 from madx.store import LAYOUT
 from madx.store.card import model_card, notes_of
-from madx.store.manifest import Manifest, to_text
+from madx.store.manifest import Manifest
 from madx.store.metadata import file_name, licence_keys
+from madx.store.module_json import to_text
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

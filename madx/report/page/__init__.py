@@ -1,15 +1,15 @@
-"""The report of a run: one HTML file that needs nothing else, and the same in Markdown, made from the run's folder."""
+"""The page of a run: one HTML file that needs nothing else, and its facts in Markdown, made from the run's folder."""
 
 from pathlib import Path
 
+from madx.report.files import write_files
 from madx.report.page.record import read_run
-from madx.results.json import write_files
 
 HTML, MARKDOWN = "report.html", "report.md"
 
 
 def write_report(folder: str | Path) -> list[Path]:
-    """Read what an evaluation left in a folder and write report.html and report.md there, each whole or not at all.
+    """Write report.html and report.md into the folder of an evaluation, from what it left there.
 
     Raises DataError when the folder holds no run, MadxError when it cannot be written.
     """

@@ -1,20 +1,25 @@
-"""The pictures of a report: heatmaps, differences with intervals, learning curves, scores against what is known of a language."""
+"""The pictures of a page: heatmaps, differences with intervals, learning curves, scores against properties of a
+corpus."""
 
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from madx.report.page.svg import Svg, log_ticks, shade, ticks
-from madx.results.comparison import amount
+from madx.report.tables.text import amount
 from madx.results.contrasts import Contrast
 
-#: panels are as wide as a telephone, so that none has to be made smaller there
+#: pixels: panels are as wide as a telephone's screen, so that they fit there without scaling
 WIDTH = 344
 CELL, ROW = 62, 38
 
 
 class Square(NamedTuple):
-    """One place of a heatmap: its value (None: none), the text in it, a smaller one below, and what it says on hovering."""
+    """One place of a heatmap.
+
+    value: decides the colour; None: no colour. text, below: in the square, the second smaller. hint: shown when the
+    pointer rests on it. loud: a frame that warns.
+    """
 
     value: float | None
     text: str
@@ -35,7 +40,11 @@ def heatmap(
     low: float | None = None,
     high: float | None = None,
 ) -> Svg:
-    """Rows x columns, brighter = more, between `low` and `high` (or the values' own); `separate`: a line above that row."""
+    """A square for each row and column, the brighter the more.
+
+    squares: by row. cell, row: width and height of a square in pixels. separate: the row above which a line is drawn.
+    low, high: the ends of the scale; without them the smallest and the largest value.
+    """
     values = [s.value for line in squares for s in line if s.value is not None]
     low = min(values, default=0.0) if low is None else low
     high = max(values, default=1.0) if high is None else high
@@ -65,12 +74,11 @@ def heatmap(
 
 
 def intervals(title: str, names: Sequence[str], contrasts: Sequence[Contrast], baselines: Sequence[str]) -> Svg:
-    """For each language the differences to the baselines with their interval over seeds; hollow: within noise."""
+    """For each language its differences to the baselines, with intervals over seeds; a hollow mark is within noise."""
     left, right, row = 12 + 7.6 * max(map(len, names)), WIDTH - 12, 18 * len(baselines) + 8
     ends = [v for c in contrasts for v in (c.delta, c.low, c.high) if v is not None] + [0.0]
-    cap = (
-        4 * max((abs(c.delta) for c in contrasts), default=1.0) + 1
-    )  # an interval of two seeds may be wider by far: cut
+    # the interval of two seeds may be far wider than the differences: it is cut
+    cap = 4 * max((abs(c.delta) for c in contrasts), default=1.0) + 1
     low, high = max(min(ends), -cap), min(max(ends), cap)
     low, high = (low, high) if high > low else (-1.0, 1.0)  # no difference at all
     low, high = low - 0.06 * (high - low), high + 0.06 * (high - low)
@@ -96,7 +104,7 @@ def intervals(title: str, names: Sequence[str], contrasts: Sequence[Contrast], b
             if found is None:
                 continue
             place = top + row * y + 13 + 18 * number
-            if found.low is not None:
+            if found.low is not None and found.high is not None:
                 svg.line(at(found.low), place, at(found.high), place, css=f"s{number % 6} bar")
             noise = "within noise" if found.noise else "beyond noise"
             svg.mark(
@@ -110,7 +118,7 @@ def intervals(title: str, names: Sequence[str], contrasts: Sequence[Contrast], b
 
 
 class Curve(NamedTuple):
-    """A line through (step, value); `best`: the step that was kept."""
+    """A line through (step, value). best: the step whose weights were kept, None when that is not known."""
 
     name: str
     points: list[tuple[float, float]]
@@ -118,7 +126,8 @@ class Curve(NamedTuple):
 
 
 def curves(title: str, lines: Sequence[Curve], *, y_name: str, logarithmic: bool = False) -> Svg:
-    """Lines over optimiser steps, told apart by colour, dashes and the legend below; a mark shows the weights kept."""
+    """Lines over optimiser steps, which differ in colour and dashes; the legend stands below. A mark shows the step
+    whose weights were kept."""
     left, right, top, bottom = 50, WIDTH - 12, 24, 190
     ys = [y for line in lines for _, y in line.points]
     xs = [x for line in lines for x, _ in line.points]
@@ -158,7 +167,7 @@ def curves(title: str, lines: Sequence[Curve], *, y_name: str, logarithmic: bool
 
 
 def scatter(title: str, points: Sequence[tuple[str, float, float]], *, x_name: str, y_name: str) -> Svg:
-    """Named points (name, x, y); x is logarithmic where its values differ widely."""
+    """Named points (name, x, y). The x axis is logarithmic where the largest x is more than five times the smallest."""
     left, right, top, bottom = 50, WIDTH - 40, 24, 180
     logarithmic = max(x for _, x, _ in points) > 5 * min(x for _, x, _ in points) > 0
     change = math.log10 if logarithmic else float

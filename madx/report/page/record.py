@@ -1,18 +1,23 @@
-"""What a run of `madx evaluate` leaves in its folder, read again for a report: scores, predictions, records of the modules."""
+"""What a run of `madx evaluate` leaves in its folder, read again for a report: scores, predictions, records of the
+modules."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from madx.data.labelled.conll import Sentence, read_conll
 from madx.errors import DataError
-from madx.results.json import write_files
+from madx.report.files import write_files
+from madx.results.json import read_matrix
 from madx.results.matrix import TransferMatrix
 
-FORMAT, VERSION = "madx modules of a run", 1
+FORMAT = "madx modules of a run"
+#: version 1 (madx 0.1.0) calls the components of a module `parts`
+VERSION, READ = 2, (1, 2)
 MODULES, PREDICTIONS = "modules.json", "predictions"
-#: of a module's training record what a report shows
+#: the fields of a module's training record that a report shows
 SHOWN = ("job", "steps", "seed", "seconds", "best_step", "history", "corpus", "scores", "data", "composition")
 
 
@@ -26,11 +31,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One evaluation run. modules: name -> what the store records of it; empty components are left out of the report."""
+    """One evaluation run. modules: name -> what the store records of it; empty components are left out of the
+    report."""
 
     folder: Path
     matrix: TransferMatrix
-    modules: dict[str, dict] = field(default_factory=dict)
+    modules: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def prediction(self, language: str, control: str, seed: int) -> Prediction | None:
         """The predictions of one cell; None when the run did not write them."""
@@ -49,8 +55,8 @@ def prediction_file(language: str, control: str, seed: int) -> str:
     return f"{language}.{control}.seed{seed}.conll"
 
 
-def module_record(info) -> dict:
-    """What a report shows of a stored module (its `ModuleInfo`)."""
+def module_record(info: Any) -> dict[str, Any]:
+    """The part of a stored module's `ModuleInfo` that a report shows."""
     return {
         "role": info.role,
         "language": info.language,
@@ -61,7 +67,7 @@ def module_record(info) -> dict:
     }
 
 
-def save_modules(folder: str | Path, infos: Sequence) -> Path:
+def save_modules(folder: str | Path, infos: Sequence[Any]) -> Path:
     """Write the records of a run's modules beside its matrix."""
     content = {"format": FORMAT, "version": VERSION, "modules": {info.name: module_record(info) for info in infos}}
     text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
@@ -74,20 +80,26 @@ def read_run(folder: str | Path) -> RunRecord:
     path = folder / "matrix.json"
     if not path.is_file():
         raise DataError(
-            f"{folder}: no matrix.json there; name the folder that madx evaluate wrote (its --out, or runs/evaluate-TASK)."
+            f"{folder}: no matrix.json there; name the folder that madx evaluate wrote "
+            "(its --out, or runs/evaluate-TASK)."
         )
-    matrix = TransferMatrix.from_json(path.read_text(encoding="utf-8"))
+    matrix = read_matrix(path)
     modules = folder / MODULES
     if not modules.is_file():  # a run of an older madx
         return RunRecord(folder, matrix)
     try:
         content = json.loads(modules.read_text(encoding="utf-8"))
-        if (content["format"], content["version"]) != (FORMAT, VERSION):
+        if content["format"] != FORMAT or content["version"] not in READ:
             raise DataError(
                 f"{modules}: format {content['format']!r} version {content['version']!r} is not read; evaluate again."
             )
-        return RunRecord(folder, matrix, dict(content["modules"]))
-    except (ValueError, KeyError, TypeError) as error:
+        return RunRecord(folder, matrix, {name: _renamed(module) for name, module in content["modules"].items()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{modules}: damaged ({type(error).__name__}: {error}); evaluate again, or remove the file."
         ) from None
+
+
+def _renamed(module: dict[str, Any]) -> dict[str, Any]:
+    """The record of a module under today's keys."""
+    return {"components" if key == "parts" else key: value for key, value in module.items()}

@@ -1,6 +1,8 @@
-"""Small vector pictures as text: shapes with class names, coloured by the page's style sheet, so that they follow its mode."""
+"""Small vector pictures as text. Shapes have class names that the page's style sheet colours, in light and dark
+mode."""
 
 import math
+from collections.abc import Iterable
 from html import escape
 
 #: cividis at five even steps: even in lightness, and told apart with every common colour vision (Nuñez et al. 2018)
@@ -8,7 +10,7 @@ CIVIDIS = ((0, 34, 78), (66, 78, 108), (125, 124, 120), (187, 174, 109), (254, 2
 
 
 class Svg:
-    """A picture `width` x `height` pixels with a title that screen readers say; every text is escaped."""
+    """A picture of `width` x `height` pixels with a title for screen readers; every text is escaped."""
 
     def __init__(self, width: float, height: float, title: str):
         self.width, self.height, self.title = width, height, title
@@ -34,12 +36,11 @@ class Svg:
         colour: str | None = None,
         hint: str = "",
     ) -> None:
-        """A rectangle; hint: what is said when the pointer rests on it."""
+        """A rectangle; hint: a text shown when the pointer rests on it."""
         style = f' style="fill:{colour}"' if colour else ""
         inside = f"<title>{escape(hint)}</title>" if hint else ""
-        self.parts.append(
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" class="{css}"{style}>{inside}</rect>'
-        )
+        place = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
+        self.parts.append(f'<rect {place} class="{css}"{style}>{inside}</rect>')
 
     def line(self, x1: float, y1: float, x2: float, y2: float, *, css: str = "") -> None:
         """A straight line."""
@@ -50,7 +51,7 @@ class Svg:
         self.parts.append(f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}" class="{css}"/>')
 
     def mark(self, x: float, y: float, *, shape: int, css: str = "", hint: str = "") -> None:
-        """A point as circle, square, diamond or triangle: series are told apart without colour."""
+        """A point as circle, square, diamond or triangle, so that series differ without colour, too."""
         r, inside = 4.0, f"<title>{escape(hint)}</title>" if hint else ""
         corners = (
             None,
@@ -72,7 +73,7 @@ class Svg:
 
 
 def shade(share: float) -> tuple[str, str]:
-    """Fill and text colour for a share (0..1) of the scale; the better of black and white has 4.5:1 on any fill.
+    """Fill and text colour for a share (0..1) of the scale; the text, black or white, has a contrast of 4.5:1 or more.
 
     >>> shade(0.0), shade(1.0)
     (('#00224e', '#ffffff'), ('#fee838', '#000000'))
@@ -83,7 +84,7 @@ def shade(share: float) -> tuple[str, str]:
     return "#" + "".join(f"{c:02x}" for c in rgb), "#ffffff" if luminance(rgb) < 0.179 else "#000000"
 
 
-def luminance(rgb) -> float:
+def luminance(rgb: Iterable[float]) -> float:
     """Relative luminance of sRGB 0..255 (WCAG 2.1); the contrast of two is (L1 + 0.05) / (L2 + 0.05)."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in rgb)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

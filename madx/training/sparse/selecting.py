@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from madx.contract.module_type import BaseParameter
+from madx.contract.sites import BaseParameter
 from madx.module_types.sparse_diff import SparseDiff
 from madx.tasks.base import Task
 from madx.training.checkpoint import read_checkpoint, require_same_run, write_checkpoint

@@ -1,4 +1,4 @@
-"""What goes wrong where: confusion between types, and sentences with their errors, gold beside predicted."""
+"""Errors of predictions: confusion between types, and sentences with gold beside predicted tags."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,12 +8,14 @@ from madx.data.labelled.conll import Sentence
 from madx.data.labelled.labels import spans
 
 MISSED, INVENTED = "(missed)", "(nothing)"
-#: between gold and predicted tag of a wrong word
+#: stands between the gold and the predicted tag of a wrong word
 ARROW = " → "
+#: type, first word, word after the last
+_Span = tuple[str, int, int]
 
 
 class Piece(NamedTuple):
-    """Words that stand together: plain text (label None), or a labelled span that both sides have (`right`) or one only."""
+    """Neighbouring words: plain text (label None), or a labelled span. right: the other side has the same span."""
 
     text: str
     label: str | None = None
@@ -21,7 +23,8 @@ class Piece(NamedTuple):
 
 
 class Example(NamedTuple):
-    """One sentence as pieces, gold and predicted; of plain tags there is one row, whose wrong words say `GOLD → PREDICTED`."""
+    """One sentence as pieces, gold and predicted. Plain tags need one row alone, `predicted`, whose wrong words are
+    labelled `GOLD → PREDICTED`."""
 
     line: int
     gold: list[Piece]
@@ -31,8 +34,9 @@ class Example(NamedTuple):
 def confusion(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], kind: str) -> Counter[tuple[str, str]]:
     """Counts of (gold, predicted) types, over words or entities.
 
-    An entity counts for the predicted one with which it shares most words, whatever its bounds; one without is MISSED;
-    a predicted one that shares a word with no gold entity stands against INVENTED.
+    gold, predicted: the tags of each sentence. kind: `words` or `entities`. A gold entity counts for the predicted
+    entity with which it shares most words, whatever its bounds; without one it counts as MISSED. A predicted entity
+    that shares no word with a gold entity counts against INVENTED.
 
     >>> sorted(confusion([["B-PER", "I-PER", "O"]], [["B-ORG", "O", "B-LOC"]], "entities").items())
     [(('(nothing)', 'LOC'), 1), (('PER', 'ORG'), 1)]
@@ -56,7 +60,8 @@ def confusion(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]],
 def examples(
     sentences: Sequence[Sentence], predicted: Sequence[Sequence[str]], kind: str, *, most: int
 ) -> tuple[list[Example], int]:
-    """At most so many sentences with an error, evenly spaced over the file, and how many there are in all."""
+    """At most `most` sentences with an error, evenly spaced over the file, and the number of all sentences with an
+    error."""
     wrong = [i for i, s in enumerate(sentences) if _differs(s.tags, predicted[i], kind)]
     chosen = [wrong[i * len(wrong) // most] for i in range(most)] if len(wrong) > most else wrong
     return [_example(sentences[i], predicted[i], kind) for i in chosen], len(wrong)
@@ -77,7 +82,8 @@ def _example(sentence: Sentence, predicted: Sequence[str], kind: str) -> Example
     return Example(sentence.line, _pieces(sentence.tokens, gold, found), _pieces(sentence.tokens, found, gold))
 
 
-def _pieces(tokens: Sequence[str], own: list, other: list) -> list[Piece]:
+def _pieces(tokens: Sequence[str], own: Sequence[_Span], other: Sequence[_Span]) -> list[Piece]:
+    """One side of a sentence, its spans compared with those of the other side."""
     pieces, place = [], 0
     for label, start, end in own:
         if start > place:
@@ -88,7 +94,7 @@ def _pieces(tokens: Sequence[str], own: list, other: list) -> list[Piece]:
 
 
 def _joined(pieces: list[Piece]) -> list[Piece]:
-    """Neighbouring plain pieces as one."""
+    """The pieces with neighbouring plain ones made one."""
     result: list[Piece] = []
     for piece in pieces:
         if result and piece.label is None and result[-1].label is None:

@@ -1,11 +1,17 @@
 """A comparison as one picture: a panel for each of the five axes, a row for each candidate."""
 
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from madx.report.heatmap import png
-from madx.results.comparison import Candidate, Comparison, amount, spread
+from madx.report.pictures.drawing import png
+from madx.report.tables.text import amount
+from madx.results.comparison import Candidate, Comparison, spread
 
 _BLUE, _GREY = "#0072B2", "#555555"
+#: middle, low, high
 Interval = tuple[float, float, float]
 
 
@@ -15,9 +21,9 @@ def picture_png(comparison: Comparison) -> bytes:
 
 
 def picture(comparison: Comparison) -> Figure:
-    """Dots with their spread: deviation over seeds for the score, the middle half of the rounds for inference.
+    """Dots with their spread: the deviation over seeds for the score, the middle half of the rounds for inference.
 
-    What a module costs is on a logarithmic scale, cheaper to the left; candidates that failed have no dots."""
+    Costs are on a logarithmic scale, cheaper to the left; candidates that failed have no dots."""
     candidates = comparison.candidates
     panels = [
         ("storage", [_point(c.storage) for c in candidates], "B", True),
@@ -38,9 +44,7 @@ def picture(comparison: Comparison) -> Figure:
         axes = figure.add_axes((x / width, foot / height, wide / width, body / height))
         _panel(axes, values, unit, logarithmic=logarithmic)
         axes.set_title(name, fontsize=9)
-        axes.set_yticks(
-            range(len(candidates)), [c.name for c in candidates] if number == 0 else [""] * len(candidates), fontsize=9
-        )
+        axes.set_yticks(range(len(candidates)), ["" if number else c.name for c in candidates], fontsize=9)
         axes.set_ylim(len(candidates) - 0.4, -0.6)
     return figure
 
@@ -53,30 +57,20 @@ def _score(c: Candidate) -> Interval | None:
     return None if c.mean is None else (c.mean, c.mean - (c.sd or 0.0), c.mean + (c.sd or 0.0))
 
 
-def _panel(axes, values: list[Interval | None], unit: str | None, *, logarithmic: bool) -> None:
-    known = [value for value in values if value is not None]
-    if logarithmic and all(value[0] > 0 for value in known):
+def _panel(axes: Axes, values: Sequence[Interval | None], unit: str | None, *, logarithmic: bool) -> None:
+    """unit: of the numbers beside the dots; None for plain numbers."""
+    if logarithmic and all(value[0] > 0 for value in values if value is not None):
         axes.set_xscale("log")
+    small: dict[str, Any] = {"ha": "center", "color": _GREY}
     for y, value in enumerate(values):
         if value is None:
-            axes.text(
-                0.5,
-                y,
-                "failed",
-                ha="center",
-                va="center",
-                fontsize=8,
-                color=_GREY,
-                transform=axes.get_yaxis_transform(),
-            )
+            axes.text(0.5, y, "failed", va="center", fontsize=8, transform=axes.get_yaxis_transform(), **small)
             continue
         middle, low, high = value
         axes.plot([low, high], [y, y], color=_BLUE, linewidth=1.6)
         axes.plot([middle], [y], "o", color=_BLUE, markersize=6)
-        text = amount(middle, unit) if unit is not None else f"{middle:.3g}"
-        axes.annotate(
-            text, (middle, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=7, color=_GREY
-        )
+        text = f"{middle:.3g}" if unit is None else amount(middle, unit)
+        axes.annotate(text, (middle, y), xytext=(0, 6), textcoords="offset points", fontsize=7, **small)
     axes.margins(x=0.25)
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
