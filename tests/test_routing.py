@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from madx.composition import Route, parse
 from madx.engine import Engine
 from madx.engine.active import ActiveComposition
+from madx.engine.call import Call
 from madx.engine.entropy_mixing import EntropyMixing
 from madx.engine.routing import RoutePlan
 from madx.errors import CompositionError
@@ -490,7 +491,8 @@ def test_a_base_that_joins_its_rows_is_noticed():
     made = engine(swa="pfeiffer", yor="pfeiffer")
     made.activate("route(swa, yor)")
     plan = made._route.plan((0, 1))
-    with pytest.raises(CompositionError, match="expects 3 rows here, but the base hands over 1.*sdpa"):
+    call = Call(plan, offsets=(0, 2, 3))
+    with made._current.running(call), pytest.raises(CompositionError, match="expects 3 rows.*hands over 1.*sdpa"):
         plan["layer.0.ffn"][0].slices(1)
 
 

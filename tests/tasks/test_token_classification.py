@@ -7,7 +7,6 @@ import tiny
 import tiny_runs as runs
 import torch
 
-from madx.composition import Route
 from madx.data.labelled.batches import collate
 from madx.data.labelled.labels import LabelSet
 from madx.data.labelled.sentences import Sentence
