@@ -77,7 +77,7 @@ def test_average_is_over_languages_with_every_control():
     assert m.averaged() == ["swa", "hau"]
     assert row(m, "average", "none").mean == pytest.approx(fmean(row(m, t, "none").mean for t in ("swa", "hau")))
     for text in (to_markdown(m), printed(m, 200)):
-        assert "yor, target: no module for 'yor' in the store" in text
+        assert "under target for yor: no module for 'yor' in the store" in text
         assert "average over 2 of 3 target languages" in text
     line = next(x for x in printed(m).splitlines() if x.startswith("yor"))
     assert line.split()[-3:] == ["-", "-", "-"]
