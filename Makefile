@@ -4,34 +4,40 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test bench bench-peers oracle test-peers test-transformers4 notebooks lint install clean
+# Tests run in parallel, one thread for each process: threads that share a core wait for each other most of the time.
+WORKERS ?= auto
+ARGS ?=
+PYTEST := -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
+CODE := madx pipelines benchmarks tests
+
+.PHONY: quickstart help test test-fast lint format install oracle notebooks bench bench-peers test-peers \
+	test-transformers4 test-transformers4-fast clean
 
 quickstart: $(STAMP)  ## train, swap and evaluate on the embedded miniature world, offline
 	$(BIN)/madx quickstart
 
-test: $(STAMP)  ## all tests
-	$(BIN)/python -m pytest
+help:  ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/\1\t\2/p' Makefile | expand -t 26
+
+test: export OMP_NUM_THREADS = 1
+test: $(STAMP)  ## all tests in parallel; ARGS='tests/test_store.py -k killed' chooses some, WORKERS=0 takes one process
+	$(BIN)/python $(PYTEST) $(ARGS)
+
+test-fast: export OMP_NUM_THREADS = 1
+test-fast: $(STAMP)  ## all tests but those marked `slow`
+	$(BIN)/python $(PYTEST) -m 'not slow' $(ARGS)
+
+lint: $(STAMP)  ## style, layout and types
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+
+format: $(STAMP)  ## lay out the code and mend what ruff can mend
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
 
 oracle: $(STAMP)  ## how far madx is from the incumbent's own numbers, case by case
 	$(BIN)/python tests/interop/oracle_table.py
-
-# The incumbent pins transformers 4.57, so it gets an environment of its own.
-PEERS ?= .venv-peers
-$(PEERS)/.installed: setup.cfg
-	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install --quiet -e '.[test]' 'transformers>=4.57,<5' 'adapters==1.3.0'
-	touch $@
-
-# never published as a package; its sources are read, its trainers are not imported
-$(PEERS)/composable-sft: | $(PEERS)/.installed
-	git clone --quiet --depth 1 https://github.com/cambridgeltl/composable-sft $@
-
-test-peers: $(PEERS)/.installed $(PEERS)/composable-sft  ## live round trips with AdapterHub's adapters and composable-sft
-	$(PEERS)/bin/python tests/peers/round_trip.py
-	$(PEERS)/bin/python tests/peers/composable_sft.py --source $(PEERS)/composable-sft/src
-
-test-transformers4: $(PEERS)/.installed  ## all tests on transformers 4.57
-	$(PEERS)/bin/python -m pytest
 
 notebooks: $(STAMP)  ## run the notebooks and keep their outputs
 	$(BIN)/python tests/notebook_tools.py
@@ -40,11 +46,31 @@ BENCH ?= --out runs/benchmarks
 bench: $(STAMP)  ## speed and memory: a table, JSON and a plot in runs/benchmarks; BENCH='--only train --shape small'
 	$(BIN)/python benchmarks/run.py $(BENCH)
 
-bench-peers: $(PEERS)/.installed  ## the same, with AdapterHub's adapters interleaved
+# The incumbent pins transformers 4.57, so it gets an environment of its own.
+PEERS ?= .venv-peers
+$(PEERS)/.installed: setup.cfg
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet -e '.[test]' 'transformers>=4.57,<5' 'adapters==1.3.0'
+	touch $@
+
+# composable-sft was never published as a package; its sources are read, its trainers are not imported.
+$(PEERS)/composable-sft: | $(PEERS)/.installed
+	git clone --quiet --depth 1 https://github.com/cambridgeltl/composable-sft $@
+
+bench-peers: $(PEERS)/.installed  ## the benchmarks, with AdapterHub's adapters interleaved
 	$(PEERS)/bin/python benchmarks/run.py $(BENCH)
 
-lint: $(STAMP)
-	$(BIN)/ruff check madx pipelines benchmarks tests
+test-peers: $(PEERS)/.installed $(PEERS)/composable-sft  ## live round trips with AdapterHub's adapters and composable-sft
+	$(PEERS)/bin/python tests/peers/round_trip.py
+	$(PEERS)/bin/python tests/peers/composable_sft.py --source $(PEERS)/composable-sft/src
+
+test-transformers4: export OMP_NUM_THREADS = 1
+test-transformers4: $(PEERS)/.installed  ## all tests on transformers 4.57
+	$(PEERS)/bin/python $(PYTEST) $(ARGS)
+
+test-transformers4-fast: export OMP_NUM_THREADS = 1
+test-transformers4-fast: $(PEERS)/.installed  ## all tests but those marked `slow` on transformers 4.57
+	$(PEERS)/bin/python $(PYTEST) -m 'not slow' $(ARGS)
 
 install: $(STAMP)  ## the environment alone
 
@@ -55,5 +81,5 @@ $(STAMP): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[test]'
 	touch $(STAMP)
 
-clean:
+clean:  ## remove the environment and what a build leaves
 	rm -rf $(VENV) build dist *.egg-info

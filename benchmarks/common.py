@@ -1,4 +1,4 @@
-"""What the measurements share: bases of random weights, real sentence lengths, timing turn about, the machine's own limit."""
+"""Shared by all measurements: bases of random weights, real sentence lengths, interleaved timing, machine limits."""
 
 import json
 import os
@@ -25,14 +25,14 @@ SHAPES = {
 }
 LABELS = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
 CLOCK, PROCESSOR = 0, 1
-#: what is timed: one thread by its processor time, which other work on the machine hardly moves; several by the clock, since
-#: waiting for one another takes processor time too. `arguments` sets it.
+#: One thread is timed by its processor time, which other work on the machine hardly changes; several threads are timed
+#: by the clock, because waiting for one another takes processor time too. `arguments` sets it.
 TIMED = PROCESSOR
 LETTERS_OF_A_PIECE = 6  # no tokenizer is at hand offline: a word counts a piece for every 6 letters begun
 
 
 def arguments(text: str, **more) -> Namespace:
-    """The options that every measurement has: --out, --threads, --rounds, --shape; `more`: name -> default of others."""
+    """Read the options that every measurement has, and those of `more` (name -> default)."""
     parser = ArgumentParser(description=text.split("\n")[0])
     parser.add_argument("--out", help="file for the figures, JSON")
     parser.add_argument("--threads", type=int, default=2)
@@ -89,13 +89,16 @@ def _version(name: str) -> str | None:
 
 
 def has_peer(chosen: Namespace) -> bool:
-    """Whether AdapterHub's adapters is installed here and wanted."""
+    """Tell if AdapterHub's adapters is installed here and wanted."""
     return not chosen.no_peer and _version("adapters") is not None
 
 
 def turn_about(ways: dict, rounds: int, *, warm: bool = False) -> dict[str, list[tuple[float, float]]]:
-    """(seconds on the clock, seconds of the processor) of each way in each round, after one round that does not count (`warm`:
-    each has run already). What else the machine does falls on all ways alike; processor time leaves it out as far as can be."""
+    """Time every way once in each round, and return (seconds on the clock, seconds of the processor) of each.
+
+    One round before the first does not count, unless every way has run already (`warm`). Because the ways alternate,
+    other work on the machine disturbs all of them alike; processor time leaves most of it out.
+    """
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for number in range(1 if warm else 0, rounds + 1):
         for name, way in ways.items():
@@ -123,7 +126,7 @@ def ratio(ours: list, peer: list) -> dict:
 
 
 def flops_per_second(dtype: str, *, repeat: int = 5) -> float:
-    """The rate of bare matrix products of an encoder's shape on this machine: the limit that figures are compared with."""
+    """Measure the rate of bare matrix products of an encoder's shape, the limit that figures are compared with."""
     import torch
 
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
@@ -225,5 +228,5 @@ def in_own_process(script: str, *options: str) -> dict:
 
 
 def peak_gb() -> float:
-    """The largest resident memory of this process so far, in GB (Linux; getrusage would count what it was forked from, too)."""
+    """The peak of this process's resident memory in GB (Linux; getrusage counts the process it was forked from too)."""
     return round(_resident("VmHWM"), 3)

@@ -2,11 +2,11 @@
 
     python benchmarks/evaluate.py --out evaluate.json --languages 10 --file eng-train.conll
 
-For each language and control the sentences are predicted once. Ours: rows sorted by length in batches by a token budget,
-the last layer for the words' first pieces alone; in bf16 the base alone is (`precision` of an evaluation). The peer: batches of
-16 sentences in the order of the file, padded to their longest. `same_labels`: share of words that get the same label on both
-sides, in stacks and under a mean of language modules (the peer divides a mean by their number twice and takes the first one's
-invertible part), and in both number formats on ours.
+For each language and control the sentences are predicted once. madx sorts rows by length into batches by a token budget
+and runs the last layer for the first pieces of words alone; in bf16 only the base is (`precision` of an evaluation).
+The peer takes batches of 16 sentences in the order of the file, padded to their longest. `same_labels` is the share of
+words that get the same label on both sides, in stacks and under a mean of language modules (the peer divides a mean by
+their number twice and takes the invertible component of the first one), and in both number formats of madx.
 """
 
 from functools import partial

@@ -1,4 +1,4 @@
-"""On a GPU: training a language module in bf16, 64 x 128 tokens at XLM-R base's shape, and the share of the card's peak.
+"""On a GPU: training a language module in bf16 on 64 x 128 tokens at XLM-R base's shape, and the share of the peak.
 
     python benchmarks/gpu.py --out gpu.json           says so and measures nothing where there is no GPU
 

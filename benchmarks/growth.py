@@ -2,8 +2,10 @@
 
     python benchmarks/growth.py --out growth.json --plot docs/growth.png
 
-modules: stored in one folder and attached to one engine, on the small shape (1000 modules of XLM-R base's shape would take
-28 GB), each number in a process of its own: listing, loading one, swapping, memory. length and batch: tokens per second of a stack on the chosen shape.
+modules: stored in one folder and attached to one engine, on the small shape (1000 modules of XLM-R base's shape would
+take 28 GB), each number in a process of its own: listing, loading one, swapping, memory.
+
+length and batch: tokens per second of a stack on the chosen shape.
 """
 
 import json

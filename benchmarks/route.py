@@ -3,12 +3,13 @@
     python benchmarks/route.py --out benchmarks/route.json            about 3 minutes on 2 cores, 2 GB
     python benchmarks/route.py --device cuda --precision bf16
 
-8 rows of 64 tokens under MAD-X language modules (bottleneck of reduction 2, invertible part) and a task module with a head:
-all rows in one language as a plain stack, the same through a route, each row in a language of its own, and one forward pass
-for each row. Rounds of all ways follow each other, so that what else the machine does falls on all of them alike; each
-figure is the median over the rounds, each ratio to the stack the median of the rounds' ratios, of the time on the clock and
-of this process's own on the processor, which a busy machine disturbs less. `differs`: the largest difference between the
-scores of the mixed batch and those of its rows on their own; `languages_differ`: between the mixed batch and one language.
+8 rows of 64 tokens under MAD-X language modules (bottleneck of reduction 2, invertible component) and a task module
+with a head: all rows in one language as a plain stack, the same through a route, each row in a language of its own, and
+one forward pass for each row. The ways alternate in every round, so that other work on the machine disturbs all of them
+alike. Each figure is the median over the rounds and each ratio to the stack the median of the rounds' ratios, of the
+time on the clock and of this process's processor time, which a busy machine disturbs less. `differs` is the largest
+difference between the scores of the mixed batch and those of its rows on their own, `languages_differ` that between the
+mixed batch and one language.
 """
 
 import argparse

@@ -4,7 +4,7 @@
     .venv-peers/bin/python benchmarks/run.py --out runs/benchmarks      with the peer beside (`make bench-peers`)
     python benchmarks/run.py --only train infer --shape small --rounds 2
 
-Every other file of this folder that is a script with --out and --threads is a measurement and runs in a process of its own.
+Every other file of this folder that is a script with --out and --threads is a measurement and runs in its own process.
 """
 
 import argparse

@@ -3,11 +3,12 @@
     python benchmarks/sparse.py --out benchmarks/sparse.json              all of it, about 10 minutes on 2 cores, 12 GB
     python benchmarks/sparse.py --only apply store
 
-apply: K = 7,667,712 entries spread evenly by chance over all weights (the worst case for a processor's cache): on, off, swap
-of the language under a task. store: the file, its loading, what half precision loses. select: the K largest of |theta -
-theta_0|. train: peak resident memory, each way in a process of its own, 3 steps of 4 x 64 tokens, beside a reference that
-follows composable-sft (dense masks, one AdamW over everything in both phases, originals beside the weights). `cpu_ms` are milliseconds
-of computing with one thread, which other work on the machine disturbs less than the time that passes.
+apply: K = 7,667,712 entries at random places of all weights (the worst case for a processor's cache): on, off, and the
+swap of the language under a task. store: the file, its loading, the loss by half precision. select: the K largest
+entries of |theta - theta_0|. train: peak resident memory, each way in a process of its own, 3 steps of 4 x 64 tokens,
+beside a reference that follows composable-sft (dense masks, one AdamW over everything in both phases, originals beside
+the weights). `cpu_ms` are milliseconds of computing with one thread, which other work on the machine disturbs less than
+the clock.
 """
 
 import argparse
@@ -92,7 +93,7 @@ def measure_apply() -> dict:
 
 
 def cpu_of_one_thread(engine, base) -> dict:
-    """Computing time of on and off, beside reading K numbers at random places (off must) and reading and writing them (on must)."""
+    """Computing time of on and off, beside the least that each must do: read, or read and write, K random places."""
     flat, threads = (
         base.encoder.get_parameter("embeddings.word_embeddings.weight").detach().view(-1),
         torch.get_num_threads(),
@@ -169,7 +170,7 @@ def measure_select() -> dict:
     }
 
 
-# ---- training ----------------------------------------------------------------------------------------------------------
+# ---- training --------------------------------------------------------------------------------------------------------
 
 
 def batch(step: int) -> dict:

@@ -3,10 +3,13 @@
     python benchmarks/train.py --out train.json                     with the peer where adapters is installed
     python benchmarks/train.py --only task --sentences 64 --file eng-train.conll
 
-language: a MAD-X language module on 8 x 128 tokens, 15 % masked; the steps of the loop itself, AdamW and clipping included.
-task: NER on sentences of real lengths; the peer in padded batches of 16 in the order of the file, ours by a token budget.
-`upper half, kept`: a task module of eight times the bottleneck in the upper half of the layers, in the second and later epochs
-of `cache_frozen`; on real English NER its dev F1 is that of one in all layers (docs/speed.md).
+language: a MAD-X language module on 8 x 128 tokens, 15 % masked; the steps of the loop itself, AdamW and clipping
+included.
+
+task: NER on sentences of real lengths; the peer in padded batches of 16 in the order of the file, madx by a token
+budget. `upper half, kept`: a task module of eight times the bottleneck in the upper half of the layers, in the second
+and later epochs of `cache_frozen`; on real English NER its dev F1 is that of one in all layers (docs/speed.md).
+
 The first losses must agree to rounding or the measurement stops. memory: what one step adds at its peak, each way in a
 process of its own. limit: the time of the bare matrix products at the rate measured here, and the share reached.
 """
@@ -78,13 +81,14 @@ class Ours:
         from madx.engine import Engine
         from madx.training import TrainSettings, loop
         from madx.training.precision import to_bf16
-        from madx.training.trainable import TrainableModule
+        from madx.training.run import Run
+        from madx.training.trainable import ModuleTrainable, Trainee
 
         self.base = base
         self.engine = Engine(base)
         self.engine.attach(make_module(base, "eng", components="madx"))
         if kind == "task":
-            self.engine.attach(make_module(base, "ner", role="task", components=parts, labels=LABELS))
+            self.engine.attach(make_module(base, "ner", role="task", components=components, labels=LABELS))
         if precision == "bf16":
             to_bf16(base)
         name = "eng" if kind == "language" else "ner"
@@ -92,18 +96,14 @@ class Ours:
         task = language_task(base.config.vocab_size) if kind == "language" else ner_task(rows, tokens_per_batch=BUDGET)
         settings = TrainSettings(precision=precision, progress=False, schedule="constant", warmup=0)
         self.task, self.settings, self.name = task, settings, name
-        moving = TrainableModule(self.engine, name)
-        self.loop = loop._Loop(self.engine, moving, task, settings, steps=10**6, seed=0, folder=None, identity={})
-        self.loop._mode(training=True)
+        self.trainee = Trainee(self.engine, name, None)
+        self.loop = loop.Loop(ModuleTrainable(self.trainee), task, settings, Run(steps=10**6, seed=0))
+        self.loop.set_mode(training=True)
         self.of_epoch = task.steps(1) if kind == "task" else 1
 
     def round(self) -> float:
         """One step, or one epoch of a task; the first loss of it."""
-        losses = []
-        for _ in range(self.of_epoch):
-            losses.append(self.loop._step(False)[0])
-            self.loop.step += 1
-        return losses[0]
+        return [self.loop.train_step().mean for _ in range(self.of_epoch)][0]
 
 
 class Theirs:
@@ -219,7 +219,7 @@ class Kept(Ours):
         super().__init__(
             base, "task", precision, rows, components={"bottleneck": {"leave_out": lower, "reduction_factor": 2}}
         )
-        self.opened = activation_cache(self.engine, "ner", self.task, self.settings, folder=None)
+        self.opened = activation_cache(self.trainee, self.task, self.settings, folder=None)
         self.opened.__enter__()
 
 

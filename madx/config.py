@@ -1,7 +1,7 @@
-"""Strict YAML -> typed settings: every fault at once, each with file, line, key and what is allowed.
+"""Reads and writes typed settings in YAML. All faults are reported at once, with file, line, key and allowed values.
 
-Words without quotes are read as YAML 1.2 does: `no`, `on`, `nor` are text (they are language codes), `1e-4` is a number.
-Relative paths in a file stay as they are: they count from the current folder, not from the file's.
+Words without quotes are read as in YAML 1.2: `no`, `on` and `nor` are text (they are language codes), `1e-4` a number.
+Relative paths in a file stay as they are: they count from the current folder, not from the folder of the file.
 """
 
 import json
@@ -42,15 +42,18 @@ S = TypeVar("S", bound="Settings")
 
 
 class Settings(BaseModel):
-    """The parent of every settings class: unknown keys are refused, values are not changed after reading."""
+    """The parent of every settings class: unknown keys are refused and values cannot be changed after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
     #: key of an earlier version -> its name today; such a key is still read, with a notice
     RENAMED: typing.ClassVar[dict[str, str]] = {}
+    #: setting whose text is short for a mapping -> the key of that text: an override such as
+    #: `components.bottleneck.reduction_factor=2` turns `components: madx` into `components: {preset: madx, ...}`
+    SHORT: typing.ClassVar[dict[str, str]] = {}
 
 
 def renamed(schema: type[Settings], data: dict[str, Any], *, notice: bool = True) -> dict[str, Any]:
-    """Plain settings with the keys of earlier versions under their names of today; `notice`: each is logged."""
+    """Return plain settings in which keys of earlier versions have their present names; `notice` logs each of them."""
     for old, new in schema.RENAMED.items():
         if old in data and new not in data:
             data = {new if key == old else key: value for key, value in data.items()}
@@ -61,28 +64,34 @@ def renamed(schema: type[Settings], data: dict[str, Any], *, notice: bool = True
     return data
 
 
-class _Faults(list):
+class _Faults(list[tuple[str, str]]):
     """Faults found so far, as (place, text)."""
+
+    def error(self, what: str) -> ConfigError:
+        lines = [f"{place}: {text}" for place, text in self]
+        count = "1 fault" if len(lines) == 1 else f"{len(lines)} faults"
+        return ConfigError(f"{count} in {what}:\n  " + "\n  ".join(lines))
 
     def raise_if_any(self, what: str) -> None:
         if self:
-            lines = [f"{place}: {text}" for place, text in self]
-            count = "1 fault" if len(lines) == 1 else f"{len(lines)} faults"
-            raise ConfigError(f"{count} in {what}:\n  " + "\n  ".join(lines))
+            raise self.error(what)
 
 
 def load(path: str | Path | None, schema: type[S], overrides: Iterable[str] = ()) -> S:
-    """Settings from a YAML file (None: from overrides alone) and overrides `a.b=c`, whose values are read as YAML.
+    """Read settings from a YAML file and apply overrides such as `a.b=c`, whose values are read as YAML too.
 
-    Raises ConfigError that lists all faults: `train.yaml:12: train.learning_rat: unknown key; did you mean ...`.
+    Without a path the settings come from the overrides alone. Raises a ConfigError that lists all faults, for example
+    `train.yaml:12: train.learning_rat: unknown key; did you mean ...`.
     """
-    data, lines, faults = {}, {}, _Faults()
+    data: dict[str, Any] = {}
+    lines: dict[Path_, str] = {}
+    faults = _Faults()
     what = "the settings" if path is None else str(path)
     if path is not None:
         data = _read(Path(path), lines, faults)
     for override in overrides:
+        _write_out(data, override, schema)
         _override(data, override, lines, faults)
-    checked = None
     data = renamed(schema, data)
     try:
         checked = schema.model_validate_json(json.dumps(data))
@@ -90,12 +99,27 @@ def load(path: str | Path | None, schema: type[S], overrides: Iterable[str] = ()
         for key, text in _explained(error, schema, data):
             place = _place(key, lines, what)
             faults.append((place, f"{'.'.join(map(str, key)) or '(file)'}: {text}"))
+        raise faults.error(what) from None
     faults.raise_if_any(what)
     return checked
 
 
+def check(schema: type[S], values: dict[str, Any], *, what: str) -> S:
+    """Return settings read from Python values, which may hold settings objects; `what` names them in the error.
+
+    Raises a ConfigError that lists all faults, each with its key and what is allowed.
+    """
+    values = renamed(schema, values)
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        explained = _explained(error, schema, values)
+        faults = _Faults((".".join(map(str, key)) or "(all)", text) for key, text in explained)
+        raise faults.error(what) from None
+
+
 def faults_of(schema: type[S], data: dict[str, Any]) -> tuple[S | None, list[str]]:
-    """Settings from plain data (None when there is a fault), and every fault as `key.path: what is wrong`."""
+    """Return settings read from plain data (None if there is a fault), and each fault as `key.path: what is wrong`."""
     data = renamed(schema, data)
     try:
         return schema.model_validate_json(json.dumps(data)), []
@@ -104,19 +128,19 @@ def faults_of(schema: type[S], data: dict[str, Any]) -> tuple[S | None, list[str
 
 
 def to_dict(settings: Settings) -> dict[str, Any]:
-    """Plain data, as YAML and JSON hold it."""
+    """Return settings as plain data that YAML and JSON can hold."""
     return settings.model_dump(mode="json")
 
 
 def dump(settings: Settings, path: str | Path) -> None:
-    """Write settings as YAML, in the order of their class; `load` gives them back."""
+    """Write settings as YAML in the order of their class; `load` reads equal settings from the file."""
     Path(path).write_text(
         yaml.dump(to_dict(settings), Dumper=_Dumper, sort_keys=False, allow_unicode=True), encoding="utf-8"
     )
 
 
 def describe(schema: type[Settings], *, indent: str = "") -> str:
-    """All keys with meaning, type, range and default, as YAML that can be filled in."""
+    """Return all keys with meaning, type, range and default, as YAML that a user can fill in."""
     lines = []
     for name, field in schema.model_fields.items():
         limits = [
@@ -147,7 +171,7 @@ def describe(schema: type[Settings], *, indent: str = "") -> str:
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, lines: dict[Path_, str], faults: _Faults) -> dict:
+def _read(path: Path, lines: dict[Path_, str], faults: _Faults) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -163,7 +187,7 @@ def _read(path: Path, lines: dict[Path_, str], faults: _Faults) -> dict:
     return _compose(text, str(path), lines, faults)
 
 
-def _compose(text: str, name: str, lines: dict[Path_, str], faults: _Faults) -> dict:
+def _compose(text: str, name: str, lines: dict[Path_, str], faults: _Faults) -> dict[str, Any]:
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
@@ -189,16 +213,18 @@ def _value(node: yaml.Node, at: Path_, name: str, lines: dict[Path_, str], fault
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key, place = str(key_node.value), f"{name}:{key_node.start_mark.line + 1}"
+            here = (*at, key)
             if key in result:
-                faults.append((place, f"{'.'.join(map(str, (*at, key)))}: given twice; keep one"))
-            lines[(*at, key)] = place
-            result[key] = _value(value_node, (*at, key), name, lines, faults)
+                faults.append((place, f"{'.'.join(map(str, here))}: given twice; keep one"))
+            lines[here] = place
+            result[key] = _value(value_node, here, name, lines, faults)
         return result
-    return node.value if node.style else _scalar(node.value)
+    quoted = isinstance(node, yaml.ScalarNode) and node.style
+    return node.value if quoted else _scalar(node.value)
 
 
 def _scalar(text: str) -> Any:
-    """A word without quotes as null, bool, int, float or text."""
+    """Read a word without quotes as null, bool, int, float or text."""
     if text in WORDS:
         return WORDS[text]
     if INT.fullmatch(text):
@@ -208,7 +234,16 @@ def _scalar(text: str) -> Any:
     return text
 
 
-def _override(data: dict, override: str, lines: dict[Path_, str], faults: _Faults) -> None:
+def _write_out(data: dict[str, Any], override: str, schema: type[Settings]) -> None:
+    """Turn the text of a setting in `SHORT`, given or by default, into its mapping when an override goes inside it."""
+    key, _, deeper = override.partition("=")[0].strip().partition(".")
+    if deeper and key in schema.SHORT:
+        text = data.get(key, schema.model_fields[key].default)
+        if isinstance(text, str):
+            data[key] = {schema.SHORT[key]: text}
+
+
+def _override(data: dict[str, Any], override: str, lines: dict[Path_, str], faults: _Faults) -> None:
     key, equals, text = override.partition("=")
     steps: Path_ = tuple(int(s) if s.isdigit() else s for s in key.strip().split("."))
     place = f"override {override!r}"
@@ -248,13 +283,16 @@ def _override(data: dict, override: str, lines: dict[Path_, str], faults: _Fault
 # ---- explaining ------------------------------------------------------------------------------------------------------
 
 
-def _explained(error: ValidationError, schema: type[Settings], data: dict) -> list[tuple[Path_, str]]:
-    """(key path, text) of each fault; the several complaints of a union about one value are joined."""
+def _explained(error: ValidationError, schema: type[Settings], data: dict[str, Any]) -> list[tuple[Path_, str]]:
+    """Return (key path, text) of each fault. A union reports one fault for each of its members; they are joined."""
     found: dict[Path_, list[str]] = {}
     for fault in error.errors():
         key = _existing(fault["loc"], data, add=fault["type"] == "missing")
         if fault["type"] == "extra_forbidden":
-            text = f"unknown key; {did_you_mean(str(key[-1]), _keys_at(schema, key[:-1]))}"
+            name = str(key[-1])
+            inner = _inside(schema, name) if len(key) == 1 else []
+            hint = f"did you mean {' or '.join(inner)}?" if inner else did_you_mean(name, _keys_at(schema, key[:-1]))
+            text = f"unknown key; {hint}"
         elif fault["type"] == "missing":
             text = "missing, and it has no default"
         else:
@@ -262,28 +300,27 @@ def _explained(error: ValidationError, schema: type[Settings], data: dict) -> li
             message = (
                 fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("a valid ")
             )
-            own = fault["type"] == "value_error"  # a validator of ours says all there is to say
+            own = fault["type"] == "value_error"  # the message of a validator of madx is complete
             text = message if own else f"expected {message}, got {got[:80]}"
         found.setdefault(key, []).append(text)
     return [(key, " - or ".join(dict.fromkeys(texts))) for key, texts in found.items()]
 
 
 def _existing(loc: Iterable[str | int], data: Any, *, add: bool) -> Path_:
-    """The part of an error's location that is in the data: names of union members are not."""
+    """The steps of an error's location that exist in the data; pydantic also puts names of union members there.
+
+    `add`: the last step is kept although it does not exist, for it names the key that is missing.
+    """
     key: list[str | int] = []
     steps = list(loc)
     for i, step in enumerate(steps):
-        if (
-            isinstance(data, dict)
-            and step in data
-            or isinstance(data, list)
-            and isinstance(step, int)
-            and step < len(data)
-        ):
+        if isinstance(data, dict) and step in data:
             data = data[step]
-            key.append(step)
-        elif add and i == len(steps) - 1:
-            key.append(step)
+        elif isinstance(data, list) and isinstance(step, int) and step < len(data):
+            data = data[step]
+        elif not (add and i == len(steps) - 1):
+            continue
+        key.append(step)
     return tuple(key)
 
 
@@ -303,8 +340,14 @@ def _keys_at(schema: type[Settings], key: Path_) -> list[str]:
     return list(schema.model_fields)
 
 
+def _inside(schema: type[Settings], name: str) -> list[str]:
+    """Return where a key of this name lies one level deeper, for example `train.learning_rate`."""
+    inner = {key: _settings_of(field.annotation) for key, field in schema.model_fields.items()}
+    return [f"{key}.{name}" for key, settings in inner.items() if settings and name in settings.model_fields]
+
+
 def _settings_of(annotation: Any) -> type[Settings] | None:
-    """The Settings class of a field, looking through unions and generics."""
+    """Return the Settings class in the type of a field, also inside unions and generics."""
     if typing.get_origin(annotation) is None and isinstance(annotation, type) and issubclass(annotation, Settings):
         return annotation
     return next((found for a in typing.get_args(annotation) if (found := _settings_of(a))), None)
@@ -333,15 +376,12 @@ def _kind(value: Any) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Text that this reader would take for something else, or YAML 1.1 would, is quoted."""
+    """A YAML writer that quotes text which this reader, or a reader of YAML 1.1, would take for another type."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    plain = (
-        isinstance(_scalar(text), str)
-        and yaml.SafeLoader.resolve(yaml.SafeLoader(""), yaml.ScalarNode, text, (True, False))
-        == "tag:yaml.org,2002:str"
-    )
+    tag = yaml.SafeLoader("").resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+    plain = isinstance(_scalar(text), str) and tag == "tag:yaml.org,2002:str"
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
 
 
@@ -350,6 +390,6 @@ _Dumper.add_representer(float, lambda dumper, value: dumper.represent_scalar("ta
 
 
 def _number(value: float) -> str:
-    """A float that every YAML reader takes for one: with a point, also before an exponent."""
+    """Write a float so that every YAML reader takes it for one: with a point, also before an exponent."""
     mantissa, e, exponent = repr(value).partition("e")
     return (mantissa if "." in mantissa or "n" in mantissa else mantissa + ".0") + e + exponent

@@ -1,5 +1,6 @@
 """Every fault that a user can cause or meet is a `MadxError`: what came, what is allowed, what to do."""
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 
@@ -35,13 +36,13 @@ class TrainingError(MadxError):
     """Training cannot start or had to stop; what was saved before stays as it was."""
 
 
-def did_you_mean(word: str, allowed) -> str:
-    """The tail of an error message: the nearest allowed word, then all of them.
+def did_you_mean(word: object, allowed: Iterable[object]) -> str:
+    """Return the end of an error message: the allowed word nearest to `word`, then all allowed words.
 
     >>> did_you_mean("bottelneck", ["bottleneck", "invertible"])
     "did you mean 'bottleneck'? Allowed: bottleneck, invertible"
     """
-    allowed = [str(a) for a in allowed]
-    near = get_close_matches(str(word), allowed, n=1)
-    listing = f"Allowed: {', '.join(allowed) if allowed else '(none)'}"
+    words = [str(a) for a in allowed]
+    near = get_close_matches(str(word), words, n=1)
+    listing = f"Allowed: {', '.join(words) or '(none)'}"
     return f"did you mean '{near[0]}'? {listing}" if near else listing

@@ -1,16 +1,20 @@
-"""Registries: names under which files of a folder offer what they hold."""
+"""Registries: the names under which the files of a folder offer their classes."""
 
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
 
 from madx.errors import ConfigError, did_you_mean
 
+T = TypeVar("T")
+C = TypeVar("C", bound=type)
 
-class Registry:
-    """Classes by the name that YAML and the command line use for them.
 
-    >>> shapes = Registry("shape")
+class Registry(Generic[T]):
+    """A table of classes by the name that YAML and the command line use for them; `T` is their common parent.
+
+    >>> shapes: Registry[object] = Registry("shape")
     >>> @shapes.register("round")
     ... class Round: pass
     >>> shapes.names(), shapes.get("round").name
@@ -19,35 +23,39 @@ class Registry:
 
     def __init__(self, kind: str):
         self.kind = kind
-        self._classes: dict[str, type] = {}
+        self._classes: dict[str, type[T]] = {}
 
-    def register(self, name: str) -> Callable[[type], type]:
-        """A decorator that enters a class under a name and gives it that `name`. A taken name raises ConfigError."""
+    def register(self, name: str) -> Callable[[C], C]:
+        """Return a decorator that enters a class under `name` and sets its attribute `name`.
 
-        def enter(cls: type) -> type:
+        Raises ConfigError if another class has the name already.
+        """
+
+        def enter(cls: C) -> C:
             taken = self._classes.get(name)
             if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
                 raise ConfigError(
-                    f"The {self.kind} {name!r} is registered twice: by {taken.__module__} and {cls.__module__}. Rename one."
+                    f"The {self.kind} {name!r} is registered twice: by {taken.__module__} and {cls.__module__}. "
+                    "Rename one of the two."
                 )
-            cls.name = name
+            cls.name = name  # type: ignore[attr-defined]  # the parents declare it
             self._classes[name] = cls
             return cls
 
         return enter
 
-    def get(self, name: str) -> type:
-        """The class of that name; raises ConfigError with the nearest one."""
+    def get(self, name: str) -> type[T]:
+        """Return the class of that name; raises ConfigError that suggests the nearest name."""
         if name not in self._classes:
             raise ConfigError(f"Unknown {self.kind} {name!r}; {did_you_mean(name, self.names())}")
         return self._classes[name]
 
     def names(self) -> list[str]:
-        """All names, sorted."""
+        """Return all names in alphabetical order."""
         return sorted(self._classes)
 
-    def items(self) -> list[tuple[str, type]]:
-        """(name, class), sorted by name."""
+    def items(self) -> list[tuple[str, type[T]]]:
+        """Return all pairs (name, class) in alphabetical order of the names."""
         return [(name, self._classes[name]) for name in self.names()]
 
     def __iter__(self) -> Iterator[str]:
@@ -58,7 +66,7 @@ class Registry:
 
 
 def discover(package: str) -> None:
-    """Import every file of a package that does not start with an underscore, so that each can register itself."""
+    """Import every file of a package whose name does not start with an underscore, so that each can register itself."""
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         if not module.name.startswith("_"):
             importlib.import_module(f"{package}.{module.name}")

@@ -1,12 +1,15 @@
-"""Makes the base of the miniature world, `madx/data/world/base`: tokenizer, initial vectors, masked LM on four languages.
+"""Makes the base of the miniature world, `madx/data/world/base`: tokenizer, initial vectors, masked LM on four
+languages.
 
     python pipelines/make_world_base.py --out madx/data/world/base
 
-The tokenizer (SentencePiece unigram, in the id order of XLM-R) and the initial word vectors come from a little text of all
-seven languages, 10,000 sentences each; the masked LM sees only `PRETRAINED`, half of its steps blocks, a quarter
-single sentences, a quarter pairs of translations (TLM: Conneau & Lample 2019, arXiv:1901.07291). Three things let so small a base learn in minutes: word vectors from
-co-occurrence (PPMI, then SVD: Levy & Goldberg 2014) as initial embeddings, log frequencies as the decoder's initial bias,
-and no dropout. At the end the vectors of pieces that the masked LM never met follow those it did meet (`carry_along`). The text has all frames, as a language has, and names of the training split only.
+The tokenizer (SentencePiece unigram, in the id order of XLM-R) and the initial word vectors come from a little text of
+all seven languages, 10,000 sentences each; the masked LM sees only `PRETRAINED`, half of its steps blocks, a quarter
+single sentences, a quarter pairs of translations (TLM: Conneau & Lample 2019, arXiv:1901.07291). Three things let so
+small a base learn in minutes: word vectors from co-occurrence (PPMI, then SVD: Levy & Goldberg 2014) as initial
+embeddings, log frequencies as the decoder's initial bias, and no dropout. At the end the vectors of pieces that the
+masked LM never met follow those it did meet (`carry_along`). The text has all frames, as a language has, and names of
+the training split only.
 """
 
 import argparse
@@ -54,7 +57,8 @@ def nameless(code: str, count: int, rng: random.Random) -> list[str]:
 
 
 def make_tokenizer(folder: Path, text: list[str], *, pieces: int, characters: str) -> PreTrainedTokenizerFast:
-    """Trains the SentencePiece model, which knows all `characters`; writes it as `sentencepiece.bpe.model` and `tokenizer.json`."""
+    """Trains the SentencePiece model, which knows all `characters`; writes it as `sentencepiece.bpe.model` and
+    `tokenizer.json`."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(text),
@@ -163,7 +167,8 @@ def batches(rows: list[list[int]], tuples: list[tuple], *, tokens: int, steps: i
 
 
 def mask(ids: torch.Tensor, vocabulary: int, *, rate: float = 0.15) -> tuple[torch.Tensor, torch.Tensor]:
-    """Dynamic masking, 60 % <mask>, 20 % random, 20 % kept, so that visible pieces gather context too -> (input ids, bool places), both (batch, tokens)."""
+    """Dynamic masking, 60 % <mask>, 20 % random, 20 % kept, so that visible pieces gather context too -> (input ids,
+    bool places), both (batch, tokens)."""
     chance, kind = torch.rand(ids.shape), torch.rand(ids.shape)
     places = (chance < rate) & (ids > 3)
     noisy = torch.where(places & (kind < 0.6), vocabulary - 1, ids)
@@ -200,9 +205,9 @@ def carry_along(words: torch.Tensor, before: torch.Tensor, heard: np.ndarray, pl
     """Put the vectors of pieces that training hardly met where training would have carried them; gives their number.
 
     words, before: (size, width) vectors after and before training; heard: (size,) occurrences in the training text;
-    placed: (size,) whether a piece has a vector from co-occurrence. The softmax only ever pushes the vectors of unmet pieces
-    away, all of them into one direction, where a language module cannot tell them apart. Instead: the linear map (ridge
-    regression with an offset) from the vectors before to those after, learnt from the pieces that were met.
+    placed: (size,) whether a piece has a vector from co-occurrence. The softmax only ever pushes the vectors of unmet
+    pieces away, all of them into one direction, where a language module cannot tell them apart. Instead: the linear
+    map (ridge regression with an offset) from the vectors before to those after, learnt from the pieces that were met.
     """
     met, unmet = heard >= FEW, (heard < FEW) & placed
     one = torch.cat([before, torch.ones(len(before), 1)], dim=1).double()

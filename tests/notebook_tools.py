@@ -1,4 +1,4 @@
-"""Running notebooks offline in a kernel of this environment. As a program (`make notebooks`): runs them and keeps their outputs."""
+"""Runs notebooks offline in a kernel of this environment; as a program (`make notebooks`) it keeps their outputs."""
 
 import os
 import sys
@@ -10,8 +10,8 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-#: two threads that share a core wait for each other most of the time; progress bars, and the remark that a widget for them is
-#: missing, are nothing to keep
+#: Two threads that share a core wait for each other most of the time. Progress bars, and the warning that a widget for
+#: them is missing, do not belong into kept outputs.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "TQDM_DISABLE": "1",

@@ -53,7 +53,7 @@ def test_a_saved_base_of_every_family_loads(tmp_path, family):
         }
     )
     assert (
-        len(base.sites) == 8 and all(not p.requires_grad for p in base.model.parameters()) and not base.model.training
+        len(base.sites) == 34 and all(not p.requires_grad for p in base.model.parameters()) and not base.model.training
     )
     ids, mask = tiny.inputs()
     with torch.no_grad():
@@ -162,7 +162,7 @@ def test_tokenizer_fingerprint(tmp_path):
     assert tokenizer_fingerprint(again) != before
 
 
-# ---- bases that cannot be used -----------------------------------------------------------------------------------------
+# ---- bases that cannot be used ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", tiny.FAMILY_NAMES)

@@ -191,12 +191,12 @@ def test_the_first_lines_of_a_config_are_commands_that_take_it(path, monkeypatch
     monkeypatch.chdir(ROOT)
     first, second, *_ = (line.removeprefix("# ").replace("$", "/some/") for line in path.read_text().splitlines())
     madx_word, command, *words = shlex.split(first)
-    python, pipeline, config, *overrides = shlex.split(second)
-    assert (madx_word, python) == ("madx", "python") and (ROOT / config) == path and words[0] == config
-    job = command.replace("-", "_")
-    file = {"evaluate": "zero_shot", "matrix": "transfer_matrix", "compare": "compare_module_types"}.get(job, job)
-    assert pipeline == f"pipelines/{file}.py" and (ROOT / pipeline).is_file()
-    assert captured(monkeypatch, job, command, *words) == load(config, getattr(madx.jobs, SCHEMAS[command]), overrides)
+    assert madx_word == "madx" and ROOT / words[0] == path
+    settings = captured(monkeypatch, command.replace("-", "_"), command, *words)
+    if second.startswith("python"):  # a recipe that takes the file, too
+        _, pipeline, config, *overrides = shlex.split(second)
+        assert (ROOT / pipeline).is_file() and config == words[0]
+        assert settings == load(config, getattr(madx.jobs, SCHEMAS[command]), overrides)
 
 
 def test_there_are_configs():

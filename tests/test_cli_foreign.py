@@ -50,13 +50,7 @@ def test_there_and_back(out, form):
         out / "files",
         "--from",
         form,
-        "--name",
-        "a.b",
-        "--role",
-        "language",
-        "--language",
-        "swa",
-        "--store",
+        *"--name a.b --role language --language swa --store".split(),
         out / "store",
     ]
     done = modules(*words)  # the files name their base, which lies here
@@ -103,16 +97,10 @@ def test_wrong_use_is_said_before_anything_is_written(out):
     words = [
         "import",
         out / "files",
-        "--from",
-        "composable-sft",
-        "--role",
-        "language",
-        "--language",
-        "swa",
-        "--store",
+        *"--from composable-sft --role language --language swa --store".split(),
         out / "store",
     ]
-    assert "what it shall be called, e.g. --name swa" in failed(modules(*words))
+    assert "give its name, e.g. --name swa" in failed(modules(*words))
     assert "'../x' cannot name a module" in failed(modules(*words, "--name", "../x"))
     assert "'Swahili' is no language code" in failed(modules(*words[:-4], "--language", "Swahili", "--name", "x"))
     assert "Unknown format 'adaptrhub'; did you mean 'adapterhub'" in failed(

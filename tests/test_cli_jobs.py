@@ -16,16 +16,7 @@ from tiny_files import fill
 
 from madx.store import Store
 
-SMALL = [
-    "--set",
-    "block_size=16",
-    "--set",
-    "batch_size=4",
-    "--set",
-    "held_out_blocks=4",
-    "--set",
-    "train.learning_rate=0.01",
-]
+SMALL = "--set block_size=16 --set batch_size=4 --set held_out_blocks=4 --set train.learning_rate=0.01".split()
 
 
 @pytest.fixture(scope="session")
@@ -77,15 +68,7 @@ def test_training_ends_with_figures_and_the_next_command(trained):
 
 def test_evaluate_prints_the_matrix_and_writes_it(here):
     done = run(
-        "evaluate",
-        "--task-module",
-        "ner",
-        "--target",
-        "eng=eng-test.conll",
-        "--target",
-        "swa=swa-test.conll",
-        "--out",
-        "results",
+        *"evaluate --task-module ner --target eng=eng-test.conll --target swa=swa-test.conll --out results".split()
     )
     assert done.exit_code == 0, (done.output, done.exception)
     for word in ("swa", "none", "source", "target", "mean"):
@@ -121,6 +104,7 @@ def test_predict_finds_the_names_in_every_format(here):
     assert conll == "".join(f"{word}\t{tag}\n" for word, tag in zip(record["tokens"], record["tags"])) + "\n"
 
 
+@pytest.mark.slow
 def test_predict_reads_stdin_line_by_line(here):
     done = process(
         "predict", "--stack", "swa + ner@2", "--format", "json", cwd=here, input="Anna is in city .\n\nthe market\n"
@@ -205,26 +189,12 @@ def test_a_fault_is_one_message_and_code_1(case, here):
         assert text in said, said
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(here):
     words = [
-        "train-language",
-        "--base",
-        "base",
-        "--language",
-        "swa",
-        "--corpus",
-        "swa.txt",
-        "--store",
-        "stopped",
-        "--steps",
-        "1000000",
+        *"train-language --base base --language swa --corpus swa.txt --store stopped --steps 1000000".split(),
         *SMALL,
-        "--set",
-        "cache=cache",
-        "--set",
-        "run=stopped-run",
-        "--set",
-        "train.evaluate_every=100000",
+        *"--set cache=cache --set run=stopped-run --set train.evaluate_every=100000".split(),
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     running = subprocess.Popen(
@@ -253,7 +223,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(here):
     assert checkpoint.exists() and not (here / "stopped").exists()
 
 
-# ---- lines of mixed languages ------------------------------------------------------------------------------------------
+# ---- lines of mixed languages ----------------------------------------------------------------------------------------
 
 
 MIXED = (

@@ -51,19 +51,22 @@ def test_reads_what_people_write(write):
 def test_all_faults_at_once_with_line_and_suggestion(write):
     path = write("steps: many\ninner:\n  ratte: 1\n  rate: -1\nlimit: 0\non: 1\non: true\nsource: 3\n")
     text = faults(path, Outer, ["inner.words=3", "innner.x=1"])
-    assert text.startswith(f"9 faults in {path}:")
-    for part in (
-        f"{path}:7: on: given twice",
-        f"{path}:1: steps: expected integer, got \"many\" - or expected 'auto'",
-        f"{path}:3: inner.ratte: unknown key; did you mean 'rate'? Allowed: rate, words",
-        f"{path}:4: inner.rate: expected greater than 0, got -1",
-        f"{path}:5: limit: expected greater than or equal to 1, got 0",
-        "name: missing",
-        "override 'inner.words=3': inner.words: expected",
-        "override 'innner.x=1': innner: unknown key; did you mean 'inner'?",
-        f"{path}:8: source: expected",
-    ):
-        assert part in text, text
+    first, *rest = text.splitlines()
+    assert "9 faults" in first and str(path) in first and len(rest) == 9
+    expected = {
+        f"{path}:1: steps": ("integer", "many", "auto"),
+        f"{path}:3: inner.ratte": ("did you mean 'rate'?", "Allowed: rate, words"),
+        f"{path}:4: inner.rate": ("greater than 0", "-1"),
+        f"{path}:5: limit": ("1", "0"),
+        f"{path}:7: on": ("twice",),
+        f"{path}:8: source": ("3",),
+        f"{path}:1: name": ("missing",),
+        "override 'inner.words=3': inner.words": ("3",),
+        "override 'innner.x=1': innner": ("did you mean 'inner'?",),
+    }
+    for place, parts in expected.items():
+        (line,) = [line for line in rest if line.strip().startswith(f"{place}: ")]
+        assert all(part in line for part in parts), line
 
 
 def test_overrides(write):

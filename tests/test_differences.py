@@ -348,9 +348,9 @@ def test_a_factor_scales_the_change_of_an_adapter(base, ids):
     assert len({tuple(o.flatten()[:9].tolist()) for o in outs.values()}) == 4
     unit = engine.modules["a"].units["layer.2.ffn"]["bottleneck"]
     step = engine.compile(Stack(Scaled("a", 0.5)))["layer.2.ffn"][0]
-    from madx.contract.module_type import Sublayer
+    from madx.contract.views import Sublayer, Tokens
 
-    at = Sublayer(torch.randn(1, 2, 32), lambda x: x, {})
+    at = Sublayer(torch.randn(1, 2, 32), lambda x: x, {}, Tokens())
     assert torch.allclose(step(at), 0.5 * unit(at))
 
 
@@ -479,7 +479,7 @@ def test_counts():
 
 
 def test_the_papers_counts_on_xlmr_base():
-    from madx.contract.module_type import BaseParameter, Site
+    from madx.contract.sites import BaseParameter, Site
     from madx.module_types.sparse_diff import SparseDiffConfig
 
     site = Site(
@@ -521,7 +521,7 @@ def test_python_objects_and_text_agree():
 def test_a_difference_of_another_shape_is_refused_even_on_a_sister_base():
     base, other, sister = tiny.base(), tiny.base(intermediate_size=48), tiny.base(seed=3)
     made = sparse(base, "a")
-    with pytest.raises(BaseError, match="differences of other parameters.*intermediate.dense.bias"):
+    with pytest.raises(BaseError, match="of other parameters.*intermediate.dense.bias"):
         Engine(other).attach(made, allow_base_mismatch=True)
     engine = Engine(sister)
     engine.attach(made, allow_base_mismatch=True)

@@ -6,8 +6,9 @@ import torch
 from tiny import snapshot, unchanged
 
 from madx.composition import Average, Stack, parse
-from madx.contract.module_type import Sublayer
+from madx.contract.views import Sublayer, Tokens
 from madx.engine import Engine
+from madx.engine.call import Call
 from madx.errors import BaseError, CompositionError, MadxError
 from madx.module import Module, new_module
 
@@ -165,9 +166,12 @@ def test_stack_is_the_formula_at_one_site(ids):
     plain = type(norm).forward
     expected = s
     for m in (a, b):
-        expected = expected + m.units["layer.1.ffn"]["bottleneck"].branch(plain(norm, expected))
+        expected = expected + m.units["layer.1.ffn"]["bottleneck"].branch(plain(norm, expected), None)
     engine.activate("a + b")
-    assert torch.allclose(norm(s), plain(norm, expected), atol=1e-6)
+    with pytest.raises(CompositionError, match="layer.1.ffn.*activate None"):
+        norm(s)  # a piece of the base by itself: the modules could not act as they do in the whole
+    with engine._current.running(Call(engine.plan)):
+        assert torch.allclose(norm(s), plain(norm, expected), atol=1e-6)
 
 
 @torch.no_grad()
@@ -198,7 +202,7 @@ def test_a_weighted_mean_is_of_changes_at_every_site(base, ids, weights):
     x = torch.randn(2, 5, base.sites["embeddings"].width)
     mapped = [units["embeddings"]["invertible"](x) for units in (a, b)]
     assert torch.allclose(plan["embeddings"][0](x), weights[0] * mapped[0] + weights[1] * mapped[1], atol=1e-5)
-    at = Sublayer(torch.randn(1, 2, base.sites["layer.1.ffn"].width), lambda h: h, {})
+    at = Sublayer(torch.randn(1, 2, base.sites["layer.1.ffn"].width), lambda h: h, {}, Tokens())
     changes = [units["layer.1.ffn"]["bottleneck"](at) for units in (a, b)]
     assert torch.allclose(plan["layer.1.ffn"][0](at), weights[0] * changes[0] + weights[1] * changes[1], atol=1e-5)
     engine.activate("c")
@@ -213,7 +217,7 @@ def test_average_counts_a_branch_without_a_part_as_no_change(ids):
     engine = Engine(base)
     engine.attach(module(base, "c", {"bottleneck": {"leave_out": [0, 1]}}))
     engine.attach(module(base, "nothing_here", {"bottleneck": {"leave_out": [2]}}))
-    at = Sublayer(torch.randn(1, 2, 32), lambda x: x, {})
+    at = Sublayer(torch.randn(1, 2, 32), lambda x: x, {}, Tokens())
     step = engine.compile(Stack(Average("c", "nothing_here")))["layer.2.ffn"][0]
     unit = engine.modules["c"].units["layer.2.ffn"]["bottleneck"]
     assert torch.allclose(step(at), 0.5 * unit(at))
@@ -360,11 +364,11 @@ def test_explain_says_mean_where_a_mean_is_taken():
 def test_final_norm_false_gives_the_blocks_output_or_is_refused(base, ids):
     engine = Engine(base)
     engine.attach(module(base, "m", {"bottleneck": {"final_norm": False}}))
-    engine.activate("m")
     if base.family.ffn.norm is None:
-        with pytest.raises(CompositionError, match="this base is pre-norm"):
-            engine(*ids)
+        with pytest.raises(CompositionError, match="pre-norm"):
+            engine.activate("m")
         return
+    engine.activate("m")
     seen = {}
     last = base.encoder.get_submodule(base.family.layers)[-1]
     output = last.get_submodule(base.family.ffn.output)
@@ -373,7 +377,7 @@ def test_final_norm_false_gives_the_blocks_output_or_is_refused(base, ids):
     result = engine(*ids)
     unit = engine.modules["m"].units[f"layer.{base.depth - 1}.ffn"]["bottleneck"]
     norm = last.get_submodule(base.family.ffn.norm)
-    expected = seen["h"] + unit.branch(type(norm).forward(norm, seen["s"]))
+    expected = seen["h"] + unit.branch(type(norm).forward(norm, seen["s"]), None)
     assert torch.allclose(result, expected, atol=1e-5)
 
 

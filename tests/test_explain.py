@@ -54,9 +54,9 @@ def test_measuring_changes_nothing(family):
     ids, mask = tiny.inputs()
     made.activate("a + b")
     made.train_only("b")
-    before, plan = made(ids, mask), made._plan
+    before, plan = made(ids, mask), made.plan
     explanation = made.explain(ids, mask)
-    assert made._plan is plan and made.module("b").training and not made.module("a").training
+    assert made.plan is plan and made.module("b").training and not made.module("a").training
     assert (made(ids, mask) == before).all()
     assert explanation.measured and all(action.calls == 1 and action.change > 0 for action in explanation.actions)
     assert all(p.grad is None for p in made.module("b").parameters())

@@ -1,12 +1,11 @@
-"""A task module that is its head alone: the feature-based baseline goes through training, store, explanation and export."""
-
-import json
+"""A task module that is its head alone, the feature-based baseline: training, store, explanation and export."""
 
 import pytest
 import tiny
 import tiny_runs
 import torch
 from cli_tools import run
+from store_tools import alter
 from tiny import snapshot, unchanged
 
 from madx.data.labelled.labels import LabelSet
@@ -63,12 +62,11 @@ def test_it_is_stored_read_listed_and_exported(tmp_path):
     assert (export_plain(engine, tmp_path / "plain") / "model.safetensors").exists()
 
 
-def test_neither_parts_nor_labels_is_refused(tmp_path):
+def test_neither_components_nor_labels_is_refused(tmp_path):
     base = tiny.base()
     with pytest.raises(ConfigError, match="has no components"):
         new_module("eng", base, language="eng", components="head_only")
     folder = Store(tmp_path).save(head_only(base))
-    content = json.loads((folder / "module.json").read_text())
-    (folder / "module.json").write_text(json.dumps(content | {"labels": []}))
+    alter(folder, lambda content: content.update(labels=[]))
     with pytest.raises(StoreError, match="at least one component, or labels"):
         Store(tmp_path).load("ner", base)

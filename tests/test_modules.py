@@ -1,156 +1,88 @@
-"""The contract of module types, over the whole registry, and their formulas recomputed in plain torch."""
+"""The contract of module types, over the whole registry and all presets; tests/module_types has the formulas."""
 
-from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from by_hand import POSITIONS, SITE, SITES, given, parameters, run, units
 
 import madx.module_types
-from madx.contract.module_type import BaseParameter, ComponentConfig, ModuleType, Site, Sublayer
+from madx.contract.module_type import (
+    CLASSES,
+    ChangeType,
+    ComponentConfig,
+    MapType,
+    SlotsType,
+    WeightsType,
+    class_of,
+)
+from madx.contract.views import Sublayer, View
 from madx.errors import ConfigError, MadxError
+from madx.module import presets
 from madx.module.presets import PRESETS, make_components, preset
 from madx.module_types import MODULE_TYPES
-from madx.module_types.bottleneck import ACTIVATIONS, Bottleneck, BottleneckConfig
-from madx.module_types.invertible import Invertible, InvertibleConfig
 
-WIDTH, DEPTH = 12, 3
-SITES = [Site("embeddings", "embeddings", WIDTH, DEPTH)] + [
-    Site(f"layer.{i}.{place}", "sublayer", WIDTH, DEPTH, i, place)
-    for i in range(DEPTH)
-    for place in ("attention", "ffn")
-]
-FFN = SITES[2]
-PARAMETERS = tuple(
-    BaseParameter(f"layer.{i}.{name}", shape, "layers", i, kind)
-    for i in range(DEPTH)
-    for name, shape, kind in (
-        ("dense.bias", (40,), "bias"),
-        ("dense.weight", (40, WIDTH), "weight"),
-        ("norm.weight", (WIDTH,), "norm"),
-    )
-)
-SITES.append(Site("weights", "weights", WIDTH, DEPTH, parameters=PARAMETERS))
-READS, RESIDUALS = ("sum_norm", "output", "input"), ("output", "sum", "read")
-CASES = [(f"type:{name}", {name: {}}) for name in MODULE_TYPES.names()] + [
-    (name, parts) for name, (parts, _) in PRESETS.items() if parts
-]
+#: settings whose scope or reading differs from that of all presets
+MORE = {
+    "gate": {"bottleneck": {"gate": True}},
+    "stochastic_depth": {"bottleneck": {"stochastic_depth": 0.5}},
+    "no_final_norm": {"bottleneck": {"final_norm": False}},
+    "norm_after_residual": {"bottleneck": {"norm_after": True, "norm_after_residual": True, "residual": "sum"}},
+    "read_residual": {"bottleneck": {"residual": "read"}},
+    "glow": {"invertible": {"kind": "glow"}},
+    "dora_adapterhub": {"lora": {"dora": True, "dora_form": "adapterhub", "alpha": 16.0}},
+}
+CASES = {f"type:{name}": {name: {}} for name in MODULE_TYPES} | {n: parts for n, (parts, _) in PRESETS.items()} | MORE
+CASES = {name: parts for name, parts in CASES.items() if parts}
+SMALL = {"prefix": {"bottleneck": 6, "length": 3}, "prompt": {"length": 3}, "lora": {"rank": 3}}
+every_case = pytest.mark.parametrize("parts", CASES.values(), ids=list(CASES))
 
 
-def wake(unit, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for _, p in sorted(unit.named_parameters()):
-            p.copy_(torch.randn(p.shape, generator=generator) * 0.4)
-    return unit
+def small(parts):
+    """The same settings with sizes that suit a width of 12."""
+    return {name: settings | SMALL.get(name, {}) for name, settings in parts.items()}
 
 
-def sublayer(seed=0, dtype=torch.float32):
-    """(what a module sees, h, x, input, LN) at a post-norm sublayer with its own random LN."""
-    torch.manual_seed(seed)
-    h, x, read = torch.randn(3, 2, 5, WIDTH, dtype=dtype)
-    norm = torch.nn.LayerNorm(WIDTH, dtype=dtype)
-    torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
-    norm.requires_grad_(False)
-    return Sublayer(h + x, norm, {"output": h, "residual": x, "input": read}), h, x, read, norm
+def all_units(parts, **how):
+    """The units of all components, the first and the last of each."""
+    found = []
+    for name, settings in small(parts).items():
+        made = units(name, settings, **how)
+        found += [made[0], made[-1]] if len(made) > 1 else made
+    return found
 
 
-def bottleneck(seed=0, **config):
-    return wake(Bottleneck(BottleneckConfig(reduction_factor=3.0, **config), FFN), seed).eval()
-
-
-# ---- the contract ----------------------------------------------------------------------------------------------------
+# ---- the registry ----------------------------------------------------------------------------------------------------
 
 
 def test_the_registry_is_the_folder():
-    files = {p.stem for p in Path(madx.module_types.__file__).parent.glob("*.py")} - {"__init__", "base"}
-    assert {cls.__module__.rpartition(".")[2] for cls in map(MODULE_TYPES.get, MODULE_TYPES.names())} == files
+    files = {p.stem for p in Path(madx.module_types.__file__).parent.glob("*.py")} - {"__init__"}
+    assert {cls.__module__.rpartition(".")[2] for cls in map(MODULE_TYPES.get, MODULE_TYPES)} == files
     assert all(not f.startswith("_") for f in files), "a file of this folder that is never discovered"
 
 
 @pytest.mark.parametrize("name", MODULE_TYPES.names())
 def test_a_type_is_registered_whole(name):
     kind = MODULE_TYPES.get(name)
-    assert (
-        issubclass(kind, ModuleType) and issubclass(kind.Config, ComponentConfig) and kind.Config is not ComponentConfig
+    assert issubclass(kind.Config, ComponentConfig) and kind.Config is not ComponentConfig
+    assert class_of(kind) in CLASSES and kind.__bases__ == (class_of(kind),), (
+        "a module type is never sub-classed further"
     )
     module = __import__(kind.__module__, fromlist=["x"])
     assert "arXiv" in module.__doc__ and kind.__doc__ and kind.Config.__doc__
     assert all(field.description for field in kind.Config.model_fields.values())
 
 
-@pytest.mark.parametrize(("name", "settings_of"), CASES, ids=[c[0] for c in CASES])
-def test_every_type_and_preset_keeps_the_contract(name, settings_of):
-    for part, config in make_components(settings_of).items():
-        kind = MODULE_TYPES.get(part)
-        again = make_components({part: config.model_dump()})[part]
-        assert again == config and type(again) is kind.Config
-        assert make_components({part: config.model_dump(mode="json")})[part] == config
-        sites = [s for s in SITES if kind.acts_at(config, s)]
-        assert sites, "acts nowhere"
-        for site in sites:
-            unit = wake(kind(config, site))
-            assert 0 < len(unit.describe()) < 80 and "\n" not in unit.describe()
-            assert (site.kind == "weights") == (kind.family == "weights")
-            if kind.family == "weights":
-                keeps_the_contract_of_weights(unit, site)
-                continue
-            if site.kind == "embeddings":
-                at = torch.randn(2, 5, WIDTH)
-                result = unit(at)
-                assert torch.allclose(unit.inverse(result), at, atol=1e-4)
-            else:
-                at, *_ = sublayer()
-                before = at.sum.clone()
-                result = unit(at)
-                assert torch.equal(at.sum, before) and at.change is None, (
-                    "a module gives its change; the engine adds it"
-                )
-            assert result.shape == (2, 5, WIDTH) and result.isfinite().all()
-            result.square().sum().backward()
-            assert all(p.grad is not None and p.grad.isfinite().all() for p in unit.parameters())
-            assert sum(bool(p.grad.abs().sum()) for p in unit.parameters()) == len(list(unit.parameters()))
+def test_a_type_offers_presets_beside_it(monkeypatch):
+    assert PRESETS["lora"][0] == {"lora": {}} and PRESETS["lt_sft"][0] == {"sparse_diff": {"entries": "language"}}
+    assert set(PRESETS["mam"][0]) == {"prefix", "bottleneck"} and PRESETS["head_only"][0] == {}
+    assert {kind for parts, _ in PRESETS.values() for kind in parts} == set(MODULE_TYPES), "a type without a preset"
+    monkeypatch.setitem(presets.SEVERAL, "lora", ({}, "taken"))
+    with pytest.raises(ConfigError, match="'lora'.*module_types.lora.*rename"):
+        presets._gathered()
 
 
-def keeps_the_contract_of_weights(unit, site):
-    shapes = {p.name: p.numel for p in site.parameters}
-    found = unit.deltas()
-    assert found and len({d.parameter for d in found}) == len(found)
-    for d in found:
-        places = d.places()
-        assert (
-            places.shape == d.values.shape == (len(places),) and not d.values.requires_grad and d.values.count_nonzero()
-        )
-        assert 0 <= int(places[0]) and int(places[-1]) < shapes[d.parameter] and (places.diff() > 0).all()
-    before = [(t, t._version) for t in unit.state()]
-    with torch.no_grad():
-        next(unit.parameters()).add_(1.0)
-    assert any(t is not u or v != u._version for (t, v), u in zip(before, unit.state())), (
-        "a change must show in state()"
-    )
-    state = {k: v.clone() for k, v in unit.state_dict().items()}
-    back = unit.unpack(unit.pack(torch.float32))
-    assert back.keys() == state.keys() and all(
-        torch.equal(back[k], v) and back[k].dtype == v.dtype for k, v in state.items()
-    )
-
-
-@pytest.mark.parametrize("name", MODULE_TYPES.names())
-def test_reads_only_what_it_says(name):
-    """A tensor that is not in `reads` is not captured by the engine, so a module may not touch it."""
-    kind = MODULE_TYPES.get(name)
-    config = kind.Config()
-    site = next(s for s in SITES if kind.acts_at(config, s))
-    if site.kind != "sublayer":
-        assert kind(config, site).reads == frozenset()
-        return
-    unit = kind(config, site)
-    at, *_ = sublayer()
-    at._captured = {k: v for k, v in at._captured.items() if k in unit.reads}
-    assert unit(at).shape == (2, 5, WIDTH)
+# ---- settings --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", MODULE_TYPES.names())
@@ -165,279 +97,301 @@ def test_unknown_and_ill_typed_settings_are_refused(name):
 
 
 def test_unknown_type_and_preset_are_refused():
-    with pytest.raises((MadxError, KeyError)):
+    with pytest.raises(MadxError, match="did you mean 'bottleneck'"):
         make_components({"bottelneck": {}})
     with pytest.raises(ConfigError, match="did you mean 'madx'"):
         preset("madxx")
 
 
-@given(
-    st.fixed_dictionaries(
-        {},
-        optional={
-            "places": st.lists(st.sampled_from(["attention", "ffn"]), min_size=1, max_size=2, unique=True),
-            "reduction_factor": st.one_of(st.floats(0.5, 64), st.just({"1": 2.0, "default": 8.0})),
-            "reads": st.sampled_from(READS),
-            "residual": st.sampled_from(RESIDUALS),
-            "activation": st.sampled_from(list(ACTIVATIONS)),
-            "norm_before": st.booleans(),
-            "gate": st.booleans(),
-            "norm_after": st.booleans(),
-            "final_norm": st.booleans(),
-            "scaling": st.sampled_from([1.0, 0.5, "learned", "channel"]),
-            "dropout": st.floats(0, 0.9),
-            "init": st.sampled_from(["normal", "truncated", "zero_up"]),
-            "leave_out": st.lists(st.integers(-3, 2), max_size=2),
-        },
-    )
+def test_faults_of_all_components_are_named_at_once():
+    with pytest.raises(ConfigError, match=r"(?s)lora\.rank: .*1, got 0.*ia3\.maps\.0: .*'up'.*\"keys\"") as error:
+        make_components({"lora": {"rank": 0}, "ia3": {"maps": ["keys"]}, "bottleneck": {}})
+    assert "bottleneck" not in str(error.value)
+
+
+@every_case
+def test_settings_go_round(parts):
+    for name, config in make_components(parts).items():
+        assert type(config) is MODULE_TYPES.get(name).Config
+        for plain in (config.model_dump(), config.model_dump(mode="json"), config):
+            assert make_components({name: plain}) == {name: config}
+
+
+# ---- where units act -------------------------------------------------------------------------------------------------
+
+
+@every_case
+def test_units_stand_only_at_sites_of_their_class(parts):
+    for name, config in make_components(parts).items():
+        kind = MODULE_TYPES.get(name)
+        acting = [site for site in SITES if kind.acts_at(config, site)]
+        assert acting, "acts nowhere"
+        assert {site.kind for site in acting} <= kind.kinds
+        if "leave_out" in parts[name]:
+            continue
+        layers = {site.layer for site in acting} - {None}
+        if name != "sparse_diff" and layers:
+            left_out = kind.Config(**parts[name], leave_out=(0, -1))
+            assert {s.layer for s in SITES if kind.acts_at(left_out, s)} == layers - {0, 2}
+            with pytest.raises(ConfigError, match=r"leave_out names layer 3.*3 layers.*0 to 2.*-3 to -1"):
+                [kind.acts_at(kind.Config(**parts[name], leave_out=(3,)), site) for site in SITES]
+
+
+# ---- what units give -------------------------------------------------------------------------------------------------
+
+
+@every_case
+def test_a_unit_gives_what_its_class_promises_and_writes_nothing(parts):
+    for unit in all_units(parts):
+        assert 0 < len(unit.describe()) < 80 and "\n" not in unit.describe()
+        if isinstance(unit, WeightsType):
+            continue
+        at = given(unit.site)
+        before, untouched = at.changed(torch.clone), at.view()
+        view = at.view(unit.reads)
+        result = unit(view)
+        assert all(torch.equal(t, before.tensors[name]) for name, t in at.tensors.items())
+        if isinstance(view, Sublayer):
+            assert view.change is None and torch.equal(view.sum, untouched.sum), (
+                "a unit gives its change and adds nothing"
+            )
+        elif isinstance(view, View):
+            assert torch.equal(view.value, untouched.value), "a unit gives its change and adds nothing"
+        if isinstance(unit, SlotsType):
+            found = result if isinstance(result, tuple) else (result,)
+            assert len(found) == (1 if unit.site.layer is None else 2)
+            assert all(t.shape == (unit.length, unit.site.width) and t.isfinite().all() for t in found)
+        else:
+            assert result.shape == (2, 5, unit.site.width) and result.isfinite().all()
+        if isinstance(unit, MapType) and (back := unit.inverse(result)) is not None:
+            assert torch.allclose(back, view, atol=1e-9)
+
+
+@every_case
+def test_a_unit_that_leaves_out_the_final_norm_keeps_h(parts):
+    for unit in all_units(parts):
+        if isinstance(unit, ChangeType) and not unit.final_norm:
+            assert "output" in unit.reads, "the engine reads h after such a unit"
+
+
+@every_case
+def test_gradients_agree_with_finite_differences(parts):
+    """Along one random direction of all parameters and all tensors of the base at once."""
+    for unit in all_units(parts):
+        if isinstance(unit, WeightsType):
+            continue
+        at = given(unit.site).changed(lambda t: t.clone().requires_grad_())
+        moved = [*parameters(unit), *at.tensors.values()]
+        generator = torch.Generator().manual_seed(1)
+        steps = [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in moved]
+        seen = torch.randn(run(unit, at).shape, generator=generator, dtype=torch.float64)
+
+        gradients = torch.autograd.grad((run(unit, at) * seen).sum(), moved, allow_unused=True)
+        assert all(g is not None and g.abs().sum() for g, _ in zip(gradients, parameters(unit))), (
+            "a parameter without use"
+        )
+        slope = sum((g * step).sum() for g, step in zip(gradients, steps) if g is not None)
+        values = []
+        with torch.no_grad():
+            for h in (1e-6, -1e-6):
+                for t, step in zip(moved, steps):
+                    t.add_(step, alpha=h)
+                values.append((run(unit, at) * seen).sum())
+                for t, step in zip(moved, steps):
+                    t.sub_(step, alpha=h)
+        assert torch.allclose((values[0] - values[1]) / 2e-6, slope, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [n for n in MODULE_TYPES if issubclass(MODULE_TYPES.get(n), WeightsType)])
+def test_weight_deltas_and_their_gradients(name):
+    (unit,) = units(name, {"entries": 100})
+    shapes = {p.name: p.shape for p in unit.site.parameters}
+    found = unit.deltas()
+    assert found and [d.parameter for d in found] == unit.touches() and len(set(unit.touches())) == len(found)
+    for d in found:
+        places = d.places()
+        assert places.shape == d.values.shape == (len(places),) and d.values.count_nonzero()
+        assert 0 <= int(places[0]) and int(places[-1]) < torch.Size(shapes[d.parameter]).numel()
+        assert (places.diff() > 0).all()
+
+    # pull is the adjoint of deltas: <gradient, delta(step)> = <pull(gradient), step>
+    gradients = {n: torch.randn(s, dtype=torch.float64) for n, s in shapes.items()}
+    for parameter in [*unit.touches(), "layer.0.norm.weight"]:  # of the last it has no entry
+        unit.pull(parameter, gradients[parameter])
+    (values,) = unit.parameters()
+    step = torch.randn_like(values)
+    pulled = (values.grad * step).sum()
+    with torch.no_grad():
+        values.copy_(step)
+    moved = sum((gradients[d.parameter].reshape(-1)[d.places()] * d.values).sum() for d in unit.deltas())
+    assert torch.allclose(pulled, moved)
+    unit.pull(unit.touches()[0], gradients[unit.touches()[0]])
+    assert not torch.allclose((values.grad * step).sum(), pulled), "gradients of several batches add up"
+
+
+@pytest.mark.parametrize("name", [n for n in MODULE_TYPES if issubclass(MODULE_TYPES.get(n), WeightsType)])
+def test_a_change_of_the_weights_shows_in_their_state(name):
+    (unit,) = units(name)
+    before = [(t, t._version) for t in unit.state()]
+    with torch.no_grad():
+        next(unit.parameters()).add_(1.0)
+    assert any(t is not u or v != u._version for (t, v), u in zip(before, unit.state()))
+
+
+# ---- the start -------------------------------------------------------------------------------------------------------
+
+EXACT = (
+    "type:lora",
+    "lora_all",
+    "rslora",
+    "dora",
+    "dora_adapterhub",
+    "ia3",
+    "parallel",
+    "scaled_parallel",
+    "lt_sft",
+    "full",
 )
-@settings(derandomize=True, max_examples=60, deadline=None)
-def test_any_bottleneck_settings_go_round_and_run(values):
-    config = make_components({"bottleneck": values})["bottleneck"]
-    assert make_components({"bottleneck": config.model_dump()})["bottleneck"] == config
-    left_out = {i % DEPTH for i in values.get("leave_out", [])}
-    sites = [s for s in SITES if Bottleneck.acts_at(config, s)]
-    assert {s.layer for s in sites} == set(range(DEPTH)) - left_out
-    assert {s.place for s in sites} <= set(config.places)
-    for site in sites[:1]:
-        unit = Bottleneck(config, site)
-        at, *_ = sublayer()
-        at._captured = {k: v for k, v in at._captured.items() if k in unit.reads}
-        result = unit(at)
-        assert result.isfinite().all() and result.shape == (2, 5, WIDTH)
-        assert at.final_norm == config.final_norm
-        assert at.final_norm or at.output.shape == (2, 5, WIDTH)  # the engine reads h for such a part
+NEAR = ("madx", "madx2", "pfeiffer", "houlsby", "bapna", "type:invertible", "glow")
 
 
-# ---- the bottleneck's formulas ---------------------------------------------------------------------------------------
-
-
-def by_hand(unit, z):
-    """scale * (U act(D z + b_D) + b_U) from the raw weights."""
-    inner = F.relu(z @ unit.down.weight.T + unit.down.bias)
-    return inner @ unit.up.weight.T + unit.up.bias
-
-
-@pytest.mark.parametrize(("reads", "residual"), list(product(READS, RESIDUALS)))
-@torch.no_grad()
-def test_formula_of_every_reading_and_residual(reads, residual):
-    unit = bottleneck(reads=reads, residual=residual)
-    at, h, x, read, norm = sublayer()
-    z = {"sum_norm": norm(h + x), "output": h, "input": read}[reads]
-    f = by_hand(unit, z)
-    expected = {"output": f, "sum": f + x, "read": f + z - h}[residual]
-    first = unit(at)
-    assert torch.allclose(first, expected, atol=1e-5)
-    at.add(first)  # a second part sees h after the first
-    h = h + expected
-    z = {"sum_norm": norm(h + x), "output": h, "input": read}[reads]
-    f = by_hand(unit, z)
-    assert torch.allclose(unit(at), {"output": f, "sum": f + x, "read": f + z - h}[residual], atol=1e-5)
-
-
-@pytest.mark.parametrize(("reads", "residual"), list(product(READS, RESIDUALS)))
-@torch.no_grad()
-def test_norms_of_its_own(reads, residual):
-    at, h, x, read, norm = sublayer()
-    z = {"sum_norm": norm(h + x), "output": h, "input": read}[reads]
-    own = bottleneck(reads=reads, residual=residual, norm_before=True, norm_after=True)
-
-    def layer_norm(y, layer):
-        return F.layer_norm(y, (WIDTH,), layer.weight, layer.bias)
-
-    f = layer_norm(by_hand(own, layer_norm(z, own.norm_before)), own.norm_after)
-    assert torch.allclose(own(at), {"output": f, "sum": f + x, "read": f + z - h}[residual], atol=1e-5)
-    after = bottleneck(reads=reads, residual=residual, norm_after=True, norm_after_residual=True)
-    f = by_hand(after, z) + {"output": h, "sum": h + x, "read": z}[residual]
-    assert torch.allclose(h + after(at), layer_norm(f, after.norm_after), atol=1e-5)
-
-
-@torch.no_grad()
-def test_scaling_and_gate():
-    at, h, x, _, norm = sublayer()
-    z = norm(h + x)
-    assert torch.allclose(bottleneck(scaling=4.0)(at), 4 * bottleneck()(at), atol=1e-5)
-    learned, channel, gated = (
-        bottleneck(**c) for c in ({"scaling": "learned"}, {"scaling": "channel"}, {"gate": True})
-    )
-    assert learned.scale.shape == (1,) and channel.scale.shape == (WIDTH,)
-    for unit in (learned, channel):
-        assert torch.allclose(unit(at), by_hand(unit, z) * unit.scale, atol=1e-5)
-    gate = torch.sigmoid((z * gated.gate.weight[0]).sum(-1) + gated.gate.bias).mean(1)  # (batch,)
-    assert torch.allclose(gated(at), by_hand(gated, z) * gate[:, None, None], atol=1e-5)
-    fresh = Bottleneck(BottleneckConfig(scaling="channel"), FFN)
-    assert torch.equal(fresh.scale, torch.ones(WIDTH))
-
-
-@pytest.mark.parametrize(("name", "function"), list(ACTIVATIONS.items()))
-@torch.no_grad()
-def test_activations(name, function):
-    x = torch.linspace(-3, 3, 31)
-    reference = {
-        "relu": x.clamp_min(0),
-        "relu_squared": x.clamp_min(0) ** 2,
-        "identity": x,
-        "silu": x * x.sigmoid(),
-        "swish": x * x.sigmoid(),
-        "gelu": x * 0.5 * (1 + torch.erf(x / 2**0.5)),
-        "relu6": x.clamp(0, 6),
-        "gelu_tanh": 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3))),
-        "tanh": 2 * (2 * x).sigmoid() - 1,
-        "sigmoid": 1 / (1 + (-x).exp()),
-        "leaky_relu": torch.where(x > 0, x, 0.01 * x),
-        "softplus": (1 + x.exp()).log(),
-        "elu": torch.where(x > 0, x, x.exp() - 1),
-        "mish": x * torch.tanh((1 + x.exp()).log()),
-        "hardswish": x * (x + 3).clamp(0, 6) / 6,
-        "selu": 1.0507009873554805 * torch.where(x > 0, x, 1.6732632423543772 * (x.exp() - 1)),
-    }
-    assert torch.allclose(function(x), reference[name], atol=1e-6)
-    assert torch.allclose(bottleneck(activation=name).act(x), reference[name], atol=1e-6)
-
-
-def test_dropout_acts_in_training_only():
-    at, *_ = sublayer()
-    unit = bottleneck(dropout=0.5)
-    plain = bottleneck()(at)
-    assert torch.equal(unit(at), plain)
+@pytest.mark.parametrize("case", [*EXACT, *NEAR])
+def test_a_fresh_module_changes_nothing_where_its_paper_says_so(case):
     torch.manual_seed(0)
-    dropped = unit.train()(at)
-    zero = dropped == 0
-    assert 0.3 < zero.float().mean() < 0.7
-    assert torch.allclose(dropped[~zero], 2 * plain[~zero], atol=1e-5)
+    for unit in all_units(CASES[case], awake=False):
+        if isinstance(unit, WeightsType):
+            assert all(d.values.count_nonzero() == 0 for d in unit.deltas())
+            continue
+        at = given(unit.site)
+        change = run(unit, at) - (at.tensors["value"] if isinstance(unit, MapType) else 0)
+        assert change.abs().max() <= (0.05 if case in NEAR else 0.0)
 
 
-@torch.no_grad()
-def test_stochastic_depth_skips_whole_sentences_and_keeps_the_mean():
-    rows, share = 4000, 0.25
-    h, x = torch.randn(2, 1, 2, WIDTH)
-    h, x = h.expand(rows, 2, WIDTH), x.expand(rows, 2, WIDTH)
-    unit = bottleneck(stochastic_depth=share)
-    at = Sublayer(h + x, lambda s: s, {"output": h, "residual": x})
-    plain = unit(at)
-    torch.manual_seed(0)
-    change = unit.train()(at)
-    skipped = (change == 0).flatten(1).all(1)
-    assert torch.allclose(change[~skipped], plain[~skipped] / (1 - share), atol=1e-5)
-    assert abs(skipped.float().mean() - share) < 4 * (share * (1 - share) / rows) ** 0.5
-    assert torch.allclose(change.mean(0), plain[0], rtol=0.05, atol=1e-3)
+# ---- the stored form -------------------------------------------------------------------------------------------------
 
 
-def test_reduction_by_layer():
-    config = BottleneckConfig(reduction_factor={"0": 2.0, "2": 0.5, "default": 100.0})
-    inner = [Bottleneck(config, s).down.out_features for s in SITES if s.place == "ffn"]
-    assert inner == [6, 1, 24]  # floor(12 / 2), at least 1, and 0.5 widens
-    with pytest.raises(ConfigError, match="no value for layer 1; given: 0, 2. Add the layer or the key 'default'"):
-        Bottleneck(BottleneckConfig(reduction_factor={"0": 2.0, "2": 4.0}), SITES[4])
-    for wrong in (0.0, -2.0, float("nan"), {"0": 0.0}, {"first": 2.0}, "16"):
-        with pytest.raises(ConfigError, match="reduction_factor"):
-            make_components({"bottleneck": {"reduction_factor": wrong}})
+@every_case
+def test_the_stored_form_gives_the_tensors_back(parts):
+    for unit in all_units(parts):
+        unit.float()
+        state = {name: t.clone() for name, t in unit.state_dict().items()}
+        packed = unit.pack(torch.float32)
+        assert unit.stored_faults(packed) == [] and all(t.dtype != torch.float64 for t in packed.values())
+        back = unit.unpack(packed)
+        assert back.keys() == state.keys()
+        assert all(torch.equal(back[k], t) and back[k].dtype == t.dtype for k, t in state.items())
+        halved = unit.unpack(unit.pack(torch.bfloat16))
+        assert all(torch.allclose(halved[k].float(), t.float(), rtol=2**-7) for k, t in state.items())
+        if unit.packed:
+            assert unit.stored_faults({"strange": torch.zeros(1)}), "a form of its own is checked"
 
 
-def test_leave_out_counts_from_the_end_too():
-    config = BottleneckConfig(leave_out=(-1, 0), places=("attention", "ffn"))
-    assert [s.name for s in SITES if Bottleneck.acts_at(config, s)] == ["layer.1.attention", "layer.1.ffn"]
-    assert [config.layers(n) for n in (2, 4)] == [set(), {1, 2}]
+# ---- what a change depends on ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layer", [3, -4, 12])
-def test_leaving_out_a_layer_that_does_not_exist_is_refused(layer):
-    with pytest.raises(ConfigError, match=rf"leave_out names layer {layer}.*3 layers.*0 to 2.*-3 to -1"):
-        Bottleneck.acts_at(BottleneckConfig(leave_out=(layer,)), FFN)
+def noise(keep):
+    """Other tensors than before wherever `keep` `(rows, tokens)` is false."""
+
+    def change(t):
+        other = torch.randn(t.shape, generator=torch.Generator().manual_seed(9), dtype=t.dtype)
+        return torch.where(keep[..., None], t, other)
+
+    return change
 
 
-def test_a_norm_that_would_not_be_there_is_refused():
-    with pytest.raises(ConfigError, match="norm_after_residual needs norm_after"):
-        make_components({"bottleneck": {"norm_after_residual": True}})
+@every_case
+def test_a_change_depends_on_what_the_scope_says(parts):
+    for unit in all_units(parts):
+        if isinstance(unit, WeightsType):
+            continue
+        at = given(unit.site, rows=3, tokens=6)
+        mask = torch.ones(3, 6, dtype=torch.bool)
+        mask[0, 4:] = False  # row 0 has four tokens and two positions of padding
+        at = at.changed(torch.clone, mask=mask)
+        own = torch.zeros(3, 6, dtype=torch.bool)
+        own[0, 1] = True
+        row = torch.zeros(3, 6, dtype=torch.bool)
+        row[0, :4] = True
+        token_alone = at.changed(noise(own), mask=torch.ones(3, 6, dtype=torch.bool))
+        row_alone = at.changed(noise(row))
+        longer = at.changed(lambda t: torch.cat([t, torch.ones_like(t)], 1), mask=torch.cat([mask, mask & False], 1))
+        single = at.changed(lambda t: t[:1, :4], mask=mask[:1, :4])
+        before = run(unit, at)
+        if isinstance(unit, SlotsType):
+            assert all(torch.equal(before, run(unit, other)) for other in (token_alone, single))
+            continue
+        same_token = torch.allclose(before[0, 1], run(unit, token_alone)[0, 1], atol=1e-12)
+        same_row = all(
+            torch.allclose(before[0, :4], run(unit, other)[0, :4], atol=1e-12) for other in (row_alone, longer, single)
+        )
+        assert same_token or unit.scope != "token"
+        assert same_row or unit.scope == "batch"
+        if unit.scope == "batch":
+            assert not same_row, "the scope is wider than it needs to be, which costs speed"
 
 
-def test_initial_weights():
-    torch.manual_seed(0)
-    wide = Site("layer.0.ffn", "sublayer", 256, 1, 0, "ffn")
-    normal, cut, zero = (
-        Bottleneck(BottleneckConfig(init=i, reduction_factor=2.0), wide) for i in ("normal", "truncated", "zero_up")
-    )
-    assert abs(normal.down.weight.std() - 0.02) < 1e-3 and normal.down.weight.abs().max() > 0.05
-    assert abs(normal.up.weight.std() - 0.02) < 1e-3
-    assert 0.008 < cut.down.weight.std() < 0.01 and cut.down.weight.abs().max() <= 0.02
-    assert zero.up.weight.count_nonzero() == 0 and zero.down.weight.abs().max() <= 1 / 16  # Kaiming: sqrt(1 / fan in)
-    assert abs(zero.down.weight.std() - 1 / 16 / 3**0.5) < 2e-3
-    assert all(u.down.bias.count_nonzero() == 0 and u.up.bias.count_nonzero() == 0 for u in (normal, cut, zero))
-    assert torch.equal(zero.branch(torch.randn(1, 2, 256)), torch.zeros(1, 2, 256))
+def test_a_map_is_applied_to_inputs_of_any_leading_shape():
+    """DeBERTa calls its query and key maps once more, on relative positions `(1, 2 * span, width)`."""
+    for settings in ({}, {"dora": True}):
+        for unit in (*units("lora", {"rank": 3, "maps": ["query", "up"], **settings})[:2], units("ia3")[0]):
+            at = given(unit.site, rows=2, tokens=4)
+            whole = run(unit, at)
+            assert torch.allclose(run(unit, at.changed(lambda t: t.reshape(1, 8, -1))), whole.reshape(1, 8, -1))
+            assert torch.allclose(run(unit, at.changed(lambda t: t.reshape(8, -1))), whole.reshape(8, -1))
 
 
-# ---- the sublayer ----------------------------------------------------------------------------------------------------
+# ---- views -----------------------------------------------------------------------------------------------------------
 
 
 def test_branches_of_a_sublayer_do_not_see_each_other():
-    at, h, *_ = sublayer()
-    at.add(torch.ones_like(h))
-    twin = at.fork()
+    at = given(SITE["layer.0.ffn"])
+    view, h = at.view(), at.tensors["output"]
+    view.add(torch.ones_like(h))
+    twin = view.fork()
     twin.add(torch.ones_like(h))
-    twin.final_norm = False
-    assert torch.allclose(at.output, h + 1) and torch.allclose(twin.output, h + 2) and at.final_norm
-    assert (
-        torch.allclose(twin.sum - at.sum, torch.ones_like(h))
-        and twin.residual is at.residual
-        and twin.input is at.input
-    )
+    assert torch.allclose(view.value, h + 1) and torch.allclose(twin.value, h + 2)
+    assert torch.allclose(twin.sum - view.sum, torch.ones_like(h))
+    assert twin.read("residual") is view.read("residual") and twin.read("input") is view.read("input")
 
 
-# ---- the invertible component ---------------------------------------------------------------------------------------------
+# ---- sizes that make no sense ----------------------------------------------------------------------------------------
 
 
-@given(
-    st.sampled_from(["nice", "glow"]),
-    st.integers(2, 17),
-    st.integers(0, 10_000),
-    st.floats(0.01, 0.3),
-    st.sampled_from([(torch.float32, 1e-4), (torch.float64, 1e-10)]),
-    st.sampled_from(["relu", "gelu", "tanh"]),
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"lora": {"rank": 0}}, r"lora\.rank: .*1, got 0"),
+        ({"lora": {"rank": -2}}, r"lora\.rank: .*1, got -2"),
+        ({"lora": {"alpha": 0.0}}, r"lora\.alpha: .*0, got 0\.0"),
+        ({"lora": {"alpha": float("nan")}}, r"lora\.alpha: .*NaN"),
+        ({"lora": {"maps": ["q"]}}, r"lora\.maps\.0: .*'query', 'key', 'value', 'output', 'up' or 'down', got \"q\""),
+        ({"lora": {"maps": []}}, r"lora\.maps: "),
+        ({"lora": {"dora_form": "adapterhub"}}, "lora: dora_form 'adapterhub' needs dora: true"),
+        ({"ia3": {"maps": ["value", "gate"]}}, r"ia3\.maps\.1: .*\"gate\""),
+        ({"prefix": {"length": 0}}, r"prefix\.length: .*1, got 0"),
+        ({"prefix": {"bottleneck": 0}}, r"prefix\.bottleneck: .*1, got 0"),
+        ({"prompt": {"length": -1}}, r"prompt\.length: .*1, got -1"),
+        ({"prompt": {"leave_out": [0, -1]}}, r"prompt\.leave_out: .*cannot leave out 0, -1.*prefix"),
+    ],
 )
-@settings(derandomize=True, max_examples=80, deadline=None)
-def test_the_inverse_undoes_it(kind, width, seed, std, precision, activation):
-    """Weights up to 15 times their initial size; far beyond that exp(a) up to 6.6 in each half eats float32's digits."""
-    dtype, tolerance = precision
-    torch.manual_seed(seed)
-    unit = Invertible(
-        InvertibleConfig(kind=kind, activation=activation), Site("embeddings", "embeddings", width, 1)
-    ).to(dtype)
-    with torch.no_grad():
-        for p in unit.parameters():
-            p.normal_(std=std)
-        x = torch.randn(3, width, dtype=dtype)
-        y = unit(x)
-        assert torch.allclose(unit.inverse(y), x, atol=tolerance, rtol=tolerance)
-        assert torch.allclose(unit(unit.inverse(x)), x, atol=tolerance, rtol=tolerance)
-        assert not torch.allclose(y, x, atol=1e-7)
+def test_settings_that_make_no_sense_are_refused_in_words(parts, message):
+    with pytest.raises(ConfigError, match=message):
+        make_components(parts)
 
 
-@pytest.mark.parametrize("kind", ["nice", "glow"])
-@torch.no_grad()
-def test_formula_of_the_invertible_part(kind):
-    unit = wake(Invertible(InvertibleConfig(kind=kind, reduction_factor=3.0), SITES[0]))
-    assert unit.F.down.out_features == 2  # half the width, 6, by 3
-    x1, x2 = torch.randn(2, 4, 6)
-
-    def net(coupling, z):
-        return F.relu(z @ coupling.down.weight.T + coupling.down.bias) @ coupling.up.weight.T + coupling.up.bias
-
-    def scale(coupling, z):
-        return torch.exp(1.2 * torch.atan(net(coupling, z))) if kind == "glow" else 1.0
-
-    glow = kind == "glow"
-    y1 = x1 * scale(glow and unit.scale_F, x2) + net(unit.F, x2)
-    y2 = x2 * scale(glow and unit.scale_G, y1) + net(unit.G, y1)
-    assert torch.allclose(unit(torch.cat([x1, x2], -1)), torch.cat([y1, y2], -1), atol=1e-5)
+@pytest.mark.parametrize("length", [POSITIONS, POSITIONS + 5])
+@pytest.mark.parametrize("component", ["prefix", "prompt"])
+def test_slots_that_leave_no_room_for_text_are_refused(component, length):
+    with pytest.raises(
+        ConfigError, match=rf"{component}\.length is {length}.*{POSITIONS} positions.*below {POSITIONS}"
+    ):
+        units(component, {"length": length})
+    assert units(component, {"length": POSITIONS - 1})[0].length == POSITIONS - 1
 
 
-def test_a_fresh_invertible_part_is_nearly_the_identity_and_its_scale_cannot_overflow():
-    x = torch.randn(4, WIDTH)
-    for kind in ("nice", "glow"):
-        fresh = Invertible(InvertibleConfig(kind=kind), SITES[0])
-        assert (fresh(x) - x).abs().max() < 0.05
-    wild = wake(Invertible(InvertibleConfig(kind="glow"), SITES[0]))
-    with torch.no_grad():
-        for p in wild.scale_F.parameters():
-            p.fill_(1e6)
-        assert wild(x).isfinite().all() and wild.inverse(x).isfinite().all()
+def test_a_rank_above_the_width_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"lora\.rank is 13.*layer\.0\.ffn\.up maps 12 numbers to 20.*above 12.*take up"
+    ):
+        units("lora", {"rank": 13, "maps": ["up"]})
+    assert len(units("lora", {"rank": 12, "maps": ["up", "down"]})) == 6

@@ -1,5 +1,8 @@
-"""Every notebook runs from top to bottom, offline; the outputs kept in it are those of such a run: complete, in order, without
-warnings and without paths of the machine that made them. `make notebooks` makes them anew."""
+"""Every notebook runs from top to bottom, offline, and keeps the outputs of such a run.
+
+The outputs are complete, in order, without warnings and without paths of the machine that made them; `make notebooks`
+makes them anew.
+"""
 
 import re
 
@@ -10,7 +13,7 @@ LOCAL = re.compile(r"/(tmp|home|root|work|mnt|Users|var/folders)/\w|[A-Z]:\\\\?\
 
 
 def kinds(notebook) -> list[list[str]]:
-    """What each cell of code leaves: the names of its streams and the forms of what it shows."""
+    """For each cell of code: the names of its output streams and the forms of its results."""
     return [
         [output.get("name") or "+".join(sorted(output.get("data", {"error": 0}))) for output in cell.outputs]
         for cell in code_cells(notebook)
@@ -40,6 +43,7 @@ def test_outputs_are_kept(path):
     assert not [text for text in texts(kept) if LOCAL.search(text)], f"{path.name} keeps paths of a machine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # jupyter_client and pyzmq about their own event loops
 def test_notebook_runs(path):

@@ -17,9 +17,9 @@ def test_registry():
 
     assert shapes.get("round") is Round and Round.name == "round" and "round" in shapes and list(shapes) == ["round"]
     assert shapes.register("round")(Round) is Round  # a file imported twice is no second entry
-    with pytest.raises(ConfigError, match="Unknown shape 'rond'; did you mean 'round'"):
+    with pytest.raises(ConfigError, match="'rond'.*did you mean 'round'"):
         shapes.get("rond")
-    with pytest.raises(ConfigError, match="registered twice"):
+    with pytest.raises(ConfigError, match="'round'.*Rename"):
         shapes.register("round")(type("Other", (), {}))
     assert shapes.items() == [("round", Round)]
 

@@ -1,19 +1,18 @@
-"""Gap-coded indices, and the stored form of a sparse difference: exact where it should be, strict where it is damaged."""
-
-import hashlib
-import json
+"""Delta-encoded indices and sparse weight deltas: exact when stored and loaded, strict where a file is damaged."""
 
 import pytest
 import tiny
 import torch
+from by_hand import unit_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from store_tools import forge
 from tiny import sparse
 
 from madx.contract import index_coding
-from madx.contract.module_type import BaseParameter, Site
-from madx.errors import StoreError
+from madx.contract.sites import BaseParameter, Site
+from madx.errors import ConfigError, StoreError
 from madx.module_types.sparse_diff import Space, SparseDiff, SparseDiffConfig
 from madx.store import Store
 
@@ -22,7 +21,7 @@ quick = settings(derandomize=True, max_examples=100, deadline=None)
 
 @given(st.lists(st.integers(0, 5000), unique=True, max_size=60), st.sampled_from([torch.int32, torch.int64]))
 @quick
-def test_gaps_and_back(indices, dtype):
+def test_indices_go_round(indices, dtype):
     indices = torch.tensor(sorted(indices), dtype=dtype)
     coded = index_coding.encode(indices)
     assert (
@@ -36,7 +35,7 @@ def test_gaps_and_back(indices, dtype):
 
 
 @pytest.mark.parametrize("gap", [0, 253, 254, 255, 256, 509, 510, 2**31 + 7])
-def test_gaps_at_the_borders_of_a_byte(gap):
+def test_indices_at_the_borders_of_a_byte(gap):
     indices = torch.tensor([3, 4 + gap, 5 + gap])
     if gap < 10**6:
         assert torch.equal(index_coding.decode(index_coding.encode(indices)).long(), indices)
@@ -49,12 +48,12 @@ def test_gaps_at_the_borders_of_a_byte(gap):
     ("indices", "message"),
     [([3, 2], "entry 1 is not above.*unsorted"), ([2, 2], "entry 1.*the same"), ([-2, 1], "entry 0")],
 )
-def test_what_cannot_be_coded(indices, message):
+def test_indices_that_cannot_be_encoded_are_refused(indices, message):
     with pytest.raises(ValueError, match=message):
         index_coding.encode(torch.tensor(indices))
 
 
-def test_damaged_gaps():
+def test_damaged_bytes_are_refused():
     with pytest.raises(ValueError, match="cut"):
         index_coding.decode(torch.tensor([3, 255], dtype=torch.uint8))
     with pytest.raises(ValueError, match="one row of bytes"):
@@ -90,8 +89,8 @@ def test_global_indices_are_split_by_parameter():
 @pytest.mark.parametrize(
     ("indices", "values", "message"),
     [
-        ([3, 2, 5], [1.0, 1.0, 1.0], "unsorted, or one is there twice"),
-        ([2, 2, 5], [1.0, 1.0, 1.0], "there twice"),
+        ([3, 2, 5], [1.0, 1.0, 1.0], "unsorted, or one is repeated"),
+        ([2, 2, 5], [1.0, 1.0, 1.0], "repeated"),
         ([1, 2, 10**6], [1.0, 1.0, 1.0], "index 1000000 is out of range"),
         ([-1, 2, 5], [1.0, 1.0, 1.0], "-1 is out of range"),
         ([1, 2], [1.0], r"\(2,\) indices and \(1,\) values"),
@@ -99,12 +98,46 @@ def test_global_indices_are_split_by_parameter():
         ([1], [float("inf")], "infinite or not a number"),
     ],
 )
-def test_entries_that_make_no_difference_are_refused(indices, values, message):
-    unit = sparse(tiny.base(), "a", entries=3).units["weights"]["sparse_diff"]
+def test_entries_that_make_no_weight_delta_are_refused(indices, values, message):
+    unit = unit_at("sparse_diff", "weights", {"entries": 3})
     before = unit.indices.clone()
     with pytest.raises(ValueError, match=message):
         unit.set_entries(torch.tensor(indices), torch.tensor(values))
     assert torch.equal(unit.indices, before)
+
+
+def test_the_deltas_count_through_the_selectable_parameters():
+    """Layer norms are not selectable, so the biases and weights of the three layers follow one another."""
+    unit = unit_at("sparse_diff", "weights", {"entries": 3})
+    assert [p.name for p in unit.space.parameters][:3] == [
+        "layer.0.dense.bias",
+        "layer.0.dense.weight",
+        "layer.1.dense.bias",
+    ]
+    unit.set_entries(torch.tensor([39, 40, 520]), torch.tensor([1.0, 2.0, 3.0]))
+    found = [(d.parameter, d.places().tolist(), d.values.tolist()) for d in unit.deltas()]
+    assert found == [
+        ("layer.0.dense.bias", [39], [1.0]),
+        ("layer.0.dense.weight", [0], [2.0]),
+        ("layer.1.dense.bias", [0], [3.0]),
+    ]
+    assert unit.touches() == [name for name, *_ in found]
+
+
+@pytest.mark.parametrize(
+    ("settings_of", "message"),
+    [
+        ({"entries": 0}, "sparse_diff.entries: 0 entries: at least 1"),
+        ({"entries": 1.5}, "1.5 is not a share"),
+        ({"entries": 0.0}, "0.0 is not a share"),
+        ({"entries": 10**6}, "1,000,000 entries.*have 1,560: give a smaller count"),
+        ({"groups": ["embeddings"]}, "No parameter of the base is selectable.*widen"),
+        ({"kinds": []}, "sparse_diff.kinds"),
+    ],
+)
+def test_selections_of_nothing_are_refused(settings_of, message):
+    with pytest.raises(ConfigError, match=message):
+        unit_at("sparse_diff", "weights", settings_of)
 
 
 def test_large_bases_have_indices_of_8_bytes():
@@ -168,24 +201,13 @@ def test_values_of_zero_are_stored(tmp_path):
     assert store.load("swa", base).units["weights"]["sparse_diff"].values.count_nonzero() == 0
 
 
-def forge(folder, change):
-    """Alter the weights and make module.json agree with their bytes."""
-    path = folder / "weights.safetensors"
-    tensors = load_file(path)
-    change(tensors)
-    save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata={"format": "pt"})
-    data, manifest = path.read_bytes(), json.loads((folder / "module.json").read_text())
-    manifest["weights"] |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    (folder / "module.json").write_text(json.dumps(manifest))
-
-
 START = "weights.sparse_diff."
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.update({START + "gaps": t[START + "gaps"][:-1]}), "399 indices, 400 values"),
+        (lambda t: t.update({START + "gaps": t[START + "gaps"][:-1]}), "399 indices, but 400 values"),
         (lambda t: t[START + "gaps"].__setitem__(-1, 255), "end within an entry: the file was cut"),
         (
             lambda t: t.update(
@@ -199,7 +221,7 @@ START = "weights.sparse_diff."
         (lambda t: t.update({START + "values": t[START + "values"].int()}), "floating-point"),
         (
             lambda t: t.update({START + "values": t[START + "values"][:-1], START + "gaps": t[START + "gaps"][:-1]}),
-            "399 entries, its settings ask for 400",
+            "399 entries, but its settings ask for 400",
         ),
         (lambda t: t[START + "parameters"].add_(1), "parameters of other names or shapes"),
         (
@@ -210,7 +232,7 @@ START = "weights.sparse_diff."
         (lambda t: t.update({START + "exponent": torch.zeros(2, dtype=torch.int8)}), "exponent one number"),
     ],
 )
-def test_a_damaged_difference_is_refused(change, message, tmp_path):
+def test_a_damaged_weight_delta_is_refused(change, message, tmp_path):
     base, store = tiny.base(), Store(tmp_path)
     store.save(sparse(base, "swa", language="swa"))
     forge(tmp_path / "swa", change)
@@ -219,7 +241,7 @@ def test_a_damaged_difference_is_refused(change, message, tmp_path):
     assert any(v for v in store.verify(base=base))
 
 
-def test_verify_without_a_base_sees_cut_gaps(tmp_path):
+def test_verify_without_a_base_sees_bytes_that_were_cut(tmp_path):
     base, store = tiny.base(), Store(tmp_path)
     store.save(sparse(base, "swa", language="swa"))
     forge(tmp_path / "swa", lambda t: t[START + "gaps"].__setitem__(-1, 255))

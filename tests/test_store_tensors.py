@@ -80,7 +80,7 @@ def test_ctrl_c_goes_before_damage(tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("madx.store.store._skeleton", interrupted)
+    monkeypatch.setattr("madx.store.files._skeleton", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load_module(folder, base)
 

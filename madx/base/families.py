@@ -1,16 +1,16 @@
-"""Where each base family keeps its sites, as data.
+"""Describes where each base family keeps its sites, as data. One more entry in `FAMILIES` describes a base.
 
 A sublayer computes LN(h + x) in a post-norm base, h + x in a pre-norm base. For each, `SublayerPlace` names, as paths
 inside one layer: the module whose output is h, the module whose first input is x, and either the LN that takes h + x
-(post-norm) or the module whose output is the normed input (pre-norm). One more entry in `FAMILIES` describes a base.
+(post-norm) or the module whose output is the normed input (pre-norm). `MapPlace` names a linear map, or a third of one.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from madx.contract.module_type import BaseParameter, Site
+from madx.contract.sites import MAPS, BaseParameter, Site
 from madx.errors import BaseError
 
 
@@ -25,6 +25,16 @@ class SublayerPlace:
 
 
 @dataclass(frozen=True)
+class MapPlace:
+    """A linear map inside a layer: path of its module; with `share` of `shares`, it is one of several maps of equal width
+    that the base computes as one matrix (ModernBERT's query, key and value)."""
+
+    path: str
+    share: int = 0
+    shares: int = 1
+
+
+@dataclass(frozen=True)
 class Family:
     """One family of bases.
 
@@ -33,7 +43,8 @@ class Family:
     model, the first that exists is the last module before the decoder (an invertible part is undone on its output);
     mlm_logits: hidden states `(n, width)` -> logits `(n, vocabulary)` by the model's own head; tied: whether the
     decoder shares its weights with the embeddings (else nothing is undone before it); decoder_is_given: path inside the
-    masked-LM model of a head that is handed the embedding module as its second argument.
+    masked-LM model of a head that is handed the embedding module as its second argument; maps: places of the linear maps,
+    keyed `attention.query`; rows_share: maps that a base with relative positions also applies to these, which have no rows.
     """
 
     title: str
@@ -47,6 +58,8 @@ class Family:
     embedding_width: tuple[str, ...] = ("hidden_size",)
     tied: bool = True
     decoder_is_given: str | None = None
+    maps: Mapping[str, MapPlace] = field(default_factory=dict)
+    rows_share: tuple[str, ...] = ()
 
 
 def _distilbert_logits(model: nn.Module, hidden: Tensor) -> Tensor:
@@ -65,6 +78,16 @@ _BERT_ATTENTION = SublayerPlace(
 _BERT_FFN = SublayerPlace(output="output.dropout", residual="intermediate", norm="output.LayerNorm")
 
 
+def _maps(query: str, key: str, value: str, *, output: str, up: str, down: str) -> dict[str, MapPlace]:
+    paths = {"attention": (query, key, value, output), "ffn": (up, down)}
+    return {f"{place}.{name}": MapPlace(path) for place in paths for name, path in zip(MAPS[place], paths[place])}
+
+
+_BERT_SELF = ("attention.self.query", "attention.self.key", "attention.self.value")
+_BERT_REST = {"output": "attention.output.dense", "up": "intermediate.dense", "down": "output.dense"}
+_BERT_MAPS = _maps(*_BERT_SELF, **_BERT_REST)
+
+
 def _bert_like(title: str, model_types: tuple[str, ...], **changes) -> Family:
     fields = {
         "layers": "encoder.layer",
@@ -73,6 +96,7 @@ def _bert_like(title: str, model_types: tuple[str, ...], **changes) -> Family:
         "ffn": _BERT_FFN,
         "before_decoder": ("cls.predictions.transform",),
         "mlm_logits": lambda model, hidden: model.cls(hidden),
+        "maps": _BERT_MAPS,
     }
     return Family(title, model_types, **(fields | changes))
 
@@ -104,6 +128,8 @@ FAMILIES: tuple[Family, ...] = (
         before_decoder=("cls.predictions.transform", "lm_predictions.lm_head.LayerNorm"),
         mlm_logits=_deberta_logits,
         decoder_is_given="lm_predictions.lm_head",
+        maps=_maps(*(f"{path}_proj" for path in _BERT_SELF), **_BERT_REST),
+        rows_share=("attention.query", "attention.key"),
     ),
     _bert_like(
         "RemBERT",
@@ -122,6 +148,14 @@ FAMILIES: tuple[Family, ...] = (
         before_decoder=("vocab_layer_norm",),
         mlm_logits=_distilbert_logits,
         embedding_width=("dim",),
+        maps=_maps(
+            "attention.q_lin",
+            "attention.k_lin",
+            "attention.v_lin",
+            output="attention.out_lin",
+            up="ffn.lin1",
+            down="ffn.lin2",
+        ),
     ),
     Family(
         "ModernBERT, mmBERT",
@@ -132,6 +166,8 @@ FAMILIES: tuple[Family, ...] = (
         ffn=SublayerPlace(output="mlp", residual="mlp_norm", input="mlp_norm"),
         before_decoder=("head",),
         mlm_logits=lambda model, hidden: model.decoder(model.head(hidden)),
+        maps={f"attention.{name}": MapPlace("attn.Wqkv", k, 3) for k, name in enumerate(("query", "key", "value"))}
+        | {"attention.output": MapPlace("attn.Wo"), "ffn.up": MapPlace("mlp.Wi"), "ffn.down": MapPlace("mlp.Wo")},
     ),
 )
 
@@ -153,15 +189,58 @@ def layer_count(config) -> int:
     return config.num_hidden_layers
 
 
-def layout(family: Family, config) -> dict[str, Site]:
-    """All sites of a base by name, in the order in which the forward pass meets them."""
+def local_layers(config) -> frozenset[int]:
+    """Layers whose attention sees a window of neighbouring tokens alone (ModernBERT); empty for most bases."""
+    if config.model_type != "modernbert":
+        return frozenset()
+    types = getattr(config, "layer_types", None)  # transformers 5
+    every = getattr(config, "global_attn_every_n_layers", 1)
+    return frozenset(
+        layer
+        for layer in range(layer_count(config))
+        if (types[layer] == "sliding_attention" if types is not None else layer % every != 0)
+    )
+
+
+def layout(family: Family, config, encoder: nn.Module, *, positions: int) -> dict[str, Site]:
+    """All sites of a base by name but `weights`, in the order in which the forward pass meets them."""
     depth, width = layer_count(config), config.hidden_size
     embedding_width = next(getattr(config, a) for a in (*family.embedding_width, "hidden_size") if hasattr(config, a))
-    sites = [Site("embeddings", "embeddings", embedding_width, depth)]
+    layers = encoder.get_submodule(family.layers)
+    sites = [
+        Site("embeddings", "embeddings", embedding_width, depth),
+        Site("slots", "slots", embedding_width, depth, positions=positions),
+    ]
     for layer in range(depth):
+        sites.append(Site(f"layer.{layer}.slots", "slots", width, depth, layer, positions=positions))
         for place in ("attention", "ffn"):
-            sites.append(Site(f"layer.{layer}.{place}", "sublayer", width, depth, layer, place))
+            for name in MAPS[place]:
+                key = f"{place}.{name}"
+                if key in family.maps:
+                    shared = key in family.rows_share and getattr(config, "share_att_key", False)
+                    sites.append(_map_site(family, layers[layer], key, layer=layer, depth=depth, shared=shared))
+            post = getattr(family, place).norm is not None
+            sites.append(Site(f"layer.{layer}.{place}", "sublayer", width, depth, layer, place, norm_after=post))
+        sites.append(Site(f"layer.{layer}", "layer", width, depth, layer))
+    sites.append(Site("encoder", "encoder", width, depth))
     return {site.name: site for site in sites}
+
+
+def _map_site(family: Family, module: nn.Module, key: str, *, layer: int, depth: int, shared: bool) -> Site:
+    place, name = key.split(".")
+    found = family.maps[key]
+    linear = module.get_submodule(found.path)
+    return Site(
+        f"layer.{layer}.{key}",
+        "linear",
+        linear.out_features // found.shares,
+        depth,
+        layer,
+        place,
+        map=name,
+        input_width=linear.in_features,
+        rows_share=shared,
+    )
 
 
 def weights_site(family: Family, encoder: nn.Module, *, depth: int, width: int) -> Site:

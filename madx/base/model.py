@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from madx.base.families import Family, family_of, layout, weights_site
 from madx.base.fingerprints import base_fingerprint, tokenizer_fingerprint
-from madx.contract.module_type import Site
+from madx.contract.sites import Site
 from madx.errors import BaseError
 
 log = logging.getLogger("madx")
@@ -31,7 +31,7 @@ class Base:
         self.encoder: nn.Module = model.base_model
         self.sites: dict[str, Site] = {
             "weights": weights_site(self.family, self.encoder, depth=self.depth, width=self.width),
-            **layout(self.family, self.config),
+            **layout(self.family, self.config, self.encoder, positions=self.max_tokens),
         }
         self.has_mlm_head = has_mlm_head
         self.revision: str | None = getattr(self.config, "_commit_hash", None)

@@ -39,7 +39,7 @@ def madx(
         False, "--debug", envvar="MADX_DEBUG", show_envvar=True, help="Show tracebacks and the libraries' messages."
     ),
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print versions and stop."),
-):
+) -> None:
     """Modular cross-lingual transfer: language modules and task modules over one frozen multilingual base.
 
     Train a language module for each language and a task module once, in the source language; then swap the language

@@ -1,18 +1,19 @@
-"""What the command prints and where: results on stdout, all else on stderr; errors as text; quiet libraries."""
+"""Output of the command: results on stdout, all else on stderr, errors as text, quiet libraries."""
 
 import logging
 import os
 import sys
 import warnings
+from typing import Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.text import Text
 from typer.core import TyperGroup
 
 from madx.errors import MadxError
 
-#: of several processes (accelerate launch, torchrun) only the first prints
+#: whether this process prints: of several (accelerate launch, torchrun) only the first does
 FIRST = os.environ.get("RANK", "0") == "0"
 #: results wrap nowhere: a path or a command can be copied, a pipe gets whole lines
 out = Console(soft_wrap=True, highlight=False, emoji=False, quiet=not FIRST)
@@ -25,7 +26,7 @@ TRAINING = ("train-language", "train-task", "quickstart", "matrix", "compare")
 class MadxGroup(TyperGroup):
     """The root of the commands. A MadxError ends with its text and code 1, Ctrl-C with 130; `--debug`: a traceback."""
 
-    def invoke(self, ctx):
+    def invoke(self, ctx: Any) -> Any:
         """Run the command; a MadxError ends as one message and exit code 1, Ctrl-C with how to go on and 130."""
         try:
             return super().invoke(ctx)
@@ -53,7 +54,7 @@ def _stopped(text: str, command: str | None) -> str:
 
 
 class _Handler(logging.Handler):
-    """madx's own messages, tersely: text alone; a warning says that it is one."""
+    """A handler that prints madx's own messages as text alone; a warning is marked as one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         loud = record.levelno >= logging.WARNING
@@ -62,7 +63,7 @@ class _Handler(logging.Handler):
 
 
 def set_up_messages(*, debug: bool) -> None:
-    """Send madx's messages to stderr; keep the libraries' from it unless debugging."""
+    """Send madx's messages to stderr, and those of the libraries only when debugging."""
     log = logging.getLogger("madx")
     log.handlers = [h for h in log.handlers if not isinstance(h, _Handler)] + [_Handler()]
     log.setLevel(logging.DEBUG if debug else logging.INFO)
@@ -73,13 +74,13 @@ def set_up_messages(*, debug: bool) -> None:
 
 
 def ignore_warnings() -> None:
-    """Python warnings are for developers: shown with `python -W` or --debug only."""
+    """Silence Python warnings, which are for developers, unless `python -W` or --debug asks for them."""
     if not sys.warnoptions and "--debug" not in sys.argv:
         warnings.simplefilter("ignore")
 
 
 def quiet_transformers() -> None:
-    """No bar for loading weights from disk; a download from the hub keeps its own."""
+    """Turn off the bar for loading weights from disk; a download from the hub keeps its own."""
     from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
     from transformers.utils import logging as transformers_logging
 
@@ -105,6 +106,6 @@ def shell(*words: str) -> str:
     return join(words)
 
 
-def show_table(table) -> None:
-    """A rich table: as wide as the terminal, wide enough for most when the output is a pipe or a file."""
+def show_table(table: RenderableType) -> None:
+    """Print a rich table as wide as the terminal, or wide enough for most when the output is a pipe or a file."""
     Console(quiet=not FIRST, highlight=False, width=None if sys.stdout.isatty() else 200).print(table)

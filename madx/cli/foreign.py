@@ -1,4 +1,4 @@
-"""`madx modules import | export | formats`: modules in other people's files."""
+"""`madx modules import | export | formats`: modules in the files of other libraries."""
 
 from typing import Annotated, Optional
 
@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from madx.cli.console import out, quiet_transformers, show_table
-from madx.cli.options import SavedBase, Store, base_of
+from madx.cli.options import SavedBase, Store, load_recorded_base
 from madx.errors import ConfigError
 
 Per = "Of a composition: NAME=VALUE for each module, once each."
@@ -40,8 +40,9 @@ def import_module(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace stored modules of those names.")] = False,
     store: Store = "modules",
-):
-    """Take a module from other people's files into the store; prints what was mapped, what was ignored and why.
+) -> None:
+    """Take a module from other people's files into the store; print what was mapped, and what was ignored for which
+    reason.
 
     Example: madx modules import downloads/sw-wiki --from adapterhub --name swa --role language --language swa
     """
@@ -52,9 +53,9 @@ def import_module(
     from madx.store import Store as ModuleStore
 
     reader, path = FORMATS.get(form)(), Path(folder).expanduser()
-    names = reader.members(path) or (name,)
-    if names == (None,):
-        raise ConfigError("The files hold one module: say what it shall be called, e.g. --name swa.")
+    names = tuple(reader.members(path)) or ((name,) if name is not None else ())
+    if not names:
+        raise ConfigError("The files hold one module: give its name, e.g. --name swa.")
     if name is not None and names != (name,):
         raise ConfigError(
             f"{path} holds a composition of {', '.join(names)}, which keep their names: leave --name {name} out."
@@ -99,12 +100,11 @@ def export_module(
     ] = None,
     store: Store = "modules",
     base: SavedBase = None,
-):
+) -> None:
     """Write a stored module in another library's format.
 
     Example: madx modules export swa --to adapterhub --out swa-adapter
     """
-    from madx.base import load_base
     from madx.composition import as_composition
     from madx.interop import FORMATS, export_modules
     from madx.store import Store as ModuleStore
@@ -112,14 +112,14 @@ def export_module(
     FORMATS.get(form)
     composition, modules = as_composition(stack), ModuleStore(store)
     quiet_transformers()
-    loaded = load_base(**base_of(composition, modules, base))
+    loaded = load_recorded_base(composition, modules, base)
     given = {name: modules.load(name, loaded) for name in composition.names()}
     written = export_modules(composition, given, form, folder, base=loaded, as_name=as_name)
     files = sorted(str(p.relative_to(written)) for p in written.rglob("*") if p.is_file())
     out.print(f"wrote '{composition}' to {written}: {', '.join(files)}", markup=False)
 
 
-def formats():
+def formats() -> None:
     """List the formats of other libraries that can be imported and exported."""
     from madx.interop import FORMATS
 
@@ -130,7 +130,10 @@ def formats():
 
 
 def _each(values: list[str], names: tuple[str, ...], flag: str) -> dict[str, str]:
-    """One value for the only module, or NAME=VALUE for each; raises ConfigError for names that are not there."""
+    """Module -> value, from one value for the only module or NAME=VALUE for each.
+
+    Raises ConfigError for other names.
+    """
     if len(names) == 1 and len(values) == 1 and "=" not in values[0]:
         return {names[0]: values[0]}
     split = dict((name.strip(), value.strip()) for name, _, value in (v.partition("=") for v in values))

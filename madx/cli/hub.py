@@ -7,6 +7,7 @@ from rich.text import Text
 
 from madx.cli.console import out, shell
 from madx.cli.options import Store
+from madx.errors import StoreError
 
 Repository = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository on the hub.")]
 
@@ -25,7 +26,7 @@ def push(
     licence: Annotated[
         Optional[str], typer.Option(help="SPDX licence, e.g. cc-by-4.0, where the module records none.")
     ] = None,
-):
+) -> None:
     """Publish a stored module on the Hugging Face hub, with a card that its filters read.
 
     Example: madx modules push swa juma/xlmr-swa --licence cc-by-4.0
@@ -55,23 +56,25 @@ def pull(
     ] = None,
     name: Annotated[Optional[str], typer.Option(help="Name in the store (default: the one it has).")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a stored module of that name.")] = False,
-):
+) -> None:
     """Fetch a module from the Hugging Face hub into the store; then use it by its name, like any other.
 
     Example: madx modules pull juma/xlmr-swa --revision v1
 
-    The commit is recorded in the module (`madx modules show NAME`: training.pulled). Nothing that is fetched is executed.
+    The commit is recorded in the module (`madx modules show NAME`: training.pulled). Nothing that is fetched is
+    executed.
     """
     from madx.interop.hub import Hub
 
     row = Hub().pull(repository, store, revision=revision, name=name, overwrite=overwrite)
-    origin = row.info.training["pulled"]
+    info = row.info
+    if info is None:
+        raise StoreError(f"The module {row.name!r} in {store} cannot be read.")
+    origin = info.training["pulled"]
     out.print(
         Text.assemble("pulled ", (row.name, "bold cyan"), f" from {origin['repository']}, commit {origin['revision']}")
     )
-    base = row.info.base["name"] if row.info.base else "any of its shape"
-    language = f", language {row.info.language}" if row.info.language else ""
-    out.print(
-        f"  {row.info.role} module{language}, base {base}, licence {row.info.licence or 'not recorded'}", markup=False
-    )
+    base = info.base["name"] if info.base else "any of its shape"
+    language = f", language {info.language}" if info.language else ""
+    out.print(f"  {info.role} module{language}, base {base}, licence {info.licence or 'not recorded'}", markup=False)
     out.print(f"  stored in {row.path}", markup=False)

@@ -1,6 +1,6 @@
 """`madx inspect`: a corpus and labelled data as a tokenizer sees them."""
 
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.box import SIMPLE
@@ -9,6 +9,9 @@ from rich.text import Text
 
 from madx.cli.console import out, show_table
 from madx.cli.options import Config, Sets, pairs, settings
+
+if TYPE_CHECKING:
+    from madx.jobs import Inspection
 
 Base = Annotated[
     Optional[str], typer.Option(help="The base whose tokenizer to use: a folder or a model id.", show_default=False)
@@ -32,7 +35,7 @@ def inspect(
         typer.Option("--json", metavar="FILE", help="Write the findings as JSON; - prints them instead of tables."),
     ] = None,
     sets: Sets = None,
-):
+) -> None:
     """Look at a corpus and at labelled data BEFORE training: coverage, duplicates, lengths, labels, leakage.
 
     Example: madx inspect --base xlm-roberta-base --corpus swa.txt --data train=eng.conll --data swa=swa-test.conll
@@ -50,8 +53,7 @@ def inspect(
     if json == "-":
         typer.echo(found.to_json(), nl=False)
         return
-    if found.corpus:
-        _corpus(found)
+    _corpus(found)
     if found.data:
         _labels(found)
     if found.overlaps:
@@ -64,8 +66,10 @@ def inspect(
         out.print(f"written: {write_json(found, json)}", markup=False)
 
 
-def _corpus(found) -> None:
+def _corpus(found: "Inspection") -> None:
     c, recipe = found.corpus, found.recipe
+    if c is None or recipe is None:
+        return
     table = Table(
         "corpus",
         "",
@@ -83,15 +87,15 @@ def _corpus(found) -> None:
         "scripts of the letters": scripts,
         "duplicate lines": f"{c.duplicates:.2%}" + ("" if c.duplicates_exact else " (estimated from a sample)"),
         "longest line": f"{c.longest:,} tokens",
-        "MAD-X recipe": f"{recipe.steps:,} steps of {recipe.batch_size} blocks of {recipe.block_size} tokens: {recipe.blocks:,} blocks, "
-        f"{recipe.passes:,.1f} passes",
+        "MAD-X recipe": f"{recipe.steps:,} steps of {recipe.batch_size} blocks of {recipe.block_size} tokens: "
+        f"{recipe.blocks:,} blocks, {recipe.passes:,.1f} passes",
     }
     for name, value in rows.items():
-        table.add_row(name, Text(value))  # Text: a bracket among the characters is no markup
+        table.add_row(name, Text(value))  # as Text, so that a bracket among the characters is no markup
     show_table(table)
 
 
-def _labels(found) -> None:
+def _labels(found: "Inspection") -> None:
     table = Table("labelled", box=SIMPLE)
     for name in found.data:
         table.add_column(Text(name))
@@ -123,7 +127,7 @@ def _labels(found) -> None:
     show_table(table)
 
 
-def _overlaps(found) -> None:
+def _overlaps(found: "Inspection") -> None:
     table = Table("sentences of", "found in", "number", "share", "one of them", box=SIMPLE)
     for o in found.overlaps:
         example = o.example if len(o.example) <= 60 else o.example[:57] + "..."

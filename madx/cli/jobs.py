@@ -2,13 +2,30 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.text import Text
 
 from madx.cli.console import notes, out, quiet_transformers, shell, show_table
-from madx.cli.options import Base, Config, Fresh, Overwrite, SavedBase, Sets, StoreFlag, numbers, pairs, settings
+from madx.cli.options import (
+    Base,
+    Components,
+    Config,
+    Fresh,
+    Overwrite,
+    Parts,
+    SavedBase,
+    Sets,
+    StoreFlag,
+    numbers,
+    pairs,
+    renamed_flag,
+    settings,
+)
+
+if TYPE_CHECKING:
+    from madx.results.matrix import TransferMatrix
 
 log = logging.getLogger("madx")
 
@@ -37,16 +54,15 @@ def train_language(
     steps: Annotated[
         Optional[int], typer.Option(help="Optimiser steps (default: by corpus size, as in MAD-X).")
     ] = None,
-    components: Annotated[
-        Optional[str], typer.Option(help="A preset of `madx modules presets` (default: madx).")
-    ] = None,
+    components: Components = None,
     seed: Annotated[
         Optional[int], typer.Option(help="Seed of initial weights, data order and masks (default: 1).")
     ] = None,
     overwrite: Overwrite = None,
     fresh: Fresh = False,
     sets: Sets = None,
-):
+    parts: Parts = None,
+) -> None:
     """Train a LANGUAGE MODULE on raw text of one language, by masked language modelling; the base stays as it is.
 
     Example: madx train-language --base xlm-roberta-base --language swa --corpus swa.txt
@@ -62,7 +78,7 @@ def train_language(
         "name": name,
         "store": store,
         "steps": steps,
-        "components": components,
+        "components": renamed_flag(parts, components, was="--parts", name="--components"),
         "seed": seed,
         "overwrite": overwrite,
         "resume": False if fresh else None,
@@ -83,30 +99,10 @@ def train_language(
         log.warning("the module predicts held-out text no better than the bare base: train longer, or at another rate")
     _next(
         "Next, train a task module over the source language's module, or evaluate one by swapping this one in:",
-        shell(
-            "madx",
-            "train-task",
-            "--base",
-            chosen.base,
-            "--language",
-            chosen.language,
-            "--store",
-            chosen.store,
-            "--data",
-            "TRAIN.conll",
-            "--dev",
-            "DEV.conll",
-        ),
-        shell(
-            "madx",
-            "evaluate",
-            "--store",
-            chosen.store,
-            "--task-module",
-            "ner",
-            "--target",
-            f"{chosen.language}=TEST.conll",
-        ),
+        shell("madx", "train-task", "--base", chosen.base, "--language", chosen.language, "--store", chosen.store)
+        + " --data TRAIN.conll --dev DEV.conll",
+        shell("madx", "evaluate", "--store", chosen.store, "--task-module", "ner")
+        + f" --target {chosen.language}=TEST.conll",
     )
 
 
@@ -129,20 +125,22 @@ def train_task(
     name: Annotated[Optional[str], typer.Option(help="Name of the module (default: the task).")] = None,
     store: StoreFlag = None,
     epochs: Annotated[Optional[int], typer.Option(help="Passes over the training data (default: 100).")] = None,
+    components: Components = None,
     seeds: Annotated[
         Optional[str], typer.Option(metavar="1,2,3", help="One module is trained for each (default: 1,2,3).")
     ] = None,
     overwrite: Overwrite = None,
     fresh: Fresh = False,
     sets: Sets = None,
-):
+    parts: Parts = None,
+) -> None:
     """Train a TASK MODULE on labelled sentences, above the frozen module of their language.
 
     Example: madx train-task --base xlm-roberta-base --language eng --data train.conll --dev dev.conll
 
     The source language's module must be in the store; `--set language_module=null` trains without one. Several seeds
-    give the modules NAME@1, NAME@2, ..., which `madx evaluate` takes together. Several source languages, each batch with
-    its language's module: --language eng --language deu --data eng=A --data deu=B --dev eng=C --dev deu=D.
+    give the modules NAME@1, NAME@2, ..., which `madx evaluate` takes together. Several source languages, each batch
+    with its language's module: --language eng --language deu --data eng=A --data deu=B --dev eng=C --dev deu=D.
     """
     several = language is not None and len(language) > 1
     files = {
@@ -157,18 +155,19 @@ def train_task(
         "name": name,
         "store": store,
         "epochs": epochs,
+        "components": renamed_flag(parts, components, was="--parts", name="--components"),
         "seeds": numbers(seeds, "--seeds"),
         "overwrite": overwrite,
         "resume": False if fresh else None,
     }
     from madx.jobs import TrainTask
     from madx.jobs import train_task as run
-    from madx.tasks import TASKS
+    from madx.jobs.labelled import task_type
 
     quiet_transformers()
     chosen = settings(TrainTask, config, sets, flags)
     result = run(chosen)
-    metric = TASKS.get(chosen.task).metric
+    metric = task_type(chosen.task).metric
     _headline("Task module" + "s" * (len(result.modules) > 1) + " ", ", ".join(m.name for m in result.modules))
     met = dict.fromkeys(c for under in result.modules[0].info.training["sources"].values() for c in under)
     out.print(f"  composition           {', '.join(met)}")
@@ -177,16 +176,8 @@ def train_task(
     out.print(f"  stored in             {', '.join(map(str, result.folders))}")
     _next(
         "Next, evaluate in languages that the task module never saw, by swapping the language module:",
-        shell(
-            "madx",
-            "evaluate",
-            "--store",
-            chosen.store,
-            "--task-module",
-            chosen.name or chosen.task,
-            "--target",
-            "swa=TEST.conll",
-        ),
+        shell("madx", "evaluate", "--store", chosen.store, "--task-module", chosen.name or chosen.task)
+        + " --target swa=TEST.conll",
     )
 
 
@@ -205,13 +196,13 @@ def evaluate(
         Optional[str], typer.Option("--out", help="Folder of the results (default: runs/evaluate-TASK_MODULE).")
     ] = None,
     sets: Sets = None,
-):
+) -> None:
     """Evaluate a task module ZERO-SHOT: swap the language module under it, for each target language.
 
     Example: madx evaluate --task-module ner --target swa=swa.conll --target yor=yor.conll
 
     Four controls stand side by side: no language module, the source language's kept, the target's, the others' mean.
-    `configs/evaluate_proxies.yaml` adds what stands in for the module of a language that has none.
+    `configs/evaluate_proxies.yaml` adds proxies for the module of a language that has none.
     """
     flags = {"task_module": task_module, "store": store, "base": base, "run": output}
     flags |= {f"targets.{language}": path for language, path in pairs(target, "--target").items()}
@@ -242,7 +233,7 @@ def quickstart(
         ),
     ] = False,
     sets: Sets = None,
-):
+) -> None:
     """All three jobs on a synthetic miniature world, offline, in a few minutes on a CPU.
 
     What is stored already is used again. Nothing is downloaded.
@@ -282,7 +273,7 @@ def _headline(before: str, name: str, after: str = "") -> None:
     out.print(Text.assemble("\n", (before, "bold"), (name, "bold cyan"), after))
 
 
-def _matrix(matrix) -> None:
+def _matrix(matrix: "TransferMatrix") -> None:
     from madx.report import to_rich
 
     show_table(to_rich(matrix))

@@ -1,6 +1,6 @@
 """The commands that run many jobs from one settings file: matrix, compare."""
 
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.box import SIMPLE
@@ -9,6 +9,9 @@ from rich.text import Text
 
 from madx.cli.console import counted, notes, out, quiet_transformers, show_table
 from madx.cli.options import Base, Config, Sets, StoreFlag, numbers, settings
+
+if TYPE_CHECKING:
+    from madx.jobs.matrix.plan import Plan
 
 
 def matrix(
@@ -22,7 +25,7 @@ def matrix(
         bool, typer.Option("--dry-run", help="Print what would be trained and what is there, and stop.")
     ] = False,
     sets: Sets = None,
-):
+) -> None:
     """Train and evaluate a whole TRANSFER MATRIX: sources x targets x tasks x module types x seeds.
 
     Example: madx matrix configs/matrix.yaml --dry-run
@@ -43,7 +46,8 @@ def matrix(
     show_table(to_rich(result.matrices))
     trained, evaluated, reused = map(len, (result.trained, result.evaluated, result.reused))
     out.print(
-        f"\n{counted(trained, 'module')} trained, {counted(evaluated, 'evaluation')}, {counted(reused, 'result')} used again"
+        f"\n{counted(trained, 'module')} trained, {counted(evaluated, 'evaluation')}, "
+        f"{counted(reused, 'result')} used again"
     )
     out.print("files: " + "  ".join(map(str, result.files)))
     out.print(f"each matrix with its controls: {result.folder / 'matrices'}")
@@ -68,7 +72,7 @@ def compare(
     ] = None,
     seeds: Annotated[Optional[str], typer.Option(metavar="1,2,3", help="Seeds of accuracy (default: 1,2,3).")] = None,
     sets: Sets = None,
-):
+) -> None:
     """Compare MODULE TYPES and baselines on your base and data: storage, memory, compute, accuracy, inference time.
 
     Example: madx compare --base xlm-roberta-base --language eng --data train.conll --dev dev.conll
@@ -89,8 +93,8 @@ def compare(
         raise typer.Exit(1)
 
 
-def _show_plan(plan) -> None:
-    """What a matrix would do, a line for each module; then the evaluations and what cannot be done."""
+def _show_plan(plan: "Plan") -> None:
+    """Print a line for each module that a matrix would train, then the evaluations and all that cannot be done."""
     table = Table("module", "for", "over", "", "steps, about", box=SIMPLE)
     for t in plan.trainings:
         state = "stored" if t.stored else "goes on" if t.begun else "to train"

@@ -1,6 +1,6 @@
-"""`madx modules`: what a store holds, and which module types and presets there are (push and pull: madx/cli/hub.py)."""
+"""`madx modules`: the modules of a store, module types and presets (push and pull are in madx/cli/hub.py)."""
 
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.box import SIMPLE
@@ -12,6 +12,10 @@ from madx.cli.console import counted, out, show_table
 from madx.cli.options import Store
 from madx.errors import StoreError
 
+if TYPE_CHECKING:
+    from madx.module import ModuleInfo
+    from madx.store import Store as ModuleStore
+
 app = typer.Typer(
     no_args_is_help=True,
     help="Stored modules: list, show, verify, remove; push and pull. Other people's files: import, export, formats. "
@@ -20,14 +24,14 @@ app = typer.Typer(
 Name = Annotated[str, typer.Argument(help="Name of a stored module.")]
 
 
-def _store(folder: str):
+def _store(folder: str) -> "ModuleStore":
     from madx.store import Store as ModuleStore
 
     return ModuleStore(folder)
 
 
 @app.command("list")
-def list_modules(store: Store = "modules"):
+def list_modules(store: Store = "modules") -> None:
     """List the modules of a store; a damaged one with its fault."""
     rows = _store(store).list()
     if not rows:
@@ -35,10 +39,10 @@ def list_modules(store: Store = "modules"):
         return
     table = Table("name", "role", "language", "components", "base", "parameters", "size", "score", box=SIMPLE)
     for row in rows:
-        if row.fault:
+        info = row.info
+        if row.fault or info is None or row.weights is None:
             table.add_row(row.name, Text(f"damaged: {row.fault}", style="red"))
             continue
-        info = row.info
         role = f"{info.role} ({info.task})" if info.task else info.role
         base = info.base["name"] if info.base else "-"
         table.add_row(
@@ -55,12 +59,14 @@ def list_modules(store: Store = "modules"):
 
 
 @app.command()
-def show(name: Name, store: Store = "modules"):
-    """Show all that a module says of itself: components, base, training, scores, files."""
+def show(name: Name, store: Store = "modules") -> None:
+    """Show the whole record of a module: components, base, training, scores, files."""
     import yaml
 
     row = _store(store).show(name)
-    info = row.info
+    info, weights = row.info, row.weights
+    if info is None or weights is None:
+        raise StoreError(f"The module {name!r} in {store} cannot be read.")
     training = {key: value for key, value in info.training.items() if key not in ("history", "explanation")}
     record = {
         "name": info.name,
@@ -72,7 +78,7 @@ def show(name: Name, store: Store = "modules"):
         "base": info.base,
         "licence": info.licence,
         "training": training,
-        "weights": row.weights.model_dump(),
+        "weights": weights.model_dump(),
         "folder": str(row.path),
     }
     record = {key: value for key, value in record.items() if value not in (None, [], {})}
@@ -83,7 +89,7 @@ def show(name: Name, store: Store = "modules"):
 def verify(
     name: Annotated[Optional[str], typer.Argument(help="Name of a module; none: all.", show_default=False)] = None,
     store: Store = "modules",
-):
+) -> None:
     """Read every file and compare it with what is recorded of it; exit code 1 if anything is wrong."""
     modules = _store(store)
     faults = modules.verify(name)
@@ -96,7 +102,7 @@ def verify(
 @app.command()
 def remove(
     name: Name, store: Store = "modules", yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
-):
+) -> None:
     """Delete a stored module."""
     modules = _store(store)
     known = {row.name: row for row in modules.list()}
@@ -114,8 +120,8 @@ app.command("formats")(foreign.formats)
 @app.command()
 def types(
     name: Annotated[Optional[str], typer.Argument(help="Only this module type.", show_default=False)] = None,
-):
-    """Module types: how a module can act, each as YAML with all settings, for `components:` of a settings file."""
+) -> None:
+    """List the module types, each as YAML with all settings, for `components:` of a settings file."""
     import sys
 
     from madx.config import describe
@@ -131,8 +137,12 @@ def types(
 
 
 @app.command()
-def presets():
-    """Presets: named sets of components, for `components: NAME` in YAML or --components NAME."""
+def presets() -> None:
+    """List the presets: named sets of components, for `components: NAME` in YAML or --components NAME.
+
+    One setting changed: `components: {preset: madx, bottleneck: {reduction_factor: 4}}` in YAML and Python, or
+    `--components madx --set components.bottleneck.reduction_factor=4`.
+    """
     from madx.module.presets import PRESETS
 
     table = Table("preset", "what it is", "components", box=SIMPLE)
@@ -145,14 +155,14 @@ def presets():
     show_table(table)
 
 
-def _plain(value) -> str:
+def _plain(value: object) -> str:
     """A value as YAML shows it on one line."""
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_plain, value))}]"
     return {"True": "true", "False": "false", "None": "null"}.get(str(value), str(value))
 
 
-def _first_line(documented) -> str:
+def _first_line(documented: object) -> str:
     return (documented.__doc__ or "").strip().split("\n")[0]
 
 
@@ -160,14 +170,14 @@ def _size(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
-def _score(info) -> str:
-    """The score recorded at training, in a few words."""
+def _score(info: "ModuleInfo") -> str:
+    """The score that training recorded, in a few words."""
     scores = info.training.get("scores", {})
-    if "held_out_after" in scores:
-        before, after = (scores[key].get("perplexity") for key in ("held_out_before", "held_out_after"))
+    if "held_out_after" in scores:  # by a job together with the one before; by hand or by another tool alone
+        before, after = (scores.get(key, {}).get("perplexity", "?") for key in ("held_out_before", "held_out_after"))
         return f"perplexity {_number(before)} -> {_number(after)}"
     return ", ".join(f"{key} {_number(value)}" for key, value in list(scores.get("dev", {}).items())[:1])
 
 
-def _number(value) -> str:
+def _number(value: object) -> str:
     return f"{value:,.1f}" if isinstance(value, (int, float)) else str(value)

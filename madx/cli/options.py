@@ -1,12 +1,23 @@
-"""Flags, `--set` and a settings file become the typed settings of a job; options that several commands share."""
+"""Typed settings of a job from a file, `--set` and flags; options that several commands share."""
 
 import json
+import logging
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
 import typer
 
 from madx.errors import CompositionError, ConfigError
+
+if TYPE_CHECKING:
+    from madx.base import Base as LoadedBase
+    from madx.composition import Composition
+    from madx.config import Settings
+    from madx.store import Store as ModuleStore
+
+log = logging.getLogger("madx")
+
+S = TypeVar("S", bound="Settings")
 
 Config = Annotated[
     Optional[Path],
@@ -16,6 +27,15 @@ Config = Annotated[
         help="Settings file; not needed if flags give all that has no default.",
     ),
 ]
+Components = Annotated[
+    Optional[str],
+    typer.Option(
+        help="A preset of `madx modules presets`; --set components.bottleneck.reduction_factor=4 changes one setting.",
+        show_default=False,
+    ),
+]
+#: the old name of --components
+Parts = Annotated[Optional[str], typer.Option("--parts", hidden=True, help="The old name of --components.")]
 Sets = Annotated[
     Optional[list[str]],
     typer.Option(
@@ -43,27 +63,49 @@ StackText = Annotated[
 ]
 
 
-def settings(schema, config: Path | None, sets: list[str] | None, flags: dict[str, Any]):
-    """Typed settings: the file, then --set, then flags, each over the one before; ConfigError names every fault."""
+def settings(schema: type[S], config: Path | None, sets: list[str] | None, flags: dict[str, Any]) -> S:
+    """Typed settings from the file, then --set, then flags, each over the one before.
+
+    A flag that `--set` goes inside comes first: --components madx --set components.bottleneck.reduction_factor=4.
+    Raises ConfigError that names every fault.
+    """
     from madx.config import load
 
-    given = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in flags.items() if value is not None]
-    return load(config, schema, [*(sets or []), *given])
+    sets = sets or []
+    given = {key: json.dumps(value, ensure_ascii=False) for key, value in flags.items() if value is not None}
+    outer = [key for key in given if any(each.strip().startswith(f"{key}.") for each in sets)]
+    inner = [key for key in given if key not in outer]
+    return load(config, schema, [*(f"{key}={given[key]}" for key in outer), *sets, *(f"{k}={given[k]}" for k in inner)])
 
 
-def base_of(composition, modules, given: str | None) -> dict[str, str | None]:
-    """name, revision: the base to load for a composition of stored modules, that given, else the one they record. Raises
-    CompositionError where there is neither."""
-    recorded = [info for info in (modules.show(name).info for name in composition.names()) if info.base]
-    if not given and not recorded:
+def renamed_flag(old: str | None, new: str | None, *, was: str, name: str) -> str | None:
+    """The value of a flag that may be given by its old name, with a notice; the new name goes first."""
+    if old is not None:
+        log.warning("The flag %s is called %s now; the old name is still read.", was, name)
+    return new if new is not None else old
+
+
+def load_recorded_base(composition: "Composition", modules: "ModuleStore", given: str | None) -> "LoadedBase":
+    """Load the base for a composition of stored modules: the one given, else the one that they record.
+
+    Raises CompositionError where there is neither.
+    """
+    from madx.base import load_base
+
+    if given:
+        return load_base(given)
+    infos = [modules.show(name).info for name in composition.names()]
+    recorded = [info for info in infos if info is not None and info.base]
+    if not recorded:
         raise CompositionError(
             f"The composition '{composition}' names no module that records its base: add --base FOLDER_OR_ID."
         )
-    return {"name": given} if given else recorded[-1].base_to_load()
+    chosen = recorded[-1].base_to_load()
+    return load_base(str(chosen["name"]), revision=chosen["revision"])
 
 
 def numbers(text: str | None, flag: str) -> list[int] | None:
-    """`1,2,3` -> [1, 2, 3]; raises ConfigError for anything else."""
+    """The numbers of `1,2,3`; raises ConfigError for anything else."""
     if text is None:
         return None
     try:
@@ -75,7 +117,11 @@ def numbers(text: str | None, flag: str) -> list[int] | None:
 
 
 def below(items: list[str] | None, flag: str) -> dict[str, str]:
-    """`["swa", "eng=base"]` -> {"swa": "swa", "eng": "base"}; raises ConfigError for an empty or repeated language."""
+    """Language -> stack of repeated flags, LANGUAGE or LANGUAGE=STACK. Raises ConfigError for an empty or repeated one.
+
+    >>> below(["swa", "eng=base"], "--language")
+    {'swa': 'swa', 'eng': 'base'}
+    """
     found: dict[str, str] = {}
     for item in items or []:
         language, given, stack = item.partition("=")
@@ -88,7 +134,11 @@ def below(items: list[str] | None, flag: str) -> dict[str, str]:
 
 
 def pairs(items: list[str] | None, flag: str, form: str = "LANGUAGE=PATH") -> dict[str, str]:
-    """`["swa=a.conll"]` -> {"swa": "a.conll"}; raises ConfigError naming every item that is not of the form."""
+    """Name -> path of repeated flags NAME=PATH. Raises ConfigError naming every one that is not of the form.
+
+    >>> pairs(["swa=a.conll"], "--target")
+    {'swa': 'a.conll'}
+    """
     split = [item.partition("=") for item in items or []]
     wrong = [f"{flag} {''.join(s)!r}" for s in split if not all(s)]
     if wrong:

@@ -1,4 +1,4 @@
-"""What there is to choose from: settings of the jobs, tasks, bases."""
+"""The commands that list the choices: settings of the jobs, tasks, bases."""
 
 from enum import Enum
 from typing import Annotated
@@ -22,16 +22,16 @@ class Job(str, Enum):
     quickstart = "quickstart"
 
 
-def config(job: Annotated[Job, typer.Argument(help="The command that the settings are for.")]):
-    """Print all settings of a job as YAML with comments; a file to start from (the quick start takes them by --set).
+def config(job: Annotated[Job, typer.Argument(help="The command that the settings are for.")]) -> None:
+    """Print all settings of a job as YAML with comments: a file to start from (the quick start takes them by --set).
 
     Example: madx config train-language > language.yaml
     """
     from madx import jobs
-    from madx.config import describe
+    from madx.config import Settings, describe
     from madx.jobs.quickstart import Quickstart
 
-    schema = {
+    schemas: dict[Job, type[Settings]] = {
         Job.train_language: jobs.TrainLanguage,
         Job.train_task: jobs.TrainTask,
         Job.evaluate: jobs.Evaluate,
@@ -39,11 +39,11 @@ def config(job: Annotated[Job, typer.Argument(help="The command that the setting
         Job.compare: jobs.Compare,
         Job.inspect: jobs.Inspect,
         Job.quickstart: Quickstart,
-    }[job]
-    out.print(f"# madx {job.value} FILE.yaml\n{describe(schema)}".rstrip(), markup=False)
+    }
+    out.print(f"# madx {job.value} FILE.yaml\n{describe(schemas[job])}".rstrip(), markup=False)
 
 
-def tasks():
+def tasks() -> None:
     """List the tasks that a task module can be trained for."""
     from madx.tasks import TASKS
 
@@ -53,12 +53,12 @@ def tasks():
     show_table(table)
 
 
-def bases():
+def bases() -> None:
     """List the families of bases whose sites are described; any base of such a model type can be used."""
     from madx.base.families import FAMILIES
 
     table = Table(
-        "family", "model_type in config.json", "norm", "invertible part undone before the decoder", box=SIMPLE
+        "family", "model_type in config.json", "norm", "invertible component undone before the decoder", box=SIMPLE
     )
     for family in FAMILIES:
         norm = "after the residual (post-norm)" if family.ffn.norm else "before the block (pre-norm)"

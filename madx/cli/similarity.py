@@ -1,13 +1,16 @@
-"""`madx similarity`: how alike languages are, and the weights that the proxies of `madx evaluate` would have."""
+"""`madx similarity`: the similarity of languages, and the weights that it gives to the proxies of `madx evaluate`."""
 
 import json
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from madx.cli.console import out, show_table
 from madx.cli.options import pairs, settings
 from madx.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def similarity(
@@ -22,11 +25,11 @@ def similarity(
         Optional[float], typer.Option(help="Weights are proportional to similarity to this power (default: 1).")
     ] = None,
     top: Annotated[
-        Optional[int], typer.Option(help="Only the so many most similar get a weight (default: all).")
+        Optional[int], typer.Option(help="Number of the most similar that get a weight (default: all).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-):
-    """How alike languages are by their character n-grams, and the weights of a mean that stands in for each.
+) -> None:
+    """Print the similarity of languages by their character n-grams, and the weights of a mean that stands in for each.
 
     Example: madx similarity swa=swa.txt kin=kin.txt zul=zul.txt eng=eng.txt
 
@@ -59,8 +62,8 @@ def _once(texts: list[str]) -> dict[str, str]:
     return found
 
 
-def _table(alike: dict[str, dict[str, float]]):
-    """Similarities in percent; the nearest of each row bold."""
+def _table(alike: dict[str, dict[str, float]]) -> "Table":
+    """A table of similarities in percent, the nearest of each row in bold."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

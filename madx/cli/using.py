@@ -1,15 +1,20 @@
-"""The commands that use stored modules: predict, explain, export."""
+"""The commands that use stored modules: predict, explain, report, export."""
 
 import json
 import sys
+from collections.abc import Iterator
 from enum import Enum
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich.text import Text
 
 from madx.cli.console import FIRST, out, quiet_transformers
-from madx.cli.options import SavedBase, StackText, Store, base_of, below
+from madx.cli.options import SavedBase, StackText, Store, below, load_recorded_base
+
+if TYPE_CHECKING:
+    from madx.engine import Engine
+    from madx.jobs import Prediction
 
 COLOURS = {"PER": "green", "LOC": "cyan", "ORG": "magenta"}
 OTHERS = ("yellow", "blue", "red")
@@ -36,8 +41,8 @@ def predict(
             "--language",
             metavar="LANGUAGE[=STACK]",
             show_default=False,
-            help="Each line says its language (LANGUAGE, a tab, TEXT; or JSON with language and text); the module of that name, or "
-            "STACK, lies below --stack. Give it once for each language, e.g. --language swa --language eng=base.",
+            help="Each line says its language (LANGUAGE, a tab, TEXT; or JSON with language and text); the module of "
+            "that name, or STACK, lies below --stack. Once for each language, e.g. --language swa --language eng=base.",
         ),
     ] = None,
     form: Annotated[
@@ -47,7 +52,7 @@ def predict(
             help="text: entities in colour and as a list (or WORD/TAG); conll: WORD<tab>TAG; json: an object a line.",
         ),
     ] = Format.text,
-):
+) -> None:
     """Tag text by a stack of stored modules, e.g. find its names.
 
     Example: madx predict --stack "swa + ner@1" "Juma anaishi Nairobi."
@@ -61,13 +66,13 @@ def predict(
     lines = text if text else (line.rstrip("\n") for line in sys.stdin)
     seen: list[str] = []
 
-    def remembered():
+    def remembered() -> Iterator[str | tuple[str | None, str]]:
         for number, line in enumerate(lines, 1):
             known, line = predictor.read(line, number)
             seen.append(line)
             yield line if predictor.languages is None else (known, line)
 
-    # someone who types wants an answer a line; a file is batched
+    # a person who types gets an answer after each line; lines of a file are batched
     for prediction in predictor(remembered(), at_once=1 if not text and sys.stdin.isatty() else 256):
         line = seen.pop(0)
         if form is Format.text:
@@ -75,15 +80,15 @@ def predict(
         elif FIRST and form is Format.conll:
             typer.echo("".join(f"{token}\t{tag}\n" for token, tag in zip(prediction.tokens, prediction.tags)))
         elif FIRST:
-            record = {} if prediction.language is None else {"language": prediction.language}
+            record: dict[str, Any] = {} if prediction.language is None else {"language": prediction.language}
             record |= {"text": line, "tokens": prediction.tokens, "tags": prediction.tags}
             if prediction.spans:
                 record["entities"] = [vars(entity) for entity in prediction.entities]
             typer.echo(json.dumps(record, ensure_ascii=False))
 
 
-def _print_text(line: str, prediction) -> None:
-    """The line with its entities in colour, and below it each entity with its type; of plain tags word and tag in pairs."""
+def _print_text(line: str, prediction: "Prediction") -> None:
+    """Print a line with its entities in colour, and each entity with its type below; of plain tags, WORD/TAG."""
     from madx.jobs.predict import WORD
 
     if not prediction.spans:
@@ -116,7 +121,7 @@ def explain(
     ] = None,
     store: Store = "modules",
     base: SavedBase = None,
-):
+) -> None:
     """Show which modules of a stack act where and in which order; with --text, also how much each changes.
 
     Example: madx explain --stack "swa + ner@1" --text "Juma anaishi Nairobi."
@@ -132,7 +137,7 @@ def explain(
 
 def report(
     run: Annotated[str, typer.Argument(help="Folder of a run of madx evaluate, with its matrix.json.")],
-):
+) -> None:
     """Write the REPORT of an evaluation again, report.html and report.md, from what lies in its folder.
 
     Example: madx report runs/evaluate-ner
@@ -147,8 +152,8 @@ def export(
     folder: Annotated[str, typer.Argument(help="Folder to write; it must not exist yet or be empty.")],
     store: Store = "modules",
     base: SavedBase = None,
-):
-    """Write a stack of weight differences as a plain transformers checkpoint, which loads without madx.
+) -> None:
+    """Write a stack of weight deltas as a plain transformers checkpoint, which loads without madx.
 
     Example: madx export --stack "swa + ner@1" swahili-ner
     """
@@ -158,16 +163,15 @@ def export(
     out.print(f"{written}: a plain transformers checkpoint of '{stack}'")
 
 
-def _engine(stack: str, store: str, base: str | None):
+def _engine(stack: str, store: str, base: str | None) -> "Engine":
     """An engine with a stack of stored modules active."""
-    from madx.base import load_base
     from madx.composition import as_composition
     from madx.engine import Engine
     from madx.store import Store as ModuleStore
 
     quiet_transformers()
     composition, modules = as_composition(stack), ModuleStore(store)
-    engine = Engine(load_base(**base_of(composition, modules, base)))
+    engine = Engine(load_recorded_base(composition, modules, base))
     for name in composition.names():
         engine.attach(modules.load(name, engine.base))
     engine.activate(composition)

@@ -1,30 +1,27 @@
 """The algebra of compositions: which modules act together, and how. Pure data without tensors."""
 
 from madx.composition.algebra import (
-    HUB_MARK,
-    MAX_NAME,
-    RESERVED,
     Average,
     Composition,
+    Fuse,
     Item,
     Route,
     Scaled,
     Stack,
     Ties,
-    as_composition,
-    check_name,
-    of_the_hub,
-    parse,
     require_stack,
 )
+from madx.composition.names import HUB_MARK, MAX_NAME, RESERVED, check_name, of_the_hub
+from madx.composition.parser import as_composition, parse
 
 __all__ = [
-    "Average",
-    "Composition",
     "HUB_MARK",
-    "Item",
     "MAX_NAME",
     "RESERVED",
+    "Average",
+    "Composition",
+    "Fuse",
+    "Item",
     "Route",
     "Scaled",
     "Stack",

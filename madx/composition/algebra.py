@@ -6,7 +6,8 @@
     average(swa, hau) + ner         the mean of the changes that swa and hau would make, then ner
     average(0.7*swa, 0.3*hau)       a weighted mean (weights are scaled to sum to one)
     0.5*swa + ner                   half of the change that swa would make, then ner
-    ties(swa, hau) + ner            differences of weights, joined by an election of signs (Yadav et al. 2023, arXiv:2306.01708)
+    ties(swa, hau) + ner            weight deltas, joined by an election of signs (Yadav et al. 2023, arXiv:2306.01708)
+    fuse(swa, hau; f) + ner         the changes that swa and hau would make, joined by the fusion module f, then ner
     route(swa + ner, yor + ner)     each row of a batch takes one of these branches; outermost only
 
 Normal form: stacks inside stacks are joined, equal children of an average are merged, children of weight zero are left
@@ -16,36 +17,15 @@ module may stand once. A route keeps its branches as they were given, equal ones
 """
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Union
 
+from madx.composition.names import check_name
 from madx.errors import CompositionError
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]*")
-RESERVED = ("base", "average", "ties", "route")
-HUB_MARK = "hf://"  # how a place on the model hub begins
-MAX_NAME = 100
 LEAST_SUM = 1e-12  # a sum of weights below this counts as zero,
 LEAST_SHARE = 1e-6  # and so does one that is this small beside the weights: scaled by it, rounding would show
-
-
-def check_name(name: str) -> str:
-    """The name, if a module may have it; raises CompositionError otherwise."""
-    if not isinstance(name, str) or not NAME.fullmatch(name) or name in RESERVED or len(name) > MAX_NAME:
-        raise CompositionError(
-            f"{name!r} cannot name a module. A name starts with a letter or digit, goes on with letters, digits, "
-            f"'.', '_', '-' or '@' (at most {MAX_NAME}), and is none of: {', '.join(RESERVED)}.{of_the_hub(name)}"
-        )
-    return name
-
-
-def of_the_hub(text) -> str:
-    """What to do with a place on the hub where a name is due."""
-    if HUB_MARK not in str(text):
-        return ""
-    return " A module of the hub is first pulled into the store, by `madx modules pull OWNER/NAME`; it then goes by its name."
 
 
 @dataclass(frozen=True, init=False)
@@ -130,7 +110,41 @@ class Ties:
         return f"ties({', '.join(map(str, self.children))})"
 
 
-Item = Union[str, Average, Scaled, Ties]
+@dataclass(frozen=True, init=False)
+class Fuse:
+    """The changes of at least two children, joined by a trained fusion module (AdapterFusion; Pfeiffer et al. 2021,
+    arXiv:2005.00247).
+
+    >>> str(Fuse("swa", "hau", fusion="f"))
+    'fuse(swa, hau; f)'
+    """
+
+    children: tuple["Stack", ...]
+    fusion: str
+
+    def __init__(self, *children: Union[str, "Item", "Stack"], fusion: str):
+        stacks = tuple(child if isinstance(child, Stack) else Stack(child) for child in children)
+        if len(set(stacks)) < 2 or not all(stack.items for stack in stacks) or len(set(stacks)) < len(stacks):
+            raise CompositionError(
+                f"fuse() got {', '.join(map(str, stacks)) or 'nothing'}: it joins at least two different modules, e.g. "
+                "fuse(swa, hau; f), none of them the bare base."
+            )
+        object.__setattr__(self, "children", stacks)
+        object.__setattr__(self, "fusion", check_name(fusion))
+        if self.fusion in (name for stack in stacks for name in stack.names()):
+            raise CompositionError(
+                f"The fusion module {fusion!r} cannot be one of the modules that it joins in '{self}'."
+            )
+
+    def names(self) -> tuple[str, ...]:
+        """Every module named, each once; the fusion module last."""
+        return tuple(dict.fromkeys(_names(self)))
+
+    def __str__(self) -> str:
+        return f"fuse({', '.join(map(str, self.children))}; {self.fusion})"
+
+
+Item = Union[str, Average, Scaled, Ties, Fuse]
 
 
 @dataclass(frozen=True, init=False)
@@ -158,11 +172,13 @@ class Stack:
             elif isinstance(item, Ties):
                 if item.children:
                     flat.extend(item.children[0].items if len(set(item.children)) == 1 else [item])
+            elif isinstance(item, Fuse):
+                flat.append(item)
             elif isinstance(item, Route):
                 raise CompositionError(NESTED.format(item))
             else:
                 raise CompositionError(
-                    f"A stack holds module names, Average, Scaled, Ties and Stack, not {type(item).__name__}."
+                    f"A stack holds module names, Average, Scaled, Ties, Fuse and Stack, not {type(item).__name__}."
                 )
         object.__setattr__(self, "items", tuple(flat))
         met: set[str] = set()
@@ -187,9 +203,10 @@ class Stack:
 class Route:
     """One batch, several stacks: each of its rows takes one of the branches, which are counted from 0.
 
-    A branch is a Stack, an item of one, or text. Branches may share modules; what all rows share is computed at once.
+    A branch is a Stack or an item of one; `parse("route(swa + ner, yor + ner)")` makes a route from text. Branches may share
+    modules; what all rows share is computed at once.
 
-    >>> str(Route("swa + ner", "yor + ner", "base"))
+    >>> str(Route(Stack("swa", "ner"), Stack("yor", "ner"), Stack()))
     'route(swa + ner, yor + ner, base)'
     """
 
@@ -198,11 +215,7 @@ class Route:
     def __init__(self, *branches: Union[Item, Stack]):
         if not branches:
             raise CompositionError("route() of nothing: give at least one branch, e.g. route(swa + ner, yor + ner).")
-        stacks = [parse(b) if isinstance(b, str) else Stack(b) for b in branches]
-        for stack in stacks:
-            if isinstance(stack, Route):
-                raise CompositionError(NESTED.format(stack))
-        object.__setattr__(self, "branches", tuple(stacks))
+        object.__setattr__(self, "branches", tuple(Stack(branch) for branch in branches))
 
     def names(self) -> tuple[str, ...]:
         """Every module named in some branch, in order of appearance, each once."""
@@ -239,6 +252,8 @@ def _names(item: Item) -> Iterator[str]:
     else:
         for child in item.children:
             yield from child.names()
+        if isinstance(item, Fuse):
+            yield item.fusion
 
 
 def _scaled(weights: tuple[float, ...], *, given: tuple[float, ...]) -> tuple[float, ...]:
@@ -255,15 +270,6 @@ def _scaled(weights: tuple[float, ...], *, given: tuple[float, ...]) -> tuple[fl
     return weights if abs(total - 1.0) < 1e-9 else tuple(w / total for w in weights)
 
 
-def as_composition(value: Union[Item, Composition, None]) -> Composition:
-    """A composition from text, an Average, Scaled, Ties, a Stack, a Route or None (the bare base)."""
-    if value is None:
-        return Stack()
-    if isinstance(value, (Stack, Route)):
-        return value
-    return parse(value) if isinstance(value, str) else Stack(value)
-
-
 def require_stack(composition: Composition, what: str) -> Stack:
     """The composition, if it is the same for all rows; raises CompositionError otherwise, saying `what` cannot be done."""
     if isinstance(composition, Route):
@@ -271,14 +277,3 @@ def require_stack(composition: Composition, what: str) -> Stack:
             f"'{composition}' cannot be {what}: a route is for a batch of mixed rows. Use one of its branches."
         )
     return composition
-
-
-def parse(text: str) -> Composition:
-    """The composition that a text describes; raises CompositionError naming the place where reading stopped.
-
-    >>> parse("average(swa, hau) + ner").names()
-    ('swa', 'hau', 'ner')
-    """
-    from madx.composition.parser import read  # it builds what is defined here
-
-    return read(text)

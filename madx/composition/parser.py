@@ -1,23 +1,37 @@
-"""The text form of compositions, read: recursive descent, and errors that name the character."""
+"""Reads the text form of compositions by recursive descent; errors name the character where reading stopped."""
 
 import re
 from collections.abc import Callable
 
-from madx.composition import MAX_NAME, Average, Composition, Item, Route, Scaled, Stack, Ties, of_the_hub
+from madx.composition.algebra import Average, Composition, Fuse, Item, Route, Scaled, Stack, Ties
+from madx.composition.names import MAX_NAME, of_the_hub
 from madx.errors import CompositionError
 
 MAX_DEPTH = 50  # brackets inside brackets
 
 
-def read(text: str) -> Composition:
-    """The composition that a text describes; raises CompositionError naming the place where reading stopped."""
+def parse(text: str) -> Composition:
+    """Read the text form of a composition; raises CompositionError with the place where reading stopped.
+
+    >>> parse("average(swa, hau) + ner").names()
+    ('swa', 'hau', 'ner')
+    """
     return _Parser(text).whole()
+
+
+def as_composition(value: Item | Composition | None) -> Composition:
+    """Make a composition of a text, an item of a stack, a Stack, a Route, or of None (the bare base)."""
+    if value is None:
+        return Stack()
+    if isinstance(value, (Stack, Route)):
+        return value
+    return parse(value) if isinstance(value, str) else Stack(value)
 
 
 class _Parser:
     """whole = 'route(' stack {',' stack} ')' | stack; stack = item {'+' item};
-    item = {number '*'} (name | average | ties | '(' stack ')'); average = 'average(' term {',' term} ')';
-    term = number '*' item | stack; ties = 'ties(' stack {',' stack} ')'."""
+    item = {number '*'} (name | average | ties | fuse | '(' stack ')'); average = 'average(' term {',' term} ')';
+    term = number '*' item | stack; ties = 'ties(' stack {',' stack} ')'; fuse = 'fuse(' stack {',' stack} ';' name ')'."""
 
     token = re.compile(
         r"\s*(?:([0-9.]+(?:e[+-]?[0-9]+)?|-[0-9.]+(?:e[+-]?[0-9]+)?)\s*\*|([A-Za-z0-9][A-Za-z0-9._@-]*)|(.))"
@@ -110,9 +124,11 @@ class _Parser:
             return Stack()
         if name == "route":
             raise self.fail("a module name, not a route: it stands outermost, each branch in full", at)
-        if name in ("average", "ties"):
+        if name in ("average", "ties", "fuse"):
             if not self.symbol("("):
                 raise self.fail(f"'(' after {name}")
+            if name == "fuse":
+                return self.fuse()
             return self.average() if name == "average" else Ties(*self.listed(self.stack))
         if len(name) > MAX_NAME:
             raise self.fail(f"a name of at most {MAX_NAME} characters", at)
@@ -121,6 +137,16 @@ class _Parser:
     def average(self) -> Average:
         terms = self.listed(self.term)
         return Average(*(child for _, child in terms), weights=tuple(weight for weight, _ in terms))
+
+    def fuse(self) -> Fuse:
+        children = self.listed(self.stack, end=";")
+        _, fusion, _ = self.peek()
+        if fusion is None:
+            raise self.fail("the name of a fusion module after ';'")
+        self.take()
+        if not self.symbol(")"):
+            raise self.fail("')'")
+        return Fuse(*children, fusion=fusion)
 
     def term(self) -> tuple[float, Item | Stack]:
         weight = self.number()
@@ -131,12 +157,13 @@ class _Parser:
             raise self.fail("',' or ')' (0.5*(a + b) weighs the stack, (0.5*a + b) scales a)")
         return weight, child
 
-    def listed(self, one: Callable) -> list:
-        """What stands between the brackets of average() and ties(), up to the closing one."""
+    def listed(self, one: Callable, end: str = ")") -> list:
+        """The things between the brackets of average(), ties() and fuse(), up to the closing mark."""
         found = [one()]
-        while not self.symbol(")"):
+        while not self.symbol(end):
             if not self.symbol(","):
-                raise self.fail("',' or ')'")
+                hint = " (the modules, then ';' and the fusion module, as in 'fuse(a, b; f)')" if end == ";" else ""
+                raise self.fail(f"',' or '{end}'{hint}")
             found.append(one())
         return found
 

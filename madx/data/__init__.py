@@ -1,9 +1,7 @@
-"""What training and evaluation read, from files to batches.
+"""Everything between files, or Python objects, and the batches that a task computes with.
 
-- `corpora`: raw text, streamed from .txt / .jsonl (.gz), folders and `datasets` names
-- `packing`, `blocks`: text -> token blocks of one length on disk, with a held-out share
-- `masking`: the 80/10/10 rule of masked language modelling as a pure function of seed and row
-- `conll`: labelled sentences in and out; `tags`: IOB1, BIOES -> IOB2; `labels`: tags <-> ids
-- `windows`: words -> pieces, long sentences in windows; `batches`: length-bucketed batches, the stream of block indices
-- `tokenizing`: plain text -> ids, the same way everywhere
+- `text`: raw text for language modules: corpora, tokenisation, packing into blocks, masks
+- `labelled`: sentences with a tag for each word: readers, tag schemes, label sets, windows, batches
+- `inspect`: reports on corpora and labelled sets, before anything is trained
+- `world`: the miniature multilingual world, synthetic data for tests, examples and the quick start
 """

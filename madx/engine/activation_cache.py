@@ -1,22 +1,27 @@
-"""Frozen layers: what lies below the lowest layer in training gives the same output for the same sentence in every epoch.
+"""The activation cache: layers below the lowest trained one give the same output for the same sentence in every epoch.
 
-A task module in the upper layers alone (`leave_out`) trains over a base and a language module that stand still. The states
-that enter its lowest layer are then computed once for each sentence and kept: in memory up to a bound, then in a file up to
-another, then not at all. No gradient goes below that layer in any case: nothing there asks for one.
+A task module in the upper layers alone (`leave_out`) trains over a base and a language module that do not change. The states
+that enter its lowest layer are computed once for each sentence and kept: in memory up to a bound, then in a file up to
+another bound, then not at all. No gradient flows below that layer in any case, since nothing there requires one.
 """
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from madx.contract.module_type import all_tokenwise
+from madx.contract.module_type import scope_of
+from madx.engine.call import CurrentCall
+from madx.engine.hooks import Hook
+from madx.engine.plan import Plan
+from madx.engine.protocols import RunningEngine
 
-Plan = dict[str, list]
 GB = 1 << 30
+#: under which a call keeps the states that enter the lowest trained layer
+CACHED = ("cache", "states")
 
 
 class States:
@@ -66,69 +71,68 @@ class States:
 
 
 class ActivationCache:
-    """The first `below` layers of an engine's base, which stand still while its present plan is active.
+    """The states that enter layer `below` of an engine's base, whose layers below that do not change while one plan is active.
 
-    The engine goes through `feeding` in each forward pass under that plan. A state belongs to a sentence's ids; rows of a batch are
-    padded on the right, and padding is masked above.
+    The engine asks `known` before each forward pass under that plan and hands new states to `put`. A state belongs to the
+    ids of one sentence; rows of a batch are padded on the right, and padding is masked above.
     """
 
-    def __init__(self, engine, *, below: int, states: States):
-        self.engine, self.base, self.plan, self.below, self.states = engine, engine.base, engine._plan, below, states
-        self._given: Tensor | None = None  # enters layer `below` in the forward pass at hand
-        self._seen: Tensor | None = None
-        self._results: int | None = None  # how many things a layer returns; None: the tensor alone
+    def __init__(self, engine: RunningEngine, *, below: int, states: States):
+        self.engine, self.base, self.below, self.states = engine, engine.base, below, states
+        self.plan: Plan = engine.plan
+        self.results: int | None = None  # how many things a layer returns; None: the tensor alone
 
     @contextmanager
     def opened(self) -> Iterator["ActivationCache"]:
-        """For the length of a run the lower layers can be passed by."""
-        layers = self.base.encoder.get_submodule(self.base.family.layers)[: self.below]
-        with ExitStack() as stack:
-            stack.callback(self.states.close)
-            stack.callback(setattr, self.engine, "frozen", None)
-            for number, layer in enumerate(layers):
-                before = layer.__dict__.get("forward")
-                layer.forward = self._pass_by(layer.forward, last=number + 1 == self.below)
-                stack.callback(_put_back, layer, before)
-            self.engine.frozen = self
-            yield self
-
-    def _pass_by(self, original, *, last: bool):
-        def forward(*args, **kwargs):
-            if self._given is None:
-                result = original(*args, **kwargs)
-                if last:
-                    self._results = len(result) if isinstance(result, tuple) else None
-                    self._seen = result if self._results is None else result[0]
-                return result
-            x = self._given if last else args[0] if args else next(iter(kwargs.values()))
-            return x if self._results is None else (x, *[None] * (self._results - 1))
-
-        return forward
-
-    @contextmanager
-    def feeding(self, input_ids: Tensor, attention_mask: Tensor | None) -> Iterator[None]:
-        """One forward pass: fed with known states if all rows of the batch are known, else watched."""
-        keys = _keys(input_ids, attention_mask)
-        if keys and all(key in self.states for key in keys):
-            self._given = self._padded(keys, input_ids)
+        """For the length of a run the lower layers can be skipped."""
+        self.engine.use_cache(self)
         try:
-            yield
-            if self._given is None and self._seen is not None:
-                for key, state in zip(keys, self._seen.detach()):
-                    self.states.put(key, state[: len(key) // input_ids.element_size()])
+            yield self
         finally:
-            self._given = self._seen = None
+            self.engine.use_cache(None)
+            self.states.close()
 
-    def _padded(self, keys: Sequence[bytes], input_ids: Tensor) -> Tensor:
-        """The states of a batch's rows, `(batch, tokens, width)`, zeros at padding."""
+    def hooks(self, current: CurrentCall) -> list[tuple[nn.Module, Hook]]:
+        """A hook for each of the lower layers."""
+        layers = self.base.encoder.get_submodule(self.base.family.layers)[: self.below]
+        return [(layer, SkippedLayer(current, self, last=n + 1 == self.below)) for n, layer in enumerate(layers)]
+
+    def known(self, keys: Sequence[bytes], input_ids: Tensor) -> Tensor | None:
+        """The states of a batch's rows, `(batch, tokens, width)`, zeros at padding; None unless all rows are known."""
+        if not keys or any(key not in self.states for key in keys):
+            return None
         known = [self.states.get(key, self.base.width) for key in keys]
         result = known[0].new_zeros(*input_ids.shape, self.base.width)
         for row, state in zip(result, known):
             row[: len(state)] = state
         return result.to(input_ids.device, non_blocking=True)
 
+    def put(self, keys: Sequence[bytes], seen: Tensor, input_ids: Tensor) -> None:
+        """Keep the states of a batch, `(batch, tokens, width)`."""
+        for key, state in zip(keys, seen.detach()):
+            self.states.put(key, state[: len(key) // input_ids.element_size()])
 
-def _keys(input_ids: Tensor, attention_mask: Tensor | None) -> list[bytes]:
+
+class SkippedLayer(Hook):
+    """A layer below the lowest trained one: skipped where the call has cached states, else watched if it is the last."""
+
+    def __init__(self, current: CurrentCall, cache: ActivationCache, *, last: bool):
+        super().__init__(current)
+        self.cache, self.last = cache, last
+
+    def __call__(self, *args, **kwargs):
+        call, cache = self.current.get(), self.cache
+        if call is None or call.given is None:
+            result = self.original(*args, **kwargs)
+            if self.last and call is not None:
+                cache.results = len(result) if isinstance(result, tuple) else None
+                call.seen[CACHED] = result if cache.results is None else result[0]
+            return result
+        x = call.given if self.last else args[0] if args else next(iter(kwargs.values()))
+        return x if cache.results is None else (x, *[None] * (cache.results - 1))
+
+
+def keys_of(input_ids: Tensor, attention_mask: Tensor | None) -> list[bytes]:
     """For each row the bytes of its ids without padding; none for a batch that is not padded on the right alone."""
     ids = input_ids.cpu().numpy()
     if attention_mask is None:
@@ -139,13 +143,6 @@ def _keys(input_ids: Tensor, attention_mask: Tensor | None) -> list[bytes]:
     return [row[:length].tobytes() for row, length in zip(ids, mask.sum(1))]
 
 
-def _put_back(layer: nn.Module, before) -> None:
-    if before is None:
-        layer.__dict__.pop("forward", None)
-    else:
-        layer.forward = before
-
-
 def lowest_layer(units: dict[str, dict], depth: int) -> int:
     """The lowest layer where a module acts: 0 also for one that acts before the layers, `depth` for a head alone."""
     numbers = [
@@ -154,11 +151,12 @@ def lowest_layer(units: dict[str, dict], depth: int) -> int:
     return min(numbers, default=depth)
 
 
-def looks_around(plan: Plan, below: int) -> list[str]:
-    """Sites of the first layers with a step that reads other tokens than its own, padding among them: the state of a sentence
-    then hangs on the batch that it stands in."""
-    return [
+def beyond_the_row(plan: Plan, below: int) -> list[str]:
+    """Sites of the first layers with a step whose change depends on padding or on other rows: the state of a sentence would
+    then depend on the batch that it stands in. Slots count as such, since states are kept for tokens alone."""
+    found = [
         site
         for site, steps in plan.items()
-        if site.startswith("layer.") and int(site.split(".")[1]) < below and not all_tokenwise(steps)
+        if site.startswith("layer.") and int(site.split(".")[1]) < below and scope_of(steps) == "batch"
     ]
+    return found + (["slots"] if plan.slots.length else [])

@@ -1,38 +1,64 @@
-"""The engine: puts a composition onto a base, swaps it, takes it off.
+"""The engine: makes a composition of modules act on a base, and swaps it.
 
-A composition is compiled once into a plan: for each site, the steps to take there. Swapping is pointing at another
-plan; no tree is walked in the forward pass. The engine reaches the sites by replacing the `forward` of a few of the base's
-own modules on the instance; names of parameters are never touched, a base with nothing active runs its own code, and
-`close()` takes every trace away. Differences of weights (the site `parameters`) are put on when a composition is
-activated, in place and in O(entries), and taken off bit for bit (`madx.engine.weight_deltas`). A route gives each row of a batch a
-stack of its own (`madx.engine.routing`).
+A composition is compiled once into a plan: for each site, the steps to take there. Swapping points at another plan; no tree
+is walked in the forward pass. Hooks reach the sites that attached modules need (`madx.engine.hooks`); an idle base runs
+its own code. Weight deltas (the site `weights`) are added in place when a composition is activated and removed exactly
+(`madx.engine.weight_deltas`). A route gives each row of a batch a stack of its own (`madx.engine.routing`).
+
+Threads: a forward pass carries its own state. `activate` holds for the thread (more exactly, the context) that calls it and
+for those that never called it; `using` holds for its `with` block alone. Where modules with weight deltas are attached,
+forward passes take turns, since the base's parameters are the same for all threads.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+import copy
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from madx.base import Base
-from madx.composition import Composition, Item, Route, Stack, as_composition, require_stack
-from madx.contract.module_type import Sublayer, WeightsType
+from madx.composition import Composition, Item, Stack, as_composition, require_stack
+from madx.contract.module_type import WeightsType
 from madx.engine import routing
 from madx.engine.activation_cache import ActivationCache
+from madx.engine.active import ActiveComposition
+from madx.engine.call import Call, CurrentCall, Positions
+from madx.engine.decoder import decoder_of, frozen_output_embeddings
 from madx.engine.explain import explain
 from madx.engine.explanation import Explanation, RouteExplanation
-from madx.engine.last_layer import Narrowing, Positions
+from madx.engine.forward import Forward, forget_replays, one_group, past_the_engine
+from madx.engine.heads import routed_labels, task_module
+from madx.engine.hooks import Hook
 from madx.engine.merge import merge
-from madx.engine.mlm_loss import LossAtDecoder
-from madx.engine.plan import Terms, Watch, steps_at
-from madx.engine.routing import Branches, Plan, RoutePlan, Rows
-from madx.engine.weight_deltas import WeightDeltas, decoder_of, untied
-from madx.errors import CompositionError, MadxError, did_you_mean
+from madx.engine.mlm_loss import LossAtDecoder, loss_of
+from madx.engine.plan import Plan, Watch
+from madx.engine.reach import Hooks
+from madx.engine.routing import Branches, RoutePlan
+from madx.engine.weight_deltas import WeightDeltas
+from madx.errors import CompositionError, MadxError
 from madx.module import Module, require_base, require_parameters, require_task_head
+
+
+class ModuleStore(Protocol):
+    """Where `Engine.load` and `Engine.save` find and put modules; `madx.Store` is one."""
+
+    def load(self, name: str, base: Base, *, allow_base_mismatch: bool = False) -> Module:
+        """Give the module of that name."""
+
+    def save(self, module: Module, *, overwrite: bool = False) -> Path:
+        """Store a module under its name; give its folder."""
 
 
 class Engine:
     """A base with modules attached and one composition active.
+
+    Args:
+        base: the base; it carries one engine at a time.
+        store: where `load` and `save` find and put modules; needed for these alone.
 
     >>> engine = Engine(base)                             # doctest: +SKIP
     >>> engine.attach(swa); engine.attach(ner)            # doctest: +SKIP
@@ -40,41 +66,28 @@ class Engine:
     >>> hidden = engine(input_ids, attention_mask)        # doctest: +SKIP
     """
 
-    def __init__(self, base: Base):
+    def __init__(self, base: Base, *, store: ModuleStore | None = None):
         if getattr(base, "_engine", None) is not None:
             raise MadxError("This base already carries an engine; close() that one first, or use it.")
-        self.base = base
+        self.base, self.store = base, store
         self.modules: dict[str, Module] = {}
-        self.composition: Composition = Stack()
-        self._plans: dict[Composition, Plan | RoutePlan] = {}
-        self._plan: Plan = {}  # site -> steps of the active composition; empty: the bare base
-        self._route: RoutePlan | None = None  # of the active composition, if it is a route
-        self._rows: Rows | None = (
-            None  # how the positions before the decoder are sorted, while a route scores masked words
-        )
-        self._captures: dict[tuple[str, str], object] = {}
-        self._captured: dict[str, dict[str, Tensor]] = {}
-        self._replaced: list[nn.Module] = []
-        self.deltas = WeightDeltas(base)
-        self._terms = Terms()
-        self._narrowing = Narrowing(base)
-        self.frozen: ActivationCache | None = None  # lower layers whose states are kept, in a training run
-        self._loss = LossAtDecoder(decoder_of(base), base.config.vocab_size)
-        self._moving: WeightsType | None = None  # a difference in training: it lies above all others
+        self.cache: ActivationCache | None = None  # of a training run whose lower layers do not change
+        self._needs: dict[str, set[str]] = {}  # hooked site -> tensors that are read there
+        self._active = ActiveComposition(base, self.modules, lambda: self._needs)
+        self._current = CurrentCall(lambda: self.plan)
+        self._hooks = Hooks(base, self._current)
+        self._backward = True  # whether gradients have to flow through the base
         base._engine = self
-        try:
-            self._reach_sites()
-        except AttributeError as error:
-            self.close()
-            raise MadxError(
-                f"The base {base.name} is described as {base.family.title}, but its code has no such place: {error}. "
-                "This version of transformers moved it; mend its entry in madx/base/families.py."
-            ) from error
+
+    @property
+    def deltas(self) -> WeightDeltas:
+        """The weight deltas that are on the base."""
+        return self._active.deltas
 
     # ---- modules -------------------------------------------------------------------------------------------------
 
     def attach(self, module: Module, *, allow_base_mismatch: bool = False) -> Module:
-        """Make a module available to compositions; it does not act yet. A module of that name is replaced.
+        """Make a module available to compositions; it does not act yet. An attached module of that name is replaced.
 
         Raises BaseError when the module was made for another base.
         """
@@ -84,93 +97,117 @@ class Engine:
         if module.name in self.modules:
             self.detach(module.name)
         self.modules[module.name] = module
-        for site, units in module.units.items():
-            for unit in units.values():
-                for what in unit.reads:
-                    self._capture(site, what)
+        try:
+            self._reach_sites()
+        except BaseException:
+            del self.modules[module.name]
+            raise
         return module
 
     def detach(self, name: str) -> Module:
-        """Forget a module. Raises CompositionError while the active composition names it."""
+        """Forget a module and remove the hooks that it alone needed. Raises CompositionError while the active composition
+        names it."""
         module = self.module(name)
         if name in self.composition.names():
             raise CompositionError(f"The module {name!r} acts in '{self.composition}': activate another one first.")
-        del self.modules[name]
-        self._plans = {c: plan for c, plan in self._plans.items() if name not in c.names()}
-        self._terms.forget()
+        with self._active.lock:
+            self._active.forget(name)
+            del self.modules[name]
+            self._reach_sites()
         return module
 
     def module(self, name: str) -> Module:
         """An attached module; raises CompositionError with the nearest name."""
-        if name not in self.modules:
-            raise CompositionError(f"No module {name!r} is attached; {did_you_mean(name, self.modules)}")
-        return self.modules[name]
+        return self._active.module(name)
+
+    def load(self, name: str, *, store: ModuleStore | None = None, allow_base_mismatch: bool = False) -> Module:
+        """Read a module by name from a store and attach it.
+
+        store: where to look; by default the store that the engine was made with. Raises MadxError without any store, StoreError
+        for a module that is missing or damaged, BaseError for one that was made for another base.
+        """
+        module = self._store(store, f"load({name!r}").load(name, self.base, allow_base_mismatch=allow_base_mismatch)
+        return self.attach(module, allow_base_mismatch=allow_base_mismatch)
+
+    def save(self, name: str, *, store: ModuleStore | None = None, overwrite: bool = False) -> Path:
+        """Store an attached module under its name; gives its folder. store: as in `load`.
+
+        Raises CompositionError for a name that is not attached, StoreError where a module of that name is stored and `overwrite`
+        is not set.
+        """
+        return self._store(store, f"save({name!r}").save(self.module(name), overwrite=overwrite)
+
+    def _store(self, given: ModuleStore | None, call: str) -> ModuleStore:
+        store = given if given is not None else self.store
+        if store is None or not hasattr(store, "load"):
+            raise MadxError(
+                f"engine.{call}) needs a store, and {'this engine was made without one' if store is None else f'{store!r} is none'}: "
+                f"write Engine(base, store=Store('modules')), or engine.{call}, store=Store('modules'))."
+            )
+        return store
 
     # ---- compositions --------------------------------------------------------------------------------------------
+
+    @property
+    def composition(self) -> Composition:
+        """The composition that is active in this thread."""
+        return self._active.composition
+
+    @property
+    def plan(self) -> Plan:
+        """What the next forward pass runs; of a route the plan that refuses calls past the engine."""
+        plan = self._active.plan()
+        return plan if isinstance(plan, Plan) else Plan(refusal=plan.refusal)
+
+    @property
+    def _route(self) -> RoutePlan | None:
+        return self._active.route()
 
     def activate(self, composition: Composition | Item | None) -> Composition:
         """Make a composition act from the next forward pass on; None or 'base' is the bare base.
 
-        Raises CompositionError for a name that is not attached, and for a difference that leaves the base's number format;
-        the composition before stays active then.
+        It holds for the thread that calls, and for threads that never activated anything themselves. Raises CompositionError
+        for a name that is not attached, for modules that cannot act together, and for a weight delta that leaves the base's
+        number format; the composition before stays active then.
         """
-        composition = as_composition(composition)
-        plan = self._plans.get(composition)
-        if plan is None:
-            plan = self._plans[composition] = self.compile(composition)
-        route = plan if isinstance(plan, RoutePlan) else None
-        self._put_on(composition if route is None else route.stacks[0])
-        self._route, self._plan, self.composition = route, plan if route is None else route.unbound, composition
-        return composition
-
-    def _put_on(self, stack: Stack) -> None:
-        """Make the differences of weights of a stack act, and no others."""
-        # the last module of a stack lies lowest: a task's difference stays where it is when the language's is swapped
-        terms = self._terms.of(stack, self.modules)[::-1]
-        self.deltas.activate(sorted(terms, key=lambda term: term.shares[0].unit is self._moving))
-
-    def refresh(self) -> None:
-        """Put the active composition on again, after the entries of one of its differences were changed."""
-        self.activate(self.composition)
-
-    @contextmanager
-    def on_top(self, unit: WeightsType) -> Iterator["Engine"]:
-        """Keep one difference above all others, where it can be written again after its values have moved."""
-        if self._route is not None and self._route.several_weights:
-            require_stack(self.composition, "trained on as a difference of weights")
-        self._moving = unit
-        try:
-            self.refresh()
-            yield self
-        finally:
-            self._moving = None
-
-    def merge(self) -> nn.Linear | None:
-        """Make the active composition of weight differences the base's own, for good; see `madx.engine.merge`."""
-        return merge(self)
+        return self._active.activate(composition)
 
     @contextmanager
     def using(self, composition: Composition | Item | None) -> Iterator["Engine"]:
-        """A composition for the length of a `with` block; what was active before is active again afterwards."""
-        before = self.composition
-        self.activate(composition)
-        try:
+        """A composition for the length of a `with` block, in this thread alone; afterwards the one before is active again."""
+        with self._active.using(composition):
             yield self
-        finally:
-            self.activate(before)
+
+    @contextmanager
+    def under(self, plan: Plan | RoutePlan) -> Iterator["Engine"]:
+        """Run forward passes of this thread under a plan of one's own in place of the active composition's."""
+        with self._active.under(plan):
+            yield self
+
+    @contextmanager
+    def on_top(self, unit: WeightsType) -> Iterator["Engine"]:
+        """Keep one weight delta above all others, where it can be written again after its values have changed."""
+        with self._active.on_top(unit):
+            yield self
+
+    def with_weights_of(self, stack: Stack) -> AbstractContextManager[None]:
+        """Have the weight deltas of a stack on the base, whatever composition is active."""
+        return self._active.with_weights_of(stack)
+
+    def refresh(self) -> None:
+        """Put the active composition on again, after the entries of one of its weight deltas were changed."""
+        self.activate(self.composition)
+
+    def merge(self) -> nn.Linear | None:
+        """Make the active composition of weight deltas the base's own, for good; see `madx.engine.merge`."""
+        return merge(self)
 
     def compile(self, composition: Composition, watch: Watch | None = None) -> Plan | RoutePlan:
-        """The plan of a composition: site -> steps. `watch` may wrap each instance: (site, module, instance) -> step."""
-        for name in composition.names():
-            self.module(name)
-        if isinstance(composition, Route):
-            return RoutePlan(composition, self.base.sites, self.modules, watch)
-        plan = {}
-        for site in self.base.sites.values():
-            steps = steps_at(site, composition, self.modules, watch) if site.kind != "weights" else []
-            if steps:
-                plan[site.name] = steps
-        return plan
+        """The plan of a composition; `watch` may wrap each unit, see `madx.engine.plan`.
+
+        Raises CompositionError for modules that are not attached or cannot act together, and for a site that nothing reaches.
+        """
+        return self._active.compile(composition, watch)
 
     # ---- forward -------------------------------------------------------------------------------------------------
 
@@ -182,57 +219,75 @@ class Engine:
         at: Positions | None = None,
         branches: Branches | None = None,
     ) -> Tensor:
-        """The last layer's output `(batch, tokens, width)` of the base under the active composition; at: at these positions
-        alone, `(n, width)`, for which the last layer then does less (`madx.engine.last_layer`); branches `(batch,)`: under a route,
-        the number or the text of each row's branch."""
-        if (rows := routing.sort(self._route, branches, input_ids)) is not None:
-            with self._precision():
-                return routing.hidden(self, input_ids, attention_mask, rows=rows, at=at)
-        kept = self.frozen if self.frozen is not None and self.frozen.plan is self._plan else None
-        feeding = kept.feeding(input_ids, attention_mask) if kept is not None else nullcontext()
-        with self._precision(), feeding, self._narrowing.to(at, self._plan) as chosen:
-            return chosen(self.base.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state)
+        """The last layer's output of the base under the active composition.
+
+        Args:
+            input_ids: `(batch, tokens)`.
+            attention_mask: `(batch, tokens)`, 1 at tokens and 0 at padding; None: no padding.
+            at: rows and positions in them, `(n,)` each, if only these are needed; the last layer then does less.
+            branches: `(batch,)`, under a route: the number or the text of each row's branch.
+
+        Returns:
+            `(batch, tokens, width)`, or `(n, width)` with `at`.
+        """
+        active = self._active
+        with active.turn(), self._precision():
+            plan = active.plan()
+            weights = active.require_the_same_weights() if torch.is_grad_enabled() else None
+            forward = Forward(
+                self.base, self._current, backward=self._backward, hooked=bool(self._needs), weights=weights
+            )
+            if isinstance(plan, RoutePlan) or branches is not None:
+                route = routing.required(active.route())
+                rows = route.rows(branches, len(input_ids), input_ids.device)
+                return forward.routed(route, rows, input_ids, attention_mask, at=at, put_on=active.put_on)
+            cache = self.cache if self.cache is not None and self.cache.plan is plan else None
+            groups = one_group(plan, len(input_ids))
+            return forward.run(plan, input_ids, attention_mask, at=at, groups=groups, cache=cache)
 
     def mlm_logits(self, hidden: Tensor, *, branches: Branches | None = None) -> Tensor:
-        """Scores over the vocabulary: `(n, width)` -> `(n, vocabulary)`, by the base's head, with the invertible part
-        of the active composition undone before the decoder. branches `(n,)`: under a route, those of the positions."""
-        rows = routing.sort(self._route, branches, hidden)
-        with self._precision(), nullcontext() if rows is None else routing.running(self, rows):
+        """Scores over the vocabulary: `(n, width)` -> `(n, vocabulary)`, by the base's head, with the map of the embeddings
+        undone before the decoder. branches `(n,)`: under a route, those of the positions."""
+        with self._active.turn(), self._precision(), self._current.running(self._head_call(hidden, branches)):
             return self.base.mlm_logits(hidden)
 
     def mlm_loss(self, hidden: Tensor, targets: Tensor, *, branches: Branches | None = None) -> Tensor:
-        """The sum of -log p(target), a scalar in float32: hidden `(n, width)`, targets `(n,)`. As cross entropy of
+        """The sum of -log p(target), a scalar in float32: hidden `(n, width)`, targets `(n,)`. Equal to cross entropy of
         `mlm_logits`, in a third of its memory (`madx.engine.mlm_loss`); branches as there."""
-        with self._loss.of(targets) as loss:
-            return loss(self.mlm_logits(hidden, branches=branches))
+        fused = decoder_of(self.base) is not None and bool(self._needs)
+        call = replace(self._head_call(hidden, branches), targets=targets if fused else None)
+        with self._active.turn(), self._precision(), self._current.running(call):
+            found = self.base.mlm_logits(hidden)
+            return found if fused else loss_of(found, targets)
+
+    def _head_call(self, hidden: Tensor, branches: Branches | None) -> Call:
+        route = self._route
+        rows = routing.sort(route, branches, hidden)
+        if route is None or rows is None:
+            return Call(self.plan)
+        return Call(route.plan(rows.present), offsets=rows.offsets, sort=rows.order, unsort=rows.back)
 
     def task_module(self, stack: Stack | Item | None = None) -> Module:
         """The last module with a head in a stack (None: the active composition); raises CompositionError without one."""
-        names = require_stack(
-            as_composition(self.composition if stack is None else stack), "asked for one task module"
-        ).names()
-        with_head = [n for n in names if self.modules[n].head is not None]
-        if not with_head:
-            if not names:
-                raise CompositionError(
-                    "The bare base is active and predicts no labels; end a composition with a task module."
-                )
-            require_task_head(self.modules[names[-1]])
-        return self.modules[with_head[-1]]
+        composition = as_composition(self.composition if stack is None else stack)
+        return task_module(require_stack(composition, "asked for one task module"), self.modules)
 
     def label_logits(self, hidden: Tensor, *, branches: Branches | None = None) -> Tensor:
         """Scores of the task module's head: `(..., width)` -> `(..., labels)`. branches: under a route, those of the entries
         of the first dimension; their task modules must have the same labels, for the result is one tensor."""
-        rows = routing.sort(self._route, branches, hidden)
+        route = self._route
+        rows = routing.sort(route, branches, hidden)
         with self._precision():
-            return self.task_module().head(hidden) if rows is None else routing.label_logits(self, hidden, rows)
+            if route is None or rows is None:
+                return require_task_head(self.task_module())(hidden)
+            return routed_labels(route, rows, hidden, self.modules)
 
     def groups(self, branches: Branches) -> list[list[int]]:
         """Under a route: the places of the rows that can share a forward pass; one group, but for branches with different
-        differences of weights."""
+        weight deltas (and other reasons, see `madx.engine.routing`)."""
         return routing.groups(self._route, branches)
 
-    def _precision(self):
+    def _precision(self) -> Any:
         """Modules are kept in float32; on a base in half precision their products run in the base's precision."""
         dtype = self.base.model.dtype
         if dtype not in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(self.base.device.type):
@@ -257,150 +312,99 @@ class Engine:
         self.base.model.requires_grad_(False)
         for other in self.modules.values():
             other.requires_grad_(other in chosen).train(other in chosen)
+        units = [unit for module in chosen for at in module.units.values() for unit in at.values()]
+        self._backward = not units or any(type(unit).backward for unit in units)
         return [parameter for module in chosen for parameter in module.parameters()]
 
     def freeze(self) -> None:
         """Close every module to gradients and put it into inference mode (no dropout)."""
+        self._backward = True
         for module in self.modules.values():
             module.requires_grad_(False).eval()
+
+    def use_cache(self, cache: ActivationCache | None) -> None:
+        """Skip the lower layers where their states are cached; None: compute them again. See `ActivationCache.opened`."""
+        self.cache = cache
+        self._reach_sites(anew=True)
 
     # ---- looking inside ------------------------------------------------------------------------------------------
 
     def explain(
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, *, branches: Branches | None = None
     ) -> Explanation | RouteExplanation:
-        """Which modules act at which site, in which order. With an input, also measured: how often each instance ran in
-        one forward pass and how much it changed, as |change| / |what it changed|. See `madx.engine.explain`."""
+        """Which modules act at which site, in which order. With an input, also measured: how often each unit ran in one
+        forward pass and how much it changed, as |change| / |what it changed|. See `madx.engine.explain`."""
         return explain(self, input_ids, attention_mask, branches)
 
     # ---- reaching into the base ----------------------------------------------------------------------------------
 
-    def _reach_sites(self) -> None:
-        family, encoder = self.base.family, self.base.encoder
-        self._replace(encoder.get_submodule(family.embeddings), self._at_embeddings)
-        for site in self.base.sites.values():
-            if site.kind != "sublayer":
-                continue
-            layer = encoder.get_submodule(family.layers)[site.layer]
-            place = getattr(family, site.place)
-            captured = self._captured[site.name] = {}
-            if place.norm is not None:
-                self._replace(layer.get_submodule(place.norm), self._at_norm, site.name, captured)
-            else:
-                self._replace(layer.get_submodule(place.output), self._at_output, site.name, captured)
-                self._capture(site.name, "residual")
-        if (last := self._narrowing.place(self.base)) is not None:
-            self._replace(last, self._narrowing.wrap)
-        for module, wrapper in list(untied(self.base, self.deltas)):
-            self._replace(module, wrapper)
-        if self._loss.decoder is not None:
-            self._replace(self._loss.decoder, self._loss.wrap)
-        for path in family.before_decoder if family.tied else ():
-            try:
-                target = self.base.model.get_submodule(path)
-            except AttributeError:
-                continue
-            self._replace(target, self._before_decoder)
+    def _reach_sites(self, *, anew: bool = False) -> None:
+        """Hook the sites that the attached modules need."""
+        needs: dict[str, set[str]] = {}
+        for module in self.modules.values():
+            for site, units in module.units.items():
+                needs.setdefault(site, set()).update(name for unit in units.values() for name in unit.reads)
+                if any(not getattr(unit, "final_norm", True) for unit in units.values()):
+                    needs[site].update(("output", "residual"))
+            needs.setdefault("head", set())  # a head alone needs no site, but the hooks of speed
+        if needs == self._needs and not anew:
             return
-        if family.tied and self.base.has_mlm_head:
-            raise AttributeError(" or ".join(family.before_decoder))
+        try:
+            self._hooks.reach(needs, enter=self._enter, more=self._more(needs))
+        except AttributeError as error:
+            raise MadxError(
+                f"The base {self.base.name} is described as {self.base.family.title}, but its code has no such place: {error}. "
+                "This version of transformers moved it; mend its entry in madx/base/families.py."
+            ) from error
+        self._needs = needs
 
-    def _replace(self, target: nn.Module, make: Callable, *arguments) -> None:
-        target.forward = make(target.forward, *arguments)
-        self._replaced.append(target)
+    def _more(self, needs: dict[str, set[str]]) -> list[tuple[nn.Module, Hook]]:
+        found: list[tuple[nn.Module, Hook]] = []
+        if "weights" in needs:
+            found += frozen_output_embeddings(self.deltas, self._current)
+        if needs and (decoder := decoder_of(self.base)) is not None:
+            found.append((decoder, LossAtDecoder(self._current, self.base.config.vocab_size)))
+        if self.cache is not None:
+            found += self.cache.hooks(self._current)
+        return found
 
-    def _at_embeddings(self, original: Callable) -> Callable:
-        def forward(*args, **kwargs):
-            x = original(*args, **kwargs)
-            for step in self._plan.get("embeddings", ()):
-                x = step(x)
-            return x
-
-        return forward
-
-    def _at_norm(self, original: Callable, site: str, captured: dict) -> Callable:
-        def forward(summed: Tensor) -> Tensor:
-            steps = self._plan.get(site)
-            if steps is None:
-                captured.clear()
-                return original(summed)
-            at = Sublayer(summed, original, captured)
-            for step in steps:
-                at.add(step(at))
-            result = at.result()
-            captured.clear()
-            return result
-
-        return forward
-
-    def _at_output(self, original: Callable, site: str, captured: dict) -> Callable:
-        def forward(*args, **kwargs):
-            result = original(*args, **kwargs)
-            steps = self._plan.get(site)
-            if steps is None:
-                captured.clear()
-                return result
-            h = result[0] if isinstance(result, tuple) else result
-            captured["output"] = h
-            at = Sublayer(h + captured["residual"], _identity, captured)
-            for step in steps:
-                at.add(step(at))
-            h = at.output
-            captured.clear()
-            if at.final_norm is not True:
-                raise CompositionError(
-                    f"A bottleneck with final_norm=False stands at {site}, but this base is pre-norm: it has no norm after the "
-                    "residual to leave out. Set final_norm to true."
-                )
-            return (h, *result[1:]) if isinstance(result, tuple) else h
-
-        return forward
-
-    def _before_decoder(self, original: Callable) -> Callable:
-        def forward(*args, **kwargs):
-            y, rows = original(*args, **kwargs), self._rows
-            y = y if rows is None else rows.sorted(y)
-            for step in reversed(self._plan.get("embeddings", ())):
-                y = step.inverse(y)
-            return y if rows is None else rows.unsorted(y)
-
-        return forward
-
-    def _capture(self, site: str, what: str) -> None:
-        """Keep a tensor that some module reads at a site, from the next forward pass on."""
-        if (site, what) in self._captures:
-            return
-        place = getattr(self.base.family, self.base.sites[site].place)
-        layer = self.base.encoder.get_submodule(self.base.family.layers)[self.base.sites[site].layer]
-        captured = self._captured[site]
-
-        def keep_input(_, args, kwargs):
-            # DistilBERT's attention in transformers 4 calls its input `query`
-            captured[what] = args[0] if args else kwargs.get("hidden_states", kwargs.get("query"))
-
-        def keep_output(_, args, result):
-            captured[what] = result[0] if isinstance(result, tuple) else result
-
-        if what == "output" and place.norm is None:
-            return  # `_at_output` keeps it itself
-        if what == "residual" or what == "input" and place.input is None:
-            handle = layer.get_submodule(place.residual).register_forward_pre_hook(keep_input, with_kwargs=True)
-        else:
-            path = place.output if what == "output" else place.input
-            handle = layer.get_submodule(path).register_forward_hook(keep_output)
-        self._captures[site, what] = handle
+    @contextmanager
+    def _enter(self, arguments: dict) -> Iterator[None]:
+        """A forward pass that somebody makes on the base itself."""
+        with self._active.turn(), past_the_engine(self._current, self.plan, arguments):
+            yield
 
     def close(self) -> None:
-        """Give the base back as it came: own code everywhere, no hook, nothing attached."""
-        self.deltas.activate([])
-        for target in self._replaced:
-            target.__dict__.pop("forward", None)
-        for handle in self._captures.values():
-            handle.remove()
-        self._replaced, self._captures, self._captured = [], {}, {}
-        self.modules, self._plans, self._plan, self.composition, self._route = {}, {}, {}, Stack(), None
-        self.base._engine = None
+        """Give the base back as it came: its own code everywhere, no hook, nothing attached."""
+        with self._active.lock:
+            self._active.close()
+            self._hooks.remove()
+            forget_replays(self.base.encoder)
+            self.modules.clear()
+            self._needs, self.cache = {}, None
+            self.base._engine = None
 
+    def __deepcopy__(self, memo: dict) -> "Engine":
+        """A new engine on a new base with copies of all modules, under the same composition; the store is shared."""
+        with self._active.nothing_on():
+            self._hooks.remove()
+            forget_replays(self.base.encoder)
+            self.base._engine = None
+            try:
+                twin = Engine(copy.deepcopy(self.base, memo), store=self.store)
+            finally:
+                self.base._engine = self
+                self._reach_sites(anew=True)
+        memo[id(self)] = twin
+        for module in self.modules.values():
+            made = twin.attach(copy.deepcopy(module, memo), allow_base_mismatch=True).train(module.training)
+            for parameter, original in zip(made.parameters(), module.parameters()):
+                parameter.requires_grad_(original.requires_grad)
+        twin.activate(self.composition)
+        return twin
 
-def _identity(x: Tensor) -> Tensor:
-    return x
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise MadxError(
+            "An engine cannot be pickled: it holds hooks in a base. Save its modules with madx.save_module, and make a new engine "
+            "with madx.load_base and madx.Engine where you need it; copy.deepcopy(engine) copies it within a process."
+        )

@@ -11,15 +11,14 @@ every row has weights of its own, so that a batch gives what its rows give one b
 Costs a forward and a backward pass for each step, beside the last forward pass. Nothing is drawn at random.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from madx.composition import Average, require_stack
-from madx.engine import Engine
-from madx.engine.plan import WeightedChange, WeightedMap
+from madx.contract.rules import WeightedChange, WeightedMap
+from madx.engine.engine import Engine
 from madx.errors import CompositionError
 
 Batch = dict[str, Tensor]
@@ -44,9 +43,7 @@ class EntropyMixing:
             s for found in self._plan.values() for s in found if isinstance(s, averages) and len(s.branches) > 1
         ]
         for step in self._mixed:
-            step.tokenwise = (
-                False  # its weights are those of whole rows: the last layer may not be asked about single tokens
-            )
+            step.scope = "row"  # its weights belong to whole rows, so the last layer cannot compute single tokens alone
         self.rows = 0  # scored so far, and sums over them:
         self._before = self._after = 0.0
         self._weights = torch.zeros(len(self.average.weights))
@@ -59,7 +56,7 @@ class EntropyMixing:
             )
         rows = len(batch["first"])
         logits = self.start(rows)
-        with self._running(engine):
+        with engine.under(self._plan):
             for step in range(self.steps):
                 with torch.enable_grad():
                     entropy = self.entropy(engine, batch, logits)
@@ -82,7 +79,7 @@ class EntropyMixing:
 
     def entropy(self, engine: Engine, batch: Batch, logits: list[Tensor]) -> Tensor:
         """H of each row `(rows,)` under the weights softmax(logits); a row without words has 0."""
-        with self._running(engine):
+        with engine.under(self._plan):
             self._mix(engine, logits)
             return _row_entropy(self.scores(engine, batch), batch)
 
@@ -104,16 +101,6 @@ class EntropyMixing:
                 engine.base.device, engine.base.model.dtype
             )  # the step takes child after child
 
-    @contextmanager
-    def _running(self, engine: Engine) -> Iterator[None]:
-        """Let the forward pass run the plan with moved weights."""
-        before = engine._plan
-        try:
-            engine._plan = self._plan
-            yield
-        finally:
-            engine._plan = before
-
 
 def _movable(engine: Engine) -> Average:
     """The one average of the active composition; raises CompositionError where its weights cannot be moved."""
@@ -127,7 +114,7 @@ def _movable(engine: Engine) -> Average:
     names = dict.fromkeys(name for child in averages[0].children for name in child.names())
     if fixed := [name for name in names if "weights" in engine.module(name).units]:
         raise CompositionError(
-            f"The weights of '{composition}' cannot be moved for each sentence: {', '.join(fixed)} is a difference of the "
+            f"The weights of '{composition}' cannot be moved for each sentence: {', '.join(fixed)} is a delta of the "
             "base's weights, the same for all. Average modules that compute in the forward pass (bottleneck, invertible)."
         )
     if min(averages[0].weights) <= 0:

@@ -1,28 +1,37 @@
-"""What a composition does, in words and figures: per site, which modules act in which order, and how much they change.
+"""Explains a composition: per site, which modules act in which order, and how much they change.
 
 It must be impossible to believe that a module acts when it does not. `explain` reads the plan that the forward pass
-runs (not the intention behind it); with an input it also runs it once and counts. `inactive` names every module of the
-composition that acts nowhere, never ran, or changed nothing. A route is explained branch by branch. At the site `weights` it reads what is written into the base:
-the change there is |written - found| / |found| over the touched places.
+runs (not the intention behind it); with an input it also runs that plan once and counts. `inactive` names every module of
+the composition that acts nowhere, never ran, or changed nothing. A route is explained branch by branch. At the site
+`weights` the change is |written - found| / |found| over the touched places; of slots it is the change of the last layer's
+output at the tokens, against a pass without these slots.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from madx.composition import Average, Scaled, Stack
+from madx.composition import Average, Fuse, Scaled, Stack, require_stack
+from madx.contract.module_type import ModuleType
+from madx.contract.rules import RULES, WeightedMap
 from madx.engine import routing
 from madx.engine.explanation import Action, Explanation, RouteExplanation
-from madx.engine.plan import WeightedMap
-from madx.engine.routing import Branches, Plan, RoutePlan
+from madx.engine.plan import Plan
+from madx.engine.protocols import RunningEngine
+from madx.engine.routing import Branches, RoutePlan
+from madx.engine.slots import SlotPlan
 from madx.engine.weight_deltas import changes
 
 
 def explain(
-    engine, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, branches: Branches | None = None
+    engine: RunningEngine,
+    input_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    branches: Branches | None = None,
 ) -> Explanation | RouteExplanation:
     """The explanation of an engine's active composition; with an input, measured in one forward pass without dropout.
 
@@ -30,31 +39,30 @@ def explain(
     """
     actions: dict[tuple[str, str, str], Action] = {}
 
-    def watch(site: str, module: str, unit):
-        component = next(p for p, u in engine.modules[module].units[site].items() if u is unit)
+    def watch(site: str, module: str, component: str, unit: ModuleType) -> "_Watched":
         action = actions.setdefault((site, module, component), Action(site, module, component, unit.describe()))
-        return _Watched(unit, action)
+        return _Watched(unit, action, engine.base.sites[site].kind)
 
     plan, measured = engine.compile(engine.composition, watch), input_ids is not None
-    routed = isinstance(plan, RoutePlan)
-    if measured and routed and branches is None:
+    if input_ids is not None and isinstance(plan, RoutePlan) and branches is None:
         count = len(plan.route.branches)
         branches = torch.arange(count).repeat_interleave(len(input_ids))
         input_ids = input_ids.repeat(count, 1)
         attention_mask = None if attention_mask is None else attention_mask.repeat(count, 1)
-    if measured:
+    if input_ids is not None:
         for action in actions.values():
             action.change, action.calls = 0.0, 0
         _run(engine, plan, input_ids, attention_mask, branches)
-    if not routed:
-        return _of_stack(engine, engine.composition, plan, measured)
-    return _of_route(engine, plan, plan.numbers(branches, len(input_ids)) if measured else None)
+    if isinstance(plan, RoutePlan):
+        return _of_route(engine, plan, plan.numbers(branches, len(input_ids)) if input_ids is not None else None)
+    return _of_stack(engine, require_stack(engine.composition, "explained"), plan, measured)
 
 
-def _of_stack(engine, stack: Stack, plan: Plan, measured: bool) -> Explanation:
-    """What the watched plan of a stack says; the differences of the stack's weights are on the base."""
+def _of_stack(engine: RunningEngine, stack: Stack, plan: Plan, measured: bool) -> Explanation:
+    """What the watched plan of a stack says; the weight deltas of the stack are on the base."""
     names, (averaged, factors) = stack.names(), _roles(stack)
-    found = {id(a): a for steps in plan.values() for a in _actions(steps)}.values()
+    slots = (a for _, block in plan.slots.blocks for a in _filling(block.fills.values()))
+    found = {id(a): a for a in (*slots, *(a for steps in plan.values() for a in _actions(steps)))}.values()
     actions = _weights(engine, names, measured) + [
         replace(
             a,
@@ -79,17 +87,14 @@ def _of_stack(engine, stack: Stack, plan: Plan, measured: bool) -> Explanation:
     )
 
 
-def _of_route(engine, plan: RoutePlan, numbers: np.ndarray | None) -> RouteExplanation:
+def _of_route(engine: RunningEngine, plan: RoutePlan, numbers: np.ndarray | None) -> RouteExplanation:
     """What the watched plan of a route says. numbers: the branches of the rows that were measured (None: none were)."""
     met = set(numbers.tolist()) if numbers is not None else set()
     found = []
-    try:
-        for number, stack in enumerate(plan.route.branches):
-            engine._put_on(stack)
+    for number, stack in enumerate(plan.route.branches):
+        with engine.with_weights_of(stack):
             found.append(_of_stack(engine, stack, plan.of_stack(stack), number in met))
-    finally:
-        engine.refresh()
-    whole = plan.plan(tuple(range(len(plan.stacks))), [0] * (len(plan.stacks) + 1))
+    whole = plan.plan(tuple(range(len(plan.stacks))))
     shared = dict.fromkeys(a.module for steps in whole.values() for a in _actions(steps))
     inactive = dict.fromkeys(name for branch in found for name in branch.inactive)
     passes = routing.groups(plan, range(len(plan.route.branches)))
@@ -98,7 +103,7 @@ def _of_route(engine, plan: RoutePlan, numbers: np.ndarray | None) -> RouteExpla
     )
 
 
-def _base(engine) -> str:
+def _base(engine: RunningEngine) -> str:
     return f"{engine.base.label} ({engine.base.config.model_type}, {engine.base.depth} layers)"
 
 
@@ -113,10 +118,12 @@ def _actions(steps: list[Callable]) -> Iterator[Action]:
             yield step.action
         else:
             yield from (action for branch in getattr(step, "branches", ()) for action in _actions(branch))
+            if (fusion := getattr(step, "fusion", None)) is not None:
+                yield from _actions([fusion])
 
 
-def _weights(engine, names: tuple[str, ...], measured: bool) -> list[Action]:
-    """The actions of the differences that are on the base."""
+def _weights(engine: RunningEngine, names: tuple[str, ...], measured: bool) -> list[Action]:
+    """The actions of the weight deltas that are on the base."""
     found = []
     for applied in sorted(engine.deltas.applied, key=lambda a: names.index(a.term.shares[0].module)):
         sizes = changes(applied) if measured else {}
@@ -128,7 +135,7 @@ def _weights(engine, names: tuple[str, ...], measured: bool) -> list[Action]:
     return found
 
 
-def _decoder(engine, steps: list[Callable]) -> str:
+def _decoder(engine: RunningEngine, steps: list[Callable]) -> str:
     """What is undone before the decoder by a stack with these steps at the embeddings."""
     inverted = [action.module for action in _actions(steps)][::-1]
     if not inverted:
@@ -159,42 +166,92 @@ def _roles(composition: Stack) -> tuple[dict[str, int], dict[str, float]]:
                 inside = len(factors) + position if number is None and isinstance(item, Average) else number
                 for child in item.children:
                     walk(child, factor, inside)
+                if isinstance(item, Fuse):
+                    factors[item.fusion] = factor
 
     walk(composition, 1.0, None)
     return averaged, factors
 
 
 class _Watched:
-    """A step that does what the instance does and notes how much that changed."""
+    """A step that does what its unit does and notes how much that changed."""
 
-    def __init__(self, unit, action: Action):
-        self.unit, self.action = unit, action
+    def __init__(self, unit: ModuleType, action: Action, kind: str):
+        self.unit, self.action, self.rule = unit, action, RULES.get(kind)  # type: ignore[call-overload]
 
-    def __call__(self, at):
-        result = self.unit(at)
-        before, change = (at, result - at) if isinstance(at, Tensor) else (at.sum, result)
-        self.action.calls += 1
-        share = (change.float().norm() / before.float().norm().clamp_min(1e-30)).item()
-        self.action.change = max(self.action.change, share)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.unit, name)
+
+    def __call__(self, given: Any, *more: Any) -> Any:
+        result = self.unit(given, *more)
+        self.action.calls = (self.action.calls or 0) + 1
+        if self.rule is not None:
+            self.action.change = max(self.action.change or 0.0, self.rule.share(given, result))
         return result
 
     def inverse(self, y: Tensor) -> Tensor:
-        return self.unit.inverse(y)
+        """The unit's own inverse."""
+        return self.unit.inverse(y)  # type: ignore[operator]
 
 
 @torch.no_grad()
 def _run(
-    engine, plan: Plan | RoutePlan, input_ids: Tensor, attention_mask: Tensor | None, branches: Branches | None
+    engine: RunningEngine,
+    plan: Plan | RoutePlan,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    branches: Branches | None,
 ) -> None:
-    """One forward pass under the watched plan, in inference mode; modes and plan are restored afterwards."""
+    """One forward pass under the watched plan, in inference mode, and one more for each module with slots; modes are restored
+    afterwards."""
     modes = [(m, m.training) for m in [engine.base.model, *engine.modules.values()]]
-    before = engine._plan, engine._route
     try:
         for module, _ in modes:
             module.eval()
-        engine._plan, engine._route = ({}, plan) if isinstance(plan, RoutePlan) else (plan, None)
-        engine(input_ids, attention_mask, branches=branches)
+        with engine.under(plan):
+            found = engine(input_ids, attention_mask, branches=branches)
+            _measure_slots(engine, plan, found, input_ids, attention_mask, branches)
     finally:
-        engine._plan, engine._route = before
         for module, mode in modes:
             module.train(mode)
+
+
+def _measure_slots(
+    engine: RunningEngine,
+    plan: Plan | RoutePlan,
+    found: Tensor,
+    ids: Tensor,
+    mask: Tensor | None,
+    branches: Branches | None,
+) -> None:
+    """The effect of slots: |with - without| / |without| at the tokens, by a pass without the slots of one module."""
+    plans = plan.plans if isinstance(plan, RoutePlan) else [plan]
+    before = [each.slots for each in plans]
+    actions = {id(a): a for slots in before for _, block in slots.blocks for a in _filling(block.fills.values())}
+    counts = {key: action.calls for key, action in actions.items()}
+    tokens = torch.ones_like(ids) if mask is None else mask
+    try:
+        for module in dict.fromkeys(action.module for action in actions.values()):
+            for each, slots in zip(plans, before):
+                each.slots = SlotPlan.of([block for _, block in slots.blocks if module not in block.module.split(", ")])
+            without = engine(ids, mask, branches=branches)
+            change = ((found - without).float() * tokens[..., None]).norm() / (
+                without.float() * tokens[..., None]
+            ).norm()
+            for action in actions.values():
+                if action.module == module and action.calls:
+                    action.change = change.item()
+    finally:
+        for each, slots in zip(plans, before):
+            each.slots = slots
+        for key, action in actions.items():
+            action.calls = counts[key]
+
+
+def _filling(fills: Iterable[Callable]) -> Iterator[Action]:
+    """The actions of the units behind the fills of slots, those in means too."""
+    for fill in fills:
+        if isinstance(fill, _Watched):
+            yield fill.action
+        else:
+            yield from _filling(getattr(fill, "fills", ()))

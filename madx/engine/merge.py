@@ -1,14 +1,16 @@
-"""Weight differences that become the base's own weights, for good."""
+"""Merges weight deltas into the base's own weights, for good."""
 
 from torch import nn
 
 from madx.base.fingerprints import base_fingerprint
 from madx.composition import require_stack
+from madx.engine.decoder import decoder_weights
+from madx.engine.protocols import RunningEngine
 from madx.errors import CompositionError
 
 
-def require_weights_alone(engine, what: str) -> tuple[str, ...]:
-    """The modules of the active composition; raises CompositionError unless they are differences of weights (and heads) alone,
+def require_weights_alone(engine: RunningEngine, what: str) -> tuple[str, ...]:
+    """The modules of the active composition; raises CompositionError unless they are weight deltas (and heads) alone,
     the same for all rows. what: says in the error what cannot be done."""
     names = require_stack(engine.composition, what).names()
     computing = [n for n in names if any(site != "weights" for site in engine.modules[n].units)]
@@ -16,20 +18,20 @@ def require_weights_alone(engine, what: str) -> tuple[str, ...]:
         raise CompositionError(
             f"'{engine.composition}' cannot be {what}: "
             + (f"{', '.join(computing)} computes something during the forward pass." if names else "nothing is active.")
-            + " Activate a composition of weight differences alone."
+            + " Activate a composition of weight deltas alone."
         )
     return names
 
 
-def merge(engine) -> nn.Linear | None:
+def merge(engine: RunningEngine) -> nn.Linear | None:
     """Make the active composition the base's own weights; gives the head of its task module, if any.
 
     The base gets another name and fingerprint, its modules are detached, and the masked-LM decoder keeps theta_0.
-    Raises CompositionError for a composition that computes something beside its differences, or has none.
+    Raises CompositionError for a composition that computes something beside its weight deltas, or has none.
     """
     names, base = require_weights_alone(engine, "merged into the base"), engine.base
     heads = [engine.modules[n].head for n in names if engine.modules[n].head is not None]
-    for path, weight in engine.deltas.decoder_weights().items():
+    for path, weight in decoder_weights(engine.deltas).items():
         base.model.get_submodule(path.rpartition(".")[0]).weight = nn.Parameter(weight, requires_grad=False)
         base.config.tie_word_embeddings = False
     engine.deltas.keep()

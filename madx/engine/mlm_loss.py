@@ -6,12 +6,15 @@ by y alone, `(n, width)`: it is computed at once, in the place of z, and z is le
 one copy lives, of `ROWS` positions at a time, where cross entropy keeps three of all. Sums are taken in float32 whatever z is in.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from madx.engine.call import CurrentCall
+from madx.engine.hooks import Hook
 
 NUMBERS = {"cpu": 1 << 26, "cuda": 1 << 29}  # scores that live at once: 256 MB in float32 on a CPU
 BLOCK = {"cpu": 1 << 19, "cuda": 1 << 28}  # of these, as many as stay in the processor's cache
@@ -66,37 +69,20 @@ def _loss(z: Tensor, targets: Tensor, *, write: bool) -> Tensor:
     return total
 
 
-class LossAtDecoder:
-    """Makes a base's decoder give the masked loss in place of its scores, for the length of a `with` block.
+class LossAtDecoder(Hook):
+    """At the last map to the vocabulary: gives the masked loss in place of scores where the current call has targets."""
 
-    decoder: the last map to the vocabulary, or None where a base has none that can be reached.
-    """
+    def __init__(self, current: CurrentCall, vocabulary: int):
+        super().__init__(current)
+        self.vocabulary = vocabulary
 
-    def __init__(self, decoder: nn.Linear | None, vocabulary: int):
-        self.decoder, self.vocabulary = decoder, vocabulary
-        self.targets: Tensor | None = None
+    def __call__(self, y: Tensor) -> Tensor:
+        call = self.current.get()
+        if call is None or call.targets is None:
+            return self.original(y)
+        return masked_loss(y, self.original, call.targets, vocabulary=self.vocabulary)
 
-    def wrap(self, original: Callable) -> Callable:
-        """The decoder's forward: `(n, width)` -> `(n, vocabulary)`, or a scalar for `targets`."""
 
-        def forward(y: Tensor) -> Tensor:
-            return (
-                original(y)
-                if self.targets is None
-                else masked_loss(y, original, self.targets, vocabulary=self.vocabulary)
-            )
-
-        return forward
-
-    @contextmanager
-    def of(self, targets: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
-        """Gives what makes the loss of the head's result, which is scores where there is no decoder to be reached."""
-        self.targets = targets if self.decoder is not None else None
-        try:
-            yield (
-                (lambda loss: loss)
-                if self.decoder is not None
-                else lambda z: F.cross_entropy(z.float(), targets, reduction="sum")
-            )
-        finally:
-            self.targets = None
+def loss_of(scores: Tensor, targets: Tensor) -> Tensor:
+    """The same loss from scores `(n, vocabulary)`, where the base has no decoder that can be hooked."""
+    return F.cross_entropy(scores.float(), targets, reduction="sum")

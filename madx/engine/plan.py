@@ -1,161 +1,230 @@
-"""What a composition compiles to: for each site the steps of the forward pass, and the terms of the weights' difference."""
+"""Plans: what a composition compiles to. For each site of a stack the steps of the forward pass, and the slots it reserves.
 
-from collections.abc import Callable
+A plan is made once for a composition and then only read. Steps come from the rule of a site's class
+(`madx.contract.rules`), so that this file holds the algebra of compositions and nothing of the kinds of module types.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from madx.composition import Average, Item, Scaled, Stack, Ties
-from madx.contract.module_type import Delta, ModuleType, Site, Sublayer, all_tokenwise
-from madx.engine.weight_deltas import Share, Term, same_state
+from madx.composition import Average, Fuse, Item, Scaled, Stack, Ties
+from madx.contract.module_type import FusionType, ModuleType, SlotsType
+from madx.contract.rules import ROW_OFFSETS, RULES, FusedChange, Steps
+from madx.contract.sites import Site
+from madx.engine.slots import NO_SLOTS, Block, SlotPlan, mixed, refuse_scaled
 from madx.errors import CompositionError
+from madx.module import Module
 
-#: a step changes what it is given: at a sublayer `Sublayer -> change`, at the embeddings `Tensor -> Tensor`
-Watch = Callable[[str, str, ModuleType], Callable]
-
-
-def steps_at(site: Site, composition: Stack, modules: dict, watch: Watch | None = None) -> list[Callable]:
-    """The steps of a stack at a site, in order; `watch` may wrap each instance: (site, module, instance) -> step."""
-    return [step for item in composition.items for step in item_steps(site, item, modules, watch)]
+#: may wrap each unit when a plan is made: (site, module, component, unit) -> step
+Watch = Callable[[str, str, str, ModuleType], Callable]
 
 
-def item_steps(site: Site, item: Item, modules: dict, watch: Watch | None = None) -> list[Callable]:
-    """The steps of one item of a stack at a site."""
-    if isinstance(item, str):
-        units = modules[item].units.get(site.name, {}).values()
-        return [unit if watch is None else watch(site.name, item, unit) for unit in units]
-    if isinstance(item, Ties):
-        _require_no_steps(item, [name for name in item.names() if modules[name].units.get(site.name)])
-        return []
-    children, weights = ((item.child,), (item.factor,)) if isinstance(item, Scaled) else (item.children, item.weights)
-    branches = [steps_at(site, child, modules, watch) for child in children]
-    if not any(branches):
-        return []
-    return [WeightedChange(branches, weights) if site.kind == "sublayer" else WeightedMap(branches, weights)]
+@dataclass(frozen=True)
+class RowFlags:
+    """A switch in which the branches of a batch differ."""
+
+    flags: tuple[bool, ...]
+
+    def rows(self, device: torch.device) -> Tensor:
+        """The switch of each row, `(batch,)`."""
+        counts = torch.tensor(ROW_OFFSETS.get()).diff()
+        return torch.tensor(self.flags).repeat_interleave(counts).to(device)
 
 
-def _require_no_steps(item: Ties, computing: list[str]) -> None:
-    if computing:
-        raise CompositionError(
-            f"'{item}' elects signs of weight differences, but {', '.join(computing)} computes something during the forward "
-            "pass and has none. Join such modules by average(...)."
-        )
+class Plan(dict[str, Steps]):
+    """Site -> steps, in the order in which they run. A site without steps is absent.
 
-
-class WeightedChange:
-    """One step for an average or a factor at a sublayer: the weighted sum of the changes that its branches would make."""
-
-    def __init__(self, branches: list[list[Callable]], weights: tuple[float, ...]):
-        self.branches, self.weights = branches, weights
-        self.tokenwise = all(map(all_tokenwise, branches))
-
-    def __call__(self, at: Sublayer) -> Tensor:
-        total = None
-        for steps, weight in zip(self.branches, self.weights):
-            if not steps:  # a branch without a part here changes nothing
-                continue
-            branch = at.fork()
-            change = weight * branch.run(steps)
-            total = change if total is None else total + change
-            at.final_norm = branch.final_norm
-        return total
-
-
-class WeightedMap:
-    """One step for an average or a factor at the embeddings: x + sum of w_i * (A_i(x) - x), with A_i the branches' maps."""
-
-    def __init__(self, branches: list[list[Callable]], weights: tuple[float, ...]):
-        self.branches, self.weights = branches, weights
-        rest = 1.0 - sum(weights)
-        self.rest = rest if abs(rest) > 1e-9 else 0.0  # the share of x itself; none in a mean
-
-    def __call__(self, x: Tensor) -> Tensor:
-        total = self.rest * x if self.rest else None
-        for steps, weight in zip(self.branches, self.weights):
-            y = x
-            for step in steps:
-                y = step(y)
-            total = weight * y if total is None else total + weight * y
-        return total
-
-    def inverse(self, y: Tensor) -> Tensor:
-        raise CompositionError(
-            "This composition averages or scales invertible parts; such a map has no inverse in closed form, so it cannot "
-            "feed the masked-LM decoder. Use one language module, unscaled, for masked language modelling."
-        )
-
-
-class Terms:
-    """The differences of compositions, one term after the other; what was elected once is held again only after a change."""
-
-    def __init__(self) -> None:
-        self._elected: dict[Ties, tuple] = {}  # election -> (state of its children, differences, lengths kept)
-
-    def forget(self) -> None:
-        """Let go of what was elected."""
-        self._elected.clear()
-
-    def of(self, composition: Stack, modules: dict, scale: float = 1.0) -> list[Term]:
-        """The terms of a composition: a mean is a sum of terms with the weights as factors."""
-        terms: list[Term] = []
-        for item in composition.items:
-            if isinstance(item, str):
-                for component, unit in modules[item].units.get("weights", {}).items():
-                    terms.append(Term((Share(item, component, unit, 1.0),), scale, unit.deltas))
-            elif isinstance(item, Scaled):
-                terms += self.of(item.child, modules, scale * item.factor)
-            elif isinstance(item, Average):
-                for child, weight in zip(item.children, item.weights):
-                    terms += self.of(child, modules, scale * weight)
-            else:
-                terms += self._election(item, modules, scale)
-        return terms
-
-    def _election(self, item: Ties, modules: dict, scale: float) -> list[Term]:
-        branches = [self.of(child, modules) for child in item.children]
-        state = [s for terms in branches for term in terms for s in term.state()]
-        known = self._elected.get(item)
-        if known is None or not same_state(known[0], state):
-            known = self._elected[item] = (state, *elect(branches))
-        _, differences, kept = known
-        shares = tuple(
-            Share(s.module, s.component, s.unit, term.scale, abs(scale) * k)
-            for terms, ks in zip(branches, kept)
-            for term, k in zip(terms, ks)
-            for s in term.shares
-        )
-        return [Term(shares, scale, lambda: differences, str(item))] if shares else []
-
-
-@torch.no_grad()
-def elect(branches: list[list[Term]]) -> tuple[list[Delta], list[list[float]]]:
-    """TIES (Yadav et al. 2023, arXiv:2306.01708) over the branches, each the sum of its terms: at every place the sign of
-    the sum of the branches' values is elected; the result is the mean over the branches whose value has that sign.
-
-    Returns the differences, and for each term of each branch the length |values| of what of it lies at places where its
-    branch won.
-
-    >>> one, two = (Term((), s, lambda: [Delta("w", torch.tensor([0, 1]), torch.tensor([3.0, 1.0]))]) for s in (1, -0.5))
-    >>> elect([[one], [two]])[0][0].values.tolist()
-    [3.0, 1.0]
+    slots: the positions that are reserved before the tokens; without_norm: sublayers that give h itself, without residual
+    and LN, or where rows differ in that; refusal: the reason why the base may not be called past the engine under this plan.
     """
-    by_name: dict[str, list[tuple[int, int, Delta, float]]] = {}
-    for b, terms in enumerate(branches):
-        for t, term in enumerate(terms):
-            for difference in term.deltas():
-                by_name.setdefault(difference.parameter, []).append((b, t, difference, term.scale))
-    result, kept = [], [[0.0] * len(terms) for terms in branches]
-    for name, found in by_name.items():
-        places, inverse = torch.cat([d.places() for _, _, d, _ in found]).unique(return_inverse=True)
-        parts = inverse.split([len(d.indices) for _, _, d, _ in found])
-        votes: dict[int, Tensor] = {}
-        for (b, _, d, scale), where in zip(found, parts):
-            votes.setdefault(b, d.values.new_zeros(len(places))).index_add_(0, where, scale * d.values)
-        sign = sum(votes.values()).sign()
-        won = {b: (v.sign() == sign) & (sign != 0) for b, v in votes.items()}
-        count = sum(w.to(torch.float32) for w in won.values())
-        mean = sum(v * won[b] for b, v in votes.items()) / count.clamp_min(1.0)
-        for (b, t, d, scale), where in zip(found, parts):
-            kept[b][t] += (scale * d.values * won[b][where]).square().sum().item()
-        result.append(Delta(name, places, mean))
-    return result, [[k**0.5 for k in ks] for ks in kept]
+
+    def __init__(
+        self, steps: Mapping[str, Steps] | None = None, *, slots: SlotPlan = NO_SLOTS, refusal: str | None = None
+    ):
+        super().__init__(steps or {})
+        self.slots, self.refusal = slots, refusal
+        self.without_norm: dict[str, bool | RowFlags] = {}
+
+
+class Compiler:
+    """Makes the steps of items at sites, from the attached modules."""
+
+    def __init__(self, sites: Mapping[str, Site], modules: Mapping[str, Module], watch: Watch | None = None):
+        self.sites, self.modules, self.watch = sites, modules, watch
+        self.at_steps = [site for site in sites.values() if site.kind in RULES]
+        self._made: dict[tuple[str, Item], Steps] = {}
+
+    def stack(self, stack: Stack) -> Plan:
+        """The plan of a stack. Raises CompositionError for what cannot act together."""
+        plan = Plan({site.name: steps for site in self.at_steps if (steps := self.steps(site, stack))})
+        plan.slots = SlotPlan.of([block for item in stack.items for block in self.blocks(item)])
+        plan.without_norm = {site: True for site in plan if not self.final_norm(site, stack)}
+        if lost := [site for site in plan.without_norm if not self.sites[site].norm_after]:
+            raise CompositionError(
+                f"A bottleneck with final_norm=False stands at {lost[0]}, but this base is pre-norm: it has no norm after the "
+                "residual to leave out. Set final_norm to true."
+            )
+        return plan
+
+    def steps(self, site: Site, stack: Stack) -> Steps:
+        """The steps of a stack at a site, in order."""
+        return [step for item in stack.items for step in self.item_steps(site, item)]
+
+    def item_steps(self, site: Site, item: Item) -> Steps:
+        """The steps of one item of a stack at a site; the same objects whenever they are asked for, so that stacks that share
+        an item share its steps."""
+        known = self._made.get((site.name, item))
+        if known is None:
+            known = self._made[site.name, item] = self._steps_of(site, item)
+        return known
+
+    def _steps_of(self, site: Site, item: Item) -> Steps:
+        if isinstance(item, str):
+            return self._units(site, item)
+        if isinstance(item, Ties):
+            self._require_weights_alone(item, site)
+            return []
+        if isinstance(item, Fuse):
+            return self._fused(site, item)
+        children, weights = (
+            ((item.child,), (item.factor,)) if isinstance(item, Scaled) else (item.children, item.weights)
+        )
+        branches = [self.steps(site, child) for child in children]
+        return [RULES[site.kind].weighted(branches, weights)] if any(branches) else []
+
+    def _units(self, site: Site, name: str) -> Steps:
+        units = self.modules[name].units.get(site.name, {})
+        for component, unit in units.items():
+            if isinstance(unit, FusionType):
+                raise CompositionError(
+                    f"The module {name!r} joins the changes of other modules by {component!r}, so it cannot stand in a stack by "
+                    f"itself. Name what it joins: fuse(swa, hau; {name})."
+                )
+        if self.watch is None:
+            return list(units.values())
+        return [self.watch(site.name, name, component, unit) for component, unit in units.items()]
+
+    def _fused(self, site: Site, item: Fuse) -> Steps:
+        fusion = self.modules[item.fusion]
+        found = [(c, u) for units in fusion.units.values() for c, u in units.items()]
+        if not found or not all(isinstance(unit, FusionType) for _, unit in found):
+            raise CompositionError(
+                f"'{item}' needs a fusion module after ';', but {item.fusion!r} has {', '.join(fusion.info.components) or 'a head alone'}. "
+                "Train one with a component of a fusion type."
+            )
+        branches = [self.steps(site, child) for child in item.children]
+        units = fusion.units.get(site.name, {})
+        if not units:
+            if not any(branches):
+                return []
+            if site.kind == "embeddings":  # maps have no change to attend over: their mean stands in
+                return [RULES[site.kind].weighted(branches, [1 / len(branches)] * len(branches))]
+            raise CompositionError(
+                f"In '{item}' a module acts at {site.name}, where the fusion module has no component to join it. Train the fusion "
+                "module for these modules, or leave that component out of them."
+            )
+        if not any(branches):
+            raise CompositionError(
+                f"In '{item}' the fusion module acts at {site.name}, where none of the modules to join acts."
+            )
+        watch = self.watch
+        return [
+            FusedChange(branches, unit if watch is None else watch(site.name, item.fusion, component, unit))
+            for component, unit in units.items()
+            if isinstance(unit, FusionType)
+        ]
+
+    def _require_weights_alone(self, item: Ties, site: Site) -> None:
+        computing = [name for name in item.names() if self.modules[name].units.get(site.name)]
+        if computing:
+            raise CompositionError(
+                f"'{item}' elects signs of weight deltas, but {', '.join(computing)} computes something during the forward "
+                "pass and has none. Join such modules by average(...)."
+            )
+
+    # ---- residual and norm -----------------------------------------------------------------------------------------
+
+    def final_norm(self, site: str, stack: Stack) -> bool:
+        """Whether a sublayer ends with residual and LN under a stack: the last unit there decides."""
+        flag = self._flag(site, stack)
+        return True if flag is None else flag
+
+    def _flag(self, site: str, stack: Stack) -> bool | None:
+        flags = [flag for item in stack.items if (flag := self._item_flag(site, item)) is not None]
+        return flags[-1] if flags else None
+
+    def _item_flag(self, site: str, item: Item) -> bool | None:
+        if isinstance(item, str):
+            units = list(self.modules[item].units.get(site, {}).values())
+            return getattr(units[-1], "final_norm", True) if units else None
+        if isinstance(item, Ties):
+            return None
+        if isinstance(item, Scaled):
+            return self._flag(site, item.child)
+        flags = [self._flag(site, child) for child in item.children]
+        if all(flag is None for flag in flags):
+            return None
+        if isinstance(item, Fuse):
+            flags.append(True)
+        if len({flag is not False for flag in flags}) > 1:
+            raise CompositionError(
+                f"'{item}' joins modules of which some leave out the LN after {site} (final_norm: false) and some do not, so there "
+                "is no one place to join them. Join modules that agree in final_norm."
+            )
+        return flags[0] is not False
+
+    # ---- slots -----------------------------------------------------------------------------------------------------
+
+    def blocks(self, item: Item) -> list[Block]:
+        """The slots that an item of a stack reserves."""
+        if isinstance(item, str):
+            return self._own_blocks(item)
+        if isinstance(item, Scaled):
+            refuse_scaled(item, found := self._stack_blocks(item.child))
+            return found
+        children = [self._stack_blocks(child) for child in item.children]
+        if not any(children):
+            return []
+        if isinstance(item, Average):
+            return mixed(item, children, item.weights)
+        raise CompositionError(
+            f"'{item}' joins modules that reserve slots before the tokens ({', '.join(b.module for c in children for b in c)}); slots can "
+            "stand in a stack or an average alone."
+        )
+
+    def _stack_blocks(self, stack: Stack) -> list[Block]:
+        return [block for item in stack.items for block in self.blocks(item)]
+
+    def _own_blocks(self, name: str) -> list[Block]:
+        found: dict[str, dict[str, SlotsType]] = {}
+        for site, units in self.modules[name].units.items():
+            if self.sites[site].kind == "slots":
+                for component, unit in units.items():
+                    if isinstance(unit, SlotsType):
+                        found.setdefault(component, {})[site] = unit
+        blocks = []
+        for component, units_by_site in found.items():
+            at_front = {site: unit for site, unit in units_by_site.items() if site == "slots"}
+            in_layers = {site: unit for site, unit in units_by_site.items() if site != "slots"}
+            for kind, units in (("prefix", in_layers), ("prompt", at_front)):
+                if units:
+                    fills = {
+                        s: u if self.watch is None else self.watch(s, name, component, u) for s, u in units.items()
+                    }
+                    length = next(iter(units.values())).length
+                    blocks.append(Block(kind, length, fills, name))  # type: ignore[arg-type]
+        return blocks
+
+
+def require_reached(plan: Plan, reached: Iterable[str]) -> None:
+    """Raises CompositionError when steps stand at a site that the forward pass never meets: they would not act."""
+    fillable = [site for _, block in plan.slots.blocks for site in block.fills]
+    lost = sorted((set(plan) | set(fillable)) - set(reached))
+    if lost:
+        raise CompositionError(
+            f"Nothing in this base reaches {', '.join(lost[:4])}{' and more' if len(lost) > 4 else ''}, so a module there would not act. "
+            "Describe the place in madx/base/families.py, or leave the module out of the composition."
+        )

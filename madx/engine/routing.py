@@ -3,33 +3,35 @@
 The rows of a batch are sorted by branch once; at each site the steps then run on neighbouring rows:
 
     branch of the rows   swa swa yor yor yor hau
-    at a site            |swa  | |yor      | |hau|     each language's part on its own rows,
-                         |ner                    |     what these branches share at once on all of them
+    at a site            |swa  | |yor      | |hau|     each language's units on their own rows,
+                         |ner                    |     the units that these branches share on all of them at once
 
-What runs at a site is merged once for each set of branches that a batch brings; after that a batch sets a few offsets.
-A batch of one branch runs that stack's own plan. Branches with different differences of weights cannot share a forward
-pass: such rows go through the base one after the other (`RoutePlan.passes`).
+The steps at a site are merged once for each set of branches that a batch brings; after that a batch sets a few offsets.
+A batch of one branch runs that stack's own plan. Branches with different weight deltas cannot share a forward pass, and
+neither can branches that differ at a linear map that the base also applies to positions without rows (DeBERTa): such
+rows go through the base one group after the other (`RoutePlan.passes`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, groupby
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from madx.composition import Average, Item, Route, Scaled, Stack, Ties, parse
-from madx.contract.module_type import Site
-from madx.engine.last_layer import Positions
-from madx.engine.plan import Watch, item_steps
-from madx.engine.row_splits import SplitChange, SplitMap, merged
+from madx.composition import Average, Fuse, Item, Route, Scaled, Stack, Ties, parse
+from madx.contract.rules import RULES
+from madx.contract.sites import Site
+from madx.engine.call import Positions
+from madx.engine.plan import Compiler, Plan, RowFlags, Watch
+from madx.engine.row_splits import merged
+from madx.engine.slots import SlotPlan
 from madx.errors import CompositionError, did_you_mean
 from madx.module import Module
 
 #: for each row of a batch: the number of its branch, or the branch as text
 Branches = Sequence[int | str] | Tensor | np.ndarray
-Plan = dict[str, list[Callable]]
 #: sets of branches whose plans a route keeps, the newest ones: batches of few rows out of many languages bring ever new sets
 KEPT = 256
 
@@ -64,35 +66,48 @@ class Rows:
         return tensor if self.back is None else tensor.index_select(0, self.back)
 
 
+class Pass(NamedTuple):
+    """One forward pass of a batch under a route: a stack with the weight deltas to put on, the sorted rows that it takes, the
+    plan of these rows, where the rows of each branch begin, and the slots of neighbouring rows."""
+
+    stack: Stack
+    rows: slice
+    plan: Plan
+    offsets: tuple[int, ...]
+    slots: tuple[tuple[int, int, SlotPlan], ...]
+
+
 class RoutePlan:
     """What a route compiles to.
 
-    stacks: the different branches, each once, in the order in which rows are sorted: those with the same differences of
-    weights side by side, then those that end alike. `watch` may wrap each instance: (site, module, instance) -> step.
+    stacks: the different branches, each once, in the order in which rows are sorted: those that can share a forward pass
+    side by side, then those that end alike. `watch` may wrap each unit, as in `madx.engine.plan`.
     """
 
-    def __init__(self, route: Route, sites: dict[str, Site], modules: dict[str, Module], watch: Watch | None = None):
-        self.route, self.sites = route, [site for site in sites.values() if site.kind != "weights"]
-        weights = {name for name in route.names() if "weights" in modules[name].units}
-        held = {stack: _only(stack, weights) for stack in dict.fromkeys(route.branches)}
+    def __init__(
+        self, route: Route, sites: Mapping[str, Site], modules: Mapping[str, Module], watch: Watch | None = None
+    ):
+        self.route = route
+        self.sites = [site for site in sites.values() if site.kind in RULES]
+        apart = {site.name for site in sites.values() if site.kind == "weights" or site.rows_share}
+        held = {stack: _only(stack, _acting_at(apart, route, modules)) for stack in dict.fromkeys(route.branches)}
         classes = list(dict.fromkeys(held.values()))
         self.stacks = sorted(held, key=lambda s: (classes.index(held[s]), [str(item) for item in s.items[::-1]]))
-        #: number of the differences of weights of each of `stacks`, ascending
+        #: number of the group of each of `stacks` that can share a forward pass, ascending
         self.classes = [classes.index(held[stack]) for stack in self.stacks]
-        self.several_weights = len(classes) > 1
+        weights = _acting_at({"weights"}, route, modules)
+        self.several_weights = len({_only(stack, weights) for stack in self.stacks}) > 1
         self.ranks = np.array([self.stacks.index(branch) for branch in route.branches])
         self._numbers: dict[str, int] = {}  # a branch as text: the first of that text
         for number, branch in enumerate(route.branches):
             self._numbers.setdefault(str(branch), number)
-        items = {item: None for stack in self.stacks for item in stack.items}
-        known = {s.name: {item: item_steps(s, item, modules, watch) for item in items} for s in self.sites}
-        self._steps = {  # at each site the steps of each stack; an item that is in several gives all of them the same
-            name: [[step for item in stack.items for step in at[item]] for stack in self.stacks]
-            for name, at in known.items()
-        }
-        self._plans: dict[tuple[int, ...], tuple[Plan, list[int]]] = {}
-        #: in force while no batch is under way: whoever calls the base past the engine is told, not given something wrong
-        self.unbound: Plan = {"embeddings": [_Unbound(route)]}
+        compiler = Compiler(sites, modules, watch)
+        self.plans = [compiler.stack(stack) for stack in self.stacks]
+        self._merged: dict[tuple[int, ...], Plan] = {}
+        self.refusal = (
+            f"'{route}' is active, and the base was called past the engine, where nobody says which branch each row takes. "
+            "Call engine(input_ids, attention_mask, branches=[...]), or activate one of the branches."
+        )
 
     def numbers(self, branches: Branches | None, rows: int) -> np.ndarray:
         """The branch of each row as int64 `(rows,)`; raises CompositionError for anything that is none."""
@@ -150,38 +165,48 @@ class RoutePlan:
         return [self.stacks[rank] for rank in rows.present]
 
     def of_stack(self, stack: Stack) -> Plan:
-        """What runs at each site for one of `stacks`: the lists that the plans of batches are merged from."""
-        rank = self.stacks.index(stack)
-        return {site: steps[rank] for site, steps in self._steps.items() if steps[rank]}
+        """The plan of one of `stacks`."""
+        return self.plans[self.stacks.index(stack)]
 
-    def passes(self, rows: Rows) -> Iterator[tuple[Stack, slice, Plan]]:
-        """The forward passes of a batch: a stack with the differences of weights to put on, sorted rows, what runs."""
+    def passes(self, rows: Rows) -> Iterator[Pass]:
+        """The forward passes of a batch."""
         if not rows.present:
-            yield self.stacks[0], slice(0, 0), {}
+            yield Pass(self.stacks[0], slice(0, 0), Plan(), (), ())
         for _, members in groupby(range(len(rows.present)), key=lambda k: self.classes[rows.present[k]]):
-            members = list(members)
-            a, b = members[0], members[-1] + 1
-            first, offsets = rows.offsets[a], rows.offsets[a : b + 1]
-            plan = self.plan(rows.present[a:b], [offset - first for offset in offsets])
-            yield self.stacks[rows.present[a]], slice(first, offsets[-1]), plan
+            group = list(members)
+            a, b = group[0], group[-1] + 1
+            first, present = rows.offsets[a], rows.present[a:b]
+            offsets = tuple(offset - first for offset in rows.offsets[a : b + 1])
+            slots = tuple((offsets[k], offsets[k + 1], self.plans[rank].slots) for k, rank in enumerate(present))
+            yield Pass(self.stacks[present[0]], slice(first, rows.offsets[b]), self.plan(present), offsets, slots)
 
-    def plan(self, present: tuple[int, ...], offsets: list[int]) -> Plan:
-        """What runs at each site on rows of these ranks, lying at these offsets."""
-        if present not in self._plans:
-            if len(self._plans) >= KEPT:
-                del self._plans[next(iter(self._plans))]
-            here: list[int] = []  # the offsets of the batch at hand; all steps of this plan look here
-            plan = {}
-            for site in self.sites:
-                kind = SplitChange if site.kind == "sublayer" else SplitMap
-                lists = [self._steps[site.name][rank] for rank in present]
-                steps = merged(lists, 0, lambda groups, kind=kind: kind(groups, here)) if lists else []
-                if steps:
-                    plan[site.name] = steps
-            self._plans[present] = plan, here
-        plan, here = self._plans[present]
-        here[:] = offsets
+    def plan(self, present: tuple[int, ...]) -> Plan:
+        """What runs at each site on rows of these ranks; where the rows of each begin is told with each forward pass."""
+        if len(present) == 1:
+            return self.plans[present[0]]
+        plan = self._merged.get(present)
+        if plan is None:
+            while len(self._merged) >= KEPT:
+                self._merged.pop(next(iter(self._merged)), None)
+            plan = self._merged[present] = self._merge(present)
         return plan
+
+    def _merge(self, present: tuple[int, ...]) -> Plan:
+        plan, plans = Plan(), [self.plans[rank] for rank in present]
+        for site in self.sites:
+            lists = [each.get(site.name, []) for each in plans]
+            steps = merged(lists, 0, RULES[site.kind].split) if lists else []
+            if steps:
+                plan[site.name] = steps
+            flags = tuple(bool(each.without_norm.get(site.name)) for each in plans)
+            if any(flags):
+                plan.without_norm[site.name] = True if all(flags) else RowFlags(flags)
+        return plan
+
+
+def _acting_at(sites: set[str], route: Route, modules: Mapping[str, Module]) -> set[str]:
+    """The modules of a route that have a unit at one of some sites."""
+    return {name for name in route.names() if sites & modules[name].units.keys()}
 
 
 def _only(stack: Stack, names: set[str]) -> Stack:
@@ -193,27 +218,11 @@ def _only(stack: Stack, names: set[str]) -> Stack:
         if isinstance(item, Scaled):
             return Scaled(_only(item.child, names), item.factor)
         children = [_only(child, names) for child in item.children]
+        if isinstance(item, Fuse):
+            return item if any(child.items for child in children) or item.fusion in names else Stack()
         return Average(*children, weights=item.weights) if isinstance(item, Average) else Ties(*children)
 
     return Stack(*map(kept, stack.items))
-
-
-class _Unbound:
-    """Stands at the embeddings while a route is active and no batch with its branches is under way."""
-
-    def __init__(self, route: Route):
-        self.route = route
-
-    def __call__(self, x: Tensor) -> Tensor:
-        raise CompositionError(
-            f"'{self.route}' is active, and the base was called past the engine, where nobody says which branch each row takes. "
-            "Call engine(input_ids, attention_mask, branches=[...]), or activate one of the branches."
-        )
-
-    inverse = __call__
-
-
-# ---- under the engine --------------------------------------------------------------------------------------------------
 
 
 def sort(route: RoutePlan | None, branches: Branches | None, tensor: Tensor) -> Rows | None:
@@ -221,70 +230,20 @@ def sort(route: RoutePlan | None, branches: Branches | None, tensor: Tensor) -> 
     Raises CompositionError for branches that fit neither route nor rows."""
     if route is None and branches is None:
         return None
-    return _required(route).rows(branches, len(tensor), tensor.device)
+    return required(route).rows(branches, len(tensor), tensor.device)
 
 
 def groups(route: RoutePlan | None, branches: Branches) -> list[list[int]]:
     """Places of the rows that can share a forward pass; see `Engine.groups`."""
-    classes = np.array(_required(route).classes)[route.ranks[route.numbers(branches, len(branches))]]
+    plan = required(route)
+    classes = np.array(plan.classes)[plan.ranks[plan.numbers(branches, len(branches))]]
     return [np.flatnonzero(classes == c).tolist() for c in np.unique(classes)]
 
 
-def _required(route: RoutePlan | None) -> RoutePlan:
+def required(route: RoutePlan | None) -> RoutePlan:
+    """The route's plan; raises CompositionError when branches were given without a route."""
     if route is None:
         raise CompositionError(
             "branches were given, but the active composition is no route, so it has none: leave them out."
         )
     return route
-
-
-@contextmanager
-def running(engine, rows: Rows | None, plan: Plan | None = None) -> Iterator[None]:
-    """For the length of one call: these rows' own plan is in force."""
-    engine._rows = rows
-    engine._plan = engine._route.plan(rows.present, rows.offsets) if plan is None else plan
-    try:
-        yield
-    finally:
-        engine._plan, engine._rows = engine._route.unbound, None
-
-
-def hidden(
-    engine, input_ids: Tensor, attention_mask: Tensor | None, *, rows: Rows, at: Positions | None = None
-) -> Tensor:
-    """The last layer's output of a batch: one forward pass, or one for each of several differences of weights. A last layer
-    that splits the rows is not narrowed to `at`: there the positions would have to be split as well."""
-    ids, mask = rows.sorted(input_ids), None if attention_mask is None else rows.sorted(attention_mask)
-    found: list[Tensor] = []
-    passes = list(engine._route.passes(rows))
-    narrowed = rows.places(at) if at is not None and len(passes) == 1 else None
-    for stack, part, plan in passes:
-        if engine._route.several_weights:
-            if found and found[-1].requires_grad:
-                raise CompositionError(
-                    f"The branches of '{engine.composition}' have different differences of weights, and gradients cannot flow "
-                    "back through weights that have changed since. Train on rows of one such branch at a time, or use no_grad."
-                )
-            engine._put_on(stack)
-        with running(engine, None, plan), engine._narrowing.to(narrowed, plan) as chosen:
-            inputs = {"input_ids": ids[part], "attention_mask": None if mask is None else mask[part]}
-            found.append(chosen(engine.base.encoder(**inputs).last_hidden_state))
-    if narrowed is not None:
-        return found[0]
-    whole = rows.unsorted(found[0] if len(found) == 1 else torch.cat(found))
-    return whole if at is None else whole[at]
-
-
-def label_logits(engine, hidden: Tensor, rows: Rows) -> Tensor:
-    """Scores of the heads of the rows' task modules, which must have the same labels."""
-    any_head = [n for n in engine.composition.names() if engine.modules[n].head is not None][-1:]  # for no rows at all
-    modules = [engine.task_module(stack) for stack in engine._route.stacks_of(rows) or [Stack(*any_head)]]
-    if len({m.info.labels for m in modules}) > 1:
-        raise CompositionError(
-            f"These rows end in task modules with different labels, {', '.join(dict.fromkeys(m.name for m in modules))}, which "
-            "cannot stand in one tensor. Call label_logits for the rows of each task by themselves."
-        )
-    if len(set(modules)) == 1:
-        return modules[0].head(hidden)
-    parts = rows.sorted(hidden).split(rows.counts)
-    return rows.unsorted(torch.cat([m.head(part) for m, part in zip(modules, parts)]))

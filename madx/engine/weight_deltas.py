@@ -1,14 +1,15 @@
-"""Differences of weights on a base: put on in place, taken off bit for bit.
+"""Weight deltas on a base: added in place, and removed so that theta_0 is restored exactly.
 
 theta <- theta + lambda * delta at the touched places alone, one term of a composition after the other. Each term keeps the
-values that it found; taking off writes those back, the last term first. So theta_0 returns exactly, in any precision, and
-nothing is ever as large as the base. Places are ascending, and are worked on in runs that fit a processor's cache: what is
-read is still there when it is written.
+values that it found; removing it writes those back, the last term first. So theta_0 returns bit for bit in any precision,
+and with sparse deltas nothing is ever as large as the base. Places are ascending and are processed in runs that fit a
+processor's cache, so that a value that was read is still there when it is written.
 """
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -53,26 +54,40 @@ class Term:
 
 @dataclass
 class _Piece:
-    """Places of one parameter: what was found there (as far as `done`), and what is added."""
+    """Places of one parameter: the values found there (as far as `done`), and what is added. A dense delta has no indices:
+    its places are all those from `start` on."""
 
     parameter: str
-    indices: Tensor
+    indices: Tensor | None
     values: Tensor
     offset: int
     found: Tensor
+    start: int = 0
     done: int = 0
+
+    def __len__(self) -> int:
+        return len(self.found)
 
     def places(self) -> Tensor:
         """Indices into the flattened parameter, in int64."""
+        if self.indices is None:
+            return torch.arange(self.start, self.start + len(self.found), device=self.found.device)
         return self.indices.long().sub_(self.offset)
 
-    def runs(self, device: torch.device, *more: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Run by run the places, what was found there and what else is given of them; without more, as far as `done`. Few
-        operations for each run: threads pass Python's lock to each other at every one."""
+    def runs(self, device: torch.device, *more: Tensor) -> Iterator[tuple]:
+        """Run by run the places (a slice, for a dense delta), the values found there and what else is given of them; without
+        more, as far as `done`. Few operations for each run: threads pass Python's lock to each other at every one."""
+        size = RUN if device.type == "cpu" else PIECE
+        length = len(self.found) if more else self.done
+        if self.indices is None:
+            for a in range(0, length, size):
+                b = min(a + size, length)
+                yield (slice(self.start + a, self.start + b), *(t[a:b] for t in (self.found, *more)))
+            return
         whole = (self.indices, self.found, *more)
         if not more:
-            whole = tuple(t[: self.done] for t in whole)
-        for indices, *others in zip(*(t.split(RUN if device.type == "cpu" else PIECE) for t in whole)):
+            whole = tuple(t[:length] for t in whole)
+        for indices, *others in zip(*(t.split(size) for t in whole)):
             places = indices.to(device).long()
             yield (places.sub_(self.offset) if self.offset else places, *others)
 
@@ -146,29 +161,10 @@ class WeightDeltas:
                 _write(copy.view(-1), piece)
         return copy
 
-    def moved(self, parameter: nn.Parameter) -> bool:
-        """Whether some difference on the base touches this parameter."""
+    def touched(self, parameter: nn.Parameter) -> bool:
+        """Whether some delta on the base touches this parameter."""
         touched = {piece.parameter for applied in self.applied for piece in applied.pieces}
         return any(self.base.encoder.get_parameter(name) is parameter for name in touched)
-
-    def decoder_weights(self) -> dict[str, Tensor]:
-        """Name in the masked-LM model -> theta_0, for the decoders whose embeddings carry a difference now.
-
-        Raises CompositionError for a base whose head reads the embeddings themselves.
-        """
-        names = {id(p): name for name, p in self.base.encoder.named_parameters()}
-        paths = {module: path for path, module in self.base.model.named_modules()}
-        found = {}
-        for module, _ in list(untied(self.base, self)):
-            if module is given_decoder(self.base):
-                if self.moved(self.base.model.get_input_embeddings().weight):
-                    raise CompositionError(
-                        "The masked-LM head of this base reads the embeddings themselves, so it cannot keep theta_0 beside a "
-                        "difference in them. Train with groups [layers], or keep it as a module."
-                    )
-            elif (weight := self.original(names[id(module.weight)])) is not module.weight:
-                found[f"{paths[module]}.weight"] = weight
-        return found
 
     def keep(self) -> None:
         """Make what is on the base now its own: it can no longer be taken off."""
@@ -185,8 +181,8 @@ class WeightDeltas:
         torch.clear_autocast_cache()
 
     def _values(self, applied: Applied) -> Iterator[Tensor]:
-        for difference in applied.term.deltas():
-            yield from difference.values.split(PIECE)
+        for delta in applied.term.deltas():
+            yield from delta.values.detach().reshape(-1).split(PIECE)
 
     # ---- on and off --------------------------------------------------------------------------------------------------
 
@@ -195,14 +191,21 @@ class WeightDeltas:
         applied = Applied(term, term.state())
         self.applied.append(applied)
         try:
-            for difference in term.deltas():
-                parameter = self.base.encoder.get_parameter(difference.parameter)
+            for delta in term.deltas():
+                parameter = self.base.encoder.get_parameter(delta.parameter)
                 if not parameter.is_contiguous():
                     parameter.data = parameter.data.contiguous()
-                found = torch.empty(len(difference.indices), dtype=parameter.dtype, device=parameter.device)
-                parts = (t.split(PIECE) for t in (difference.indices, difference.values, found))
-                for indices, values, place in zip(*parts):
-                    applied.pieces.append(_Piece(difference.parameter, indices, values, difference.offset, place))
+                values, start = delta.values.detach().reshape(-1), 0
+                if delta.indices is None and delta.values.shape != parameter.shape:
+                    raise CompositionError(
+                        f"A dense delta of {delta.parameter} has the shape {tuple(delta.values.shape)}, the parameter "
+                        f"{tuple(parameter.shape)}: give one value for each weight, or indices."
+                    )
+                found = torch.empty(len(values), dtype=parameter.dtype, device=parameter.device)
+                indices = delta.indices.split(PIECE) if delta.indices is not None else repeat(None)
+                for some, values_here, place in zip(indices, values.split(PIECE), found.split(PIECE)):
+                    applied.pieces.append(_Piece(delta.parameter, some, values_here, delta.offset, place, start))
+                    start += len(place)
             fits = _each(lambda piece: self._run(piece, term.scale, fresh=True), applied.pieces)
             if not all(fits):
                 worst = next(p.parameter for p, fit in zip(applied.pieces, fits) if not fit)
@@ -220,9 +223,9 @@ class WeightDeltas:
         flat = self.base.encoder.get_parameter(piece.parameter).detach().view(-1)
         for places, found, values in piece.runs(flat.device, piece.values):
             if fresh:
-                torch.index_select(flat, 0, places, out=found)
-                piece.done += len(places)
-            flat.scatter_(0, places, torch.add(found, values, alpha=scale).to(flat.dtype))
+                _read(flat, places, found)
+                piece.done += len(found)
+            _put(flat, places, torch.add(found, values, alpha=scale).to(flat.dtype))
         return not fresh or _cannot_overflow(piece, scale, flat.dtype) or bool(flat[piece.places()].isfinite().all())
 
     @torch.no_grad()
@@ -243,12 +246,28 @@ def same_state(one: list[tuple], other: list[tuple]) -> bool:
 def _write(flat: Tensor, piece: _Piece) -> None:
     """The values that were found, back into a flattened parameter."""
     for places, found in piece.runs(flat.device):
-        flat.scatter_(0, places, found.to(flat.device, flat.dtype))
+        _put(flat, places, found.to(flat.device, flat.dtype))
+
+
+def _read(flat: Tensor, places: Tensor | slice, out: Tensor) -> None:
+    """out <- flat[places]."""
+    if isinstance(places, slice):
+        out.copy_(flat[places])
+    else:
+        torch.index_select(flat, 0, places, out=out)
+
+
+def _put(flat: Tensor, places: Tensor | slice, values: Tensor) -> None:
+    """flat[places] <- values."""
+    if isinstance(places, slice):
+        flat[places] = values
+    else:
+        flat.scatter_(0, places, values)
 
 
 def _cannot_overflow(piece: _Piece, scale: float, dtype: torch.dtype) -> bool:
     """Whether max |found| + |scale| max |values| is a number of that format: cheaper than to look at every sum."""
-    if not len(piece.indices):
+    if not len(piece):
         return True
     largest, change = (torch.stack(ends).abs().max().item() for ends in (piece.found.aminmax(), piece.values.aminmax()))
     return largest + abs(scale) * change <= torch.finfo(dtype).max  # False for what is no number, too
@@ -257,14 +276,14 @@ def _cannot_overflow(piece: _Piece, scale: float, dtype: torch.dtype) -> bool:
 def _each(work: Callable, pieces: list[_Piece]) -> list:
     """The results of `work` for each piece; in threads where the machine has them and there is enough to do. A thread takes
     neighbouring pieces: memory that lies far apart for the threads is a sixth faster than memory that they share."""
-    threads, places = min(torch.get_num_threads(), len(pieces)), sum(len(p.indices) for p in pieces)
+    threads, places = min(torch.get_num_threads(), len(pieces)), sum(len(p) for p in pieces)
     if threads < 2 or places < PIECE:
         return [work(piece) for piece in pieces]
     shares: list[list[_Piece]] = [[] for _ in range(threads)]
     before = 0
     for piece in pieces:
         shares[min(before * threads // places, threads - 1)].append(piece)
-        before += len(piece.indices)
+        before += len(piece)
 
     @torch.no_grad()
     def each(share: list[_Piece]) -> list:
@@ -285,66 +304,3 @@ def changes(applied: Applied) -> dict[tuple[str, str], float]:
             change += (new.float() - piece.found.float()).square().sum(dtype=torch.float64).item()
         result[share.module, share.component] = (change / max(before, 1e-60)) ** 0.5
     return result
-
-
-# ---- the decoder ------------------------------------------------------------------------------------------------------
-
-
-def untied(base: Base, deltas: WeightDeltas) -> Iterator[tuple[nn.Module, Callable]]:
-    """(module, wrapper of its forward) for all modules outside the encoder that share a weight with it: the masked-LM
-    decoder goes on with theta_0 while the embeddings carry a difference (Ansell et al. untie and freeze it)."""
-    names = {id(p): name for name, p in base.encoder.named_parameters()}
-    inside = set(base.encoder.modules())
-    for module in base.model.modules():
-        shared = names.get(id(module._parameters.get("weight")))
-        if module not in inside and shared is not None:
-            yield module, _decoding(module, shared, deltas)
-    if (head := given_decoder(base)) is not None:
-        yield head, _given(names, deltas)
-
-
-def given_decoder(base: Base) -> nn.Module | None:
-    """The masked-LM head that is handed the embedding module instead of sharing its weight, if this base has one."""
-    path = base.family.decoder_is_given
-    return base.model.get_submodule(path) if path is not None and hasattr(base.model, path.split(".")[0]) else None
-
-
-def decoder_of(base: Base) -> nn.Linear | None:
-    """The linear map from the masked-LM head to the vocabulary; None where the head is of another make."""
-    decoder = base.model.get_output_embeddings()
-    return decoder if isinstance(decoder, nn.Linear) and given_decoder(base) is None else None
-
-
-def _decoding(module: nn.Linear, name: str, deltas: WeightDeltas) -> Callable:
-    def wrap(original: Callable) -> Callable:
-        def forward(x: Tensor) -> Tensor:
-            shared = deltas.base.encoder.get_parameter(name)
-            if module.weight is not shared:  # after a merge: its own
-                return original(x)
-            weight = deltas.original(name)
-            if weight is shared and not weight.requires_grad:
-                return original(x)
-            return nn.functional.linear(
-                x, weight.detach(), module.bias
-            )  # no decoder trains: the embeddings are no output there
-
-        return forward
-
-    return wrap
-
-
-class _Weight:
-    """Stands in for an embedding module whose weight alone is read."""
-
-    def __init__(self, weight: Tensor):
-        self.weight = weight
-
-
-def _given(names: dict[int, str], deltas: WeightDeltas) -> Callable:
-    def wrap(original: Callable) -> Callable:
-        def forward(hidden: Tensor, embeddings: nn.Module) -> Tensor:
-            return original(hidden, _Weight(deltas.original(names[id(embeddings.weight)]).detach()))
-
-        return forward
-
-    return wrap

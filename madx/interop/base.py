@@ -19,7 +19,7 @@ from madx.registry import Registry
 from madx.store import Store, check_language, check_target
 from madx.tasks import TASKS
 
-FORMATS = Registry("format")
+FORMATS: Registry["Format"] = Registry("format")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from madx.engine import Engine
+from madx.engine.decoder import decoder_weights
 from madx.engine.merge import require_weights_alone
 from madx.errors import CompositionError, StoreError
 
@@ -66,7 +67,7 @@ def _classifier(engine: Engine):
 def _masked_lm(engine: Engine):
     """The masked-LM model with a decoder of its own."""
     state = dict(engine.base.model.state_dict())
-    changed = engine.deltas.decoder_weights()
+    changed = decoder_weights(engine.deltas)
     model = type(engine.base.model)(_config(engine, **({"tie_word_embeddings": False} if changed else {}))).eval()
     model.load_state_dict(state | changed)
     return model.to(engine.base.model.dtype)

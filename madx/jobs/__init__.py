@@ -1,18 +1,21 @@
-"""The jobs, end to end: what a pipeline file, a `madx` command and a Python call all run."""
+"""The jobs, end to end: a pipeline, a `madx` command and a Python call all run these."""
 
 from madx.jobs.compare import Compare, CompareResult, compare
 from madx.jobs.evaluate import Evaluate, EvaluateResult, evaluate
 from madx.jobs.inspect import Inspect, Inspection, inspect
-from madx.jobs.matrix import MatrixResult, matrix
-from madx.jobs.matrix.plan import make_plan
-from madx.jobs.matrix.settings import Matrix
-from madx.jobs.predict import Predictor
+from madx.jobs.labelled import Columns
+from madx.jobs.matrix import Matrix, MatrixResult, make_plan, matrix
+from madx.jobs.predict import Entity, Prediction, Predictor
+from madx.jobs.proxies import Proxies
 from madx.jobs.train_language import LanguageResult, TrainLanguage, train_language
 from madx.jobs.train_task import TaskResult, TrainTask, train_task
+from madx.jobs.transfer import Transfer
 
 __all__ = [
+    "Columns",
     "Compare",
     "CompareResult",
+    "Entity",
     "Evaluate",
     "EvaluateResult",
     "Inspect",
@@ -20,10 +23,13 @@ __all__ = [
     "LanguageResult",
     "Matrix",
     "MatrixResult",
+    "Prediction",
     "Predictor",
+    "Proxies",
     "TaskResult",
     "TrainLanguage",
     "TrainTask",
+    "Transfer",
     "compare",
     "evaluate",
     "inspect",

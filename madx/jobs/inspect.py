@@ -1,23 +1,26 @@
-"""Job: look at a corpus and at labelled data as a tokenizer sees them, before hours are spent on them."""
+"""Inspection of a corpus and of labelled data as a tokenizer sees them, before hours are spent on training."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
 from madx.base import load_tokenizer
 from madx.base.fingerprints import tokenizer_fingerprint
-from madx.config import Settings
 from madx.data.inspect.labels import LabelReport, inspect_labels
 from madx.data.inspect.overlap import Overlap, SentenceIndex
 from madx.data.inspect.text import TextReport, inspect_text
+from madx.data.labelled.sentences import Sentence
 from madx.data.text.corpora import corpus_files, read_corpus
 from madx.errors import ConfigError
 from madx.jobs.common import versions
+from madx.jobs.keywords import takes_keywords
+from madx.jobs.labelled import Columns, file_sha256, read_labelled, task_type
+from madx.jobs.settings import Corpus, DataSettings, LabelledData
 from madx.jobs.train_language import recipe_steps
-from madx.jobs.train_task import Columns, file_sha256, read_labelled
-from madx.tasks import TASKS
 
 FORMAT, VERSION = "madx inspection", 1
 #: the labelled set that others may be compared with, and that may well occur in a corpus
@@ -26,16 +29,23 @@ TRAIN = "train"
 MANY_PASSES = 200
 
 
-class Inspect(Settings):
+class Inspect(DataSettings):
     """Settings of `madx inspect`."""
+
+    TEXTS = ("corpus",)
+    LABELLED = ("data",)
 
     base: str = Field(description="Folder or id of the base whose tokenizer is used; its weights are not loaded.")
     revision: str | None = Field(default=None, description="Commit, tag or branch of a downloaded base.")
-    corpus: str | list[str] | None = Field(
+    corpus: Corpus | None = Field(
         default=None,
-        description="Raw text: .txt or .jsonl files, either with .gz after it, a folder of them, or datasets:NAME[:CONFIG][:SPLIT].",
+        description="Raw text: .txt or .jsonl files, either with .gz after it, a folder of them, or "
+        "datasets:NAME[:CONFIG][:SPLIT]. In Python also texts in memory.",
     )
-    data: dict[str, str] = Field(default={}, description="Name of a set (train, dev, swa ...) -> labelled data.")
+    data: dict[str, LabelledData] = Field(
+        default={},
+        description="Name of a set (train, dev, swa ...) -> labelled data. In Python also sentences in memory.",
+    )
     task: str = Field(default="ner", description="The task of the labelled data: one of `madx tasks`.")
     columns: Columns = Field(default=Columns(), description="How the labelled files are read.")
     text_key: str = Field(default="text", description="Key of the text in JSON lines and data sets.")
@@ -47,7 +57,7 @@ class Inspect(Settings):
 
 @dataclass(frozen=True)
 class Recipe:
-    """The corpus in the terms of the MAD-X recipe: blocks, steps by corpus size, and passes over it that these make."""
+    """A corpus in the terms of the MAD-X recipe: blocks, steps by its size, and the passes over it that these make."""
 
     block_size: int
     batch_size: int
@@ -58,7 +68,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that was found; `warnings` gathers those of the parts, and leakage."""
+    """The findings: of the corpus, of each labelled set, and of sentences that two of them share.
+
+    pieces: size of the tokenizer's vocabulary; files: path -> sha256; warnings: those of all reports, and of leakage.
+    """
 
     base: str
     tokenizer: str
@@ -71,20 +84,25 @@ class Inspection:
     files: dict[str, str | None] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """All of it, for other programs; floats rounded to six digits after the point."""
+        """All findings as JSON text; floats are rounded to six digits after the point."""
         head = {"format": FORMAT, "version": VERSION, "versions": versions()}
         return json.dumps(_rounded(head | asdict(self)), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
+@takes_keywords(Inspect)
 def inspect(settings: Inspect) -> Inspection:
-    """Inspect a corpus, labelled sets, or both with the leakage between them. Raises MadxError for bad input."""
+    """Inspect a corpus, labelled sets, or both with the leakage between them.
+
+    The settings come as `Inspect` or as keywords of the same names. Raises MadxError for bad input.
+    """
     if settings.corpus is None and not settings.data:
         raise ConfigError("nothing to inspect: give a corpus, labelled data (data.NAME=PATH), or both.")
-    task = TASKS.get(settings.task)
-    files = (
-        {} if settings.corpus is None else {f.path: f.sha256 for f in corpus_files(settings.corpus)}
-    )  # a missing one is told first
-    sets = {name: read_labelled(path, settings.columns, task, checked=False) for name, path in settings.data.items()}
+    task = task_type(settings.task)
+    # first, so that a missing corpus is reported before anything is read
+    files = {} if settings.corpus is None else {f.path: f.sha256 for f in corpus_files(settings.corpus)}
+    sets: dict[str, Sequence[Sentence]] = {
+        name: read_labelled(path, settings.columns, task, checked=False) for name, path in settings.data.items()
+    }
     tokenizer = load_tokenizer(settings.base, revision=settings.revision)
     index = SentenceIndex(sets)
     corpus = recipe = None
@@ -122,7 +140,7 @@ def inspect(settings: Inspect) -> Inspection:
 
 
 def write_json(inspection: Inspection, path: str | Path) -> Path:
-    """Write the JSON to a file; raises ConfigError when it cannot be written."""
+    """Write an inspection as JSON to a file; raises ConfigError when it cannot be written."""
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(inspection.to_json(), encoding="utf-8")
@@ -135,7 +153,7 @@ def write_json(inspection: Inspection, path: str | Path) -> Path:
 
 def _recipe(corpus: TextReport, settings: Inspect) -> Recipe:
     payload = settings.block_size - 2  # a block begins and ends with the tokenizer's marks
-    tokens = corpus.tokens + corpus.lines  # and a mark stands between lines
+    tokens = corpus.tokens + corpus.lines  # one mark more between lines
     blocks, steps = tokens // payload, recipe_steps(corpus.tokens)
     return Recipe(
         settings.block_size, settings.batch_size, blocks, steps, steps * settings.batch_size / blocks if blocks else 0.0
@@ -147,14 +165,15 @@ def _recipe_warnings(recipe: Recipe) -> list[str]:
         return [f"corpus: not one block of {recipe.block_size} tokens: add text, or set a smaller block_size."]
     if recipe.passes > MANY_PASSES:
         return [
-            f"corpus: the recipe's {recipe.steps:,} steps are {recipe.passes:,.0f} passes over so small a corpus. Add text, or train for fewer "
-            f"steps ({max(1, 50 * recipe.blocks // recipe.batch_size):,} are 50 passes) and follow the held-out score."
+            f"corpus: the recipe's {recipe.steps:,} steps are {recipe.passes:,.0f} passes over so small a corpus. Add "
+            f"text, or train for fewer steps ({max(1, 50 * recipe.blocks // recipe.batch_size):,} are 50 passes) and "
+            "follow the held-out score."
         ]
     return []
 
 
 def _label_warnings(data: dict[str, LabelReport]) -> list[str]:
-    """Labels that the training set lacks: a module trained on it cannot give them."""
+    """Warnings of labels that the training set lacks: a module trained on it cannot give them."""
     if TRAIN not in data:
         return []
     known, found = data[TRAIN].labels, []
@@ -162,8 +181,8 @@ def _label_warnings(data: dict[str, LabelReport]) -> list[str]:
         lacking = [label for label in report.labels if label not in known]
         if lacking:
             found.append(
-                f"{name}: labels that {TRAIN} does not have: {', '.join(lacking)}. A module trained on it never gives them: rename them, "
-                f"or read types of spans as O with columns.ignore=[{', '.join(lacking)}]."
+                f"{name}: labels that {TRAIN} does not have: {', '.join(lacking)}. A module trained on it never gives "
+                f"them: rename them, or read types of spans as O with columns.ignore=[{', '.join(lacking)}]."
             )
     return found
 
@@ -175,13 +194,14 @@ def _overlap_warnings(overlaps: list[Overlap]) -> list[str]:
             continue
         shown = ", ".join(map(str, o.lines[:5])) + (" ..." if len(o.lines) > 5 else "")
         found.append(
-            f"{o.data}: {o.found:,} of {o.of:,} sentences ({o.share:.1%}) stand in {o.source} too (lines {shown} of its file): scores on "
-            f"them show memory, not transfer. Take them out of {o.source}, or evaluate without them."
+            f"{o.data}: {o.found:,} of {o.of:,} sentences ({o.share:.1%}) stand in {o.source} too (lines {shown} of "
+            f"its file): scores on them show memory, not transfer. Take them out of {o.source}, or evaluate without "
+            "them."
         )
     return found
 
 
-def _rounded(value):
+def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 6)
     if isinstance(value, dict):

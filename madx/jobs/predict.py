@@ -1,22 +1,28 @@
-"""Tags of plain text, and the entities they spell, by a stack of stored modules."""
+"""Prediction: tags of text by a stack of stored modules, and the entities that the tags spell."""
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from madx.base import load_base
-from madx.composition import Route, Stack, as_composition
-from madx.data.labelled.conll import Sentence
+from madx.composition import Composition, Route, Stack, as_composition, require_stack
 from madx.data.labelled.labels import LabelSet, spans
+from madx.data.labelled.sentences import Sentence
 from madx.engine import Engine
 from madx.errors import CompositionError, DataError, did_you_mean
-from madx.jobs.common import pick_device
+from madx.jobs.common import info_of, pick_device
+from madx.jobs.labelled import task_type
+from madx.module import ModuleInfo
 from madx.store import Store
-from madx.tasks import TASKS
 
 #: words and single punctuation marks; apostrophes and hyphens inside a word stay
 WORD = re.compile(r"[^\W_]+(?:['’\-.][^\W_]+)*|[^\w\s]|_", re.UNICODE)
+#: lines that are batched together
+AT_ONCE = 256
+
+#: a line's language, if lines have one, and its text
+Line = tuple[str | None, str]
 
 
 @dataclass(frozen=True)
@@ -31,8 +37,11 @@ class Entity:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One line of text: its words, a tag for each, and the entities that the tags spell (none if the tags are no spans); its
-    language, if lines say theirs."""
+    """The tags of one line of text.
+
+    tokens, tags: its words and a tag for each; spans: whether the tags spell entities; language: that of the line,
+    under a predictor for several languages.
+    """
 
     tokens: tuple[str, ...]
     tags: tuple[str, ...]
@@ -41,6 +50,7 @@ class Prediction:
 
     @property
     def entities(self) -> list[Entity]:
+        """The entities that the tags spell; none where they are no spans."""
         return [
             Entity(kind, " ".join(self.tokens[a:b]), a, b) for kind, a, b in (spans(self.tags) if self.spans else ())
         ]
@@ -56,11 +66,16 @@ def words(text: str) -> tuple[str, ...]:
 
 
 class Predictor:
-    """Loads a stack once and tags lines of text. `stack` is a composition as text that ends with a task module.
+    """A loaded stack of modules that tags lines of text.
 
-    languages: what lies below the stack for lines of a language, e.g. `{"swa": "swa", "eng": "base"}`; or the stack is a
-    route, each branch of which has the language of its language module. Lines then come with their language, those of
-    all languages go through the base together.
+    stack: a composition as text that ends with a task module.
+    languages: language -> the composition below the stack for lines of that language, e.g. `{"swa": "swa", "eng":
+    "base"}`. Without it the stack may be a route, each branch of which has the language of its language module. In
+    both cases lines come with their language, and those of all languages go through the base together.
+    store, base, device: as in the settings of the jobs; base None: the one that the task module records.
+    max_length: tokens of a window at most.
+
+    Raises CompositionError for a stack without a task module, StoreError for a module that is not stored.
 
     >>> Predictor("swa + ner", store="modules")(["Juma anaishi Nairobi ."])   # doctest: +SKIP
     >>> Predictor("ner", languages={"swa": "swa", "yor": "yor"})([("swa", "Juma anaishi Nairobi .")])   # doctest: +SKIP
@@ -77,43 +92,35 @@ class Predictor:
         max_length: int = 256,
     ):
         composition, folder = _below(as_composition(stack), languages), Store(store)
-        infos = {name: folder.show(name).info for name in composition.names()}
-        #: language -> number of its branch; None: lines do not say their language
-        self.languages = None
-        if isinstance(composition, Route):
-            own = (
-                list(languages)
-                if languages
-                else [_language(composition, k, infos) for k in range(len(composition.branches))]
-            )
-            if twice := [language for language in own if own.count(language) > 1]:
-                raise CompositionError(
-                    f"'{composition}' has several branches for {twice[0]}: lines could not tell them apart."
-                )
-            self.languages = {language: number for number, language in enumerate(own)}
+        infos = {name: info_of(folder, name) for name in composition.names()}
         task = _one_task(composition, infos)
-        loaded = load_base(**task.base_to_load(base))
+        #: language -> number of its branch; None: lines do not say their language
+        self.languages = _numbered(composition, languages, infos)
+        chosen = task.base_to_load(base)
+        loaded = load_base(str(chosen["name"]), revision=chosen["revision"])
         loaded.model.to(pick_device(device))
         self.engine = Engine(loaded)
         for name in infos:
             self.engine.attach(folder.load(name, loaded))
         self.engine.activate(composition)
-        self.task = TASKS.get(task.task)(
-            loaded.tokenizer, LabelSet(task.labels), max_length=min(max_length, loaded.max_tokens)
-        )
+        length = min(max_length, loaded.max_tokens)
+        self.task = task_type(str(task.task))(loaded.tokenizer, LabelSet(task.labels), max_length=length)
 
-    def read(self, line: str, number: int) -> tuple[str | None, str]:
-        """Language and text of a line: the whole line; under languages `LANGUAGE<tab>TEXT`, or a JSON object with the keys
-        language and text. number: counted from 1, for errors. A blank line has no language."""
+    def read(self, line: str, number: int) -> Line:
+        """Language and text of a line: the whole line; under languages `LANGUAGE<tab>TEXT`, or a JSON object with the
+        keys language and text. A blank line has no language.
+
+        number: the line's, counted from 1, for errors. Raises DataError for a line without a language that is known.
+        """
         if self.languages is None or not line.strip():
             return None, line
         language, tab, text = line.partition("\t")
         if line.lstrip().startswith("{"):
             try:
                 record = json.loads(line)
-                language, tab, text = record["language"], True, record["text"]
+                language, tab, text = record["language"], "\t", record["text"]
             except (ValueError, KeyError):
-                tab = False
+                tab = ""
         if not tab or not isinstance(language, str) or not isinstance(text, str):
             raise DataError(
                 f"Line {number} does not say its language: {line[:60]!r}. Write LANGUAGE<tab>TEXT, or "
@@ -125,9 +132,12 @@ class Predictor:
             )
         return language.strip(), text
 
-    def __call__(self, lines: Iterable[str | tuple[str | None, str]], *, at_once: int = 256) -> Iterator[Prediction]:
-        """A prediction for each line, in order; `at_once` lines are batched together. A line is text, or language and text."""
-        batch: list[tuple[str | None, str]] = []
+    def __call__(self, lines: Iterable[str | Line], *, at_once: int = AT_ONCE) -> Iterator[Prediction]:
+        """Predict line after line, in order. A line is text, or a pair of language and text.
+
+        at_once: lines that are batched together.
+        """
+        batch: list[Line] = []
         for number, line in enumerate(lines, 1):
             batch.append(self.read(line, number) if isinstance(line, str) else self._known(line, number))
             if len(batch) == at_once:
@@ -136,55 +146,72 @@ class Predictor:
         if batch:
             yield from self._predict(batch)
 
-    def _known(self, line: tuple[str | None, str], number: int) -> tuple[str | None, str]:
+    def _known(self, line: Line, number: int) -> Line:
         language, text = line
         if self.languages is None or language not in self.languages and text.strip():
             allowed = "lines without a language" if self.languages is None else ", ".join(self.languages)
             raise DataError(f"Line {number} is in {language!r}; allowed: {allowed}.")
         return language, text
 
-    def _predict(self, lines: list[tuple[str | None, str]]) -> Iterator[Prediction]:
-        sentences = [Sentence(words(text), (), number) for number, (_, text) in enumerate(lines)]
-        full = [s for s in sentences if s.tokens]
-        branches = None if self.languages is None else [self.languages[lines[s.line][0]] for s in full]
-        tags = iter(self.task.predict(self.engine, full, branches=branches)) if full else iter(())
-        for (language, _), sentence in zip(lines, sentences):
-            found = tuple(next(tags)) if sentence.tokens else ()
-            yield Prediction(sentence.tokens, found, self.task.inventory is None, language)
+    def _predict(self, lines: list[Line]) -> Iterator[Prediction]:
+        tokens = [words(text) for _, text in lines]
+        full = [(language, each) for (language, _), each in zip(lines, tokens, strict=True) if each]
+        branches = None if self.languages is None else [self.languages[str(language)] for language, _ in full]
+        sentences = [Sentence(each, ()) for _, each in full]
+        tags = iter(self.task.predict(self.engine, sentences, branches=branches)) if full else iter(())
+        for (language, _), each in zip(lines, tokens, strict=True):
+            yield Prediction(each, tuple(next(tags)) if each else (), self.task.inventory is None, language)
 
 
-def _below(composition: Stack | Route, languages: dict[str, str] | None) -> Stack | Route:
-    """The stack above what each language has below it."""
+def _below(composition: Composition, languages: Mapping[str, str] | None) -> Composition:
+    """The route whose branches are the stack above the composition of each language; the stack itself without
+    languages."""
     if not languages:
         return composition
     if isinstance(composition, Route):
         raise CompositionError(
-            f"'{composition}' says itself what each language takes: leave the languages out, or give the part above them alone, "
-            "e.g. the stack ner and the languages swa, yor."
+            f"'{composition}' says itself what each language takes: leave the languages out, or give the part above "
+            "them alone, e.g. the stack ner and the languages swa, yor."
         )
-    return Route(*(Stack(as_composition(below), composition) for below in languages.values()))
+    stacks = [require_stack(as_composition(below), "put below one language's lines") for below in languages.values()]
+    return Route(*(Stack(below, composition) for below in stacks))
 
 
-def _language(route: Route, number: int, infos: dict) -> str:
+def _numbered(
+    composition: Composition, languages: Mapping[str, str] | None, infos: Mapping[str, ModuleInfo]
+) -> dict[str, int] | None:
+    """Language -> number of its branch; None for a stack."""
+    if not isinstance(composition, Route):
+        return None
+    own = list(languages or ()) or [_language(composition, k, infos) for k in range(len(composition.branches))]
+    if twice := [language for language in own if own.count(language) > 1]:
+        raise CompositionError(f"'{composition}' has several branches for {twice[0]}: lines could not tell them apart.")
+    return {language: number for number, language in enumerate(own)}
+
+
+def _language(route: Route, number: int, infos: Mapping[str, ModuleInfo]) -> str:
     """The language of a branch: that of its language modules."""
     found = {infos[n].language for n in route.branches[number].names() if infos[n].role == "language"}
-    if len(found) != 1 or None in found:
+    language = found.pop() if len(found) == 1 else None
+    if language is None:
         raise CompositionError(
-            f"Branch {number} of '{route}' has the languages {', '.join(sorted(map(str, found))) or '(none)'}, so no line can ask for "
-            "it: one is needed. Give the stack above the languages and what each has below, e.g. the stack ner and eng=base."
+            f"Branch {number} of '{route}' has the languages {', '.join(sorted(map(str, found))) or '(none)'}, so no "
+            "line can ask for it: one is needed. Give the stack above the languages and what each has below, e.g. the "
+            "stack ner and eng=base."
         )
-    return found.pop()
+    return language
 
 
-def _one_task(composition: Stack | Route, infos: dict):
-    """What the task module of each branch records; raises CompositionError unless all have the same labels."""
-    branches = composition.branches if isinstance(composition, Route) else (composition,)
+def _one_task(composition: Composition, infos: Mapping[str, ModuleInfo]) -> ModuleInfo:
+    """The record of the task module. Raises CompositionError unless every branch has one and their labels are equal."""
+    branches: Sequence[Stack] = composition.branches if isinstance(composition, Route) else (composition,)
     found = []
     for stack in branches:
         tasks = [infos[name] for name in stack.names() if infos[name].role == "task"]
         if not tasks:
             raise CompositionError(
-                f"The stack '{stack}' has no task module, so it predicts no labels. End it with one, e.g. '{stack} + ner'."
+                f"The stack '{stack}' has no task module, so it predicts no labels. End it with one, e.g. '{stack} + "
+                "ner'."
             )
         found.append(tasks[-1])
     if len({(info.task, info.labels) for info in found}) > 1:

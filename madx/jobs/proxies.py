@@ -1,18 +1,20 @@
-"""What stands in for the module of a language that has none: compositions of other languages' modules, and their settings.
+"""Proxies for a language that has no module: compositions of other languages' modules, and their settings.
 
     nearest      the module of the most similar language
-    weighted     average(w_1 * a, w_2 * b, ...), weights by similarity, given or from n-grams (`madx.metrics.language_similarity`)
+    weighted     average(w_1 * a, w_2 * b, ...), weights by similarity, given or from n-grams
+                 (`madx.metrics.language_similarity`)
     arithmetic   average(share * own, (1 - share) * relative); without a module of its own: relative and source's
-    emea         average(a, b, ...), its weights moved for each sentence to lower the entropy (`madx.engine.entropy_mixing`)
+    emea         average(a, b, ...), its weights changed for each sentence to lower the entropy
+                 (`madx.engine.entropy_mixing`)
 
-Averages are of changes (weights types: of differences), where Klimaszewski et al. 2024 (arXiv:2404.15737) add the modules'
-weights themselves: for differences of weights that is the same, for bottlenecks it is not; they too choose the share on
+Averages are of changes (of weights types: of weight deltas), where Klimaszewski et al. 2024 (arXiv:2404.15737) add the
+modules' weights themselves: for weight deltas that is the same, for bottlenecks it is not. They too choose the share on
 development data of the target, which must not be the data of the evaluation.
 """
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -20,6 +22,7 @@ from madx.composition import Average, Composition, Stack
 from madx.config import Settings
 from madx.data.text.corpora import read_corpus
 from madx.errors import ConfigError, did_you_mean
+from madx.jobs.settings import Corpus, DataSettings
 from madx.metrics.language_similarity import LIMIT, NGRAM, Measure, mean_weights, similarities
 
 log = logging.getLogger("madx")
@@ -40,13 +43,15 @@ class Emea(Settings):
     rate: float = Field(default=10.0, gt=0, description="Rate of the gradient steps.")
 
 
-class Proxies(Settings):
+class Proxies(DataSettings):
     """Settings of the proxies."""
+
+    TEXTS = ("texts",)
 
     use: list[Literal["nearest", "weighted", "arithmetic", "emea"]] = Field(
         default=[], description="Proxies to evaluate, as further columns of the matrix."
     )
-    texts: dict[str, str] = Field(
+    texts: dict[str, Corpus] = Field(
         default={}, description="Language -> a small text, from which similarities are computed."
     )
     weights: dict[str, dict[str, float]] = Field(
@@ -58,7 +63,7 @@ class Proxies(Settings):
         default=LIMIT, ge=1, description="N-grams read of each text at most; no more than the smallest text holds."
     )
     sharpness: float = Field(default=1.0, gt=0, description="Weights are proportional to similarity to this power.")
-    top: int | None = Field(default=None, ge=1, description="Only the so many most similar get a weight; null: all.")
+    top: int | None = Field(default=None, ge=1, description="Number of the most similar that get a weight; null: all.")
     share: float = Field(
         default=0.9,
         gt=0,
@@ -71,18 +76,22 @@ class Proxies(Settings):
     emea: Emea = Field(default=Emea(), description="emea: the mixing at test time.")
 
     def modules(self) -> list[str]:
-        """The modules that are named, each once."""
+        """The modules that weights and relatives name, each once."""
         return list(dict.fromkeys([*(m for of in self.weights.values() for m in of), *self.relatives.values()]))
 
 
 def check_proxies(settings: Proxies, *, targets: Iterable[str], own: Mapping[str, str]) -> None:
-    """Raises ConfigError when none is chosen, for weights and relatives of languages that are no targets, of a target's own module, or that
-    cannot be weights. own: target -> its module, for those that have one."""
+    """Check the settings of proxies against the targets; own: target -> its module, for those that have one.
+
+    Raises ConfigError when proxies are described but none is chosen, for weights and relatives of a language that is no
+    target or of a target's own module, and for numbers that cannot be weights.
+    """
     targets = list(targets)
     if not settings.use and (settings.texts or settings.modules()):
         raise ConfigError("proxies are described but none is chosen: set proxies.use, e.g. [nearest, weighted].")
-    for key, given in (("weights", settings.weights), ("relatives", settings.relatives)):
-        for language, named in given.items():
+    given: dict[str, Mapping[str, Any]] = {"weights": settings.weights, "relatives": settings.relatives}
+    for key, of_targets in given.items():
+        for language, named in of_targets.items():
             if language not in targets:
                 raise ConfigError(
                     f"proxies.{key} speaks of {language!r}, which is no target; {did_you_mean(language, targets)}"
@@ -93,15 +102,18 @@ def check_proxies(settings: Proxies, *, targets: Iterable[str], own: Mapping[str
                     f"proxies.{key}.{language} names {own[language]!r}, the target's own module: a proxy is made "
                     "of others'."
                 )
-    for language, given in settings.weights.items():
+    for language, weights in settings.weights.items():
         try:
-            mean_weights(given)
+            mean_weights(weights)
         except ConfigError as error:
             raise ConfigError(f"proxies.weights.{language}: {error}.") from None
 
 
 def likeness(settings: Proxies) -> dict[str, dict[str, float]]:
-    """Language -> language -> similarity of the texts, empty without texts. Raises DataError for one that cannot be read."""
+    """Similarity of the texts by language and language, empty without texts.
+
+    Raises DataError for one that cannot be read.
+    """
     if not settings.texts:
         return {}
     texts = {language: read_corpus(path) for language, path in settings.texts.items()}
@@ -119,9 +131,9 @@ def likeness(settings: Proxies) -> dict[str, dict[str, float]]:
 def proxy_weights(
     settings: Proxies, language: str, *, pool: Mapping[str, str | None], alike: Mapping[str, Mapping[str, float]]
 ) -> dict[str, float] | str:
-    """module -> weight for a target language, the largest first, or the reason (text) why there are none.
+    """Weights by module for a target language, the largest first, or the reason (text) why there are none.
 
-    pool: module -> its language, of other languages; alike: see `likeness`.
+    pool: module of another language -> its language; alike: see `likeness`.
     """
     if language in settings.weights:
         return _rounded(mean_weights(settings.weights[language]))
@@ -133,14 +145,14 @@ def proxy_weights(
             f"no text of {', '.join(map(str, lacking))} to compare: give proxies.texts, or proxies.weights.{language}"
         )
     try:
-        of = {module: alike[language][other] for module, other in pool.items()}
+        of = {module: alike[language][str(other)] for module, other in pool.items()}
         return _rounded(mean_weights(of, sharpness=settings.sharpness, top=settings.top))
     except ConfigError as error:
         return str(error)
 
 
 def _rounded(weights: dict[str, float]) -> dict[str, float]:
-    """Weights of four digits that still sum to one: the composition is read and written down by people."""
+    """Weights of four digits that still sum to one: people read and write the composition."""
     rounded = {name: round(weight, 4) for name, weight in weights.items()}
     first = next(iter(rounded))
     rounded[first] = round(rounded[first] + 1.0 - sum(rounded.values()), 4)
@@ -162,17 +174,20 @@ def proxy_compositions(
     own, source: the target's and the source language's module, if any; pool, alike: see `proxy_weights`.
     """
     weights = proxy_weights(settings, language, pool=pool, alike=alike)
-    known = isinstance(weights, dict)
-    nearest = max(weights, key=weights.get) if known else None
-    return {
-        "nearest": Stack(nearest, task) if known else weights,
-        "weighted": Stack(Average(*weights, weights=tuple(weights.values())), task) if known else weights,
-        "arithmetic": _arithmetic(
-            task, settings, own=own, source=source, relative=settings.relatives.get(language, nearest)
-        )
-        or weights,
-        "emea": Stack(Average(*pool), task) if len(pool) > 1 else _too_few(len(pool)),
+    found: dict[str, Composition | str] = {
+        "emea": Stack(Average(*pool), task) if len(pool) > 1 else _too_few(len(pool))
     }
+    relative = settings.relatives.get(language)
+    if isinstance(weights, str):
+        found |= dict.fromkeys(("nearest", "weighted", "arithmetic"), weights)
+    else:
+        nearest = max(weights, key=lambda module: weights[module])
+        found["nearest"] = Stack(nearest, task)
+        found["weighted"] = Stack(Average(*weights, weights=tuple(weights.values())), task)
+        relative = relative or nearest
+    if relative is not None:
+        found["arithmetic"] = _arithmetic(task, settings, own=own, source=source, relative=relative)
+    return found
 
 
 def _too_few(count: int) -> str:
@@ -180,11 +195,8 @@ def _too_few(count: int) -> str:
 
 
 def _arithmetic(
-    task: str, settings: Proxies, *, own: str | None, source: str | None, relative: str | None
-) -> Composition | str | None:
-    """None: no relative is known."""
-    if relative is None:
-        return None
+    task: str, settings: Proxies, *, own: str | None, source: str | None, relative: str
+) -> Composition | str:
     first, second = (own, relative) if own else (relative, source)
     if second is None:
         return "neither a module of its own nor the source's to add to its relative's"

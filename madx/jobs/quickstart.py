@@ -1,7 +1,7 @@
-"""The embedded default: the three jobs on the miniature world, offline, in a few minutes on two cores.
+"""Quick start: the three jobs on the embedded miniature world, offline, in a few minutes on two cores.
 
-The world is synthetic and the base tiny: what it shows is how the pieces work together and that the effect is there,
-not how good a real system is. Everything stored is used again by the next run with the same settings.
+The world is synthetic and the base tiny. The run shows how the pieces work together and that the effect is there, not
+how good a real system is. Everything stored is used again by the next run with the same settings.
 """
 
 import logging
@@ -15,6 +15,7 @@ from madx.base import load_base
 from madx.config import Settings
 from madx.data import world
 from madx.errors import ConfigError, did_you_mean
+from madx.jobs.common import weights_of
 from madx.jobs.evaluate import Evaluate, evaluate
 from madx.jobs.reuse import identity, train_if_missing
 from madx.jobs.train_language import TrainLanguage
@@ -28,7 +29,7 @@ log = logging.getLogger("madx")
 SOURCE = "eng"
 NOTE = "synthetic: sentences of the miniature world, a tiny base; no measure of a real system"
 #: new words are learnt at the embeddings, by a wide invertible component (64 -> 512 -> 64); the bottlenecks stay narrow
-#: (128 -> 32 -> 128): wide ones learn to predict words past the base, in ways that the task module has never met
+#: (128 -> 32 -> 128): wide ones learn to predict words past the base, in ways that the task module has never seen
 LANGUAGE: dict[str, dict[str, Any]] = {"bottleneck": {"reduction_factor": 4}, "invertible": {"reduction_factor": 0.125}}
 #: module type -> (components of a language module, its steps, its learning rate, that of the task module)
 KINDS: dict[str, tuple[dict[str, Any], int, float, float]] = {
@@ -43,7 +44,7 @@ class Quickstart(Settings):
     out: str = Field(default="runs/quickstart", description="Folder of data, modules and results.")
     module_type: Literal["bottleneck", "sparse_diff"] = Field(
         default="bottleneck",
-        description="bottleneck: MAD-X modules; sparse_diff: LT-SFT's differences, in OUT/sparse_diff.",
+        description="bottleneck: MAD-X modules; sparse_diff: LT-SFT's sparse weight deltas, in OUT/sparse_diff.",
     )
     targets: list[str] = Field(
         default=["swa", "fin", "ind"], min_length=1, description="Target languages, unseen by the base."
@@ -55,7 +56,7 @@ class Quickstart(Settings):
     language_steps: int | None = Field(
         default=None,
         ge=1,
-        description="Optimiser steps of a language module; null: 600, of a sparse difference 300 in each phase.",
+        description="Optimiser steps of a language module; null: 600, of a sparse delta 300 in each phase.",
     )
     epochs: int = Field(default=4, ge=1, description="Passes over the labelled sentences.")
     progress: bool = Field(default=True, description="Show progress bars.")
@@ -63,7 +64,7 @@ class Quickstart(Settings):
 
 @dataclass
 class QuickstartResult:
-    """The transfer matrix, where everything lies, and which modules were used again."""
+    """The transfer matrix, the folder of everything, and the modules that were used again."""
 
     matrix: TransferMatrix
     folder: Path
@@ -71,39 +72,39 @@ class QuickstartResult:
 
 
 def quickstart(settings: Quickstart) -> QuickstartResult:
-    """Train language modules and a task module on the miniature world, swap, evaluate. Raises MadxError."""
+    """Train language modules and a task module on the miniature world, swap the former, evaluate. Raises MadxError."""
     for language in settings.targets:
         if language not in world.languages() or language == SOURCE:
             raise ConfigError(
                 f"No target language {language!r} in the miniature world; "
                 f"{did_you_mean(language, [c for c in world.languages() if c != SOURCE])}"
             )
-    out, reused, base = out_folder(settings), [], load_base(world.BASE)
+    out, base = out_folder(settings), load_base(world.BASE)
     store = Store(out / "modules")
+    reused: list[str] = []
     for language in (SOURCE, *settings.targets):
         job = language_job(settings, language)
         world.write_corpus(language, job.corpus, sentences=settings.corpus_sentences, seed=1)
-        wanted = identity(job, base, seed=job.seed)
-        if not train_if_missing(store, job, language, wanted):
+        if not train_if_missing(store, job, language, identity(job, base, seed=job.seed)):
             reused.append(language)
-    job = task_job(settings)
-    world.write_ner(SOURCE, job.data, split="train", sentences=settings.train_sentences, seed=2)
-    world.write_ner(SOURCE, job.dev, split="dev", sentences=settings.test_sentences, seed=3)
+    task = task_job(settings)
+    world.write_ner(SOURCE, str(task.data), split="train", sentences=settings.train_sentences, seed=2)
+    world.write_ner(SOURCE, str(task.dev), split="dev", sentences=settings.test_sentences, seed=3)
     for seed in settings.seeds:
-        one = job.model_copy(update={"seeds": [seed], "name": f"ner@{seed}"})
-        wanted = identity(one, base, seed=seed, under=store.show(SOURCE).weights.sha256)
-        if not train_if_missing(store, one, one.name, wanted):
-            reused.append(one.name)
+        name = f"ner@{seed}"
+        one = task.model_copy(update={"seeds": [seed], "name": name})
+        if not train_if_missing(store, one, name, identity(one, base, seed=seed, under=weights_of(store, SOURCE))):
+            reused.append(name)
     if reused:
         log.info("used again from %s: %s (remove the folder to train anew)", store.root, ", ".join(reused))
-    for language, path in (job := evaluate_job(settings)).targets.items():
+    evaluation = evaluate_job(settings)
+    for language, path in evaluation.targets.items():
         world.write_ner(language, path, split="test", sentences=settings.test_sentences, seed=4)
-    result = evaluate(job)
-    return QuickstartResult(result.matrix, out, reused)
+    return QuickstartResult(evaluate(evaluation).matrix, out, reused)
 
 
 def out_folder(settings: Quickstart) -> Path:
-    """Where everything of the quick start lies; another module type has a folder of its own."""
+    """The folder of the quick start; a module type other than the default has a folder of its own."""
     return Path(settings.out) / settings.module_type if settings.module_type != "bottleneck" else Path(settings.out)
 
 

@@ -1,4 +1,4 @@
-"""Job 1: raw text of one language -> a language module, by masked language modelling over the frozen base."""
+"""Job 1: train a language module on raw text of one language, by masked language modelling over the frozen base."""
 
 import logging
 from dataclasses import asdict, dataclass
@@ -8,21 +8,17 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
+from madx.base import Base
 from madx.composition import check_name
 from madx.data.text.blocks import Blocks, pack_corpus
 from madx.data.text.corpora import corpus_files, find_files
 from madx.engine import Engine
-from madx.jobs.common import (
-    JobSettings,
-    check_components,
-    check_language,
-    is_main,
-    open_training_base,
-    run_folder,
-    versions,
-)
+from madx.jobs.common import is_main, open_training_base, run_folder, versions
+from madx.jobs.keywords import takes_keywords
+from madx.jobs.settings import COMPONENTS, Corpus, JobSettings
 from madx.module import Module, new_module
-from madx.store import Store, check_target
+from madx.module.components import components_of
+from madx.store import Store, check_language, check_target
 from madx.tasks.masked_lm import MaskedLM
 from madx.training import TrainResult, TrainSettings, fit
 
@@ -36,16 +32,17 @@ RECIPE = ((10_000_000, 50_000), (100_000_000, 100_000), (float("inf"), 250_000))
 class TrainLanguage(JobSettings):
     """Settings of `madx train-language`. The defaults are the MAD-X recipe (Pfeiffer et al. 2020)."""
 
+    RENAMED = {"parts": "components"}
+    SHORT = {"components": "preset"}
+    TEXTS = ("corpus",)
+
     language: str = Field(description="Language of the corpus: ISO 639-3 or BCP-47, e.g. swa.")
-    corpus: str | list[str] = Field(
-        description="Raw text: .txt or .jsonl files, either with .gz after it, a folder of them, or datasets:NAME[:CONFIG][:SPLIT]."
+    corpus: Corpus = Field(
+        description="Raw text: .txt or .jsonl files, either with .gz after it, a folder of them, or "
+        "datasets:NAME[:CONFIG][:SPLIT]. In Python also texts: a list, an iterator, a datasets.Dataset."
     )
     name: str | None = Field(default=None, description="Name of the module; null: the language.")
-    RENAMED = {"parts": "components"}
-
-    components: str | dict[str, dict[str, Any]] = Field(
-        default="madx", description="A preset, or settings by module type."
-    )
+    components: str | dict[str, Any] = Field(default="madx", description=COMPONENTS)
     text_key: str = Field(default="text", description="Key of the text in JSON lines and data sets.")
     limit: int | None = Field(default=None, ge=1, description="Lines or documents read at most.")
     cache: str | None = Field(
@@ -69,7 +66,12 @@ class TrainLanguage(JobSettings):
 
 @dataclass
 class LanguageResult:
-    """The stored module and what training did: scores on held-out text of the bare base and of the module."""
+    """A stored language module and its scores.
+
+    before, after: scores on held-out text of the bare base and of the base with the module; training: the run of the
+    loop;
+    warnings: what a user should know about the corpus.
+    """
 
     module: Module
     folder: Path
@@ -80,20 +82,62 @@ class LanguageResult:
 
 
 def recipe_steps(tokens: int) -> int:
-    """Optimiser steps of the recipe for a corpus of so many tokens."""
+    """Optimiser steps of the MAD-X recipe for a corpus of so many tokens."""
     return next(steps for bound, steps in RECIPE if tokens <= bound)
 
 
+@takes_keywords(TrainLanguage)
 def train_language(settings: TrainLanguage) -> LanguageResult:
-    """Train and store a language module. Raises MadxError for anything wrong with settings, corpus, base or store."""
+    """Train a language module and store it.
+
+    The settings come as `TrainLanguage` or as keywords of the same names; `corpus` may be texts in memory:
+
+    >>> madx.train_language(base="xlm-roberta-base", language="swa", corpus="swa.txt", steps=500)     # doctest: +SKIP
+    >>> madx.train_language(base="xlm-roberta-base", language="swa", corpus=texts)                    # doctest: +SKIP
+
+    Raises MadxError for anything wrong with settings, corpus, base or store, before training starts where it can be
+    known.
+    """
     name = check_name(settings.name or settings.language)
     check_language(settings.language)
-    components = check_components(settings.components)
-    store, folder = Store(settings.store), run_folder(settings.run, f"train-language-{name}")
+    components = components_of(settings.components)
+    store = Store(settings.store)
     check_target(store.root / name, overwrite=settings.overwrite)
-    find_files(settings.corpus)  # a missing corpus is told before a large base is loaded
+    find_files(settings.corpus)  # a missing corpus is reported before a large base is loaded
     base, train = open_training_base(settings, settings.train, components)
     base.require_mlm_head()
+    blocks = _packed(settings, base)
+    torch.manual_seed(settings.seed)
+    module = new_module(
+        name, base, language=settings.language, components=settings.components, licence=settings.licence
+    )
+    engine = Engine(base)
+    try:
+        engine.attach(module)
+        task = _task(settings, base, blocks)
+        before = task.evaluate(engine)
+        engine.activate(name)
+        result, steps = _fitted(settings, engine, module, task, train=train, blocks=blocks)
+        after = task.evaluate(engine)
+    finally:
+        engine.close()
+    module.info.training = _record(settings, blocks, result, steps=steps, before=before, after=after)
+    module.info.training["precision"] = train.precision
+    saved = store.save(module, overwrite=settings.overwrite) if is_main() else store.root / name
+    return LanguageResult(module, saved, before, after, result, blocks.warnings())
+
+
+def describe(blocks: Blocks) -> str:
+    """Describe a packed corpus in one line."""
+    stats = blocks.stats
+    return (
+        f"{stats.lines:,} lines, {stats.tokens:,} tokens ({stats.pieces_per_word:.2f} a word, {stats.unknown_rate:.2%} "
+        f"unknown) in {len(blocks):,} blocks of {blocks.block_size}, {len(blocks.held_out):,} held out"
+    )
+
+
+def _packed(settings: TrainLanguage, base: Base) -> Blocks:
+    """Tokenise and pack the corpus, or take it from the cache; its warnings are logged."""
     blocks = pack_corpus(
         settings.corpus,
         base.tokenizer,
@@ -102,51 +146,56 @@ def train_language(settings: TrainLanguage) -> LanguageResult:
         limit=settings.limit,
         cache=settings.cache,
     )
-    warnings = blocks.warnings()
-    for text in warnings:
+    for text in blocks.warnings():
         log.warning("corpus of %s: %s", settings.language, text)
-    torch.manual_seed(settings.seed)
-    module = new_module(
-        name, base, language=settings.language, components=settings.components, licence=settings.licence
+    return blocks
+
+
+def _task(settings: TrainLanguage, base: Base, blocks: Blocks) -> MaskedLM:
+    return MaskedLM(
+        blocks,
+        base.tokenizer,
+        batch_size=settings.batch_size,
+        micro_batch=settings.micro_batch,
+        seed=settings.seed,
+        probability=settings.mask_probability,
+        held_out_limit=settings.held_out_blocks,
     )
-    engine = Engine(base)
-    try:
-        engine.attach(module)
-        task = MaskedLM(
-            blocks,
-            base.tokenizer,
-            batch_size=settings.batch_size,
-            micro_batch=settings.micro_batch,
-            seed=settings.seed,
-            probability=settings.mask_probability,
-            held_out_limit=settings.held_out_blocks,
-        )
-        before = task.evaluate(engine)
-        engine.activate(name)
-        steps = recipe_steps(blocks.stats.tokens) if settings.steps == "auto" else settings.steps
-        log.info(
-            "%s: %s; training %s parameters for %s steps",
-            name,
-            describe(blocks),
-            f"{module.parameter_count():,}",
-            f"{steps:,}",
-        )
-        result = fit(
-            engine,
-            name,
-            task,
-            train,
-            steps=steps,
-            seed=settings.seed,
-            folder=folder,
-            resume=settings.resume,
-            run=_identity(settings, base, blocks),
-            title=name,
-        )
-        after = task.evaluate(engine)
-    finally:
-        engine.close()
-    module.info.training = {
+
+
+def _fitted(
+    settings: TrainLanguage, engine: Engine, module: Module, task: MaskedLM, *, train: TrainSettings, blocks: Blocks
+) -> tuple[TrainResult, int]:
+    """Train the module, which is active; gives the run and its number of steps."""
+    steps = recipe_steps(blocks.stats.tokens) if settings.steps == "auto" else settings.steps
+    parameters = f"{module.parameter_count():,}"
+    log.info("%s: %s; training %s parameters for %s steps", module.name, describe(blocks), parameters, f"{steps:,}")
+    result = fit(
+        engine,
+        module.name,
+        task,
+        train,
+        steps=steps,
+        seed=settings.seed,
+        folder=run_folder(settings.run, f"train-language-{module.name}"),
+        resume=settings.resume,
+        run=_identity(settings, engine.base, blocks),
+        title=module.name,
+    )
+    return result, steps
+
+
+def _record(
+    settings: TrainLanguage,
+    blocks: Blocks,
+    result: TrainResult,
+    *,
+    steps: int,
+    before: dict[str, float],
+    after: dict[str, float],
+) -> dict[str, Any]:
+    """The record of the training in the stored module."""
+    return {
         "job": "train-language",
         "settings": settings.model_dump(exclude={"store", "run", "cache", "device", "resume", "overwrite"}),
         "data": [f._asdict() for f in corpus_files(settings.corpus)],
@@ -155,26 +204,14 @@ def train_language(settings: TrainLanguage) -> LanguageResult:
         "seed": settings.seed,
         "seconds": round(result.seconds, 1),
         "best_step": result.best_step,
-        "precision": train.precision,
         "versions": versions(),
         "scores": {"held_out_before": before, "held_out_after": after},
         "history": result.history,
     }
-    saved = store.save(module, overwrite=settings.overwrite) if is_main() else Path(settings.store) / name
-    return LanguageResult(module, saved, before, after, result, warnings)
 
 
-def describe(blocks: Blocks) -> str:
-    """One line on a packed corpus."""
-    stats = blocks.stats
-    return (
-        f"{stats.lines:,} lines, {stats.tokens:,} tokens ({stats.pieces_per_word:.2f} a word, {stats.unknown_rate:.2%} "
-        f"unknown) in {len(blocks):,} blocks of {blocks.block_size}, {len(blocks.held_out):,} held out"
-    )
-
-
-def _identity(settings: TrainLanguage, base, blocks: Blocks) -> dict:
-    """What makes two runs the same run, beside the loop's own settings."""
+def _identity(settings: TrainLanguage, base: Base, blocks: Blocks) -> dict[str, Any]:
+    """The settings by which a checkpoint is known to be of this run, beside the loop's own."""
     keep = ("language", "components", "block_size", "batch_size", "mask_probability", "held_out_blocks")
     chosen = {key: getattr(settings, key) for key in keep}
     return chosen | {"base": base.fingerprint, "blocks": blocks.folder.name}

@@ -1,14 +1,7 @@
 """A module: one named, trained, stored unit."""
 
-from madx.module.module import (
-    ROLES,
-    Module,
-    ModuleInfo,
-    new_module,
-    require_base,
-    require_parameters,
-    require_task_head,
-)
+from madx.module.fits import require_base, require_parameters, require_task_head
+from madx.module.module import ROLES, Module, ModuleInfo, new_module
 
 __all__ = [
     "Module",

@@ -1,13 +1,16 @@
-"""A module: one named, trained, stored unit of role `language` or `task`, made of components and, for a task, its head."""
+"""A module: one named, trained, stored unit of role `language` or `task`, made of components and a task's head."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
+from madx.base import Base
 from madx.composition import check_name
-from madx.contract.module_type import ComponentConfig, ModuleType, Site
-from madx.errors import BaseError, CompositionError, ConfigError
-from madx.module.presets import make_components, preset
+from madx.contract.module_type import ComponentConfig, ModuleType, class_of
+from madx.contract.sites import Site
+from madx.errors import BaseError, ConfigError
+from madx.module.components import components_of
 from madx.module_types import MODULE_TYPES
 
 ROLES = ("language", "task")
@@ -15,27 +18,34 @@ ROLES = ("language", "task")
 
 @dataclass
 class ModuleInfo:
-    """What a module says of itself beside its weights; it is stored as `module.json`.
+    """The record of a module beside its weights; it is stored as `module.json`.
 
-    base: `Base.identity()` of the base it was made for; tokenizer: fingerprint of that base's tokenizer; labels and
-    task: of a task module; training: data files with sha256, steps, seed, settings, versions, scores; licence: SPDX.
+    name: its name in compositions; role: `language` or `task`; language: ISO 639-3 or BCP 47; components: settings by
+    module type, in the order in which they act; base: `Base.identity()` of the base it was made for; tokenizer:
+    fingerprint of that base's tokenizer; task, labels: of a task module; training: data files with sha256, steps, seed,
+    settings, versions, scores (`madx.store.training_record`); licence: SPDX.
     """
 
     name: str
     role: str
     language: str | None
     components: dict[str, ComponentConfig]
-    base: dict | None = None
+    base: dict[str, Any] | None = None
     tokenizer: str | None = None
     task: str | None = None
     labels: tuple[str, ...] = ()
-    training: dict = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
     licence: str | None = None
 
     def base_to_load(self, given: str | None = None, revision: str | None = None) -> dict[str, str | None]:
-        """name, revision: what `load_base` takes; those given, else those that the module records."""
+        """The arguments of `load_base`, name and revision: those given, else those that the module records.
+
+        Raises BaseError when no name is given and the module records no base.
+        """
         if given:
             return {"name": given, "revision": revision}
+        if self.base is None:
+            raise BaseError(f"The module {self.name!r} records no base. Name one, e.g. xlm-roberta-base.")
         return {"name": self.base["name"], "revision": revision or self.base["revision"]}
 
 
@@ -57,32 +67,51 @@ class Module(nn.Module):
                 f"The module {info.name!r} has no components; choose a preset or name at least one module type."
             )
         self.info = info
-        self.units: dict[str, dict[str, ModuleType]] = {}  # site -> component -> its instance
+        self.units: dict[str, dict[str, ModuleType]] = {}  # site -> component -> its unit
+        found = {component: self._sites(component, config, sites) for component, config in info.components.items()}
+        shared = {c: MODULE_TYPES.get(c).shared(info.components[c], acting) for c, acting in found.items()}
+        for component, common in shared.items():
+            if common is not None:
+                self._place(f"shared.{component}", common)
         for site in sites.values():
             for component, config in info.components.items():
-                kind = MODULE_TYPES.get(component)
-                if kind.acts_at(config, site):
-                    self._add(site.name, component, kind(config, site))
-        for component in info.components:
-            if not any(component in units for units in self.units.values()):
-                raise ConfigError(
-                    f"The component {component!r} of module {info.name!r} acts at no site of this base: {info.components[component]!r}. "
-                    "Change `leave_out` or `places`, or drop the component."
-                )
-        width = list(sites.values())[-1].width
-        self.head = nn.Linear(width, len(info.labels)) if info.labels else None
+                if site in found[component]:
+                    unit = MODULE_TYPES.get(component)(config, site)
+                    unit.take_common(shared[component])
+                    self._place(f"{site.name}.{component}", unit)
+                    self.units.setdefault(site.name, {})[component] = unit
+        self.head = nn.Linear(sites["encoder"].width, len(info.labels)) if info.labels else None
 
-    def _add(self, site: str, component: str, unit: ModuleType) -> None:
-        """Register the instance so that its tensors are named site.component.tensor."""
+    def _sites(self, component: str, config: ComponentConfig, sites: dict[str, Site]) -> list[Site]:
+        """The sites where a component acts; raises ConfigError where it acts at none, or at one of another class."""
+        kind = MODULE_TYPES.get(component)
+        found = [site for site in sites.values() if kind.acts_at(config, site)]
+        if not found:
+            raise ConfigError(
+                f"The component {component!r} of module {self.info.name!r} acts at no site of this base: {config!r}. "
+                "Change its settings (`leave_out`, `places`, `maps`), or drop the component."
+            )
+        for site in found:
+            if site.kind not in kind.kinds:
+                raise ConfigError(
+                    f"The module type {component!r} is a {class_of(kind).__name__}, which acts at sites of the kind "
+                    f"{', '.join(sorted(kind.kinds))}, but its acts_at() names {site.name} ({site.kind}): it would not "
+                    "act there."
+                )
+        return found
+
+    def _place(self, path: str, module: nn.Module) -> None:
+        """Register a module so that its tensors are named path.tensor."""
         parent: nn.Module = self
-        for step in (*site.split("."), component)[:-1]:
+        *steps, last = path.split(".")
+        for step in steps:
             child = parent._modules.get(step)
             if child is None:
                 child = nn.Module()
-                parent._modules[step] = child  # not add_module: the site `weights` is named as a method is
+                # add_module would refuse a site that is named as one of this module's own attributes
+                parent._modules[step] = child
             parent = child
-        parent.add_module(component, unit)
-        self.units.setdefault(site, {})[component] = unit
+        parent.add_module(last, module)
 
     @property
     def name(self) -> str:
@@ -112,21 +141,25 @@ class Module(nn.Module):
 
 def new_module(
     name: str,
-    base,
+    base: Base,
     *,
     role: str = "language",
     language: str | None = None,
-    components: str | dict = "madx",
+    components: str | dict[str, dict[str, Any]] = "madx",
     task: str | None = None,
     labels: tuple[str, ...] = (),
     licence: str | None = None,
 ) -> Module:
-    """A fresh module for a base; `components` is a preset's name or settings by module type.
+    """Make a fresh module for a base, on the base's device.
+
+    components: a preset's name, or settings by module type (`madx.module.components`); labels: of a task module, one
+    output of its head each. Raises ConfigError for unknown presets, module types and settings, and for components that
+    act nowhere on this base.
 
     >>> new_module("swa", base, language="swa")                      # doctest: +SKIP
     >>> new_module("ner", base, role="task", components="pfeiffer", task="ner", labels=("O", "B-PER"))  # doctest: +SKIP
     """
-    made = preset(components) if isinstance(components, str) else make_components(components)
+    made = components_of(components)
     info = ModuleInfo(
         name=name,
         role=role,
@@ -139,55 +172,3 @@ def new_module(
         licence=licence,
     )
     return Module(info, base.sites).to(base.device)
-
-
-def require_base(info: ModuleInfo, base, *, allow_base_mismatch: bool = False) -> None:
-    """Compare the base that a module records with the one at hand; raises BaseError naming each difference.
-
-    `allow_base_mismatch` admits another base of the same shape (aligned sister bases); the shape must agree always.
-    """
-    recorded = info.base
-    if recorded is None:
-        return
-    here, faults, shape = base.identity(), [], []
-    for key, value in recorded["architecture"].items():
-        if here["architecture"].get(key) != value:
-            shape.append(f"{key}: module {value}, base {here['architecture'].get(key)}")
-    if recorded["fingerprint"] != here["fingerprint"]:
-        faults.append(f"weights: module {recorded['fingerprint'][:12]}, base {here['fingerprint'][:12]}")
-    tokenizers = (info.tokenizer, base.tokenizer_fingerprint)
-    if None not in tokenizers and tokenizers[0] != tokenizers[1]:
-        faults.append(f"tokenizer: module {tokenizers[0][:12]}, base {tokenizers[1][:12]}")
-    if shape or faults and not allow_base_mismatch:
-        hint = (
-            "It can act only on a base of the same shape."
-            if shape
-            else "Load that base, or pass allow_base_mismatch=True if this one is meant to be its sister."
-        )
-        raise BaseError(
-            f"The module {info.name!r} was made for the base {recorded['name']!r}, not for {base.name!r}:\n  "
-            + "\n  ".join(shape + faults)
-            + f"\n{hint}"
-        )
-
-
-def require_parameters(module: Module, base) -> None:
-    """Raises BaseError when a module's differences were made for parameters of other names or shapes than the base's."""
-    here = base.sites["weights"].parameters
-    for unit in module.units.get("weights", {}).values():
-        if unit.site.parameters != here:
-            other = sorted({(p.name, p.shape) for p in unit.site.parameters} ^ {(p.name, p.shape) for p in here})
-            raise BaseError(
-                f"The module {module.name!r} holds differences of other parameters than those of {base.name!r}; the first "
-                f"that differs: {other[0][0]} {other[0][1]}. It can act only on a base of the same shape."
-            )
-
-
-def require_task_head(module: Module) -> nn.Linear:
-    """The module's head; raises CompositionError for a module without one."""
-    if module.head is None:
-        raise CompositionError(
-            f"The module {module.name!r} (role {module.info.role}) has no head, so it predicts no labels. "
-            "End the composition with a task module, e.g. 'swa + ner'."
-        )
-    return module.head

@@ -1,4 +1,7 @@
-"""Module types, one file each. Adding a file to this folder adds a module type: YAML, store and tests find it by itself."""
+"""Module types, one file each. A new file in this folder adds a module type: YAML, presets, store and tests find it.
+
+See docs/module_types.md, "Add your own in one file".
+"""
 
 from madx.contract.module_type import MODULE_TYPES
 from madx.registry import discover

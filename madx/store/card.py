@@ -1,5 +1,6 @@
 """The model card of a stored module: README.md, made from `module.json`, with front matter for the Hugging Face hub."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from madx.store.manifest import Manifest
@@ -10,20 +11,23 @@ MADE = "This card was made by madx from `module.json`"
 
 
 def model_card(manifest: Manifest, *, place: str | None = None, notes: str = "") -> str:
-    """README.md of a module, as markdown; place: `hf://owner/name` of one that is read on the hub; notes: a user's own."""
+    """The text of a module's README.md, as markdown.
+
+    place: `hf://owner/name` of a module that is read on the hub; notes: a user's own text, which comes last.
+    """
     end = f"{MADE}, which holds the same and is what madx reads. When it is made anew, only what stands below is kept."
-    parts = [front_matter(manifest), _introduction(manifest), _usage(manifest, place), _tables(manifest), end]
-    return "\n\n".join(parts) + "\n" + (f"\n{notes.strip()}\n" if notes.strip() else "")
+    sections = [front_matter(manifest), _introduction(manifest), _usage(manifest, place), _tables(manifest), end]
+    return "\n\n".join(sections) + "\n" + (f"\n{notes.strip()}\n" if notes.strip() else "")
 
 
 def notes_of(card: str) -> str | None:
-    """What a user wrote below madx's last line; None for a card that madx did not make."""
+    """The text that a user wrote below madx's last line; None for a card that madx did not make."""
     _, made, after = card.rpartition(f"\n{MADE}")
     return after.partition("\n")[2].strip() if made else None
 
 
 def _base_name(manifest: Manifest) -> str:
-    """Its id, or the last name of its folder: a card tells nobody's home folder."""
+    """The id of the base, or the last name of its folder: a card tells nobody's home folder."""
     if manifest.base is None:
         return "any base of its shape"
     return hub_base(manifest) or file_name(manifest.base.name)
@@ -65,15 +69,15 @@ def _usage(manifest: Manifest, place: str | None) -> str:
 
 def _tables(manifest: Manifest) -> str:
     training, base = manifest.training, manifest.base
-    parts = [(p.type, key, value) for p in manifest.components for key, value in _flat(p.settings) or [("", "")]]
-    identity = {"name": _base_name(manifest)}
+    components = [(c.type, key, value) for c in manifest.components for key, value in _flat(c.settings) or [("", "")]]
+    identity: dict[str, Any] = {"name": _base_name(manifest)}
     if base is not None:
         identity |= {"revision": base.revision, **base.architecture, "fingerprint": base.fingerprint}
-    files = [(file_name(str(d.get("path"))), d.get("sha256"), d.get("bytes")) for d in data_files(manifest)]
+    files = [(file_name(d["path"]), d.get("sha256"), d.get("bytes")) for d in data_files(manifest)]
     settings = {k: v for k, v in training.items() if k not in ("data", "datasets", "scores")}
     return "\n\n".join(
         [
-            "## Components\n\n" + _table(("component", "setting", "value"), parts),
+            "## Components\n\n" + _table(("component", "setting", "value"), components),
             "## Base\n\n" + _table(("", "value"), _flat(identity | {"tokenizer": manifest.tokenizer})),
             "## Training data\n\n" + _table(("file", "sha256", "bytes"), files),
             "## Training\n\n" + _table(("setting", "value"), _flat(settings)),
@@ -95,7 +99,7 @@ def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
     return [(prefix, value)]
 
 
-def _table(head: tuple[str, ...], rows: list[tuple]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> str:
     if not rows:
         return "Not recorded."
     lines = [head, ("---",) * len(head), *rows]
@@ -103,5 +107,5 @@ def _table(head: tuple[str, ...], rows: list[tuple]) -> str:
 
 
 def _text(value: Any) -> str:
-    """On one line and without table or HTML marks of its own."""
+    """The value as text on one line, without table or HTML marks of its own."""
     return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")

@@ -31,16 +31,17 @@ REASONS = {
 
 @contextmanager
 def explained(doing: str) -> Iterator[None]:
-    """OSErrors inside become a StoreError: `Cannot <doing>: the disk is full; ...`."""
+    """Turn OSErrors of a block into a StoreError: `Cannot <doing>: the disk is full; ...`."""
     try:
         yield
     except OSError as error:
-        raise StoreError(f"Cannot {doing}: {REASONS.get(error.errno, error.strerror or error)}.") from error
+        reason = REASONS.get(error.errno or 0) or error.strerror or str(error)
+        raise StoreError(f"Cannot {doing}: {reason}.") from error
 
 
 @contextmanager
 def locked(parent: Path, *, shared: bool = False) -> Iterator[bool]:
-    """Hold the lock of a folder; gives False where the system has none (Windows, some network disks)."""
+    """Hold the lock of a folder during a block; gives False where the system has none (Windows, some network disks)."""
     descriptor = None
     try:
         try:
@@ -59,7 +60,7 @@ def locked(parent: Path, *, shared: bool = False) -> Iterator[bool]:
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """No writer changes the folder meanwhile; one that a killed writer left renamed away is put back first."""
+    """Keep writers away from a folder during a block; a folder that a killed writer left renamed is put back first."""
     if not os.path.lexists(folder) and remains(folder):
         with locked(folder.parent) as held:
             if held:
@@ -69,7 +70,7 @@ def reading(folder: Path) -> Iterator[None]:
 
 
 def write_folder(folder: Path, files: dict[str, bytes], *, check: Callable[[], None]) -> None:
-    """Make `folder` hold exactly these files, or change nothing and raise. `check` may still refuse, under the lock."""
+    """Make `folder` hold exactly these files, or change nothing and raise; `check` may refuse under the lock."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder.parent) as held:
         if held:
@@ -112,13 +113,13 @@ def delete(path: Path) -> None:
 
 
 def remains(folder: Path) -> list[Path]:
-    """What writers left beside a folder: those of a killed process, or of one at work just now."""
+    """The folders that writers of a folder left beside it: killed writers, or one that is at work just now."""
     pattern = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}\.(new|old|gone)")
     return [e for e in folder.parent.iterdir() if pattern.fullmatch(e.name)] if folder.parent.is_dir() else []
 
 
 def renamed_away(parent: Path) -> list[str]:
-    """Names whose folder a killed writer renamed away and did not replace."""
+    """The names of folders that a killed writer renamed away and did not replace."""
     found = (re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.old", entry.name) for entry in parent.iterdir())
     return [m[1] for m in found if m and not os.path.lexists(parent / m[1])]
 
@@ -147,7 +148,7 @@ def _fill(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def _flush(folder: Path) -> None:
-    """Make the names in a folder durable; Windows cannot, and needs not."""
+    """Make the names in a folder durable; Windows has no way to do this and needs none."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

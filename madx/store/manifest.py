@@ -1,23 +1,22 @@
-"""`module.json`: what a stored module says of itself; its schema, written and read with all faults at once."""
+"""The record of a stored module: the fields of `module.json` with their types (text: `madx.store.module_json`)."""
 
-import json
-import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from madx.composition import check_name
 from madx.config import Settings
-from madx.errors import ConfigError, MadxError, StoreError, did_you_mean
+from madx.errors import ConfigError, MadxError, did_you_mean
 from madx.module import ModuleInfo
 from madx.module.presets import make_components
 from madx.module_types import MODULE_TYPES
+from madx.store.training_record import Sha256, TrainingRecord
 
-#: of the whole folder; a reader refuses a newer one
-FORMAT = 1
+#: version of the layout of the whole folder; a reader refuses a newer one
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,26 @@ def check_language(code: str | None, *, role: str = "language") -> str | None:
     )
 
 
-Sha256 = Field(pattern="^[0-9a-f]{64}$")
+T = TypeVar("T")
+
+
+def _as_value_error(check: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Run a check of ours for pydantic, which gathers ValueErrors alone."""
+    try:
+        return check(*args, **kwargs)
+    except MadxError as error:
+        raise ValueError(str(error)) from None
+
+
+def _name(value: str) -> str:
+    return _as_value_error(check_name, value)
+
+
+def _labels(value: tuple[str, ...]) -> tuple[str, ...]:
+    twice = sorted({label for label in value if value.count(label) > 1})
+    if twice or "" in value:
+        raise ValueError(f"every label must be there once and not be empty; twice: {', '.join(twice) or 'none'}")
+    return value
 
 
 class ComponentRecord(Settings):
@@ -66,78 +84,68 @@ class ComponentRecord(Settings):
     settings: dict[str, Any]
 
 
+def _components(value: tuple[ComponentRecord, ...]) -> tuple[ComponentRecord, ...]:
+    known, names = MODULE_TYPES.names(), [component.type for component in value]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"this madx has no module type {name!r}; {did_you_mean(name, known)}")
+        if names.count(name) > 1:
+            raise ValueError(f"the component {name!r} is there twice")
+    _as_value_error(make_components, {component.type: component.settings for component in value})
+    return value
+
+
 class BaseRecord(Settings):
-    """`Base.identity()`."""
+    """The base that a module was made for, as `Base.identity()` gives it."""
 
     name: str
     revision: str | None
     architecture: dict[str, str | int]
-    fingerprint: str = Sha256
+    fingerprint: Sha256
 
 
 class WeightsRecord(Settings):
     """The weights file: its sha256 and size, the type of its floating-point numbers, how many numbers it holds."""
 
-    sha256: str = Sha256
+    sha256: Sha256
     bytes: int = Field(ge=0)
     dtype: Literal["float32", "float16", "bfloat16"]
     parameters: int = Field(ge=0)
 
 
 class Manifest(Settings):
-    """All of `module.json`. Components are a list, since they act in that order; every key must be there."""
+    """All fields of `module.json` but its checksum, which stands for the others. Every key must be there.
+
+    format: version of the folder as it was read; components: a list, since they act in that order; tokenizer: its
+    fingerprint; licence: SPDX.
+    """
 
     format: int
-    name: str
+    name: Annotated[str, AfterValidator(_name)]
     role: Literal["language", "task"]
     language: str | None
-    components: tuple[ComponentRecord, ...] = Field(strict=False)
+    components: Annotated[tuple[ComponentRecord, ...], Field(strict=False), AfterValidator(_components)]
     base: BaseRecord | None
-    tokenizer: str | None = Sha256
+    tokenizer: Sha256 | None
     task: str | None
-    labels: tuple[str, ...] = Field(strict=False)
-    training: dict[str, Any]
+    labels: Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_labels)]
+    training: TrainingRecord
     licence: str | None
     weights: WeightsRecord
 
-    @field_validator("name")
-    @classmethod
-    def _name(cls, value: str) -> str:
-        return _as_value_error(check_name, value)
-
-    @field_validator("labels")
-    @classmethod
-    def _labels(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        twice = sorted({label for label in value if value.count(label) > 1})
-        if twice or "" in value:
-            raise ValueError(f"every label must be there once and not be empty; twice: {', '.join(twice) or 'none'}")
-        return value
-
     @model_validator(mode="after")
-    def _something(self):
+    def _is_something(self) -> "Manifest":
         if not self.components and not self.labels:
             raise ValueError("a module has at least one component, or labels and so a head")
         return self
 
     @model_validator(mode="after")
-    def _language(self):
+    def _has_its_language(self) -> "Manifest":
         _as_value_error(check_language, self.language, role=self.role)
         return self
 
-    @field_validator("components")
-    @classmethod
-    def _parts(cls, value: tuple[ComponentRecord, ...]) -> tuple[ComponentRecord, ...]:
-        known, names = MODULE_TYPES.names(), [component.type for component in value]
-        for name in names:
-            if name not in known:
-                raise ValueError(f"this madx has no module type {name!r}; {did_you_mean(name, known)}")
-            if names.count(name) > 1:
-                raise ValueError(f"the component {name!r} is there twice")
-        _as_value_error(make_components, {component.type: component.settings for component in value})
-        return value
-
     def info(self) -> ModuleInfo:
-        """The same as `Module` knows it."""
+        """The record as `Module` holds it."""
         return ModuleInfo(
             name=self.name,
             role=self.role,
@@ -147,122 +155,6 @@ class Manifest(Settings):
             components=make_components({component.type: component.settings for component in self.components}),
             base=self.base.model_dump() if self.base else None,
             tokenizer=self.tokenizer,
-            training=self.training,
+            training=dict(self.training),
             licence=self.licence,
         )
-
-
-def _as_value_error(check, *args, **kwargs):
-    """pydantic gathers ValueErrors; ours become such."""
-    try:
-        return check(*args, **kwargs)
-    except MadxError as error:
-        raise ValueError(str(error)) from None
-
-
-def manifest_of(info: ModuleInfo, weights: WeightsRecord) -> Manifest:
-    """What is to be stored of a module; raises StoreError naming every fault, so that nothing unreadable is written."""
-    faults: list[str] = []
-    content = {
-        "format": FORMAT,
-        "name": info.name,
-        "role": info.role,
-        "language": info.language,
-        "components": [
-            {"type": n, "settings": config.model_dump(mode="json")} for n, config in info.components.items()
-        ],
-        "base": info.base,
-        "tokenizer": info.tokenizer,
-        "task": info.task,
-        "labels": list(info.labels),
-        "training": _plain(info.training, "training", faults),
-        "licence": info.licence,
-        "weights": weights.model_dump(),
-    }
-    source = f"The module {info.name!r} cannot be stored"
-    if faults:
-        raise StoreError(f"{source}:\n  " + "\n  ".join(faults))
-    return _validated(content, source)
-
-
-def to_text(manifest: Manifest) -> str:
-    """`module.json`: sorted keys, two spaces, so that two versions compare line by line."""
-    content = manifest.model_dump(mode="json")
-    return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def from_text(data: bytes, source: str) -> Manifest:
-    """Read `module.json`; raises StoreError naming the source and every fault."""
-    try:
-        content = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_no_key_twice, parse_constant=_refuse, parse_float=_finite
-        )
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"{source} is damaged: it cannot be read as JSON ({error}). Fetch the module again.") from None
-    version = content.get("format") if isinstance(content, dict) else None
-    if type(version) is not int or version < 1:
-        raise StoreError(f"{source} is no module of madx: it has no format number ('format': {FORMAT}).")
-    if version > FORMAT:
-        raise StoreError(
-            f"{source} was written by a newer madx: it has format {version}, this madx reads up to {FORMAT}. "
-            "Update madx."
-        )
-    return _validated(content, f"{source} is damaged or was altered")
-
-
-def _validated(content: dict, source: str) -> Manifest:
-    try:
-        return Manifest.model_validate(content)
-    except ValidationError as error:
-        faults = [_fault(f) for f in error.errors(include_url=False)]
-        raise StoreError(f"{source}:\n  " + "\n  ".join(faults)) from None
-
-
-def _fault(fault: dict) -> str:
-    key = ".".join(map(str, fault["loc"])) or "as a whole"
-    if fault["type"] == "extra_forbidden":
-        hint = f"; {did_you_mean(key, Manifest.model_fields)}" if len(fault["loc"]) == 1 else ""
-        return f"{key}: unknown key{hint}"
-    if fault["type"] == "missing":
-        return f"{key}: missing"
-    if fault["type"] == "value_error":
-        return f"{key}: {fault['ctx']['error']}"
-    return f"{key}: {fault['msg']}, got {fault['input']!r:.80}"
-
-
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} is there twice")
-    return found
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else _refuse(text)
-
-
-def _plain(value: Any, key: str, faults: list[str]) -> Any:
-    """The value in JSON's own types. Infinite and undefined numbers (a perplexity can be one) become the texts 'inf',
-    '-inf', 'nan': a finished training must not fail to be stored for the sake of one score."""
-    if isinstance(value, dict):
-        for name in value:
-            if not isinstance(name, str):
-                faults.append(f"{key}: the key {name!r} is no text")
-        return {str(k): _plain(v, f"{key}.{k}", faults) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v, f"{key}.{i}", faults) for i, v in enumerate(value)]
-    if isinstance(value, Integral) and not isinstance(value, bool):  # numpy's too
-        return int(value)
-    if isinstance(value, Real) and not isinstance(value, bool):
-        return float(value) if math.isfinite(value) else str(float(value))
-    if value is not None and not isinstance(value, (str, bool)):
-        faults.append(f"{key}: {type(value).__name__} is neither text, number, list nor dict: {value!r:.80}")
-    if isinstance(value, str) and not value.isprintable() and re.search("[\ud800-\udfff]", value):
-        faults.append(f"{key}: the text {value!r:.80} cannot be written as UTF-8")
-    return value

@@ -1,15 +1,17 @@
-"""The front matter of a model card: what the Hugging Face hub's filters and leaderboards read, from `module.json`.
+"""The front matter of a model card, made from `module.json` for the filters and leaderboards of the Hugging Face hub.
 
 Its keys are the hub's: language, license, base_model and base_model_relation, library_name, tags, pipeline_tag,
 datasets, and the scores as `model-index` (task, data set and metrics).
 """
 
+from collections.abc import Sequence
 from pathlib import PurePath, PureWindowsPath
 from typing import Any
 
 from madx.store.manifest import Manifest
+from madx.store.training_record import DataFile
 
-#: the hub files models under the two-letter code where ISO 639 has one: three letters of 639-3, then two of 639-1
+#: three letters of ISO 639-3, then the two of 639-1 under which the hub files models where there are two
 TWO_LETTERS = """
 aaraa abkab afraf akaak amham araar argan asmas avaav aveae aymay azeaz bakba bambm belbe benbn bisbi bodbo bosbs
 brebr bulbg catca cescs chach chece chucu chvcv corkw cosco crecr cymcy danda deude divdv dzodz ellel engen epoeo
@@ -48,7 +50,7 @@ def front_matter(manifest: Manifest) -> str:
     """The front matter as YAML between its two lines of dashes."""
     import yaml
 
-    tags = ["madx", f"{manifest.role}-module", "cross-lingual", *(part.type for part in manifest.components)]
+    tags = ["madx", f"{manifest.role}-module", "cross-lingual", *(component.type for component in manifest.components)]
     front: dict[str, Any] = {"library_name": "madx", "tags": tags}
     if manifest.language is not None:
         code = manifest.language.split("-")[0]
@@ -90,47 +92,37 @@ def file_name(path: str) -> str:
     return PureWindowsPath(path).name if "\\" in path else PurePath(path).name
 
 
-def as_list(value: Any) -> list:
-    """A value of the training's record as a list, whatever was recorded."""
-    return list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
-
-
-def data_files(manifest: Manifest) -> list[dict]:
-    """The records of the training data, each with a path."""
-    return [d if isinstance(d, dict) else {"path": d} for d in as_list(manifest.training.get("data"))]
+def data_files(manifest: Manifest) -> Sequence[DataFile]:
+    """The records of the training data; those of development data come last."""
+    return manifest.training.get("data", [])
 
 
 def _pipeline(manifest: Manifest) -> str | None:
-    return FILL_MASK if manifest.role == "language" else PIPELINES.get(manifest.task)
+    return FILL_MASK if manifest.role == "language" else PIPELINES.get(manifest.task or "")
 
 
 def _datasets(manifest: Manifest) -> list[str]:
     """Data sets of the hub that were trained on, in order, once each."""
-    paths = [str(d.get("path")) for d in data_files(manifest)]
-    named = [p.split(":")[1] for p in paths if p.startswith(DATASETS)]
-    listed = [d for d in as_list(manifest.training.get("datasets")) if isinstance(d, str)]
-    return list(dict.fromkeys(name for name in (*listed, *named) if name))
+    paths = [file["path"] for file in data_files(manifest)]
+    named = [path.split(":")[1] for path in paths if path.startswith(DATASETS)]
+    return list(dict.fromkeys(name for name in (*manifest.training.get("datasets", []), *named) if name))
 
 
-def _results(manifest: Manifest) -> list[dict]:
-    """The scores as the hub's `model-index` has them: of a task module on the development data, which is the last of
-    its data; of a language module, with it, on the part of its text that was held out."""
-    scores, paths = manifest.training.get("scores"), [str(d.get("path")) for d in data_files(manifest)]
+def _results(manifest: Manifest) -> list[dict[str, Any]]:
+    """The scores as the hub's `model-index` has them.
+
+    Those of a task module are on the development data, the last of its data; those of a language module, with it, on
+    the part of its text that was held out. An infinite score is left out: the hub takes numbers alone.
+    """
     chosen, what = ("held_out_after", "held-out part") if manifest.role == "language" else ("dev", "development data")
-    found = scores.get(chosen) if isinstance(scores, dict) else None
-    metrics = (
-        [
-            {"type": name, "value": value}
-            for name, value in sorted(found.items())
-            if isinstance(value, (int, float)) and not isinstance(value, bool)
-        ]
-        if isinstance(found, dict)
-        else []
-    )
+    scores, files = manifest.training.get("scores", {}).get(chosen, {}), data_files(manifest)
+    found = sorted(scores.items()) if isinstance(scores, dict) else []
+    metrics = [{"type": name, "value": value} for name, value in found if not isinstance(value, str)]
     if not metrics:
         return []
     task = _pipeline(manifest) or manifest.task or "other"
-    return [{"task": {"type": task}, "dataset": _dataset(paths[-1] if paths else "", what), "metrics": metrics}]
+    data = _dataset(files[-1]["path"] if files else "", what)
+    return [{"task": {"type": task}, "dataset": data, "metrics": metrics}]
 
 
 def _dataset(path: str, what: str) -> dict[str, str]:

@@ -1,11 +1,12 @@
-"""A safetensors file, read straight into the memory of its tensors: nothing is copied, no byte belongs to two of them.
+"""Read a safetensors file straight into the memory of its tensors: nothing is copied, no byte belongs to two of them.
 
-All of one type lie in one block: where the system has huge pages, it gives a large block out in them, and to touch a fresh
-page of 4 kB can cost more than to read the bytes that go there.
+All tensors of one type lie in one block. Where the system has huge pages, it gives a large block out in them; to touch
+a fresh page of 4 kB can cost more than to read the bytes that go there.
 
-The file: 8 bytes of the header's length, little-endian; the header, JSON of name -> dtype, shape and the first and last byte
-of each tensor; their bytes, without gaps. Format: https://github.com/huggingface/safetensors. That library's own reader takes
-the bytes of the whole file, which must be read first, and copies each tensor out of them, unaligned.
+The file holds the length of its header (8 bytes, little-endian); the header, which is JSON of name -> dtype, shape and
+first and last byte of each tensor; and the bytes of the tensors, without gaps.
+Format: https://github.com/huggingface/safetensors. The reader of that library takes the bytes of the whole file, which
+must be read first, and copies each tensor out of them, unaligned.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -37,8 +39,11 @@ DTYPES = {
 
 @dataclass
 class TensorFile:
-    """What a file holds: head, the bytes up to the first tensor; tensors by name, in the order of the file; rest, bytes that
-    the header says nothing true of; fault, why that is so."""
+    """The content of a file.
+
+    head: the bytes up to the first tensor; tensors: by name, in the order of the file; rest: bytes that the header does
+    not describe; fault: why that is so.
+    """
 
     head: bytes
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -53,7 +58,7 @@ class TensorFile:
         yield memoryview(self.rest)
 
     def sha256(self) -> str:
-        """The sum of the bytes; it leaves the interpreter to other threads."""
+        """The sha256 of the bytes; other threads of the interpreter run meanwhile."""
         total = hashlib.sha256()
         for piece in self.pieces():
             total.update(piece)
@@ -61,8 +66,10 @@ class TensorFile:
 
 
 def read_tensors(path: Path) -> TensorFile:
-    """A file that may be damaged in any way: what is no tensor is in `rest`. Raises OSError, and MemoryError for one that is
-    larger than the memory."""
+    """Read a file that may be damaged in any way; bytes that are no tensor come as `rest`.
+
+    Raises OSError, and MemoryError for a file larger than the memory.
+    """
     with open(path, "rb") as file:
         size = file.seek(0, 2)
         file.seek(0)
@@ -81,26 +88,25 @@ def read_tensors(path: Path) -> TensorFile:
 
 
 def _memory(described: dict[str, tuple[torch.dtype, tuple[int, ...], int]]) -> dict[str, Tensor]:
-    """Tensors that are still to be filled. All of one type lie in one block, which goes as a whole when they are converted."""
+    """Tensors that are still to be filled; those of one type lie in one block, which is freed as a whole."""
     sizes = dict.fromkeys((dtype for dtype, _, _ in described.values()), 0)
     for dtype, _, count in described.values():
         sizes[dtype] += _padded(count)
     left, found = {dtype: _block(size) for dtype, size in sizes.items()}, {}
     for name, (dtype, shape, count) in described.items():
-        found[name] = (
-            torch.from_numpy(left[dtype][:count]).view(dtype).view(shape)
-        )  # a storage of its own: it can be saved alone
+        # from_numpy makes a storage of its own, so that the tensor can be saved alone
+        found[name] = torch.from_numpy(left[dtype][:count]).view(dtype).view(shape)
         left[dtype] = left[dtype][_padded(count) :]
     return found
 
 
 def _padded(count: int) -> int:
-    """So many bytes, and as many more as the next tensor needs to be aligned."""
+    """A number of bytes, rounded up so that the next tensor is aligned."""
     return -(-count // ALIGNED) * ALIGNED
 
 
-def _block(size: int) -> np.ndarray:
-    """Bytes, aligned. numpy asks the system for huge pages, torch does not."""
+def _block(size: int) -> npt.NDArray[np.uint8]:
+    """Aligned bytes. numpy asks the system for huge pages, torch does not."""
     block = np.empty(size + ALIGNED, np.uint8)
     start = -block.ctypes.data % ALIGNED
     return block[start : start + size]
@@ -108,12 +114,14 @@ def _block(size: int) -> np.ndarray:
 
 def _bytes_of(tensor: Tensor) -> memoryview:
     """The memory of a contiguous tensor."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]  # numpy is a buffer
 
 
 def _described(head: bytes, size: int) -> dict[str, tuple[torch.dtype, tuple[int, ...], int]]:
-    """Name -> (type, shape, bytes), in the order of a file of `size` bytes. Raises ValueError for a header that does not
-    describe exactly the bytes that follow it."""
+    """Name -> (type, shape, number of bytes), in the order of a file of `size` bytes.
+
+    Raises ValueError for a header that does not describe exactly the bytes that follow it.
+    """
     if len(head) < HEAD or len(head) != HEAD + int.from_bytes(head[:HEAD], "little"):
         raise ValueError("its header is longer than the file")
     if sys.byteorder == "big":

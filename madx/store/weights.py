@@ -1,28 +1,32 @@
-"""`weights.safetensors`: the tensors of a module as bytes, and all that they can say against `module.json`."""
+"""`weights.safetensors`: the tensors of a module as bytes, and how they can disagree with `module.json`."""
 
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
+from madx.contract.module_type import ModuleType
 from madx.errors import StoreError, did_you_mean
 from madx.module import Module
 from madx.module_types import MODULE_TYPES
-from madx.store.manifest import LAYOUT, Manifest, WeightsRecord, manifest_of
+from madx.store.manifest import LAYOUT, Manifest, WeightsRecord
+from madx.store.module_json import manifest_of
 from madx.store.tensors import TensorFile, read_tensors
+from madx.store.version1 import current_names
 
-#: what weights can be stored as; they are always loaded as float32
+#: number formats that weights can be stored in; they are always loaded as float32
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 PIECE = 32_767  # numbers; torch starts threads for more
 
 
 def encode(module: Module, dtype: str) -> tuple[Manifest, bytes]:
-    """The two files of a module; raises StoreError for what must not be stored."""
+    """The record of a module and the bytes of its weights file; raises StoreError for what must not be stored."""
     from safetensors.torch import save
 
     if dtype not in DTYPES:
@@ -33,36 +37,48 @@ def encode(module: Module, dtype: str) -> tuple[Manifest, bytes]:
             f"The module {module.name!r} names {len(module.info.labels)} labels, but its head has {rows} rows. "
             "Labels are set when the module is made; make it anew with the right ones."
         )
-    own = module.tensors()
-    packed = {start: unit.pack(DTYPES[dtype]) for start, unit in module.packed_units().items()}
-    # copied, so that tensors that share memory are stored each
-    tensors = {
-        name: t.detach().to("cpu", _stored_as(t, dtype), copy=True).contiguous()
-        for name, t in own.items()
-        if not name.startswith(tuple(packed))
-    }
-    tensors |= {start + name: t.contiguous() for start, ts in packed.items() for name, t in ts.items()}
-    faults = []
-    for name, tensor in tensors.items():
-        if (count := _not_finite(tensor)) and (wrong := _not_finite(own[name])):
-            faults.append(f"{name}: {wrong} of {tensor.numel()} numbers are infinite or not a number")
-        elif count:
-            faults.append(f"{name}: {count} numbers are too large for {dtype}; store as float32 or bfloat16")
-    if faults:
+    tensors = _stored_form(module, dtype)
+    if faults := _unstorable(tensors, module.tensors(), dtype):
         raise StoreError(f"The module {module.name!r} cannot be stored:\n  " + "\n  ".join(faults))
     data = save(tensors, metadata={"format": "pt"})
     weights = WeightsRecord(
         sha256=hashlib.sha256(data).hexdigest(),
         bytes=len(data),
-        dtype=dtype,
+        dtype=cast(Literal["float32", "float16", "bfloat16"], dtype),
         parameters=_numbers(tensors),
     )
     return manifest_of(module.info, weights), data
 
 
+def _stored_form(module: Module, dtype: str) -> dict[str, Tensor]:
+    """The tensors of the file: copies, so that those that share memory are each stored."""
+    packed = {start: unit.pack(DTYPES[dtype]) for start, unit in module.packed_units().items()}
+    tensors = {
+        name: t.detach().to("cpu", _stored_as(t, dtype), copy=True).contiguous()
+        for name, t in module.tensors().items()
+        if not name.startswith(tuple(packed))
+    }
+    return tensors | {start + name: t.contiguous() for start, ts in packed.items() for name, t in ts.items()}
+
+
+def _unstorable(tensors: dict[str, Tensor], own: dict[str, Tensor], dtype: str) -> list[str]:
+    """A fault for each tensor with numbers that are not finite. own: the module's tensors before conversion."""
+    faults = []
+    for name, tensor in tensors.items():
+        if not (count := _not_finite(tensor)):
+            continue
+        if wrong := _not_finite(own.get(name, tensor)):
+            faults.append(f"{name}: {wrong} of {tensor.numel()} numbers are infinite or not a number")
+        else:
+            faults.append(f"{name}: {count} numbers are too large for {dtype}; store as float32 or bfloat16")
+    return faults
+
+
 def read_weights(folder: Path, manifest: Manifest) -> TensorFile:
-    """The weights file, if it has the size that `module.json` records; its bytes are still to be summed. Raises StoreError
-    for another size, and OSError."""
+    """Read the weights file, if it has the size that `module.json` records; its sha256 is still to be taken.
+
+    Raises StoreError for another size, and OSError.
+    """
     path = folder / LAYOUT.weights
     if (size := path.stat().st_size) != manifest.weights.bytes:
         raise StoreError(
@@ -77,8 +93,10 @@ def read_weights(folder: Path, manifest: Manifest) -> TensorFile:
 
 @contextmanager
 def undamaged(file: TensorFile, manifest: Manifest, folder: Path) -> Iterator[dict[str, Tensor]]:
-    """The tensors of a weights file as stored, for a block that makes use of them while a thread takes their sha256. Raises
-    StoreError, in place of whatever the block ran into, when that is not the one in `module.json`."""
+    """Give the tensors of a weights file, under current names, to a block, while a thread takes the sha256.
+
+    Raises StoreError, in place of any error of the block, when that is not the sha256 in `module.json`.
+    """
     path, record = folder / LAYOUT.weights, manifest.weights.sha256
     with ThreadPoolExecutor(1) as pool:
         summing = pool.submit(file.sha256)
@@ -86,14 +104,14 @@ def undamaged(file: TensorFile, manifest: Manifest, folder: Path) -> Iterator[di
         def check() -> None:
             if (found := summing.result()) != record:
                 raise StoreError(
-                    f"{path} is damaged or was altered: its sha256 is {found[:12]}..., {LAYOUT.manifest} records {record[:12]}.... "
-                    "Fetch the module again."
+                    f"{path} is damaged or was altered: its sha256 is {found[:12]}..., {LAYOUT.manifest} records "
+                    f"{record[:12]}.... Fetch the module again."
                 )
 
         try:
             if file.fault:
                 raise StoreError(f"{path} is no safetensors file of weights: {file.fault}. Fetch the module again.")
-            yield file.tensors
+            yield current_names(file.tensors) if manifest.format == 1 else file.tensors
         except Exception:
             check()
             raise
@@ -101,8 +119,10 @@ def undamaged(file: TensorFile, manifest: Manifest, folder: Path) -> Iterator[di
 
 
 def to_state(tensors: dict[str, Tensor], module: Module, manifest: Manifest) -> tuple[dict[str, Tensor], list[str]]:
-    """(the module's state in float32, every difference of name, shape and type between the stored tensors and those that
-    its settings ask for). The state is to be used only when there is no fault."""
+    """The state of a module from stored tensors, in float32, and every fault; only without faults may it be used.
+
+    module: what the record's settings ask for; the faults name each difference of name, shape and type from it.
+    """
     packed, state = module.packed_units(), {}
     expected = {k: v for k, v in module.state_dict().items() if not k.startswith(tuple(packed))}
     faults = [f"{name}: missing in the file" for name in expected if name not in tensors]
@@ -112,12 +132,7 @@ def to_state(tensors: dict[str, Tensor], module: Module, manifest: Manifest) -> 
         if name not in expected:
             faults.append(f"{name}: not a tensor of this module")
             continue
-        shape, dtype = tuple(expected[name].shape), _stored_as(expected[name], manifest.weights.dtype)
-        if tuple(tensor.shape) != shape:
-            hint = f" ({len(manifest.labels)} labels)" if name.startswith("head.") else ""
-            faults.append(f"{name}: shape {tuple(tensor.shape)}, expected {shape}{hint}")
-        if tensor.dtype != dtype:
-            faults.append(f"{name}: {_name(tensor.dtype)}, expected {_name(dtype)}")
+        faults += _differences(name, tensor, expected[name], manifest)
         state[name] = tensor.float() if tensor.is_floating_point() else tensor
     for start, unit in packed.items():
         own = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
@@ -129,29 +144,30 @@ def to_state(tensors: dict[str, Tensor], module: Module, manifest: Manifest) -> 
     return state, list(dict.fromkeys(faults))
 
 
+def _differences(name: str, tensor: Tensor, expected: Tensor, manifest: Manifest) -> Iterator[str]:
+    shape, dtype = tuple(expected.shape), _stored_as(expected, manifest.weights.dtype)
+    if tuple(tensor.shape) != shape:
+        hint = f" ({len(manifest.labels)} labels)" if name.startswith("head.") else ""
+        yield f"{name}: shape {tuple(tensor.shape)}, expected {shape}{hint}"
+    if tensor.dtype != dtype:
+        yield f"{name}: {_name(tensor.dtype)}, expected {_name(dtype)}"
+
+
 def own_faults(tensors: dict[str, Tensor], manifest: Manifest, *, whole: dict[str, Tensor] | None = None) -> list[str]:
-    """What the weights and `module.json` say against each other, or against sense, without any base at hand.
+    """Every fault of stored weights that shows without a base: disagreement with `module.json`, numbers that are none.
 
     whole: all tensors, where `tensors` leaves out those that are looked at elsewhere.
     """
-    faults, labels, whole = [], len(manifest.labels), whole if whole is not None else tensors
-    types = {component.type for component in manifest.components}
-    packed = {kind for kind in types if MODULE_TYPES.get(kind).packed}
-    for kind in sorted(packed):
-        starts = {name[: name.index(f"{kind}.") + len(kind) + 1] for name in tensors if f".{kind}." in name}
-        for start in sorted(starts):
-            stored = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-            faults += [f"{start[:-1]}: {fault}" for fault in MODULE_TYPES.get(kind).stored_faults(stored)]
-    if bool(labels) != any(name.startswith("head.") for name in tensors):
-        faults.append(f"head: {LAYOUT.manifest} names {labels} labels, the weights have {'no' if labels else 'a'} head")
-    elif "head.bias" in tensors and tuple(tensors["head.bias"].shape) != (labels,):
-        rows = tensors["head.bias"].numel()
-        faults.append(f"head: {LAYOUT.manifest} names {labels} labels, the weights have {rows} rows")
+    whole = whole if whole is not None else tensors
+    kinds: dict[str, type[ModuleType]] = {c.type: MODULE_TYPES.get(c.type) for c in manifest.components}
+    packed = {name for name, kind in kinds.items() if kind.packed}
+    faults = [fault for name in sorted(packed) for fault in _packed_faults(name, kinds[name], tensors)]
+    faults += _head_faults(tensors, len(manifest.labels))
     for name, tensor in whole.items():
-        if not name.startswith("head.") and not types & set(name.split(".")[:-1]):
-            faults.append(f"{name}: belongs to none of the components {', '.join(sorted(types)) or '(there are none)'}")
-        own_form = packed & set(name.split("."))
-        if tensor.is_floating_point() and tensor.dtype != DTYPES[manifest.weights.dtype] and not own_form:
+        steps = set(name.split("."))
+        if not name.startswith("head.") and not kinds.keys() & set(name.split(".")[:-1]):
+            faults.append(f"{name}: belongs to none of the components {', '.join(sorted(kinds)) or '(there are none)'}")
+        if tensor.is_floating_point() and tensor.dtype != DTYPES[manifest.weights.dtype] and not packed & steps:
             faults.append(f"{name}: stored as {_name(tensor.dtype)}, recorded as {manifest.weights.dtype}")
         if count := _not_finite(tensor):
             faults.append(f"{name}: {count} of {tensor.numel()} numbers are infinite or not a number")
@@ -160,8 +176,24 @@ def own_faults(tensors: dict[str, Tensor], manifest: Manifest, *, whole: dict[st
     return list(dict.fromkeys(faults))
 
 
+def _packed_faults(name: str, kind: type[ModuleType], tensors: dict[str, Tensor]) -> Iterator[str]:
+    """The faults of a component that is stored in a form of its own, at each of its sites."""
+    starts = {tensor[: tensor.index(f"{name}.") + len(name) + 1] for tensor in tensors if f".{name}." in tensor}
+    for start in sorted(starts):
+        stored = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+        yield from (f"{start[:-1]}: {fault}" for fault in kind.stored_faults(stored))
+
+
+def _head_faults(tensors: dict[str, Tensor], labels: int) -> Iterator[str]:
+    if bool(labels) != any(name.startswith("head.") for name in tensors):
+        yield f"head: {LAYOUT.manifest} names {labels} labels, the weights have {'no' if labels else 'a'} head"
+    elif "head.bias" in tensors and tuple(tensors["head.bias"].shape) != (labels,):
+        rows = tensors["head.bias"].numel()
+        yield f"head: {LAYOUT.manifest} names {labels} labels, the weights have {rows} rows"
+
+
 def _numbers(tensors: dict[str, Tensor]) -> int:
-    """Weights, without the bytes that say where they belong."""
+    """How many numbers the weights have, without the bytes that say where they belong."""
     return sum(t.numel() for t in tensors.values() if t.is_floating_point())
 
 
@@ -170,11 +202,14 @@ def _stored_as(tensor: Tensor, dtype: str) -> torch.dtype:
 
 
 def _not_finite(tensor: Tensor) -> int:
-    """How many numbers are infinite or undefined. Any of them shows in a sum, which costs a twentieth of looking. Summed in
-    pieces for which torch starts no threads: those would wait for the one that takes the sha256."""
+    """How many numbers are infinite or undefined.
+
+    Any of them shows in a sum, which costs a twentieth of looking at each. The sum is taken in pieces for which torch
+    starts no threads: those would wait for the thread that takes the sha256.
+    """
     if not tensor.is_floating_point():
         return 0
-    sums = [piece.sum(dtype=torch.float32) for piece in tensor.reshape(-1).split(PIECE)]
+    sums = [piece.sum(dtype=torch.float32) for piece in torch.split(tensor.reshape(-1), PIECE)]
     return 0 if bool(torch.stack(sums).isfinite().all()) else int((~tensor.isfinite()).sum())
 
 

@@ -1,4 +1,4 @@
-"""Tasks: data, head and score; one file each. Adding a file that registers itself adds a task to the jobs and the command line."""
+"""Tasks: their data, loss and score, one file each. A file that registers its class adds a task to all jobs."""
 
 from madx.registry import discover
 from madx.tasks.base import TASKS

@@ -1,34 +1,42 @@
-"""Masked language modelling: what a language module is trained on.
+"""Masked language modelling, the task of language modules.
 
-Loss: the mean over masked tokens of -log p(token). The head and its softmax over the vocabulary run at the masked
-positions only, 15 % of them; the loss is the same as with all positions (the head over all of XLM-R's positions costs
-2.3 times the encoder).
+Loss: the mean over the masked tokens of -log p(token). The head and its softmax over the vocabulary run at the masked
+positions only, 15 % of all. The loss is the same as with all positions, but the head over all positions of XLM-R costs
+2.3 times as much as the encoder.
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from madx.data.labelled.batches import BlockBatches
+from madx.data.text.block_batches import BlockBatches
 from madx.data.text.blocks import Blocks
 from madx.data.text.masking import IGNORED, mask_tokens, row_seed
 from madx.engine import Engine
 from madx.errors import BaseError
 from madx.tasks.base import Batch, Task
 
-#: held-out masks are fixed: every evaluation of every run on the same blocks hides the same tokens
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+#: fixes the held-out masks: every evaluation of every run on the same blocks hides the same tokens
 HELD_OUT_SEED = 20_200_501
-SCORED = 256  # positions scored at once in evaluation: 256 MB of scores over XLM-R's vocabulary
+SCORED = 256  # positions scored at once in evaluation: 256 MB of logits over the vocabulary of XLM-R
 
 
 class MaskedLM(Task):
-    """Packed blocks of one language with dynamic masks in training and fixed masks in evaluation.
+    """Packed blocks of one language, with new masks in each step of training and fixed masks in evaluation.
 
-    batch_size: blocks in a global batch; micro_batch: blocks computed at once by one process; probability: share of
-    tokens to predict; held_out_limit: blocks evaluated at most.
+    batch_size: blocks in a global batch. micro_batch: blocks computed at once by one process; by default all of them.
+    probability: the share of tokens to predict. held_out_limit: blocks that are evaluated at most.
+
+    Raises BaseError for a tokenizer without a mask token.
     """
 
     metric, higher_is_better = "perplexity", False
@@ -36,7 +44,7 @@ class MaskedLM(Task):
     def __init__(
         self,
         blocks: Blocks,
-        tokenizer,
+        tokenizer: PreTrainedTokenizerBase,
         *,
         batch_size: int,
         micro_batch: int | None = None,
@@ -46,7 +54,7 @@ class MaskedLM(Task):
     ):
         if tokenizer.mask_token_id is None:
             raise BaseError(
-                f"The tokenizer {type(tokenizer).__name__} has no mask token: masked language modelling needs one. "
+                f"The tokenizer {type(tokenizer).__name__} has no mask token, which masked language modelling needs. "
                 "Take a base that was trained by masked language modelling."
             )
         self.blocks, self.tokenizer = blocks, tokenizer
@@ -54,7 +62,7 @@ class MaskedLM(Task):
         self.probability, self.held_out_limit = probability, held_out_limit
         self._streams: dict[tuple[int, int], BlockBatches] = {}
 
-    def _mask(self, ids: np.ndarray, seeds) -> tuple[Tensor, Tensor]:
+    def _mask(self, ids: np.ndarray, seeds: np.ndarray) -> tuple[Tensor, Tensor]:
         tokenizer = self.tokenizer
         return mask_tokens(
             torch.from_numpy(ids),
@@ -86,20 +94,34 @@ class MaskedLM(Task):
     def count(self, batch: Batch) -> int:
         return int((batch["labels"] != IGNORED).sum())
 
+    def scores(self, engine: Engine, batch: Batch) -> Tensor:
+        """Return the logits `(masked tokens, vocabulary)` at the masked positions, row after row, in float32."""
+        hidden, _, branches = self._masked(engine, batch)
+        return engine.mlm_logits(hidden, branches=branches).float()
+
     def loss(self, engine: Engine, batch: Batch) -> Tensor:
+        """Return the sum of the cross entropies of `scores`, computed in a third of their memory (see the engine)."""
         hidden, targets, branches = self._masked(engine, batch)
         return engine.mlm_loss(hidden, targets, branches=branches)
 
     def _masked(self, engine: Engine, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The last layer's output `(masked, width)`, the targets `(masked,)`, and under a route the branches `(masked,)`."""
-        chosen, branches = (batch["labels"] != IGNORED).nonzero(as_tuple=True), batch.get("branches")
-        hidden = engine(batch["input_ids"], at=chosen, branches=branches)
-        return hidden, batch["labels"][chosen], None if branches is None else branches[chosen[0]]
+        """Run the encoder.
+
+        Returns the last layer's output `(masked, width)`, the targets `(masked,)`, and under a route the branches
+        `(masked,)`.
+        """
+        rows, columns = (batch["labels"] != IGNORED).nonzero(as_tuple=True)
+        branches = batch.get("branches")
+        hidden = engine(batch["input_ids"], at=(rows, columns), branches=branches)
+        return hidden, batch["labels"][rows, columns], None if branches is None else branches[rows]
 
     @torch.no_grad()
     def evaluate(self, engine: Engine) -> dict[str, float]:
-        """loss: mean over the masked tokens of the held-out blocks; perplexity: exp(loss), the pseudo-perplexity;
-        accuracy: share (0..1) of masked tokens whose most probable token is the right one."""
+        """Return the figures on the held-out blocks.
+
+        loss: the mean over the masked tokens; perplexity: exp(loss), the pseudo-perplexity; accuracy: the share (0..1)
+        of masked tokens for which the most probable token is the right one.
+        """
         rows = min(len(self.blocks.held_out), self.held_out_limit)
         ids, labels = self._mask(self.blocks.held_out[:rows], row_seed(HELD_OUT_SEED, 0, np.arange(rows)))
         loss = right = count = 0.0
@@ -108,10 +130,9 @@ class MaskedLM(Task):
             hidden, targets, branches = self._masked(engine, batch)
             for start in range(0, len(targets), SCORED):
                 here = slice(start, start + SCORED)
-                part, wanted, of_part = hidden[here], targets[here], None if branches is None else branches[here]
-                logits = engine.mlm_logits(part, branches=of_part).float()
-                loss += F.cross_entropy(logits, wanted, reduction="sum").item()
-                right += (logits.argmax(-1) == wanted).sum().item()
+                logits = engine.mlm_logits(hidden[here], branches=None if branches is None else branches[here]).float()
+                loss += F.cross_entropy(logits, targets[here], reduction="sum").item()
+                right += (logits.argmax(-1) == targets[here]).sum().item()
             count += len(targets)
         mean = loss / count
         return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "accuracy": right / count}

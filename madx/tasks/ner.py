@@ -1,8 +1,8 @@
-"""Named entity recognition: IOB2 tags, scored as whole entities (CoNLL 2003; seqeval in strict IOB2 mode)."""
+"""Named entity recognition: tags in IOB2, scored by whole entities (CoNLL 2003; seqeval in its strict IOB2 mode)."""
 
 from collections.abc import Sequence
 
-from madx.data.labelled.conll import Sentence
+from madx.data.labelled.sentences import Sentence
 from madx.metrics.scores import EntityScores, entity_scores
 from madx.tasks.base import TASKS
 from madx.tasks.token_classification import TokenClassification
@@ -10,7 +10,7 @@ from madx.tasks.token_classification import TokenClassification
 
 @TASKS.register("ner")
 class NER(TokenClassification):
-    """Entities of types such as PER, ORG, LOC; the metric is entity F1 in percent points."""
+    """Entities of types such as PER, ORG, LOC. The metric is entity F1 in percent points."""
 
     metric = "f1"
 

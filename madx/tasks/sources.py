@@ -1,12 +1,14 @@
-"""One task from several sources: each step takes a batch of one of them, with a composition of that source's active.
+"""One task with several sources: each step takes a batch of one source, under a composition of that source.
 
-Multi-source training (Ansell et al. 2021): several languages, each with its own labelled data and its own frozen language
-module. Cycling (Parović et al. 2023): the modules of several languages take turns under the same labelled data, so that a task
-module has met its targets' modules. Both are a table: step -> (source, how many batches it gave before, composition).
+Multi-source training (Ansell et al. 2021): several languages, each with its labelled data and its frozen language
+module. Cycling (Parović et al. 2023): the modules of several languages take turns under the same labelled data, so that
+a task module is trained with the modules of its target languages. Both are a table with a row for each step: the
+source, the number of batches it gave before, and the composition.
 
-A source with s_i batches in the run gets n_i of all N = sum of s_i, n_i in proportion to s_i^(1/temperature): 1 is in
-proportion to size, large temperatures give all sources alike. Its k-th batch stands at the time (k + u) / n_i, u drawn by the
-seed in 0..1, so that sources are evenly mixed. The table repeats after N steps.
+A source with s_i batches gets n_i of all N = sum of s_i steps, where n_i is in proportion to s_i^(1/temperature): a
+temperature of 1 is in proportion to the sizes, a large one gives all sources the same number. The k-th batch of a
+source stands at the time (k + u) / n_i, with u in 0..1 drawn by the seed, so that the sources are evenly mixed. The
+table repeats after N steps.
 
 >>> turns([2, 1], seed=0)[0].tolist().count(0)
 2
@@ -27,7 +29,11 @@ from madx.tasks.base import Batch, Task
 
 @dataclass(frozen=True)
 class Source:
-    """A task over one language's data, the compositions that take turns for its batches, and its batches in the run."""
+    """A source of batches.
+
+    task: the task over the data of one language. compositions: those that take turns for its batches.
+    steps: the number of its batches in the run, before the temperature changes it.
+    """
 
     name: str
     task: Task
@@ -36,7 +42,10 @@ class Source:
 
 
 def turns(sizes: Sequence[int], *, temperature: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """For each of the N steps: which source has its turn, and how many batches it has given before; int64 `(N,)` each."""
+    """Return for each of the N steps the source and the number of batches it gave before, int64 `(N,)` each.
+
+    sizes: the batches of each source; temperature: see above.
+    """
     share = np.asarray(sizes, dtype=np.float64) ** (1 / temperature)
     wanted = share / share.sum() * sum(sizes)
     counts = np.maximum(1, np.floor(wanted).astype(np.int64))
@@ -51,12 +60,17 @@ def turns(sizes: Sequence[int], *, temperature: float = 1.0, seed: int = 0) -> t
 
 
 class Sources(Task):
-    """Sources of one task, trained together. Scores are means over all sources and compositions, so that the weights kept
-    are good under each of them; each one's own stands beside the mean."""
+    """Several sources of one task, trained together.
+
+    The figures are means over all sources and compositions, so that the weights that are kept are good under each of
+    them. The metric of each source and composition is among the figures, too.
+
+    Raises ConfigError if there is no source, or one without batches or compositions.
+    """
 
     def __init__(self, sources: Sequence[Source], *, temperature: float = 1.0, seed: int = 0):
         if not sources or not all(source.compositions and source.steps > 0 for source in sources):
-            raise ConfigError("Training needs at least one source, and each source batches and a composition.")
+            raise ConfigError("Training needs at least one source, and each source needs batches and a composition.")
         self.sources = list(sources)
         first = sources[0].task
         self.metric, self.higher_is_better = first.metric, first.higher_is_better
@@ -66,17 +80,17 @@ class Sources(Task):
 
     @property
     def steps(self) -> int:
-        """Batches of all sources in the run."""
+        """The number N of batches of all sources in the run."""
         return len(self._which)
 
     def turn(self, step: int) -> tuple[Source, int]:
-        """The source of a step, and how many batches it has given before."""
+        """Return the source of a step, and the number of batches that it gave before."""
         rounds, place = divmod(step, len(self._which))
         number = int(self._which[place])
         return self.sources[number], int(rounds * self._counts[number] + self._before[place])
 
     def composition(self, step: int) -> Composition:
-        """What acts in a step."""
+        """Return the composition of a step."""
         source, before = self.turn(step)
         return source.compositions[before % len(source.compositions)]
 
@@ -90,11 +104,14 @@ class Sources(Task):
     def count(self, batch: Batch) -> int:
         return self.sources[0].task.count(batch)
 
+    def scores(self, engine: Engine, batch: Batch) -> Tensor:
+        return self.sources[0].task.scores(engine, batch)
+
     def loss(self, engine: Engine, batch: Batch) -> Tensor:
         return self.sources[0].task.loss(engine, batch)
 
     def evaluate(self, engine: Engine) -> dict[str, float]:
-        """Means of all figures, and the metric of each source (with several compositions: of each of those)."""
+        """Return the means of all figures, and the metric of each source, or of each of its compositions."""
         found, own = [], {}
         for source in self.sources:
             for composition in source.compositions:

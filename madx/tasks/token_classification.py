@@ -1,16 +1,18 @@
-"""Token classification: a label for each word, read at the word's first piece. NER is one such task (`madx/tasks/ner.py`)."""
+"""Token classification: one label for each word, predicted at the word's first piece."""
+
+from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from madx.data.labelled.batches import batches, collate, merge_predictions
-from madx.data.labelled.conll import Sentence
 from madx.data.labelled.labels import LabelSet
+from madx.data.labelled.sentences import HasTokens, Sentence
 from madx.data.labelled.tags import Inventory
 from madx.data.labelled.windows import Row, encode_words
 from madx.data.text.masking import IGNORED
@@ -20,34 +22,41 @@ from madx.engine.explanation import Explanation, RouteExplanation
 from madx.errors import DataError
 from madx.tasks.base import Batch, Task
 
-#: tokens, padding included, of a batch in prediction; a CPU is as fast with few, which leave less padding in a small set
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from madx.metrics.scores import EntityScores, WordScores
+
+#: tokens in a batch of prediction, with padding; a CPU is as fast with few, and a small set then has less padding
 PREDICTION_TOKENS = {"cpu": 1024, "cuda": 16384}
-#: the same where gradients are needed: the forward pass then keeps what the backward pass reads
+#: tokens in a batch that needs gradients, since its forward pass keeps what the backward pass reads
 MIXING_TOKENS = 1024
 
 
 class TokenClassification(Task):
-    """Labelled sentences, batched by length; long sentences are windowed, every word is predicted once.
+    """Labelled sentences, batched by length. Long sentences have several windows, and each word is predicted once.
 
-    batch_size: rows of a global batch, or tokens_per_batch: rows times the longest row's tokens; max_length: tokens of a
-    window at most; micro_batch: rows computed at once (None: all);
-    train_branches, dev_branches: under a route, the number of each sentence's branch.
+    labels: the tags that the head predicts. train, dev: sentences to train on and to evaluate on.
+    max_length: tokens of a window at most.
+    batch_size, tokens_per_batch: rows of a global batch, or rows times the tokens of the longest row; one of the two.
+    micro_batch: rows computed at once by one process; by default all of them.
+    train_branches, dev_branches: under a route, the number of the branch of each sentence.
     """
 
     higher_is_better, repeats = True, True
-    #: the tags that may occur, for plain labels; None: spans in IOB2, of any types
+    #: the tags that may occur, for a task without spans; None: spans in IOB2 of any types
     inventory: ClassVar[Inventory | None] = None
     #: the column of the tags in data sets of the `datasets` library
     dataset_column: ClassVar[str] = "ner_tags"
 
     @classmethod
     def label_set(cls, sentences: Sequence[Sentence], *, source: str) -> LabelSet:
-        """The labels of a module that is trained on these sentences; `source` names them in errors."""
+        """Return the labels of a module that is trained on these sentences; `source` is their name in messages."""
         return LabelSet.from_sentences(sentences, source=source)
 
     def __init__(
         self,
-        tokenizer,
+        tokenizer: PreTrainedTokenizerBase,
         labels: LabelSet,
         *,
         train: Sequence[Sentence] = (),
@@ -65,25 +74,34 @@ class TokenClassification(Task):
         self.train_branches = _for_each(train, train_branches)
         self.dev_branches = _for_each(dev, dev_branches)
         self.dev, self.dev_rows = list(dev), encode_words(tokenizer, dev, labels, max_length=max_length)
-        self.sizes = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch}
+        self.batch_size, self.tokens_per_batch = batch_size, tokens_per_batch
         self.micro_batch, self.seed = micro_batch, seed
-        self._starts = [0]  # the first step of each epoch, found as far as needed: a token budget makes epochs differ
+        self._starts = [0]  # the first step of each epoch, as far as needed: epochs differ under tokens_per_batch
         self._epoch: tuple[int, list[list[int]]] | None = None
 
     def _batches_of_epoch(self, epoch: int) -> list[list[int]]:
         if self._epoch is None or self._epoch[0] != epoch:
-            self._epoch = epoch, batches(self.train_rows, **self.sizes, seed=self.seed, epoch=epoch)
+            self._epoch = (
+                epoch,
+                batches(
+                    self.train_rows,
+                    batch_size=self.batch_size,
+                    tokens_per_batch=self.tokens_per_batch,
+                    seed=self.seed,
+                    epoch=epoch,
+                ),
+            )
         return self._epoch[1]
 
     def steps(self, epochs: int) -> int:
-        """Optimiser steps in a number of epochs."""
+        """Return the number of optimiser steps in a number of epochs."""
         while len(self._starts) <= epochs:
             self._starts.append(self._starts[-1] + len(self._batches_of_epoch(len(self._starts) - 1)))
         return self._starts[epochs]
 
     def batches(self, step: int, *, process_index: int = 0, process_count: int = 1) -> list[Batch]:
         if not self.train_rows:
-            raise DataError("There are no sentences to train on: the training data is empty.")
+            raise DataError("There are no sentences to train on: the training data is empty. Give some in `train`.")
         epoch = 0
         while self.steps(epoch + 1) <= step:
             epoch += 1
@@ -101,28 +119,35 @@ class TokenClassification(Task):
     def count(self, batch: Batch) -> int:
         return int((batch["labels"] != IGNORED).sum())
 
-    def loss(self, engine: Engine, batch: Batch) -> Tensor:
-        labels = batch["labels"]
-        logits = word_logits(engine, batch)
-        return F.cross_entropy(logits, labels[batch["first"] >= 0], reduction="sum", ignore_index=IGNORED)
+    def scores(self, engine: Engine, batch: Batch) -> Tensor:
+        """Return the logits `(words, labels)` in float32, see `word_logits`."""
+        return word_logits(engine, batch)
 
-    def rows_of(self, sentences: Sequence) -> list[Row]:
-        """The rows of sentences without labels: what `predict` reads; keep them to predict the same sentences again."""
+    def loss(self, engine: Engine, batch: Batch) -> Tensor:
+        """Return the sum over the words of the cross entropy of `scores`."""
+        labels = batch["labels"][batch["first"] >= 0]
+        return F.cross_entropy(self.scores(engine, batch), labels, reduction="sum", ignore_index=IGNORED)
+
+    def rows_of(self, sentences: Sequence[HasTokens]) -> list[Row]:
+        """Return the rows of sentences without labels; `predict` need not make them again if it is given them."""
         return encode_words(self.tokenizer, sentences, None, max_length=self.max_length)
 
     @torch.no_grad()
     def predict(
         self,
         engine: Engine,
-        sentences: Sequence,
+        sentences: Sequence[HasTokens],
         *,
         rows: list[Row] | None = None,
         mixing: EntropyMixing | None = None,
         branches: Sequence[int] | None = None,
     ) -> list[list[str]]:
-        """A tag for each word of each sentence (anything with `.tokens`), by the active composition; with `mixing`, under
-        weights of its average that are moved for each sentence; under a route by each sentence's own branch, sentences of
-        all branches in the same batches. rows: those of `rows_of` the sentences, where they are known."""
+        """Return a tag for each word of each sentence, predicted by the active composition.
+
+        sentences: anything with `.tokens`. rows: the result of `rows_of(sentences)`, if it is known.
+        mixing: gives the logits, with the weights of an average adapted to each row (see `EntropyMixing`).
+        branches: under a route, the number of the branch of each sentence; batches hold sentences of all branches.
+        """
         rows = self.rows_of(sentences) if rows is None else rows
         branches = _for_each(sentences, branches)
         tags: list[list[str]] = [[] for _ in rows]
@@ -140,26 +165,25 @@ class TokenClassification(Task):
         return merge_predictions(rows, tags, sentences)
 
     def explain(
-        self, engine: Engine, sentences: Sequence, *, branches: Sequence[int] | None = None
+        self, engine: Engine, sentences: Sequence[HasTokens], *, branches: Sequence[int] | None = None
     ) -> Explanation | RouteExplanation:
-        """The engine's explanation of the active composition, measured on some sentences."""
+        """Return the engine's explanation of the active composition, measured on some sentences."""
         rows = self.rows_of(sentences)
         batch = {k: v.to(engine.base.device) for k, v in self._collate(rows, _for_each(sentences, branches)).items()}
         return engine.explain(batch["input_ids"], batch["attention_mask"], branches=batch.get("branches"))
 
     def evaluate(self, engine: Engine) -> dict[str, float]:
-        return self.score(
-            self.dev, self.predict(engine, self.dev, rows=self.dev_rows, branches=self.dev_branches)
-        ).summary()
+        predicted = self.predict(engine, self.dev, rows=self.dev_rows, branches=self.dev_branches)
+        return self.score(self.dev, predicted).summary()
 
     @staticmethod
     @abstractmethod
-    def score(gold: Sequence[Sentence], predicted: Sequence[Sequence[str]]):
-        """Scores of predictions; an object whose `summary()` is a dict of figures with `metric` among them."""
+    def score(gold: Sequence[Sentence], predicted: Sequence[Sequence[str]]) -> EntityScores | WordScores:
+        """Return the scores of predicted tags; `metric` is a figure in their `summary()`."""
 
 
 def word_logits(engine: Engine, batch: Batch) -> Tensor:
-    """Scores `(words of the batch, labels)` in float32, read at each word's first piece, row after row."""
+    """Return the logits `(words of the batch, labels)` in float32, at the first piece of each word, row after row."""
     branches = batch.get("branches")
     rows, words = (batch["first"] >= 0).nonzero(as_tuple=True)
     at = rows, batch["first"][rows, words]
@@ -167,8 +191,8 @@ def word_logits(engine: Engine, batch: Batch) -> Tensor:
     return engine.label_logits(hidden, branches=None if branches is None else branches[rows]).float()
 
 
-def _for_each(sentences: Sequence, branches: Sequence[int] | None) -> Sequence[int] | None:
-    """The branches, if there is one for each sentence."""
+def _for_each(sentences: Sequence[HasTokens], branches: Sequence[int] | None) -> Sequence[int] | None:
+    """Return the branches, one for each sentence. Raises DataError if there are more or fewer."""
     if branches is not None and len(branches) != len(sentences):
         raise DataError(f"{len(branches)} branches for {len(sentences)} sentences: give one for each.")
     return branches

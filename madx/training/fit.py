@@ -1,18 +1,21 @@
-"""Training a module: one run of the loop, or the phases of a sparse difference."""
+"""Training a module: one run of the loop, or the phases of a sparse weight delta."""
 
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 
 from madx.engine import Engine
 from madx.errors import ConfigError
+from madx.module_types.sparse_diff import SparseDiff
 from madx.tasks.base import Task
 from madx.training import loop
 from madx.training.cache_policy import activation_cache
 from madx.training.precision import precision_of
+from madx.training.run import Run, TrainResult
 from madx.training.settings import TrainSettings
 from madx.training.sparse import SELECTED, fit_sparse
-from madx.training.trainable import TrainableModule
+from madx.training.trainable import ModuleTrainable, Trainee
 
 
 def fit(
@@ -25,45 +28,52 @@ def fit(
     seed: int,
     folder: Path | None = None,
     resume: bool = True,
-    run: dict | None = None,
+    run: dict[str, Any] | None = None,
     title: str | None = None,
-) -> loop.TrainResult:
-    """Train the module `name` of the active composition on a task for a number of optimiser steps.
+) -> TrainResult:
+    """Train a module of the active composition on a task.
 
-    folder: keeps the checkpoint (None: none is written); run: settings that identify the run, compared on resume.
-    precision "auto" is that of the base as it is. A module with a sparse difference is trained in phases (`madx.training.sparse`), `steps` being those of the last one.
-    Ends with the best weights (by the task's metric on its held-out data) in the module. Raises TrainingError when the
-    loss is no number any more, the disk refuses, or a checkpoint belongs to another run; KeyboardInterrupt after
-    Ctrl-C or SIGTERM, with a checkpoint written first.
+    The module ends with the best weights by the task's metric on its held-out data. A module with a sparse weight
+    delta is trained in phases (`madx.training.sparse`).
+
+    Args:
+        engine: the module is attached to it and acts in its active composition.
+        name: the module's name.
+        task: gives batches, losses and scores.
+        settings: learning rate, precision and so on; precision `auto` is that of the base as it is.
+        steps: optimiser steps; for a sparse weight delta those of the phase after the selection.
+        seed: decides data order, masks, dropout and selections.
+        folder: keeps the checkpoint; None: no checkpoint is written.
+        resume: go on from the checkpoint in the folder; False: remove it and begin anew.
+        run: settings that identify the run; they are compared on resume.
+        title: a name for the progress display; the module's by default.
+
+    Raises:
+        ConfigError: settings that do not fit the module or each other.
+        TrainingError: the loss is not a number any more, the disk refuses, or the checkpoint belongs to another run.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, when a checkpoint has been written.
     """
     if steps < 1:
         raise ConfigError(f"training for {steps} steps: at least 1 is needed.")
     if settings.precision == "auto":
         settings = settings.model_copy(update={"precision": precision_of(engine.base)})
-    if folder is not None and not resume and PartialState().is_main_process:
-        forget(Path(folder))
-    options = {
-        "steps": steps,
-        "seed": seed,
-        "folder": folder,
-        "resume": resume,
-        "title": title or name,
-        "identity": run or {},
-    }
-    if "weights" in engine.module(name).units:
-        return fit_sparse(engine, name, task, settings, **options)
-    trainable = TrainableModule(engine, name)
-    with trainable.opened(), activation_cache(engine, name, task, settings, folder=folder):
-        return loop.run(engine, trainable, task, settings, **options)
+    place = Path(folder) if folder is not None else None
+    if place is not None and not resume and PartialState().is_main_process:
+        forget(place)
+    how = Run(steps=steps, seed=seed, folder=place, resume=resume, identity=run or {}, title=title or name)
+    trainee = Trainee(engine, name, None)
+    with activation_cache(trainee, task, settings, folder=place):
+        for unit in trainee.units:
+            if isinstance(unit, SparseDiff):
+                return fit_sparse(Trainee(engine, name, unit), task, settings, how)
+        trainable = ModuleTrainable(trainee)
+        with trainable.running():
+            return loop.train(trainable, task, settings, how)
 
 
 def forget(folder: Path) -> None:
-    """Remove what a run that is not to be taken up left in its folder: a phase that the new one has not reached would be found."""
-    of_phases = [
-        folder,
-        folder / "full",
-        *(path for pattern in ("round-*", "round-*/*") for path in folder.glob(pattern)),
-    ]
-    for place in of_phases:
+    """Remove the checkpoints and selections of a run that is not to be resumed, those of all its phases."""
+    phases = [path for pattern in ("round-*", "round-*/*") for path in folder.glob(pattern)]
+    for place in (folder, folder / "full", *phases):
         for name in (loop.CHECKPOINT, SELECTED):
             (place / name).unlink(missing_ok=True)

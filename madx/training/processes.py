@@ -1,11 +1,11 @@
-"""What the processes of a run tell each other; with one process nothing is sent."""
+"""Communication between the processes of a run; with one process nothing is sent."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 from accelerate import PartialState, utils
-from torch import Tensor, nn
+from torch import Tensor
 
 from madx.errors import MadxError, TrainingError
 
@@ -21,28 +21,29 @@ def broadcast(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def same_weights(parameters: Iterable[nn.Parameter]) -> None:
-    """Every process takes the first one's values, whatever seed the caller's own code had."""
+def broadcast_in_place(tensors: Iterable[Tensor]) -> None:
+    """Give every process the first one's values, whatever seed the caller's own code had."""
     if PartialState().num_processes > 1:
-        for parameter in (p for p in parameters if p.numel()):
-            parameter.copy_(broadcast(parameter.detach().clone()))
+        for tensor in (t for t in tensors if t.numel()):
+            tensor.copy_(broadcast(tensor.detach().clone()))
 
 
 def require_same(value: int, what: str, folder: Path) -> None:
-    """Raises TrainingError, in every process, when they did not all find the same in a run's folder."""
+    """Raises TrainingError, in every process, when they did not all find the same value in a run's folder."""
     process = PartialState()
     if process.num_processes == 1:
         return
     found = utils.gather(torch.tensor([value], device=process.device)).tolist()
     if len(set(found)) > 1:
         raise TrainingError(
-            f"The processes found different states of the run in {folder} ({what}: {', '.join(map(str, found))}). The first one "
-            "alone writes there and all read: the folder must be on a disk that all machines share. Put it there, or start with resume=false."
+            f"The processes found different states of the run in {folder} ({what}: {', '.join(map(str, found))}). Only "
+            "the first process writes there and all of them read: the folder must be on a disk that all machines "
+            "share, or start with resume=false."
         )
 
 
 def on_main_process(action: Callable[[], None]) -> None:
-    """Have the first process do something. When it fails, every process raises: the others would wait for it for ever."""
+    """Run an action in the first process. When it fails there, every process raises: the others would wait for ever."""
     process, error = PartialState(), None
     if process.is_main_process:
         try:

@@ -1,71 +1,86 @@
-"""What a user sees while a run goes on: a bar in a terminal, a line now and then elsewhere."""
+"""The progress of a job on the screen: a bar in a terminal, a line now and then elsewhere."""
 
 import sys
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-from madx.training.cpu_contention import Crowding
+from madx.training.cpu_contention import CpuContention
 
 #: seconds between two lines when the output is no terminal
 LINE_SECONDS = 15.0
 
 
 class ProgressView:
-    """Step, loss, tokens per second and time left of a run. Use as a context manager; `shown=False` prints nothing."""
+    """Step, loss, tokens per second and time left of a run; a context manager.
+
+    Args:
+        title: name of the run.
+        steps: number of steps, or of pieces of work.
+        start: how many of them are done already.
+        shown: False: nothing is printed.
+    """
 
     def __init__(self, title: str, steps: int, *, start: int = 0, shown: bool = True):
         self.title, self.steps, self.start = title, steps, start
-        self.bar, self.task = None, None
+        self.bar: Progress | None = None
+        self.task = TaskID(0)
         self.console = Console(file=sys.stderr) if shown else None
-        self.crowding = Crowding() if shown else None
-        self.began = self.said = time.monotonic()
+        self.contention = CpuContention() if shown else None
+        self.began = self.last_line = time.monotonic()
         self.tokens, self.done = 0, start
 
     def __enter__(self) -> "ProgressView":
         if self.console is not None and self.console.is_terminal:
-            columns = [
+            self.bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[note]}"),
-            ]
-            self.bar = Progress(
-                *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, transient=False
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=False,
             )
             self.bar.start()
             self.task = self.bar.add_task(self.title, total=self.steps, completed=self.start, note="")
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.stop()
 
     def step(self, step: int, *, loss: float, tokens: int, score: str = "") -> None:
-        """After `step` steps: the running loss, tokens seen in the last step, and the last score as text."""
-        self._look_around()
+        """Show that `step` steps are done, with the running loss, the tokens of the last step and the last score."""
         self.tokens += tokens
-        now = time.monotonic()
-        speed = self.tokens / max(now - self.began, 1e-9)
+        seconds = time.monotonic() - self.began
+        speed = self.tokens / max(seconds, 1e-9)
+        left = seconds / max(step - self.start, 1) * (self.steps - step)
         note = f"loss {loss:.3f}  {speed:,.0f} tokens/s" + (f"  {score}" if score else "")
-        if self.bar is not None:
-            self.bar.update(self.task, completed=step, note=note)
-        elif self.console is not None and (now - self.said > LINE_SECONDS or step == self.steps):
-            self.said = now
-            left = (now - self.began) / max(step - self.start, 1) * (self.steps - step)
-            self.console.print(f"{self.title}: step {step}/{self.steps}  {note}  {left:,.0f} s left", highlight=False)
+        self._show(step, note, f"step {step}/{self.steps}  {note}  {left:,.0f} s left", always=step == self.steps)
 
     def count(self, note: str) -> None:
-        """One more piece of work done, for jobs that have no loss."""
-        self._look_around()
-        self.done = self.done + 1
-        if self.bar is not None:
-            self.bar.update(self.task, completed=self.done, note=note)
-        elif self.console is not None and time.monotonic() - self.said > LINE_SECONDS:
-            self.said = time.monotonic()
-            self.console.print(f"{self.title}: {self.done}/{self.steps}  {note}", highlight=False)
+        """Show that one more piece of work is done, for jobs that have no loss."""
+        self.done += 1
+        self._show(self.done, note, f"{self.done}/{self.steps}  {note}")
 
-    def _look_around(self) -> None:
-        if self.crowding is not None and (text := self.crowding.notice()) is not None:
-            self.console.print(text, highlight=False)
+    def _show(self, done: int, note: str, line: str, *, always: bool = False) -> None:
+        """Move the bar, or print a line if the last one is old enough or `always`; and a notice about busy cores."""
+        if self.console is None:
+            return
+        if self.contention is not None and (notice := self.contention.notice()) is not None:
+            self.console.print(notice, highlight=False)
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, note=note)
+        elif always or time.monotonic() - self.last_line > LINE_SECONDS:
+            self.last_line = time.monotonic()
+            self.console.print(f"{self.title}: {line}", highlight=False)

@@ -4,13 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-settings.register_profile("madx-data", derandomize=True, deadline=None, max_examples=60)
-settings.load_profile("madx-data")
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 LETTERS = "abcdefghijklmnopqrstuvwxyzẹ́"
 TYPES = ("PER", "LOC", "geo-loc")
@@ -18,7 +15,7 @@ TYPES = ("PER", "LOC", "geo-loc")
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    """XLM-R in small: unigram over single letters and a few words, so a word has about as many pieces as letters."""
+    """A small tokenizer like that of XLM-R: unigram over letters and a few words, so most pieces are letters."""
     pieces = ["▁", *LETTERS, "▁the", "▁a", "ing", "▁in", "."]
     vocabulary = [(piece, 0.0) for piece in SPECIAL] + [(p, -1.0 - len(pieces) / (10 * len(p) ** 2)) for p in pieces]
     core = Tokenizer(models.Unigram(vocabulary, unk_id=3))
@@ -33,7 +30,7 @@ def tokenizer():
 
 @pytest.fixture(scope="session")
 def bert_tokenizer():
-    """BERT in small: [CLS] and [SEP], no bos or eos, WordPiece."""
+    """A small tokenizer like that of BERT: WordPiece with [CLS] and [SEP], without bos and eos."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "##s", "##ing", "on"]
     core = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -43,7 +40,7 @@ def bert_tokenizer():
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real data beside the checkout, or $MADX_SHARED."""
+    """The folder of reference material beside the checkout, or $MADX_SHARED; without it such tests are skipped."""
     folder = Path(os.environ.get("MADX_SHARED") or Path(__file__).parents[3] / "shared")
     if not (folder / "data" / "ner").is_dir() or not (folder / "models" / "mini-xlmr").is_dir():
         pytest.skip(f"no real data: {folder} holds no data/ner and models/mini-xlmr (set MADX_SHARED)")
@@ -67,6 +64,6 @@ def _spans_of(cuts: list[tuple[int, str | None]]) -> tuple[int, list[tuple[str, 
 
 @pytest.fixture(scope="session")
 def annotations():
-    """A strategy: (number of words, spans) with neighbours of one type, gaps and no words at all among them."""
+    """A strategy of (number of words, spans): with neighbours of one type, with gaps, and without any word."""
     cut = st.tuples(st.integers(1, 4), st.one_of(st.none(), st.sampled_from(TYPES)))
     return st.lists(cut, max_size=8).map(_spans_of)

@@ -1,4 +1,4 @@
-"""Words -> pieces -> windows -> batches -> tags: nothing lost, nothing twice, the same on any number of processes."""
+"""Words -> pieces -> windows -> batches -> tags: nothing is lost, and nothing is there twice."""
 
 from types import SimpleNamespace
 
@@ -8,9 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from madx.data.labelled.batches import BlockBatches, batches, collate, merge_predictions
-from madx.data.labelled.conll import Sentence, read_conll
+from madx.data.labelled.batches import batches, collate, merge_predictions
+from madx.data.labelled.conll import read_conll
 from madx.data.labelled.labels import LabelSet
+from madx.data.labelled.sentences import Sentence
 from madx.data.labelled.windows import Row, encode_words, windows, word_pieces
 from madx.errors import ConfigError, DataError
 
@@ -56,7 +57,7 @@ def test_windows(sizes, room, overlap):
 
 @given(st.integers(2, 60), st.integers(5, 20))
 def test_inner_words_have_context_on_both_sides(count, room):
-    """Words of one piece, overlap 2k: each has at least k - 1 words on either side, or the sentence ends there."""
+    """With words of one piece and an overlap of 2k, a word has k - 1 words on each side, or the sentence ends there."""
     overlap = (room - 1) // 2 * 2
     for start, end, words in windows([1] * count, room=room, overlap=overlap):
         for word in words:
@@ -113,7 +114,7 @@ def test_special_tokens_in_text_are_text(tokenizer):
 
 
 def test_slow_tokenizers_read_word_by_word(tokenizer):
-    """Where no offsets are to be had; for a vocabulary that splits at spaces both ways give the same pieces."""
+    """A slow tokenizer gives no offsets; with a vocabulary that splits at spaces both kinds give the same pieces."""
 
     class Slow:
         is_fast, unk_token_id, all_special_ids = False, 3, [0, 1, 2, 3, 4]
@@ -127,7 +128,7 @@ def test_slow_tokenizers_read_word_by_word(tokenizer):
 
 
 def test_byte_level_pieces_belong_to_their_words():
-    """RoBERTa's kind: a piece begins with the space before it, one character may be several pieces."""
+    """In RoBERTa's tokenizer a piece begins with the space before it, and one character may be several pieces."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -178,15 +179,6 @@ def test_every_row_once_within_the_budget(lengths, budget, shuffle, epoch):
         assert len(batch) == 1 or longest * len(batch) <= budget.get("tokens_per_batch", longest * len(batch))
 
 
-@given(LENGTHS, BUDGET, st.integers(2, 4))
-def test_processes_share_the_same_global_batches(lengths, budget, count):
-    rows = rows_of(lengths)
-    shares = [batches(rows, seed=3, process_index=p, process_count=count, **budget) for p in range(count)]
-    for whole, *parts in zip(batches(rows, seed=3, **budget), *shares, strict=True):
-        assert sorted(i for part in parts for i in part) == sorted(whole)
-        assert max(map(len, parts)) - min(map(len, parts)) <= 1
-
-
 def test_epochs_and_seeds_differ_and_padding_is_small():
     lengths = np.random.default_rng(0).integers(1, 60, 5000)
     rows = rows_of(lengths)
@@ -195,7 +187,7 @@ def test_epochs_and_seeds_differ_and_padding_is_small():
     padded = sum(len(batch) * lengths[batch].max() for batch in found)
     assert lengths.sum() / padded > 0.95
     firsts = [lengths[batch].max() for batch in found]
-    assert firsts != sorted(firsts)  # short and long batches mixed
+    assert firsts != sorted(firsts)  # short and long batches are mixed
 
 
 def test_collate():
@@ -212,53 +204,6 @@ def test_wrong_budget():
     for settings in ({}, {"batch_size": 2, "tokens_per_batch": 2}, {"batch_size": 0}, {"tokens_per_batch": 0}):
         with pytest.raises(ConfigError, match="give one of them, at least 1"):
             batches(rows_of([1]), **settings)
-    with pytest.raises(ConfigError, match="process 2 of 2"):
-        batches(rows_of([1]), batch_size=1, process_index=2, process_count=2)
-
-
-# --- blocks
-
-
-@given(st.integers(1, 30), st.integers(1, 12), st.integers(0, 5))
-def test_block_stream_is_permutation_after_permutation(count, size, seed):
-    stream = BlockBatches(count, batch_size=size, seed=seed)
-    steps = -(-3 * count // size)
-    places = np.concatenate([stream.indices_of_step(step) for step in range(steps)])
-    for epoch in range(3):
-        assert sorted(places[epoch * count : (epoch + 1) * count]) == list(range(count))
-    fresh = BlockBatches(count, batch_size=size, seed=seed)  # straight to the last step: nothing to replay
-    assert fresh.indices_of_step(steps - 1).tolist() == stream.indices_of_step(steps - 1).tolist()
-    assert [b.tolist() for _, b in zip(range(4), fresh, strict=False)] == [
-        fresh.indices_of_step(i).tolist() for i in range(4)
-    ]
-
-
-@given(st.integers(1, 30), st.integers(4, 12), st.integers(1, 4), st.integers(0, 20))
-def test_block_stream_is_shared(count, size, processes, step):
-    whole = BlockBatches(count, batch_size=size, seed=1).share_of_step(step)
-    assert whole.rows.tolist() == list(range(size))
-    seen = []
-    for p in range(processes):
-        share = BlockBatches(count, batch_size=size, seed=1, process_index=p, process_count=processes).share_of_step(
-            step
-        )
-        assert share.blocks.tolist() == whole.blocks[share.rows].tolist()
-        seen += share.rows.tolist()
-    assert sorted(seen) == list(range(size))
-
-
-def test_block_stream_differs_by_seed_and_epoch():
-    first, second = (BlockBatches(1000, batch_size=1000, seed=s) for s in (0, 1))
-    assert (first.indices_of_step(0) != second.indices_of_step(0)).any()
-    assert (first.indices_of_step(0) != first.indices_of_step(1)).any()
-
-
-def test_wrong_block_stream():
-    for count, size in ((0, 4), (4, 0)):
-        with pytest.raises(ConfigError, match="at least 1 of each"):
-            BlockBatches(count, batch_size=size)
-    with pytest.raises(ConfigError, match="raise batch_size"):
-        BlockBatches(4, batch_size=1, process_count=2)
 
 
 # --- real data
@@ -266,7 +211,7 @@ def test_wrong_block_stream():
 
 @pytest.mark.parametrize("name", ["yor-masakhaner2/dev", "eng-uner/dev", "por-uner/dev"])
 def test_real_sentences(shared, real_tokenizer, name):
-    """Pieces as transformers itself cuts lists of words; windows of 64 give back every tag."""
+    """The pieces are those of transformers for lists of words, and windows of 64 tokens give back every tag."""
     sentences = read_conll(shared / "data" / "ner" / f"{name}.conll")
     labels = LabelSet.from_sentences(sentences)
     expected = real_tokenizer(

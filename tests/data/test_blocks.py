@@ -1,4 +1,4 @@
-"""Packing: what is in the blocks, that held-out lines are never trained on, and the cache."""
+"""Packing: blocks hold the lines in order, held-out lines are never trained on, and the cache is used and mended."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from madx.errors import BaseError, ConfigError, DataError
 
 
 def corpus(folder, lines=400, seed=0):
-    """Random words, every tenth line a duplicate of an earlier one."""
+    """Write lines of random words; every tenth is a copy of an earlier one. Returns the file and the lines."""
     chance = np.random.default_rng(seed)
     made = []
     for i in range(lines):
@@ -54,7 +54,7 @@ def test_blocks_hold_the_lines_in_order(tmp_path, tokenizer):
 
 
 def held_lines(tokenizer, tmp_path, file):
-    """The distinct held-out lines, found through the passes themselves."""
+    """Return the distinct held-out lines."""
     scratch = tmp_path / "scratch"
     scratch.mkdir(exist_ok=True)
     lines = file.read_text().split("\n")
@@ -95,7 +95,7 @@ def test_when_it_warns(tokens, unknown, expected, tmp_path):
     st.sampled_from([10, 50, 200]),
 )
 def test_held_out_lines(lines, target):
-    """Duplicates on one side; enough where there is enough; not more than twice the target while lines are short."""
+    """Copies are on one side; there are enough tokens if possible, and at most twice the target if lines are short."""
     buckets, lengths = (np.array(column, dtype=np.int32) for column in zip(*lines, strict=True))
     flat = Flat(ids=np.zeros(0), lengths=lengths, buckets=buckets * (BUCKETS // 64), stats=CorpusStats(0, 0, 0, 0))
     held = held_out_lines(flat, target=target)
@@ -114,14 +114,14 @@ def test_held_out_share_is_bounded(tmp_path, tokenizer):
     assert len(few) > len(many)  # what is not held out is trained on
 
 
-def test_the_order_of_lines_does_not_move_them_to_the_other_side(tmp_path, tokenizer):
+def test_the_side_of_a_line_does_not_depend_on_the_order(tmp_path, tokenizer):
     file, lines = corpus(tmp_path)
     held = held_lines(tokenizer, tmp_path, file)
     file.write_text("\n".join(reversed(lines)))
     assert held_lines(tokenizer, tmp_path, file) == held
 
 
-def test_second_use_reads_the_cache_and_says_so(tmp_path, tokenizer, caplog, monkeypatch):
+def test_the_second_use_reads_the_cache_and_says_so(tmp_path, tokenizer, caplog, monkeypatch):
     file, _ = corpus(tmp_path)
     caplog.set_level(logging.INFO, logger="madx")
     first = pack_corpus(file, tokenizer, block_size=32, cache=tmp_path / "cache")
@@ -134,23 +134,21 @@ def test_second_use_reads_the_cache_and_says_so(tmp_path, tokenizer, caplog, mon
     assert isinstance(second.train.stored, np.memmap)
 
 
-def test_key_follows_contents_tokenizer_and_settings(tmp_path, tokenizer, bert_tokenizer):
+def test_the_key_depends_on_contents_tokenizer_and_settings(tmp_path, tokenizer, bert_tokenizer):
     file, lines = corpus(tmp_path)
     cache = tmp_path / "cache"
     folders = {pack_corpus(file, tokenizer, block_size=32, cache=cache).folder}
     folders.add(pack_corpus(file, tokenizer, block_size=24, cache=cache).folder)
     folders.add(pack_corpus(file, bert_tokenizer, block_size=32, cache=cache).folder)
     folders.add(pack_corpus(file, tokenizer, block_size=32, limit=390, cache=cache).folder)
-    tokenizer(
-        ["a b"], max_length=4, truncation=True, padding="max_length"
-    )  # leaves a state behind: not another tokenizer
+    tokenizer(["a b"], max_length=4, truncation=True, padding="max_length")  # leaves a state behind, but is the same
     folders.add(pack_corpus(file, tokenizer, block_size=32, cache=cache).folder)
     file.write_text("\n".join(lines[1:]))
     folders.add(pack_corpus(file, tokenizer, block_size=32, cache=cache).folder)
     assert len(folders) == 5
 
 
-def test_damaged_cache_is_made_anew(tmp_path, tokenizer, caplog):
+def test_a_damaged_cache_is_packed_anew(tmp_path, tokenizer, caplog):
     file, _ = corpus(tmp_path)
     first = pack_corpus(file, tokenizer, block_size=32, cache=tmp_path / "cache")
     expected = first.train[:].copy()
@@ -161,7 +159,7 @@ def test_damaged_cache_is_made_anew(tmp_path, tokenizer, caplog):
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-def test_full_disk_leaves_nothing_behind(tmp_path, tokenizer, monkeypatch):
+def test_a_full_disk_leaves_nothing_behind(tmp_path, tokenizer, monkeypatch):
     file, _ = corpus(tmp_path)
 
     def full(*args, **kwargs):
@@ -176,7 +174,7 @@ def test_full_disk_leaves_nothing_behind(tmp_path, tokenizer, monkeypatch):
 @pytest.mark.parametrize("text", ["a b c", "abcde " * 200, "\n".join(["the same line"] * 300)])
 def test_too_small(tmp_path, tokenizer, text):
     (tmp_path / "x.txt").write_text(text)
-    with pytest.raises(DataError, match=r"x\.txt: the corpus is too small: .* one to hold out"):
+    with pytest.raises(DataError, match=r"x\.txt: the corpus is too small.*Add text"):
         pack_corpus(tmp_path / "x.txt", tokenizer, block_size=32, cache=tmp_path / "cache")
 
 
@@ -209,7 +207,7 @@ def test_bert_frame(tmp_path, bert_tokenizer):
 
 
 def test_no_warning_about_long_sequences(tmp_path, tokenizer, caplog):
-    """The tokenizer's maximum is 16; packing goes past it on purpose."""
+    """The tokenizer's maximum is 16, which packing exceeds on purpose."""
     text_ids(tokenizer, ["abc " * 100])
     assert caplog.text == "" and tokenizer.model_max_length == 16
 

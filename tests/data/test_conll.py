@@ -1,4 +1,4 @@
-"""CoNLL files: what is read, how schemes are told apart, and what is said about broken ones."""
+"""Files of columns: every form is read, schemes are told apart, and each fault is named with file and line."""
 
 import unicodedata
 
@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from madx.data.labelled.conll import Sentence, read_conll, read_dataset, write_conll
+from madx.data.labelled.conll import read_conll, write_conll
 from madx.data.labelled.labels import LabelSet, spans
+from madx.data.labelled.sentences import Sentence
 from madx.data.labelled.tags import detect_scheme, to_iob2
 from madx.errors import ConfigError, DataError
 
@@ -21,7 +22,7 @@ def read(tmp_path, text, **settings):
 
 
 def write_tags(words, entities, scheme):
-    """Spans -> tags of a scheme, written independently of the reader."""
+    """Tags of spans in a scheme, written independently of the reader."""
     tags = ["O"] * words
     for number, (kind, start, end) in enumerate(entities):
         for i in range(start, end):
@@ -116,16 +117,12 @@ def test_words_become_nfc(tmp_path):
         (b"", {}, "x.conll: the file is empty"),
         ("\n\n# a comment\n", {}, "x.conll: the file is empty"),
         ("Ada\nLovelace\n", {}, "x.conll:1: one column only"),
-        ("Ada\tO\n\nmet O\n", {}, "x.conll:3: 1 columns, 2 on the file's first line of words, apart by tabs: 'met O'"),
-        ("Ada\tO\nB\tx\tO\n", {}, "x.conll:2: 3 columns, 2 on"),
+        ("Ada\tO\n\nmet O\n", {}, "x.conll:3: 1 columns separated by tabs, but 2"),
+        ("Ada\tO\nB\tx\tO\n", {}, "x.conll:2: 3 columns separated by tabs, but 2"),
         ("Ada\tO\n#tag\n", {}, "x.conll:2: 1 columns"),
         ("Ada\tO\nBob\t\n", {}, "x.conll:2: column -1 (tag_column) is empty"),
         ("Ada\tO\n\tO\n", {}, "x.conll:2: column 0 (token_column) is empty"),
-        (
-            "Ada\tO\n",
-            {"tag_column": 2},
-            "x.conll:1: tag_column 2, but the line has 2 columns: 'Ada\\tO'. Allowed: -2 to 1",
-        ),
+        ("Ada\tO\n", {"tag_column": 2}, "2 columns: 'Ada\\tO'. Allowed: -2 to 1"),
         (b"Ada\tO\nJos\xe9\tO\n", {}, "x.conll:2: not UTF-8 text: byte 0xe9 at offset 9"),
         (b"Ada\tO\n\0\tO\n", {}, "x.conll:2: a zero byte"),
         ("Ada\tO\nBob\tPERSON\n", {}, "x.conll:2: tag 'PERSON' is neither O nor"),
@@ -141,7 +138,7 @@ def test_words_become_nfc(tmp_path):
         ("Ada\tI-PER\n", {"scheme": "iob2"}, "x.conll:1: I-PER after the start of the sentence"),
         ("A\tB-PER\nB\tI-LOC\n", {"scheme": "iob2"}, "x.conll:2: I-LOC after B-PER"),
         ("Ada\tB-PER\n", {"scheme": "iob1"}, "x.conll:1: B-PER after the start of the sentence: in IOB1"),
-        ("Ada\tS-PER\n", {"scheme": "iob2"}, "x.conll:1: tag 'S-PER' is no tag of IOB2"),
+        ("Ada\tS-PER\n", {"scheme": "iob2"}, "x.conll:1: tag 'S-PER' is not a tag of IOB2"),
         ("A\tB-PER\nB\tO\nC\tS-PER\n", {}, "x.conll:1: B-PER before O: in BIOES an entity ends with E-PER"),
         ("A\tO\nB\tE-PER\n", {}, "x.conll:2: E-PER after O: in BIOES it can only follow"),
     ],
@@ -202,36 +199,8 @@ def test_writing_is_whole_or_not_at_all(tmp_path, monkeypatch):
     assert file.read_text().startswith("a b c") and list(tmp_path.iterdir()) == [file]
 
 
-@pytest.fixture
-def data_set(monkeypatch):
-    """`datasets.load_dataset` gives a set made in memory."""
-    datasets = pytest.importorskip("datasets")
-    names = ["O", "B-PER", "I-PER"]
-    features = datasets.Features(
-        {
-            "tokens": datasets.Sequence(datasets.Value("string")),
-            "ner_tags": datasets.Sequence(datasets.ClassLabel(names=names)),
-            "numbers": datasets.Sequence(datasets.Value("int64")),
-        }
-    )
-    rows = {"tokens": [["Ada", "e\u0301"], [], ["x"]], "ner_tags": [[1, 2], [], [0]], "numbers": [[1, 2], [], [0]]}
-    made = datasets.Dataset.from_dict(rows, features=features)
-    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: made)
-
-
-def test_data_set(data_set):
-    assert read_dataset("datasets:ner:sw:test") == [
-        Sentence(("Ada", "é"), ("B-PER", "I-PER"), 1),
-        Sentence(("x",), ("O",), 3),
-    ]
-    with pytest.raises(DataError, match=r"no column 'tags' \(set tag_column\); did you mean 'ner_tags'"):
-        read_dataset("datasets:ner", tag_column="tags")
-    with pytest.raises(DataError, match="row 1: tag 1 is a number without a name"):
-        read_dataset("datasets:ner", tag_column="numbers")
-
-
 def test_real_files(shared):
-    """Yoruba stands in decomposed form in the file and composed in memory; every file has the three types."""
+    """Yoruba is decomposed in the file and composed in memory; every file has the three types."""
     files = sorted((shared / "data" / "ner").glob("*/*.conll"))
     assert files
     for file in [f for f in files if f.name == "dev.conll"]:

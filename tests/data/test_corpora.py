@@ -1,4 +1,4 @@
-"""Raw text: every kind of file is read, every kind of damage is named with file and line."""
+"""Raw text: every kind of file is read, and every kind of damage is named with file and line."""
 
 import gzip
 import hashlib
@@ -15,7 +15,7 @@ LINES = ["first line", "zweite Zeile", "mstari wa tatu"]
 
 @pytest.fixture
 def texts(tmp_path):
-    """One file of each kind, the same lines in each."""
+    """A folder with one file of each kind, all with the same lines."""
     plain = "\n".join(LINES).encode()
     records = "\n".join(json.dumps({"id": i, "text": line}) for i, line in enumerate(LINES)).encode()
     for name, content in {"b.txt": plain, "a.jsonl": records}.items():
@@ -46,7 +46,7 @@ def test_text_is_nfc_stripped_and_lines_end_at_newlines_only(tmp_path):
 
 
 def test_streams(tmp_path):
-    """A fault on the last line does not keep the first lines from coming."""
+    """The first lines come even if the last one is broken."""
     file = tmp_path / "x.txt"
     file.write_bytes(b"fine\n" * 1000 + b"\xff\n")
     texts = read_corpus(file)
@@ -168,7 +168,7 @@ def test_lost_connection_is_a_data_error(monkeypatch):
 
 
 def test_local_folder_through_datasets(tmp_path, monkeypatch):
-    """The real library, offline: a folder of JSON lines is a data set for it."""
+    """For the real library a folder of JSON lines is a data set, too, also offline."""
     pytest.importorskip("datasets")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "set").mkdir()

@@ -1,4 +1,4 @@
-"""Inspection of corpora, labelled sets and leakage: every figure against one counted by hand or another way."""
+"""Reports on corpora, labelled sets and leakage: every figure equals one counted by hand or in another way."""
 
 import random
 from collections import Counter
@@ -11,7 +11,7 @@ from madx.data.inspect import text as module
 from madx.data.inspect.labels import inspect_labels
 from madx.data.inspect.overlap import LEAST, SentenceIndex, letters
 from madx.data.inspect.text import Duplicates, inspect_text, script_of, scripts
-from madx.data.labelled.conll import Sentence
+from madx.data.labelled.sentences import Sentence
 from madx.data.labelled.tags import Inventory
 
 
@@ -181,6 +181,6 @@ def test_plain_tags_are_checked_against_their_inventory(tokenizer):
     assert "did you mean 'DET'" in r.faults[0] and has(r.warnings, "not valid UPOS", "another column")
 
 
-def test_a_column_without_spans_is_told(tokenizer):
+def test_a_column_without_spans_gets_a_warning(tokenizer):
     r = inspect_labels([Sentence(("a",), ("O",), 1)], tokenizer, path="x")
     assert has(r.warnings, "no span at all", "columns.tag")

@@ -1,11 +1,11 @@
-"""Label sets: order, round trips, and what is said when data and module do not fit."""
+"""Label sets: order, round trips, and the error when data and module do not fit."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from madx.data.labelled.conll import Sentence
 from madx.data.labelled.labels import LabelSet, require, spans
+from madx.data.labelled.sentences import Sentence
 from madx.errors import DataError
 
 
@@ -40,7 +40,7 @@ def test_spans():
     assert spans(["B-A", "B-A", "I-A", "I-B", "O", "I-B"]) == [("A", 0, 1), ("A", 1, 3), ("B", 3, 4), ("B", 5, 6)]
 
 
-def test_mismatch_names_both_sides_and_the_place():
+def test_a_mismatch_names_both_sides_and_the_place():
     module = LabelSet(("O", "B-PER", "I-PER"))
     data = LabelSet.from_sentences(sentences(["O", "B-PER"], ["B-DATE"]), source="sw/test.conll")
     with pytest.raises(DataError) as error:
@@ -57,5 +57,5 @@ def test_wrong_labels():
     with pytest.raises(DataError, match="'B-LOC' is not in the label set.*Allowed: O, B-PER"):
         LabelSet(("O", "B-PER")).encode(["O", "B-LOC"])
     for tags in ((), ("O", "O")):
-        with pytest.raises(DataError, match="each once"):
+        with pytest.raises(DataError, match="each of them once"):
             LabelSet(tags)

@@ -1,4 +1,4 @@
-"""The 80/10/10 rule, and that a row's masks depend on nothing but its seed."""
+"""Masks follow the 80/10/10 rule and depend on nothing but the seed of their row."""
 
 import time
 
@@ -52,7 +52,7 @@ def test_seeds_differ_by_seed_step_and_row():
 
 
 def test_equals_the_definition_in_plain_integers():
-    """A resumed run may meet another numpy: the hash is SplitMix64, written out here once more without arrays."""
+    """The hash is SplitMix64, written here without arrays, so that a resumed run goes on with any numpy."""
     wrap, golden = 2**64 - 1, 0x9E3779B97F4A7C15
 
     def mix(x):

@@ -15,6 +15,8 @@ from evaluation_tools import fill
 
 from madx.report.page import write_report
 
+pytestmark = pytest.mark.slow  # a browser is started
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 HARNESS = """<!doctype html><body><script>
 const widths = [390, 1280], found = {};

@@ -643,6 +643,7 @@ def outcome(folder, base):
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("safetensors", [False, True])
 def test_fuzz_bytes(small, tmp_path, safetensors):
     """Flipped bytes, cut ends and inserted bytes in every file."""
@@ -669,6 +670,7 @@ def test_fuzz_bytes(small, tmp_path, safetensors):
     assert outcome(folder, small) and 0 < read < 800
 
 
+@pytest.mark.slow
 def test_fuzz_json(small, tmp_path):
     """Values replaced, keys dropped, renamed and added, in both configs."""
     folder = export_adapterhub(module(small, "madx", labels=LABELS), tmp_path / "m", base=small)
@@ -699,6 +701,7 @@ def test_fuzz_json(small, tmp_path):
     assert outcome(folder, small) and 0 < read < 600
 
 
+@pytest.mark.slow
 def test_fuzz_tensors(small, tmp_path):
     """Keys renamed, dropped, doubled; tensors reshaped, cut, of other kinds."""
     folder = export_adapterhub(module(small, "madx", labels=LABELS), tmp_path / "m", base=small)

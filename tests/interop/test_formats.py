@@ -254,6 +254,7 @@ def settings_changed(text: bytes, rng: random.Random) -> bytes:
     return json.dumps(full).encode()
 
 
+@pytest.mark.slow
 def test_fuzz(form, tmp_path, monkeypatch):
     """1500 damaged folders of each format: each is imported or refused by a MadxError that leaves the store alone."""
     monkeypatch.setattr(os, "fsync", lambda _: None)

@@ -10,6 +10,7 @@ import torch
 from hub_server import Refusal
 from hub_tools import local_hub, set_offline
 from huggingface_hub import ModelCard
+from store_tools import alter, mended
 
 import madx
 from madx.errors import BaseError, CompositionError, HubError, MadxError, StoreError
@@ -20,11 +21,12 @@ from madx.jobs import Predictor
 from madx.module import new_module
 from madx.store import LAYOUT, Store, write_stored
 from madx.store.card import model_card
-from madx.store.manifest import from_text
+from madx.store.module_json import from_text
 
 #: huggingface_hub 2's own upload over LFS is not up to date with its HTTP library
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 HOME = "/home/juma/texts/swa.txt"
+VERSION1 = Path(__file__).parents[1] / "fixtures" / "v1"
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +108,8 @@ def test_round_trip_is_bit_exact_and_says_where_it_came_from(local_hub, writer, 
     origin = {"hub": local_hub.url, "repository": "juma/xlmr-swa", "revision": pushed.revision, "name": "swa"}
     assert row.info.training["pulled"] == origin
     ours, got = (json.loads(files(f)[LAYOUT.manifest]) for f in (mine.root / "swa", row.path))
-    assert {k: v for k, v in got.items() if k not in ("training", "base")} == {
-        k: v for k, v in ours.items() if k not in ("training", "base")
-    }
+    other = ("training", "base", "checksum")
+    assert {k: v for k, v in got.items() if k not in other} == {k: v for k, v in ours.items() if k not in other}
     assert got["training"]["scores"] == ours["training"]["scores"]
     assert (row.path / LAYOUT.card).read_text() == model_card(from_text(files(row.path)[LAYOUT.manifest], "")), (
         "its own"
@@ -136,6 +137,22 @@ def test_the_card_on_the_hub_is_read_by_its_own_library(local_hub, writer, mine)
         "accuracy": 0.5,
     }
     assert "madx.load('hf://juma/swa', base)" in card.text
+
+
+@pytest.mark.parametrize("name", ["ner", "swa"])
+def test_modules_published_by_0_1_0_are_pulled_loaded_and_pushed_on(name, local_hub, writer, anybody, tmp_path):
+    """They are in format 1 there (`tests/fixtures/make_v1.py`); what is pulled or pushed on is current."""
+    old, base, store = VERSION1 / name, tiny.fixed_base(), Store(tmp_path / "pulled")
+    local_hub.put("juma/old", files(old))
+    expected = madx.load_module(old, base)
+    assert same(madx.load("hf://juma/old", base), expected)
+    row = anybody.pull("juma/old", store)
+    assert json.loads(files(row.path)[LAYOUT.manifest])["format"] == 2 and store.verify(base=base) == []
+    assert same(store.load(name, base), expected)
+    assert {k: v for k, v in row.info.training.items() if k != "pulled"} == expected.info.training
+    writer.push(name, "juma/new", store=Store(VERSION1))
+    anybody.pull("juma/new", store, name="again")
+    assert same(store.load("again", base), expected) and store.verify(base=base) == []
 
 
 def test_revisions_pin_what_is_pulled(local_hub, writer, anybody, mine, theirs, base):
@@ -372,7 +389,7 @@ def test_what_is_no_module_is_named(found, words, local_hub, anybody, theirs):
 
 
 def altered(data: bytes, **changes) -> bytes:
-    return json.dumps(json.loads(data) | changes).encode()
+    return json.dumps(mended(json.loads(data) | changes)).encode()
 
 
 @pytest.mark.parametrize(
@@ -386,6 +403,10 @@ def altered(data: bytes, **changes) -> bytes:
         ),
         (lambda f: {LAYOUT.manifest: altered(f[LAYOUT.manifest], name="base")}, ["cannot name a module"]),
         (lambda f: {LAYOUT.manifest: altered(f[LAYOUT.manifest], format=99)}, ["newer madx"]),
+        (
+            lambda f: {LAYOUT.manifest: f[LAYOUT.manifest].replace(b"CC-BY-4.0", b"MIT")},
+            ["checksum", "fetch the module"],
+        ),
         (lambda f: {LAYOUT.manifest: altered(f[LAYOUT.manifest], run="rm -rf")}, ["run", "unknown key"]),
         (lambda f: {LAYOUT.manifest: f[LAYOUT.manifest][:-30]}, ["cannot be read as JSON", "module.json of juma/swa"]),
         (lambda f: {LAYOUT.manifest: b"\x80\x04."}, ["cannot be read as JSON"]),
@@ -493,7 +514,6 @@ def test_a_place_where_a_name_is_due_says_to_pull(mine, base, tmp_path):
 
 
 def test_a_module_that_records_no_base_needs_one(mine):
-    manifest = mine.root / "swa" / LAYOUT.manifest
-    manifest.write_bytes(altered(manifest.read_bytes(), base=None))
+    alter(mine.root / "swa", lambda content: content.update(base=None))
     with pytest.raises(StoreError, match="records no base"):
         madx.load(mine.root / "swa")

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 
 from madx.base import Base
 from madx.composition import Average, Stack, as_composition
-from madx.contract.module_type import Sublayer
+from madx.contract.views import Sublayer, Tokens
 from madx.engine import Engine
 from madx.errors import BaseError, ConfigError
 from madx.interop import import_adapterhub
@@ -254,7 +254,7 @@ def test_average_is_the_mean(bench):
     torch.manual_seed(0)
     step = bench.engine.compile(Stack(Average("task", "task2")))["layer.0.ffn"][0]
     units = [bench.engine.modules[n].units["layer.0.ffn"]["bottleneck"] for n in ("task", "task2")]
-    at = Sublayer(torch.randn(2, 3, bench.base.width), torch.nn.LayerNorm(bench.base.width), {})
+    at = Sublayer(torch.randn(2, 3, bench.base.width), torch.nn.LayerNorm(bench.base.width), {}, Tokens())
     with torch.no_grad():
         assert torch.allclose(step(at), (units[0](at) + units[1](at)) / 2, atol=1e-6)
 

@@ -16,6 +16,8 @@ from madx.jobs.compare import CANDIDATES, jobs_of, measure
 from madx.module.presets import preset
 from madx.store import Store
 
+pytestmark = pytest.mark.slow  # every candidate is trained and measured
+
 FULL = CANDIDATES["full"]
 SMALL = {
     "head": {"components": "head_only", "train": {"learning_rate": 1e-2}},
@@ -67,7 +69,7 @@ def test_five_axes_for_every_candidate(here):
         assert c.scores == {s: store.show(n).info.training["scores"]["dev"]["f1"] for s, n in zip((1, 2), c.modules)}
         assert c.steps == store.show(c.modules[0]).info.training["steps"] == 6 and c.memory >= 0
     assert head.parameters < pfeiffer.parameters < full.parameters and head.storage < pfeiffer.storage < full.storage
-    # forward alone; the gradients of activations too, down to the lowest adapter, past two of three layers; those of weights too
+    # head: forward alone; pfeiffer: gradients of activations down to the lowest of three adapters; full: of weights too
     assert 1 + 2 / 3 < pfeiffer.flops / head.flops < 1.75 and 2.8 < full.flops / head.flops < 3.05
     for name in ("comparison.json", "comparison.md", "comparison.png"):
         assert (here / "results" / name).stat().st_size > 0

@@ -3,6 +3,7 @@
 import pytest
 import tiny
 import tiny_files
+from store_tools import alter
 
 from madx.base import load_base
 from madx.errors import StoreError
@@ -122,7 +123,7 @@ def test_the_recorded_revision_of_the_base_is_the_one_that_is_loaded(folder, tmp
         "madx.jobs.predict.load_base",
         lambda name, *, revision=None: (asked.append((name, revision)), load_base(name))[1],
     )
-    path.write_text(text.replace('"revision": null', '"revision": "0123abc"'))
+    alter(path.parent, lambda content: content["base"].update(revision="0123abc"))
     try:
         name = str(folder / "base")
         result(folder, run=str(tmp_path / "a"), base=None)

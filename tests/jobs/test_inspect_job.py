@@ -55,17 +55,7 @@ def test_labels_that_the_training_set_lacks_and_invalid_tags(folder):
 
 def test_the_command_prints_tables_or_json(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    words = [
-        "inspect",
-        "--base",
-        "base",
-        "--corpus",
-        "leaky.txt",
-        "--data",
-        "train=train.conll",
-        "--data",
-        "swa=swa-test.conll",
-    ]
+    words = "inspect --base base --corpus leaky.txt --data train=train.conll --data swa=swa-test.conll".split()
     done = run(*words, "--json", "out/found.json")
     assert done.exit_code == 0, (done.output, done.exception)
     for text in (

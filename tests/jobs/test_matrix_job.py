@@ -17,6 +17,8 @@ from madx.errors import ConfigError, TrainingError
 from madx.jobs import Matrix, make_plan, matrix
 from madx.store import Store
 
+pytestmark = pytest.mark.slow  # a whole matrix of modules is trained
+
 
 def settings(**changes) -> Matrix:
     values = {
@@ -220,7 +222,7 @@ def test_a_failure_loses_only_what_depends_on_it(here, monkeypatch):
 def test_a_killed_run_goes_on_from_its_checkpoint(here, monkeypatch):
     task = settings().task | {"epochs": 3, "batch_size": 8}
     chosen = settings(task=task, seeds=[1], run="killed", module_types={"adapters": {}})
-    job = sys.modules["madx.jobs.train_task"]
+    job = sys.modules["madx.jobs.train_task.job"]
     real = job.fit
 
     def killed(engine, name, task, *rest, **options):

@@ -1,4 +1,4 @@
-"""Proxies in the evaluation: for a language with a module and one without, each a column, and a reason for every gap."""
+"""Proxies in the evaluation, for languages with and without a module: each is a column, each gap has a reason."""
 
 import json
 

@@ -13,6 +13,8 @@ from madx.jobs.quickstart import Quickstart, language_job, quickstart
 from madx.jobs.reuse import identity, stored
 from madx.store import Store
 
+pytestmark = pytest.mark.slow  # the quick start trains five modules
+
 SMALL = dict(
     targets=["swa"],
     seeds=[1, 2],

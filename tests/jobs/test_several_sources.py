@@ -1,4 +1,4 @@
-"""Several source languages, cycling, averaged checkpoints and the fine-tuning baselines, by command, to the transfer matrix."""
+"""Several source languages, cycling, averaged checkpoints and fine-tuning baselines, by command."""
 
 import json
 import sys
@@ -18,16 +18,7 @@ from madx.jobs.evaluate import control_compositions
 from madx.jobs.reuse import content_name, identity, stored, taking_turns
 from madx.store import Store
 
-SMALL = [
-    "--set",
-    "train.learning_rate=0.01",
-    "--set",
-    "train.evaluate_every=2",
-    "--set",
-    "train.progress=false",
-    "--base",
-    "base",
-]
+SMALL = "--set train.learning_rate=0.01 --set train.evaluate_every=2 --set train.progress=false --base base".split()
 
 
 @pytest.fixture(scope="module")
@@ -82,20 +73,7 @@ SEVERAL = [
     "2",
     *SMALL,
 ]
-ONE = [
-    "train-task",
-    "--language",
-    "eng",
-    "--data",
-    "train.conll",
-    "--dev",
-    "dev.conll",
-    "--seeds",
-    "1",
-    "--epochs",
-    "2",
-    *SMALL,
-]
+ONE = [*"train-task --language eng --data train.conll --dev dev.conll --seeds 1 --epochs 2".split(), *SMALL]
 
 
 def evaluated(name):
@@ -103,11 +81,7 @@ def evaluated(name):
         "evaluate",
         "--task-module",
         name,
-        "--target",
-        "swa=swa-test.conll",
-        "--target",
-        "eng=eng-test.conll",
-        "--out",
+        *"--target swa=swa-test.conll --target eng=eng-test.conll --out".split(),
         f"results-{name}",
     )
     assert done.exit_code == 0, done.output
@@ -185,17 +159,7 @@ def test_fine_tuning_baselines_are_modules_like_any_other(here, components):
 def test_full_fine_tuning_as_a_language_module(here):
     sizes = [f"--set={key}" for key in ("block_size=16", "batch_size=4", "held_out_blocks=4", "cache=cache")]
     done = run(
-        "train-language",
-        "--language",
-        "swa",
-        "--name",
-        "swa-full",
-        "--corpus",
-        "swa.txt",
-        "--components",
-        "full",
-        "--steps",
-        "3",
+        *"train-language --language swa --name swa-full --corpus swa.txt --components full --steps 3".split(),
         *sizes,
         *SMALL,
     )
@@ -230,8 +194,9 @@ def test_faults_in_words(here, words, wanted):
 
 
 def test_killed_in_its_second_seed_the_same_command_goes_on(here, monkeypatch):
-    """No module is stored before the last seed is trained, so none stands in the way; each goes on from its checkpoint."""
-    command, job = [*ONE, "--name", "twice"], sys.modules["madx.jobs.train_task"]
+    """No module is stored before the last seed is trained, so none stands in the way; each goes on from its
+    checkpoint."""
+    command, job = [*ONE, "--name", "twice"], sys.modules["madx.jobs.train_task.job"]
     command[command.index("--seeds") + 1] = "1,2"
     fit, calls = job.fit, []
 
@@ -280,7 +245,7 @@ def test_when_the_second_module_cannot_be_stored_the_first_is_not_left_in_the_wa
 
 
 def test_a_declined_run_is_forgotten_for_all_seeds_before_the_first(here, monkeypatch):
-    command, job = [*ONE, "--name", "anew"], sys.modules["madx.jobs.train_task"]
+    command, job = [*ONE, "--name", "anew"], sys.modules["madx.jobs.train_task.job"]
     command[command.index("--seeds") + 1] = "1,2"
     assert run(*command).exit_code == 0
     command += ["--overwrite", "--set", "train.warmup=0.5"]

@@ -1,5 +1,7 @@
-"""Live round trips with composable-sft, both ways; run where its sources lie beside madx. It was never published as a
-package, and its trainers need libraries of 2022, so only the file that reads, writes and applies differences is imported:
+"""Live round trips with composable-sft, both ways; run where its sources lie beside madx.
+
+It was never published as a package, and its trainers need libraries of 2022, so only its file that reads, writes and
+applies weight deltas is imported:
 
     git clone https://github.com/cambridgeltl/composable-sft
     python tests/peers/composable_sft.py --source composable-sft/src

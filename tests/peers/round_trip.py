@@ -224,7 +224,8 @@ def into_madx(twins: Twins, rng: random.Random, folder: Path) -> dict[str, float
         twins.engine.attach(module)
     found = {"in, one": max(difference(twins.ours(n), twins.theirs(n)) for n in ("one", "two"))}
     one, two = (twins.peer.adapters_config.get(n) for n in ("one", "two"))
-    # beside a parallel bottleneck the peer drops what the other made; of two invertible components it uses the first alone
+    # beside a parallel bottleneck the peer drops the other's output; of two invertible components it uses the first
+    # alone
     if not one.is_parallel and not two.is_parallel and two.inv_adapter is None:
         found["in, stack"] = difference(twins.ours("one + two"), twins.theirs(Stack("one", "two")))
     twins.forget("one", "two")

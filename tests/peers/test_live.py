@@ -1,11 +1,14 @@
-"""A live parity test with AdapterHub's `adapters`, in one process, where it is installed (transformers 4.57): adapters of
-random configs are built in the peer, saved, read here and compared, and ours there. `round_trip.py` does it at length."""
+"""A live parity test with AdapterHub's `adapters`, in one process, where it is installed (transformers 4.57).
+
+Adapters of random configs are built in the peer, saved, read here and compared, and modules of madx are read there.
+`round_trip.py` does it at length.
+"""
 
 from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # the peer's
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # warnings of the peer
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Masked language modelling: the loss at the masked positions is the whole loss, and evaluation is always the same."""
+"""Masked language modelling: the loss at the masked positions is the whole loss, and evaluation always the same."""
 
 import math
 
@@ -31,8 +31,11 @@ def test_the_loss_at_masked_positions_is_the_models_own_loss(family, composition
     chosen = batch["labels"] != IGNORED
     assert task.count(batch) == chosen.sum() and 0 < task.count(batch) < batch["labels"].numel() // 2
     with torch.no_grad():
-        whole = engine.base.model(input_ids=batch["input_ids"], labels=batch["labels"]).loss
-        assert torch.allclose(task.loss(engine, batch) / task.count(batch), whole, atol=1e-5, rtol=1e-5)
+        whole = engine.base.model(input_ids=batch["input_ids"], labels=batch["labels"])
+        assert torch.allclose(task.loss(engine, batch) / task.count(batch), whole.loss, atol=1e-5, rtol=1e-5)
+        scores = task.scores(engine, batch)
+    assert scores.shape == (task.count(batch), tiny.VOCABULARY) and scores.dtype == torch.float32
+    assert torch.allclose(scores, whole.logits[chosen], atol=1e-5, rtol=1e-4)
 
 
 def test_gradients_are_those_of_the_whole_loss():
@@ -93,10 +96,6 @@ def test_batches_are_a_function_of_step_and_seed():
     (a,), (b,), (c,), (d,) = task.batches(9), again.batches(9), other.batches(9), task.batches(10)
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert not torch.equal(a["input_ids"], c["input_ids"]) and not torch.equal(a["labels"], d["labels"])
-    assert torch.equal(
-        a["input_ids"][a["labels"] == IGNORED],
-        torch.where(a["labels"] == IGNORED, a["input_ids"], a["labels"])[a["labels"] == IGNORED],
-    )
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -115,7 +114,7 @@ def test_a_tokenizer_without_a_mask_is_refused():
     from transformers import PreTrainedTokenizerFast
 
     bare = PreTrainedTokenizerFast(tokenizer_object=tiny.tokenizer().backend_tokenizer, pad_token="<pad>")
-    with pytest.raises(BaseError, match="has no mask token.*Take a base"):
+    with pytest.raises(BaseError, match="no mask token.*Take a base"):
         MaskedLM(runs.blocks(), bare, batch_size=2)
 
 
@@ -137,7 +136,7 @@ def test_better(metric_up, new, old, better):
 
 
 def test_masked_words_of_several_languages_in_one_batch():
-    """Under a route the loss is the sum of each branch's own, and one batch trains several language modules."""
+    """Under a route the loss is the sum over the branches, and one batch trains several language modules."""
     engine, task = active("xlm-roberta"), runs.masked_lm()
     engine.attach(tiny.wake(new_module("yor", engine.base), seed=1))
     engine.activate("route(swa, yor)")
@@ -149,12 +148,9 @@ def test_masked_words_of_several_languages_in_one_batch():
     losses, separate = [], []
     for number, name in enumerate(("swa", "yor")):
         with engine.using(name):
-            losses.append(
-                task.loss(engine, {k: batch[k][batch["branches"] == number] for k in ("input_ids", "labels")})
-            )
+            rows = batch["branches"] == number
+            losses.append(task.loss(engine, {k: batch[k][rows] for k in ("input_ids", "labels")}))
             separate += torch.autograd.grad(losses[-1], list(engine.module(name).parameters()))
     assert torch.allclose(loss, sum(losses), rtol=1e-5)
-    assert all(
-        torch.allclose(a, b, atol=1e-4, rtol=1e-4) and b.abs().sum() > 0
-        for a, b in zip(together, separate, strict=True)
-    )
+    for a, b in zip(together, separate, strict=True):
+        assert torch.allclose(a, b, atol=1e-4, rtol=1e-4) and b.abs().sum() > 0

@@ -1,4 +1,4 @@
-"""Turns of several sources: proportions, order, what acts in each step, and means over all of them."""
+"""Turns of several sources: proportions, order, the composition of each step, and means over all of them."""
 
 import numpy as np
 import pytest
@@ -33,16 +33,14 @@ def test_every_source_gives_its_batches_in_order_and_in_proportion(sizes, temper
 
 def test_turns_are_mixed_and_follow_the_seed():
     which, _ = turns([30, 30], seed=1)
-    assert (
-        all(5 <= int(which[a : a + 20].sum()) <= 15 for a in range(0, 60, 20))
-        and len(set(np.diff(which).tolist())) == 3
-    )
+    assert all(5 <= int(which[a : a + 20].sum()) <= 15 for a in range(0, 60, 20))
+    assert len(set(np.diff(which).tolist())) == 3
     assert not np.array_equal(which, turns([30, 30], seed=2)[0])
     assert np.bincount(turns([90, 10], temperature=1e9)[0]).tolist() == [50, 50]
 
 
 class Fake:
-    """A task whose batches and scores say where they come from."""
+    """A task whose batches name it and their step, and whose score is fixed for each composition."""
 
     metric, higher_is_better = "f1", True
 
@@ -73,19 +71,11 @@ def test_each_step_has_its_sources_data_and_composition_and_cycling_takes_turns(
         task.activate(engine, step)
         (batch,) = task.batches(step)
         met.append((*batch, str(engine.composition)))
-    assert sorted(met) == [
-        *(("one", k, "ac"[k % 2]) for k in range(8)),
-        *(("two", k, "b") for k in range(4)),
-    ]
+    assert sorted(met) == [*(("one", k, "ac"[k % 2]) for k in range(8)), *(("two", k, "b") for k in range(4))]
     engine.activate("b")
-    assert task.evaluate(engine) == {
-        "f1": 30.0,
-        "loss": 1.0,
-        "f1 one under a": 10.0,
-        "f1 one under c": 20.0,
-        "f1 two": 60.0,
-    }
-    assert str(engine.composition) == "b", "looking leaves what was active"
+    of_each = {"f1 one under a": 10.0, "f1 one under c": 20.0, "f1 two": 60.0}
+    assert task.evaluate(engine) == {"f1": 30.0, "loss": 1.0} | of_each
+    assert str(engine.composition) == "b", "evaluation leaves the active composition as it was"
 
 
 def test_sources_need_something():
@@ -94,7 +84,7 @@ def test_sources_need_something():
             Sources(sources)
 
 
-def test_the_loss_is_that_of_the_sources_under_their_compositions():
+def test_loss_and_scores_are_those_of_the_sources_under_their_compositions():
     engine = runs.engine("ner")
     engine.attach(tiny.wake(new_module("swa", engine.base, components="pfeiffer"), seed=2))
     tasks = [runs.ner(seed=k) for k in (1, 2)]
@@ -106,6 +96,7 @@ def test_the_loss_is_that_of_the_sources_under_their_compositions():
             mixed.activate(engine, step)
             (batch,), (own,) = mixed.batches(step), source.task.batches(before)
             assert all(torch.equal(batch[k], own[k]) for k in own) and mixed.count(batch) == source.task.count(own)
-            loss = mixed.loss(engine, batch)
+            loss, scores = mixed.loss(engine, batch), mixed.scores(engine, batch)
             engine.activate(under[source.name])
             assert torch.equal(loss, source.task.loss(engine, own))
+            assert torch.equal(scores, source.task.scores(engine, own))

@@ -17,7 +17,7 @@ def _no_state_between_tests():
 
 @pytest.fixture(scope="session")
 def spawn():
-    """Start `function(*arguments)` of the module `runs` in a process of its own; a server has done the imports (see warm.py)."""
+    """Start `function(*arguments)` of `tiny_runs` in a process of its own; a server has done the imports (warm.py)."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["warm"])
     with pytest.MonkeyPatch.context() as patch:  # Python 3.11's server does not take over sys.path by itself

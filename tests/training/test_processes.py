@@ -11,6 +11,8 @@ import pytest
 import tiny_runs as runs
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow  # every training runs in several processes
+
 JOBS = [
     ["mlm", {"steps": 6, "learning_rate": 1e-3, "task": {"batch_size": 7}}],  # 4 rows for one process, 3 for the other
     ["ner", {"steps": 8, "learning_rate": 1e-3, "task": {"batch_size": 4}}],  # the last batch of an epoch has one row

@@ -9,15 +9,18 @@ import torch
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from test_sparse import language, ner, settings
+from sparse_runs import language, ner, settings, trainee, untied_model
 from tiny import scatter, snapshot, unchanged
 
 import madx.training.sparse.selections
-from madx.contract.module_type import BaseParameter
+from madx.contract.sites import BaseParameter
+from madx.engine import Engine
 from madx.errors import TrainingError
+from madx.module import new_module
 from madx.module_types.sparse_diff import Space
 from madx.training import fit
-from madx.training.sparse.fisher_information import mean_squares
+from madx.training.sparse import fisher_information
+from madx.training.sparse.fisher_information import mean_squared_gradients
 from madx.training.sparse.selections import SELECTIONS, Importance, base
 
 
@@ -64,11 +67,11 @@ def test_scores_that_are_no_scores_stop_in_words(bad):
 def test_svd_scores_by_the_leading_components():
     chosen = SELECTIONS.get("svd")(settings(kept_rank=0.25).sparse)
     start, moved = torch.zeros(8, 12), torch.randn(8, 12)
-    evidence = Importance(BaseParameter("w", (8, 12), "layers", 0, "weight"), start, moved)
+    importance = Importance(BaseParameter("w", (8, 12), "layers", 0, "weight"), start, moved)
     u, s, v = torch.linalg.svd(moved)
     expected = sum(s[k] * torch.outer(u[:, k], v[k]) for k in range(2)).abs().flatten()
     assert torch.allclose(
-        torch.cat([chosen.scores(evidence, 0, 50), chosen.scores(evidence, 50, 96)]), expected, atol=1e-5
+        torch.cat([chosen.scores(importance, 0, 50), chosen.scores(importance, 50, 96)]), expected, atol=1e-5
     )
     words = Importance(BaseParameter("e", (8, 12), "embeddings", None, "weight"), start, moved)
     assert torch.equal(chosen.scores(words, 0, 96), moved.abs().flatten())
@@ -79,7 +82,7 @@ def test_svd_scores_by_the_leading_components():
 def test_fisher_is_the_mean_squared_gradient_of_single_samples():
     engine, task, unit = ner(100)
     state = snapshot(engine.base)
-    squares = mean_squares(engine, "ner", unit, task, samples=11)
+    squares = mean_squared_gradients(trainee(engine, "ner", unit), task, samples=11)
     assert unchanged(engine.base, state)
     assert all(p.grad is None and not p.requires_grad for p in engine.base.model.parameters())
     expected = {p.name: torch.zeros(p.shape) for p in unit.space.parameters}
@@ -101,14 +104,34 @@ def test_fisher_is_the_mean_squared_gradient_of_single_samples():
     assert sum(e.sum() for e in expected.values()) > 0
 
 
+def test_fisher_has_no_dropout_and_refuses_data_without_predictions(monkeypatch):
+    def squares(seed):
+        engine = Engine(tiny.base())
+        torch.manual_seed(0)
+        components = {"bottleneck": {"dropout": 0.5}, "sparse_diff": {"entries": 9}}
+        made = tiny.wake(new_module("swa", engine.base, components=components))
+        engine.attach(made)
+        engine.activate("swa")
+        torch.manual_seed(seed)
+        unit = made.units["weights"]["sparse_diff"]
+        return mean_squared_gradients(trainee(engine, "swa", unit), runs.masked_lm(), samples=2)
+
+    one, two = squares(1), squares(2)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    monkeypatch.setattr(fisher_information, "EMPTY_STEPS", 3)
+    monkeypatch.setattr(runs.MaskedLM, "count", lambda self, batch: 0)
+    with pytest.raises(TrainingError, match="first 3 training batches.*selection"):
+        squares(1)
+
+
 @pytest.mark.parametrize("name", SELECTIONS.names())
 def test_every_selection_trains(name):
     engine, task, unit = language(400)
-    exchanged = {"accumulate": 2, "reselect_every": 4}
+    regrowth = {"accumulate": 2, "reselect_every": 4}
     engine.activate(None)
     before = task.evaluate(engine)["perplexity"]
     engine.activate("swa")
-    result = fit(engine, "swa", task, settings(selection=name, samples=8, sparse_l1=0.0, **exchanged), steps=12, seed=0)
+    result = fit(engine, "swa", task, settings(selection=name, samples=8, sparse_l1=0.0, **regrowth), steps=12, seed=0)
     assert len(unit.indices) == 400 and result.best["perplexity"] < before
     full = name in ("magnitude", "svd", "diff_pruning")
     assert {row["phase"] for row in result.history} == ({"full 1", "sparse 1"} if full else {"sparse 1"})
@@ -126,7 +149,7 @@ def test_selections_differ_and_chance_follows_its_seed():
     assert len({tuple(v.tolist()) for v in found.values()}) == 5
 
 
-def test_bitfit_moves_all_biases_and_nothing_else():
+def test_bitfit_trains_all_biases_and_nothing_else():
     engine, task, unit = language("all", kinds=["bias"])
     fit(engine, "swa", task, settings(), steps=5, seed=0)
     moved = {name for name, d in scatter(unit).items() if d.any()}
@@ -142,10 +165,7 @@ def test_top_layers_and_full_fine_tuning_are_baselines_of_the_same_kind():
         chosen = settings(keep_best=False)
         result = fit(engine, "swa", task, chosen, steps=4, seed=0)
         assert {row["phase"] for row in result.history} == {"full"} and str(engine.composition) == "swa"
-        model = tiny.model().eval().requires_grad_(False)
-        model.lm_head.decoder.weight = torch.nn.Parameter(
-            model.lm_head.decoder.weight.detach().clone(), requires_grad=False
-        )
+        model = untied_model()
         start = {n: p.detach().clone() for n, p in model.roberta.named_parameters()}
         opened = [model.roberta.get_parameter(p.name).requires_grad_(True) for p in unit.space.parameters]
         optimizer = torch.optim.AdamW(opened, weight_decay=0.0)
@@ -168,14 +188,11 @@ def test_top_layers_and_full_fine_tuning_are_baselines_of_the_same_kind():
             )
 
 
-def test_an_adapter_and_a_difference_in_one_module_train_together():
-    from madx.engine import Engine
-    from madx.module import new_module
-
+def test_an_adapter_and_a_sparse_delta_in_one_module_train_together():
     engine = Engine(tiny.base())
     torch.manual_seed(0)
-    parts = {"bottleneck": {}, "sparse_diff": {"entries": 200}}
-    made = engine.attach(new_module("swa", engine.base, language="swa", components=parts))
+    components = {"bottleneck": {}, "sparse_diff": {"entries": 200}}
+    made = engine.attach(new_module("swa", engine.base, language="swa", components=components))
     before = {k: v.clone() for k, v in made.state_dict().items() if "bottleneck" in k}
     engine.activate("swa")
     fit(engine, "swa", runs.masked_lm(seed=1), settings(), steps=6, seed=0)

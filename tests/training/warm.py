@@ -1,4 +1,4 @@
-"""What the server of test processes does once, so that each of them starts in no time: imports and a first step."""
+"""Imports and a first step, made once by the server of test processes, so that each of them starts at once."""
 
 import tiny_runs as runs
 import torch

@@ -1,1 +1,1 @@
-"""What a corpus and labelled files hold, looked at before training."""
+"""Reports on corpora (`text`), on labelled sets (`labels`) and on sentences that occur in both (`overlap`)."""

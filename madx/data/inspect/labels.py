@@ -1,28 +1,34 @@
-"""What a labelled set is like: labels, lengths, sequences that are not valid, sentences that contradict each other."""
+"""A report on a labelled set: labels, lengths, invalid sequences of tags, and sentences that contradict each other."""
 
-from collections import Counter, defaultdict
+from __future__ import annotations
+
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from madx.data.labelled.conll import Sentence
 from madx.data.labelled.labels import spans
+from madx.data.labelled.sentences import Sentence
 from madx.data.labelled.tags import Inventory, TagFault, check_forms, detect_scheme, to_iob2
 from madx.data.labelled.windows import word_pieces
 from madx.data.text.packing import MANY_UNKNOWN
 
-#: places of invalid sequences that a report lists
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+#: invalid sequences whose places a report lists
 LISTED = 10
 #: gold labels of a type below which its score is mostly chance
 FEW = 30
-#: share of sentences longer than a window that is worth a word
+#: the share of sentences longer than a window above which there is a warning
 MANY_WINDOWS = 0.01
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Of the sentences: mean, median, 95 % quantile, longest."""
+    """The lengths of sentences; `high` is the 95 % quantile."""
 
     mean: float
     median: float
@@ -32,10 +38,15 @@ class Lengths:
 
 @dataclass(frozen=True)
 class LabelReport:
-    """A labelled set. labels: counts of spans by type, or of plain tags; scheme: how spans are written; bare: sentences
-    without any span; invalid: sentences whose tags are not valid, with the first few places and what is wrong there;
-    windows: sentences longer than a window; unknown_rate: share of the pieces; repeated: sentences that occur before;
-    contradictory: those of them with other tags."""
+    """A labelled set.
+
+    labels: the count of each type of span, or of each plain tag, the most frequent first.
+    scheme: the scheme of the spans, or the name of the inventory; bare: sentences without any span.
+    length, pieces: lengths of the sentences in words and in pieces; windows: sentences longer than a window.
+    unknown_rate: the share (0..1) of the pieces that are unknown.
+    invalid: sentences with invalid tags; faults: the places of the first ones, and what is wrong there.
+    repeated: sentences that occurred before; contradictory: those of them whose tags are different.
+    """
 
     path: str
     sentences: int
@@ -57,24 +68,25 @@ class LabelReport:
 
 def inspect_labels(
     sentences: Sequence[Sentence],
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     path: str,
     inventory: Inventory | None = None,
     scheme: str = "auto",
     max_length: int = 256,
 ) -> LabelReport:
-    """Report on sentences whose tags are as the file has them (read with scheme none).
+    """Report on sentences whose tags are as in the file (read with scheme `none`).
 
-    inventory: the tags of a task without spans; None: tags are spans in `scheme`.
+    path: the name of the set in the report. inventory: the tags of a task without spans; None: the tags are spans.
+    scheme: that of the spans, or `auto`. max_length: tokens of a window at most.
     """
-    tags, scheme, faults = _plain(sentences, inventory) if inventory is not None else _spans(sentences, scheme)
+    has_spans = inventory is None
+    tags, scheme, faults = _spans(sentences, scheme) if inventory is None else _plain(sentences, inventory)
     counts: Counter[str] = Counter()
-    for sentence in tags:
-        counts.update(sentence if inventory is not None else (kind for kind, _, _ in spans(sentence)))
-    bare = 0 if inventory is not None else sum(not spans(s) for s in tags)
+    for tags_of_sentence in tags:
+        counts.update((kind for kind, _, _ in spans(tags_of_sentence)) if has_spans else tags_of_sentence)
     pieces = word_pieces(tokenizer, [s.tokens for s in sentences])
-    in_pieces = [sum(map(len, words)) for words in pieces]
+    lengths = [sum(map(len, words)) for words in pieces]
     unknown = sum(ids.count(tokenizer.unk_token_id) for words in pieces for ids in words)
     words = sum(len(s.tokens) for s in sentences)
     repeated, contradictory = _repeated(sentences)
@@ -84,27 +96,32 @@ def inspect_labels(
         words=words,
         labels=dict(sorted(counts.items(), key=lambda i: (-i[1], i[0]))),
         scheme=scheme,
-        bare=bare,
+        bare=sum(not spans(s) for s in tags) if has_spans else 0,
         length=_lengths([len(s.tokens) for s in sentences]),
-        pieces=_lengths(in_pieces),
-        pieces_per_word=sum(in_pieces) / words,
-        unknown_rate=unknown / max(sum(in_pieces), 1),
-        windows=sum(n > max_length - 2 for n in in_pieces),
+        pieces=_lengths(lengths),
+        pieces_per_word=sum(lengths) / words,
+        unknown_rate=unknown / max(sum(lengths), 1),
+        windows=sum(n > max_length - 2 for n in lengths),
         invalid=len(faults),
         faults=faults[:LISTED],
         repeated=repeated,
         contradictory=contradictory,
     )
-    report.warnings.extend(_warnings(report, spans=inventory is None))
+    report.warnings.extend([*_warnings_of_tags(report, spans=has_spans), *_warnings_of_words(report)])
     return report
+
+
+Found = tuple[list[Sequence[str]], str, list[str]]  # the tags of valid sentences, the scheme, the faults of the others
 
 
 def _place(sentence: Sentence, fault: TagFault) -> str:
     return f"sentence of line {sentence.line}, word {fault.index + 1} {sentence.tokens[fault.index]!r}: {fault}"
 
 
-def _plain(sentences: Sequence[Sentence], inventory: Inventory) -> tuple[list, str, list[str]]:
-    good, faults = [], []
+def _plain(sentences: Sequence[Sentence], inventory: Inventory) -> Found:
+    """Check tags against an inventory; sentences with other tags are left out."""
+    good: list[Sequence[str]] = []
+    faults = []
     for sentence in sentences:
         try:
             inventory.check(sentence.tags)
@@ -114,8 +131,8 @@ def _plain(sentences: Sequence[Sentence], inventory: Inventory) -> tuple[list, s
     return good, inventory.name, faults
 
 
-def _spans(sentences: Sequence[Sentence], scheme: str) -> tuple[list, str, list[str]]:
-    """Tags in IOB2 (odd ones mended, sentences with malformed tags left out), the scheme, and the faults."""
+def _spans(sentences: Sequence[Sentence], scheme: str) -> Found:
+    """Bring tags to IOB2. Tags in invalid places are mended; sentences with malformed tags are left out."""
     formed, faults = [], {}
     for number, sentence in enumerate(sentences):
         try:
@@ -129,11 +146,8 @@ def _spans(sentences: Sequence[Sentence], scheme: str) -> tuple[list, str, list[
             to_iob2(sentences[number].tags, scheme)
         except TagFault as fault:
             faults[number] = _place(sentences[number], fault)
-    return (
-        [to_iob2(sentences[n].tags, scheme, repair=True) for n in formed],
-        scheme,
-        [faults[n] for n in sorted(faults)],
-    )
+    mended: list[Sequence[str]] = [to_iob2(sentences[n].tags, scheme, repair=True) for n in formed]
+    return mended, scheme, [faults[n] for n in sorted(faults)]
 
 
 def _lengths(values: list[int]) -> Lengths:
@@ -146,27 +160,25 @@ def _lengths(values: list[int]) -> Lengths:
 
 
 def _repeated(sentences: Sequence[Sentence]) -> tuple[int, int]:
-    """Sentences that occur before, and those of them whose tags differ from the first ones."""
+    """Return the number of sentences that occurred before, and of those whose tags differ from the first ones."""
     first: dict[tuple[str, ...], tuple[str, ...]] = {}
-    counts: dict[bool, int] = defaultdict(int)
+    repeated = contradictory = 0
     for sentence in sentences:
         if sentence.tokens in first:
-            counts[first[sentence.tokens] == sentence.tags] += 1
+            repeated += 1
+            contradictory += first[sentence.tokens] != sentence.tags
         else:
             first[sentence.tokens] = sentence.tags
-    return sum(counts.values()), counts[False]
+    return repeated, contradictory
 
 
-def _warnings(r: LabelReport, *, spans: bool) -> list[str]:
+def _warnings_of_tags(r: LabelReport, *, spans: bool) -> list[str]:
     found = []
     if r.invalid:
-        remedy = (
-            "correct the file, or read it with columns.repair=true"
-            if spans
-            else "correct the file, or choose another column"
-        )
+        remedy = "read it with columns.repair=true" if spans else "choose another column"
         found.append(
-            f"{r.invalid:,} of {r.sentences:,} sentences have tags that are not valid {r.scheme}: {remedy}. First: {r.faults[0]}"
+            f"{r.invalid:,} of {r.sentences:,} sentences have tags that are not valid {r.scheme}: correct the file, or "
+            f"{remedy}. First: {r.faults[0]}"
         )
     rare = [f"{label} ({count})" for label, count in r.labels.items() if count < FEW]
     if rare:
@@ -175,16 +187,23 @@ def _warnings(r: LabelReport, *, spans: bool) -> list[str]:
         )
     if spans and not r.labels:
         found.append("no span at all: is it the column of the tags? Set columns.tag (counted from 0).")
+    if r.contradictory:
+        found.append(
+            f"{r.contradictory:,} of {r.repeated:,} repeated sentences have other tags than before: they contradict "
+            "each other. Correct them."
+        )
+    return found
+
+
+def _warnings_of_words(r: LabelReport) -> list[str]:
+    found = []
     if r.windows > MANY_WINDOWS * r.sentences:
         found.append(
             f"{r.windows / r.sentences:.1%} of the sentences get several windows: raise max_length if the base allows."
         )
-    if r.contradictory:
-        found.append(
-            f"{r.contradictory:,} of {r.repeated:,} repeated sentences have other tags than before: they contradict; mend them."
-        )
     if r.unknown_rate > MANY_UNKNOWN:
         found.append(
-            f"{r.unknown_rate:.1%} of the pieces are unknown to the tokenizer: normalise these characters, or take another base."
+            f"{r.unknown_rate:.1%} of the pieces are unknown to the tokenizer: replace these characters, or take "
+            "another base."
         )
     return found

@@ -1,7 +1,7 @@
-"""Leakage: sentences of labelled data found again in a corpus or in another set.
+"""Leakage: sentences of labelled data that occur in a corpus or in another set, too.
 
-Two texts are the same when their letters and digits are, case aside. A sentence counts as found where all of it stands
-inside a line, so documents are searched as well as sentences. The index holds the labelled sentences, never the corpus.
+Two texts are the same if their letters and digits are, without regard to case. A sentence is found wherever all of it
+stands inside a line, so a line may be a document. Only the labelled sentences are in memory, never the corpus.
 """
 
 import re
@@ -9,18 +9,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from unicodedata import normalize
 
-from madx.data.labelled.conll import Sentence
+from madx.data.labelled.sentences import Sentence
 
-#: letters and digits below which a sentence ("Thank you.") says nothing when it is met again
+#: letters and digits of a sentence below which finding it again means nothing ("Thank you.")
 LEAST = 20
 _NO_LETTERS = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Sentences of the set `data` that were found in `source` (the corpus or another set).
+    """The sentences of the set `data` that were found in `source`, the corpus or another set.
 
-    of: sentences long enough to tell; lines: where the found ones stand in the file of `data`; example: one of them.
+    found: their number; of: the number of sentences that are long enough to be looked for.
+    lines: the places of the found ones in the file of `data`; example: one of them.
     """
 
     data: str
@@ -32,11 +33,12 @@ class Overlap:
 
     @property
     def share(self) -> float:
+        """The share (0..1) of the sentences that were found."""
         return self.found / self.of if self.of else 0.0
 
 
 def letters(text: str) -> str:
-    """Letters and digits alone, case folded.
+    """Return the letters and digits of a text, without regard to case.
 
     >>> letters("Don't stop, Ann!")
     'dontstopann'
@@ -45,12 +47,12 @@ def letters(text: str) -> str:
 
 
 class SentenceIndex:
-    """Labelled sentences, to be looked for in lines of text. `names` are those of the sets."""
+    """Labelled sentences, by the name of their set, that are looked for in lines of text."""
 
     def __init__(self, sets: dict[str, Sequence[Sentence]]):
         self.sets = sets
-        self._starts: dict[str, list[str]] = {}  # first letters -> whole sentences
-        self._owners: dict[str, list[tuple[str, int]]] = {}  # whole sentence -> (set, number)
+        self._starts: dict[str, list[str]] = {}  # the first letters -> the letters of whole sentences
+        self._owners: dict[str, list[tuple[str, int]]] = {}  # the letters of a sentence -> its places (set, index)
         self._found: set[str] = set()
         for name, sentences in sets.items():
             for number, sentence in enumerate(sentences):
@@ -62,7 +64,7 @@ class SentenceIndex:
                 self._owners.setdefault(text, []).append((name, number))
 
     def look(self, line: str) -> None:
-        """Note every sentence that stands in the line."""
+        """Take down every sentence that stands in a line."""
         text, starts = letters(line), self._starts
         for i in range(len(text) - LEAST + 1):
             for whole in starts.get(text[i : i + LEAST], ()):
@@ -70,11 +72,11 @@ class SentenceIndex:
                     self._found.add(whole)
 
     def seen(self, source: str) -> list[Overlap]:
-        """For each set the sentences noted so far."""
+        """Return for each set the sentences that were found so far; `source` is the name of what was read."""
         return [self._overlap(name, source, self._found) for name in self.sets]
 
     def between(self) -> list[Overlap]:
-        """For each set the sentences that an earlier set holds too."""
+        """Return for each set and each set before it the sentences that are in both."""
         names = list(self.sets)
         having = {name: {text for text, owners in self._owners.items() if name in dict(owners)} for name in names}
         return [self._overlap(name, other, having[other]) for i, name in enumerate(names) for other in names[:i]]

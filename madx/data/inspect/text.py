@@ -1,9 +1,11 @@
-"""What a corpus is like for a tokenizer, in one pass and with memory for a batch of lines and bounded tables.
+"""A report on a corpus and how a tokenizer cuts it, made in one pass and in bounded memory.
 
-Lines are counted as duplicates by 8-byte hashes. Up to a bound all are kept; above it only those whose hash ends in k zero
-bits, with k growing as needed (adaptive sampling, Flajolet 1990). All copies of a kept line are seen, so the share of
-duplicates among kept lines estimates that of the corpus.
+Duplicate lines are counted by hashes of 8 bytes. Up to a bound all hashes are kept; beyond it only those that end in k
+zero bits, where k grows as needed (adaptive sampling, Flajolet 1990). All copies of a line have the same hash, so the
+share of duplicates among the kept lines is an estimate of that in the corpus.
 """
+
+from __future__ import annotations
 
 import hashlib
 import logging
@@ -13,17 +15,21 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from madx.data.text.packing import MANY_UNKNOWN, TINY, CorpusStats, in_batches
+from madx.data.text.packing import MANY_UNKNOWN, REPORT_EVERY, TINY, CorpusStats, in_batches
 from madx.data.text.tokenizing import frame_of, text_ids
 
-#: distinct lines whose hashes are kept at most: some 100 MB
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+#: distinct lines whose hashes are kept at most, in about 100 MB
 KEPT_LINES = 1_000_000
 #: characters unknown to the tokenizer that a report lists
 LISTED = 20
-#: a script (or a character) below this share of the letters (of the text) is the business of a quotation or a name
+#: the share of the letters below which a second script is taken for quotations and names
 FEW = 0.02
-MANY_PIECES, MANY_DUPLICATES = 3.0, 0.1
+MANY_PIECES, MANY_DUPLICATES = 3.0, 0.1  # pieces of a word, share of duplicate lines: above them, a warning
 _FORMS = re.compile(
     r" (?:CAPITAL|SMALL|MODIFIER|FINAL|VOWEL|LETTER|SYLLABLE|SYLLABICS|SIGN|IDEOGRAPH|UNIFIED|COMPATIBILITY)\b.*"
 )
@@ -31,14 +37,14 @@ log = logging.getLogger("madx")
 
 
 class Duplicates:
-    """Counts how many lines are copies of another, in bounded memory."""
+    """Counts the lines that are copies of an earlier one, in bounded memory."""
 
     def __init__(self, kept: int = KEPT_LINES):
         self.kept, self.bits = kept, 0
         self.counts: dict[int, int] = {}
 
     def add(self, text: str) -> None:
-        """Take one line into account."""
+        """Count one line."""
         key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
         if key & ((1 << self.bits) - 1):
             return
@@ -50,24 +56,26 @@ class Duplicates:
 
     @property
     def exact(self) -> bool:
-        """Whether every line was counted; otherwise `share` is an estimate from a sample."""
+        """True if every line was counted; otherwise `share` is an estimate from a sample."""
         return self.bits == 0
 
     @property
     def share(self) -> float:
-        """Copies beyond the first of each line / lines, 0..1."""
+        """The share (0..1) of the lines that are copies of an earlier one."""
         total = sum(self.counts.values())
         return (total - len(self.counts)) / total if total else 0.0
 
 
 @dataclass(frozen=True)
 class TextReport:
-    """A corpus under a tokenizer. Shares are 0..1.
+    """A corpus as a tokenizer cuts it. Shares are 0..1.
 
-    unknown_rate: of the pieces; coverage: share of the characters, white space aside, that the tokenizer knows;
-    unknown_characters: those that it does not, with their number, most frequent first; scripts: share of the letters;
-    duplicates: share of the lines that repeat another (an estimate unless `duplicates_exact`); longest: tokens of the
-    longest line; broken: replacement characters U+FFFD; controls: control characters.
+    unknown, unknown_rate: tokens that are unknown, and their share of all tokens.
+    characters: characters without white space; coverage: the share of them that the tokenizer knows.
+    unknown_characters: those it does not know, with their counts, the most frequent first.
+    scripts: the share of each script among the letters, the largest first.
+    duplicates: the share of lines that are copies of an earlier one, an estimate unless `duplicates_exact`.
+    longest: tokens of the longest line; broken: replacement characters U+FFFD; controls: control characters.
     """
 
     lines: int
@@ -89,34 +97,28 @@ class TextReport:
 
 
 def inspect_text(
-    texts: Iterable[str], tokenizer, *, watch: Callable[[str], None] | None = None, kept: int = KEPT_LINES
+    texts: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    watch: Callable[[str], None] | None = None,
+    kept: int = KEPT_LINES,
 ) -> TextReport:
-    """Read lines once and report on them; `watch` is called with each line (for a search in the same pass)."""
+    """Read the lines of a corpus once and report on them.
+
+    watch: a function that is called with each line, for a search in the same pass.
+    kept: distinct lines whose hashes are kept at most, to count duplicates.
+    """
     characters: Counter[str] = Counter()
-    duplicates, said = Duplicates(kept), time.monotonic()
-    lines = words = tokens = unknown = longest = 0
-    unknown_id = frame_of(tokenizer).unknown
-    for batch in in_batches(texts):
-        for text, ids in zip(batch, text_ids(tokenizer, batch), strict=True):
-            duplicates.add(text)
-            characters.update(text)
-            if watch is not None:
-                watch(text)
-            words, tokens, longest = words + len(text.split()), tokens + len(ids), max(longest, len(ids))
-            unknown += ids.count(unknown_id) if unknown_id is not None else 0
-        lines += len(batch)
-        if time.monotonic() - said > 10:
-            said = time.monotonic()
-            log.info("inspecting: %s lines, %s tokens so far", f"{lines:,}", f"{tokens:,}")
-    stats = CorpusStats(tokens=tokens, words=words, lines=lines, unknown=unknown)
+    duplicates = Duplicates(kept)
+    stats, longest = _count(texts, tokenizer, watch=watch, characters=characters, duplicates=duplicates)
     visible = {c: n for c, n in characters.items() if not c.isspace()}
     lacking = unknown_characters(visible, tokenizer)
     total = sum(visible.values())
     report = TextReport(
-        lines=lines,
-        words=words,
-        tokens=tokens,
-        unknown=unknown,
+        lines=stats.lines,
+        words=stats.words,
+        tokens=stats.tokens,
+        unknown=stats.unknown,
         unknown_rate=stats.unknown_rate,
         pieces_per_word=stats.pieces_per_word,
         characters=total,
@@ -129,12 +131,38 @@ def inspect_text(
         broken=characters["\ufffd"],
         controls=sum(n for c, n in visible.items() if unicodedata.category(c) == "Cc"),
     )
-    report.warnings.extend(_warnings(report))
+    report.warnings.extend([*_warnings_of_tokenizer(report), *_warnings_of_text(report)])
     return report
 
 
-def unknown_characters(counts: dict[str, int], tokenizer) -> dict[str, int]:
-    """Those characters that, standing alone, come out as the unknown token, most frequent first."""
+def _count(
+    texts: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    watch: Callable[[str], None] | None,
+    characters: Counter[str],
+    duplicates: Duplicates,
+) -> tuple[CorpusStats, int]:
+    """Read all lines into `characters` and `duplicates`; return the counts and the tokens of the longest line."""
+    lines = words = tokens = unknown = longest = 0
+    unknown_id, reported = frame_of(tokenizer).unknown, time.monotonic()
+    for batch in in_batches(texts):
+        for text, ids in zip(batch, text_ids(tokenizer, batch), strict=True):
+            duplicates.add(text)
+            characters.update(text)
+            if watch is not None:
+                watch(text)
+            words, tokens, longest = words + len(text.split()), tokens + len(ids), max(longest, len(ids))
+            unknown += ids.count(unknown_id) if unknown_id is not None else 0
+        lines += len(batch)
+        if time.monotonic() - reported > REPORT_EVERY:
+            reported = time.monotonic()
+            log.info("inspecting: %s lines, %s tokens so far", f"{lines:,}", f"{tokens:,}")
+    return CorpusStats(tokens=tokens, words=words, lines=lines, unknown=unknown), longest
+
+
+def unknown_characters(counts: dict[str, int], tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Return the characters that give an unknown token when they stand alone, the most frequent first."""
     unknown, known = tokenizer.unk_token_id, sorted(counts)
     if unknown is None or not known:
         return {}
@@ -143,7 +171,7 @@ def unknown_characters(counts: dict[str, int], tokenizer) -> dict[str, int]:
 
 
 def script_of(character: str) -> str | None:
-    """The script of a letter as its Unicode name begins: `LATIN SMALL LETTER A` -> `Latin`; None for what is no letter.
+    """Return the script of a letter, which is the start of its Unicode name, or None for what is not a letter.
 
     >>> script_of("ж"), script_of("語"), script_of("7")
     ('Cyrillic', 'CJK', None)
@@ -155,7 +183,7 @@ def script_of(character: str) -> str | None:
 
 
 def scripts(counts: dict[str, int]) -> dict[str, float]:
-    """Share of each script among the letters, largest first."""
+    """Return the share of each script among the letters, the largest first."""
     found: Counter[str] = Counter()
     for character, count in counts.items():
         if script := script_of(character):
@@ -165,47 +193,59 @@ def scripts(counts: dict[str, int]) -> dict[str, float]:
 
 
 def name_of(character: str) -> str:
-    """`ж U+0436 CYRILLIC SMALL LETTER ZHE`."""
-    return f"{character if character.isprintable() else ' '} U+{ord(character):04X} {unicodedata.name(character, '(no name)')}"
+    """Return a character with its code and its Unicode name.
+
+    >>> name_of("ж")
+    'ж U+0436 CYRILLIC SMALL LETTER ZHE'
+    """
+    shown = character if character.isprintable() else " "
+    return f"{shown} U+{ord(character):04X} {unicodedata.name(character, '(no name)')}"
 
 
-def _warnings(r: TextReport) -> list[str]:
-    """What is worth a look before training, and what to do."""
+def _warnings_of_tokenizer(r: TextReport) -> list[str]:
     found = []
     if r.unknown_rate > MANY_UNKNOWN:
         most = ", ".join(name_of(c) for c in list(r.unknown_characters)[:3])
         found.append(
-            f"{r.unknown_rate:.1%} of the tokens are unknown to the tokenizer{f' (most of all {most})' if most else ''}: the module "
-            "cannot learn them. Clean the text, transliterate it, or take a base whose tokenizer covers the language."
+            f"{r.unknown_rate:.1%} of the tokens are unknown to the tokenizer{most and f' (most of all {most})'}: the "
+            "module cannot learn them. Clean the text, transliterate it, or take a base whose tokenizer covers the "
+            "language."
         )
     if r.pieces_per_word > MANY_PIECES:
         found.append(
-            f"{r.pieces_per_word:.1f} pieces a word: the tokenizer hardly knows the language (or it writes no spaces). Expect longer "
-            "runs and weaker scores; another base may cut the words better: inspect with --base OTHER."
+            f"{r.pieces_per_word:.1f} pieces a word: the tokenizer hardly knows the language, or the language is "
+            "written without spaces. Expect longer runs and lower scores. Another base may cut the words better: "
+            "inspect with --base OTHER."
         )
+    return found
+
+
+def _warnings_of_text(r: TextReport) -> list[str]:
+    found = []
     if r.duplicates > MANY_DUPLICATES:
         found.append(
-            f"{r.duplicates:.0%} of the lines repeat another one: the module would learn them by heart. Remove the copies, for "
-            "example with: sort -u."
+            f"{r.duplicates:.0%} of the lines are copies of another line, which the module would learn by heart. "
+            "Remove the copies, for example with: sort -u."
         )
-    odd = {s: share for s, share in list(r.scripts.items())[1:] if share > FEW}
+    odd = {script: share for script, share in list(r.scripts.items())[1:] if share > FEW}
     if odd:
         rest = ", ".join(f"{share:.1%} {script}" for script, share in odd.items())
         found.append(
-            f"{next(iter(r.scripts))} is the main script, but of the letters are also {rest}: is there text of other languages in it? "
-            "Keep the language's own lines, unless it is written so."
+            f"{next(iter(r.scripts))} is the main script, but the letters are also {rest}: does the corpus hold text "
+            "in other languages? Keep the lines in the language alone, unless it is written in these scripts."
         )
     if r.broken:
         found.append(
-            f"{r.broken:,} replacement characters (U+FFFD): the text was decoded wrongly somewhere. Get the original again."
+            f"{r.broken:,} replacement characters (U+FFFD): the text was decoded with a wrong encoding somewhere. Take "
+            "the original again."
         )
     if r.controls:
         found.append(
-            f"{r.controls:,} control characters: strip them, for example with: tr -d '\\000-\\010\\013\\014\\016-\\037'."
+            f"{r.controls:,} control characters: remove them, for example by: tr -d '\\000-\\010\\013\\014\\016-\\037'."
         )
     if r.tokens < TINY:
         found.append(
-            f"tiny: {r.tokens:,} tokens. Below {TINY:,} a language module mostly memorises: add text, train for fewer "
-            "steps, and trust the held-out score, not the training loss."
+            f"The corpus is tiny: {r.tokens:,} tokens. With less than {TINY:,} a language module mostly memorises the "
+            "text: add text, train for fewer steps, and trust the score on held-out text, not the training loss."
         )
     return found

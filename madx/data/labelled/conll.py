@@ -1,4 +1,4 @@
-"""Labelled sentences: one word a line with its columns, a blank line between sentences."""
+"""Labelled sentences in files of columns: one word a line, a blank line after each sentence."""
 
 import os
 import re
@@ -6,38 +6,26 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
 from unicodedata import normalize
 
 from madx.data.labelled.conllu import conllu_rows
-from madx.data.labelled.tags import SCHEMES, Inventory, TagFault, check_forms, detect_scheme, to_iob2
-from madx.data.text.corpora import check_exists, dataset_rows, decode_line, load_dataset
+from madx.data.labelled.lines import Line, lines_of
+from madx.data.labelled.sentences import Sentence, checked_tags
+from madx.data.labelled.tags import SCHEMES, Inventory
 from madx.errors import ConfigError, DataError, did_you_mean
 
-SEPARATORS = {None: None, "tab": "\t", "\t": "\t", "whitespace": "", " ": ""}
-STYLES = {"conll": (0, -1), "conllu": (1, 3)}  # columns of word and tag
-_ASIDE = re.compile(r"# |#$|-DOCSTART-")  # lines that say nothing about the columns of the others
+SEPARATORS = {"tab": "\t", "\t": "\t", "whitespace": "", " ": ""}
+STYLES = {"conll": (0, -1), "conllu": (1, 3)}  # the columns of word and tag
+_ASIDE = re.compile(r"# |#$|-DOCSTART-")  # lines that do not show how many columns the others have
 _CONLLU_COMMENT = re.compile(r"# \S+ = ")
 
-
-@dataclass(frozen=True)
-class Sentence:
-    """Words and their tags, NFC; `line` is where its first word stands (the row of a data set)."""
-
-    tokens: tuple[str, ...]
-    tags: tuple[str, ...]
-    line: int = 0
-
-
-class _Line(NamedTuple):
-    number: int
-    text: str
+Words = list[tuple[int, list[str]]]  # a sentence: the line number and the columns of each word
 
 
 def read_conll(
-    path,
+    path: str | PathLike[str],
     *,
     token_column: int | None = None,
     tag_column: int | None = None,
@@ -47,95 +35,62 @@ def read_conll(
     style: str = "auto",
     inventory: Inventory | None = None,
 ) -> list[Sentence]:
-    """The sentences of a file, spans in IOB2 (`scheme`: auto, iob1, iob2, bioes; none leaves the tags as they are).
+    """Read the sentences of a file. Spans come out in IOB2.
 
-    `separator`: tab or whitespace; none finds out: tab if any line has one. Columns count from 0, from the end when
-    negative; style `conll` reads the first and the last, `conllu` form and UPOS (auto: by the ending `.conllu`). Lines
-    `-DOCSTART-` and comments `#` without a tag are passed over. `inventory`: the tags that may occur (of plain labels).
-    Raises DataError with file and line for whatever is broken.
+    token_column, tag_column: columns of the word and of its tag, counted from 0, or from the end when negative; by
+        default the first and the last one, in CoNLL-U those of the form and of UPOS.
+    separator: `tab` or `whitespace`; by default `tab` if any line has a tab.
+    scheme: `auto` (detected), `iob1`, `iob2`, `bioes`, or `none` to leave the tags as they are.
+    repair: whether tags in places that the scheme forbids are mended instead of refused (see `to_iob2`).
+    style: `conll` for plain columns, `conllu`, or `auto`: CoNLL-U if the name of the file ends in `.conllu`.
+    inventory: the tags that may occur, for a task without spans.
+
+    Lines `-DOCSTART-`, and comments, which begin with `#` and have no tag, are left out. Raises ConfigError for an
+    unknown setting, and DataError with file and line for anything that is broken.
     """
     style = style_of(path, style)
-    for name, value, allowed in (
-        ("scheme", scheme, SCHEMES),
-        ("style", style, ("auto", *STYLES)),
-        ("separator", separator, SEPARATORS),
-    ):
-        if value not in allowed:
-            raise ConfigError(
-                f"{name} {value!r}: {did_you_mean(value, [a for a in allowed if a not in (None, chr(9), ' ')])}"
-            )
-    token_column = STYLES[style][0] if token_column is None else token_column
-    tag_column = STYLES[style][1] if tag_column is None else tag_column
+    _check_settings(scheme=scheme, style=style, separator=separator)
+    token, tag = STYLES[style]
+    columns = (token if token_column is None else token_column, tag if tag_column is None else tag_column)
     path = Path(path)
-    lines = list(_lines(path))
+    lines = list(lines_of(path))
     if style == "conllu":
         mark, rows = "\t", conllu_rows(path, lines)
     else:
-        mark = SEPARATORS[separator]
-        if mark is None:
-            mark = "\t" if any("\t" in line.text for line in lines if not _ASIDE.match(line.text)) else ""
+        mark = _separator_of(lines) if separator is None else SEPARATORS[separator]
         rows = _rows(path, lines, mark=mark)
-    sentences, numbers = _sentences(path, rows, mark=mark, columns=(token_column, tag_column))
+    sentences, numbers = _sentences(path, rows, mark=mark, columns=columns)
     if not sentences:
         raise DataError(
             f"{path}: the file is empty: no line holds a word and a tag. Each needs both, as in 'Nairobi<TAB>B-LOC'."
         )
 
-    def where(sentence: int, word: int) -> str:
+    def place(sentence: int, word: int) -> str:
         return f"{path}:{numbers[sentence][word]}"
 
-    return _checked(sentences, scheme=scheme, repair=repair, inventory=inventory, where=where)
+    return checked_tags(sentences, scheme=scheme, repair=repair, inventory=inventory, place=place)
 
 
-def style_of(path, style: str = "auto") -> str:
-    """The style that a file is read in: auto is conllu for a name that ends in `.conllu`, else conll."""
+def style_of(path: str | PathLike[str], style: str = "auto") -> str:
+    """Return the style in which a file is read: `auto` means `conllu` for a name that ends so, otherwise `conll`."""
     return style if style != "auto" else "conllu" if str(path).endswith(".conllu") else "conll"
 
 
-def read_dataset(
-    name: str,
-    *,
-    token_column: str = "tokens",
-    tag_column: str = "ner_tags",
-    scheme: str = "auto",
-    repair: bool = False,
-    inventory: Inventory | None = None,
-) -> list[Sentence]:
-    """The sentences of `datasets:NAME[:CONFIG][:SPLIT]`: a column of word lists and one of tag lists.
+def write_conll(
+    path: str | PathLike[str], sentences: Sequence[Sentence], predictions: Sequence[Sequence[str]] | None = None
+) -> None:
+    """Write lines `word TAB tag`, or `word TAB tag TAB predicted tag`: the whole file, or nothing if anything fails.
 
-    Tags are names, or numbers whose names the column's ClassLabel holds. Raises DataError as `read_conll` does.
+    White space inside a word that would break the columns becomes a space, and a word without any character `_`.
     """
-    data = load_dataset(name, streaming=False)
-    for setting, column in (("token_column", token_column), ("tag_column", tag_column)):
-        if column not in data.column_names:
-            raise DataError(f"{name}: no column {column!r} (set {setting}); {did_you_mean(column, data.column_names)}")
-    names = getattr(getattr(data.features[tag_column], "feature", None), "names", None)
-    sentences = []
-    for row, record in enumerate(dataset_rows(data, name), start=1):
-        tokens, tags = record[token_column], record[tag_column]
-        if not isinstance(tokens, list) or not isinstance(tags, list) or len(tokens) != len(tags):
-            raise DataError(f"{name}, row {row}: {token_column!r} and {tag_column!r} must be lists of one length.")
-        tags = [_tag_name(tag, names, f"{name}, row {row}") for tag in tags]
-        if tokens:
-            sentences.append(Sentence(tuple(normalize("NFC", token) for token in tokens), tuple(tags), row))
-    if not sentences:
-        raise DataError(f"{name}: the data set is empty: no row holds a word.")
-    return _checked(
-        sentences,
-        scheme=scheme,
-        repair=repair,
-        inventory=inventory,
-        where=lambda s, w: f"{name}, row {sentences[s].line}, word {w + 1}",
-    )
-
-
-def write_conll(path, sentences: Sequence[Sentence], predictions: Sequence[Sequence[str]] | None = None) -> None:
-    """Word TAB tag [TAB predicted tag], whole or not at all. White space in a word becomes a space, no word `_`."""
     path = Path(path)
-    columns = [[s.tags for s in sentences]] + ([] if predictions is None else [predictions])
+    columns: list[Sequence[Sequence[str]]] = [[s.tags for s in sentences]]
+    columns += [] if predictions is None else [predictions]
     for column in columns:
         if [len(s.tokens) for s in sentences] != [len(tags) for tags in column]:
-            raise DataError(f"{path}: not written: sentences and tags differ in number or length.")
+            raise DataError(
+                f"{path}: not written: sentences and tags differ in number or length; give one tag for each word."
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
@@ -147,31 +102,36 @@ def write_conll(path, sentences: Sequence[Sentence], predictions: Sequence[Seque
                 file.write("\n")
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's files are for their owner only
+        os.chmod(temporary, 0o644)  # the files of mkstemp can be read by their owner only
         os.replace(temporary, path)
     finally:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
 
 
-def _lines(path: Path) -> Iterator[_Line]:
-    check_exists(path)
-    offset = 0
-    try:
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):  # bytes: only \n ends a line, not U+2028 and its like
-                yield _Line(number, decode_line(raw, path=path, line=number, offset=offset).rstrip("\r\n"))
-                offset += len(raw)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}. Name a file, one word a line.") from error
+def _check_settings(*, scheme: str, style: str, separator: str | None) -> None:
+    if scheme not in SCHEMES:
+        raise ConfigError(f"scheme {scheme!r}: {did_you_mean(scheme, SCHEMES)}")
+    if style not in ("auto", *STYLES):
+        raise ConfigError(f"style {style!r}: {did_you_mean(style, ('auto', *STYLES))}")
+    if separator is not None and separator not in SEPARATORS:
+        raise ConfigError(f"separator {separator!r}: {did_you_mean(separator, ('tab', 'whitespace'))}")
+
+
+def _separator_of(lines: list[Line]) -> str:
+    """Return what separates the columns: a tab if any line has one, otherwise an empty text for white space."""
+    return "\t" if any("\t" in line.text for line in lines if not _ASIDE.match(line.text)) else ""
 
 
 def _split(text: str, mark: str) -> list[str]:
     return text.split(mark) if mark else text.split()
 
 
-def _is_comment(text: str, *, mark: str, width: int, tags: Counter) -> bool:
-    """`# text = ...`; but `#` can be a word, of a line with as many columns as the others and a tag that they have."""
+def _is_comment(text: str, *, mark: str, width: int, tags: Counter[str]) -> bool:
+    """Tell a comment such as `# text = ...` from a line whose word is `#`.
+
+    Such a line has as many columns as the others, and, where white space separates them, a tag that others have, too.
+    """
     if not _ASIDE.match(text):
         return False
     cells = _split(text, mark)
@@ -180,13 +140,13 @@ def _is_comment(text: str, *, mark: str, width: int, tags: Counter) -> bool:
     return len(cells) != width or cells[-1] not in tags
 
 
-def _rows(path: Path, lines: list[_Line], *, mark: str) -> Iterator[list[tuple[int, list[str]]]]:
-    """Of each sentence the line number and the columns of its words."""
+def _rows(path: Path, lines: list[Line], *, mark: str) -> Iterator[Words]:
+    """Yield the words of each sentence of a file with plain columns."""
     plain = [_split(line.text, mark) for line in lines if line.text.strip() and not _ASIDE.match(line.text)]
     width = len(plain[0]) if plain else 0
     tags = Counter(cells[-1] for cells in plain)
-    words: list[tuple[int, list[str]]] = []
-    for line in [*lines, _Line(0, "")]:
+    words: Words = []
+    for line in [*lines, Line(0, "")]:
         if not line.text.strip() or line.text.startswith("-DOCSTART-"):
             if words:
                 yield words
@@ -197,8 +157,10 @@ def _rows(path: Path, lines: list[_Line], *, mark: str) -> Iterator[list[tuple[i
             words.append((line.number, cells))
 
 
-def _sentences(path: Path, rows: Iterable, *, mark: str, columns: tuple[int, int]):
-    """Sentences as they stand in the file, and the line number of each of their words."""
+def _sentences(
+    path: Path, rows: Iterable[Words], *, mark: str, columns: tuple[int, int]
+) -> tuple[list[Sentence], list[list[int]]]:
+    """Return the sentences with their tags as in the file, and the line numbers of the words of each."""
     sentences, numbers = [], []
     for words in rows:
         for number, cells in words:
@@ -215,15 +177,16 @@ def _shown(text: str) -> str:
 
 
 def _check_width(where: str, text: str, cells: list[str], *, width: int, mark: str) -> None:
-    apart = "tabs" if mark else "white space"
+    by = "separated by tabs" if mark else "separated by white space"
     if len(cells) != width:
         raise DataError(
-            f"{where}: {len(cells)} columns, {width} on the file's first line of words, apart by {apart}: {_shown(text)}. "
-            "Give every line the same columns; separator='whitespace' or 'tab' sets what parts them."
+            f"{where}: {len(cells)} columns {by}, but {width} on the file's first line with a word: {_shown(text)}. "
+            "Give every line the same columns, or set columns.separator to whitespace or tab."
         )
     if width < 2:
         raise DataError(
-            f"{where}: one column only, apart by {apart}: {_shown(text)}. A line needs a word and its tag; another separator?"
+            f"{where}: one column only, {by}: {_shown(text)}. A line needs a word and its tag; if they are separated "
+            "otherwise, set columns.separator."
         )
 
 
@@ -239,35 +202,3 @@ def _check_columns(where: str, text: str, cells: list[str], *, columns: tuple[in
             raise DataError(
                 f"{where}: column {column} ({name}) is empty: {_shown(text)}. Fill it in, or choose another column."
             )
-
-
-def _tag_name(tag, names: list[str] | None, where: str) -> str:
-    if isinstance(tag, str):
-        return tag
-    if names is None or not isinstance(tag, int) or not 0 <= tag < len(names):
-        raise DataError(
-            f"{where}: tag {tag!r} is a number without a name. Allowed: tags as text, or a ClassLabel, "
-            f"which here has {len(names or [])} names."
-        )
-    return names[tag]
-
-
-def _checked(
-    sentences: list[Sentence], *, scheme: str, repair: bool, inventory: Inventory | None, where
-) -> list[Sentence]:
-    """All sentences with IOB2 tags, or tags of the inventory; `where(sentence, word)` names a place for an error."""
-    number = 0
-    try:
-        if inventory is not None:
-            for number, sentence in enumerate(sentences):
-                inventory.check(sentence.tags)
-        if scheme == "auto":
-            for number, sentence in enumerate(sentences):
-                check_forms(sentence.tags)
-            scheme = detect_scheme(sentence.tags for sentence in sentences)
-        result = []
-        for number, sentence in enumerate(sentences):
-            result.append(replace(sentence, tags=tuple(to_iob2(sentence.tags, scheme, repair=repair))))
-        return result
-    except TagFault as fault:
-        raise DataError(f"{where(number, fault.index)}: {fault}") from None

@@ -1,31 +1,33 @@
-"""The tags that a task module can give, in the order of its head's outputs."""
+"""Label sets: the tags that a task module can predict, in the order of its head's outputs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from madx.data.labelled.sentences import Sentence
 from madx.errors import DataError, did_you_mean
 
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Tags in order: the place of a tag is its id. Equal when tags and order are equal.
+    """The tags in order; the place of a tag is its id. Two sets are equal when their tags and the order are equal.
 
-    `seen` says where a tag was first met, as `file:line`; it plays no part in comparing.
+    seen: where a tag was first found, as `file:line`; it is left out of comparisons.
     """
 
     tags: tuple[str, ...]
     seen: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.tags or len(set(self.tags)) != len(self.tags):
-            raise DataError(f"a label set needs tags, each once; it got {', '.join(self.tags) or '(none)'}.")
+            raise DataError(f"A label set needs tags, each of them once; given: {', '.join(self.tags) or '(none)'}.")
 
     @classmethod
-    def from_sentences(cls, sentences: Iterable, *, source: str = "data") -> "LabelSet":
-        """The tags of the sentences, sorted. Span tags (all are O, B-, I-): O first, and both B- and I- of each type.
+    def from_sentences(cls, sentences: Iterable[Sentence], *, source: str = "data") -> "LabelSet":
+        """Collect the tags of sentences, sorted; `source` is the name of the data in `seen`.
 
-        A type seen only as B- in training may well be longer than a word in a test.
+        For tags of spans (all are O, B-TYPE or I-TYPE) the set begins with O and holds B- and I- of every type: an
+        entity of a type that has one word in training may have several in a test.
         """
         seen: dict[str, str] = {}
         for sentence in sentences:
@@ -41,19 +43,21 @@ class LabelSet:
 
     @cached_property
     def ids(self) -> dict[str, int]:
+        """The id of each tag."""
         return {tag: i for i, tag in enumerate(self.tags)}
 
     @property
     def types(self) -> tuple[str, ...]:
-        """The types of spans, in order; none for plain labels."""
+        """The types of spans in order; empty for plain labels."""
         return tuple(dict.fromkeys(tag[2:] for tag in self.tags if tag != "O")) if self.are_spans else ()
 
     @property
     def are_spans(self) -> bool:
+        """True if all tags are O, B-TYPE or I-TYPE."""
         return all(_is_span_tag(tag) for tag in self.tags)
 
     def encode(self, tags: Sequence[str]) -> list[int]:
-        """Tags -> ids; DataError for a tag that is not in the set."""
+        """Return the ids of tags. Raises DataError for a tag that is not in the set."""
         try:
             return [self.ids[tag] for tag in tags]
         except KeyError as error:
@@ -62,11 +66,14 @@ class LabelSet:
             ) from None
 
     def decode(self, ids: Iterable[int]) -> list[str]:
+        """Return the tags of ids."""
         return [self.tags[i] for i in ids]
 
 
 def spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-    """(type, start, end) of each span of IOB2 tags, end exclusive; a stray I- begins one, as CoNLL scores it.
+    """Return (type, start, end) of each span of IOB2 tags, `end` exclusive.
+
+    An I- that continues nothing begins a span, as in the evaluation script of CoNLL.
 
     >>> spans(["B-PER", "I-PER", "O", "I-LOC"])
     [('PER', 0, 2), ('LOC', 3, 4)]
@@ -84,16 +91,14 @@ def spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
 
 
 def require(labels_of_module: LabelSet, labels_of_data: LabelSet) -> None:
-    """Raise DataError when the data holds tags that the module cannot give; the text names both sides."""
+    """Raise DataError if the data holds tags that the module cannot predict."""
     present = labels_of_data.seen or dict.fromkeys(labels_of_data.tags, "the data")
-    lacking = [tag for tag in present if tag not in labels_of_module.ids]
+    lacking = [f"{tag} (first in {place})" for tag, place in present.items() if tag not in labels_of_module.ids]
     if lacking:
         raise DataError(
-            "the data's labels are not those of the task module: "
-            + ", ".join(f"{tag} (first in {present[tag]})" for tag in lacking)
-            + f" cannot be given by the module. Labels of the module: {', '.join(labels_of_module.tags)}; of the data: "
-            f"{', '.join(present)}. Evaluate on data with the module's labels, rename the tags, "
-            "or train a task module on such data."
+            f"The data has labels that the task module cannot predict: {', '.join(lacking)}. "
+            f"Labels of the module: {', '.join(labels_of_module.tags)}; of the data: {', '.join(present)}. "
+            "Evaluate on data with the module's labels, rename the tags, or train a task module on such data."
         )
 
 

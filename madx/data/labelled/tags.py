@@ -1,26 +1,28 @@
-"""Span tags: IOB1, IOB2 and BIOES told apart, checked, and brought to IOB2.
+"""Tags of spans: the schemes IOB1, IOB2 and BIOES are told apart, checked, and brought to IOB2.
 
-    words   Ada   Lovelace  met   Bob  Ann   (Bob and Ann: two persons side by side)
+    words   Ada   Lovelace  met   Bob   Ann   (Bob and Ann are two persons side by side)
     IOB2    B-PER I-PER     O     B-PER B-PER
     IOB1    I-PER I-PER     O     I-PER B-PER
     BIOES   B-PER E-PER     O     S-PER S-PER
 
-BILOU (L, U) and BMES (M) are BIOES under other letters. IOB1: Ramshaw and Marcus 1995, arXiv:cmp-lg/9505040.
+BILOU (with L and U) and BMES (with M) are BIOES with other letters. IOB1: Ramshaw & Marcus 1995, arXiv:cmp-lg/9505040.
 """
 
 import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from madx.errors import DataError, did_you_mean
+from madx.errors import ConfigError, DataError, did_you_mean
 
 SCHEMES = ("auto", "iob1", "iob2", "bioes", "none")
 _FORM = re.compile(r"O|([BIESLUM])-(\S.*)")
 _IOB = set("BI")
+_OPEN, _CONTINUES = "BIM", "IMEL"  # letters of BIOES, BILOU and BMES after which an entity goes on; that continue one
+_OUTSIDE = ("O", "")
 
 
 class TagFault(DataError):
-    """The tag at `index` of a sentence is wrong; the reader adds file and line."""
+    """A wrong tag; `index` is its place in the sentence, and the reader adds the place of the sentence."""
 
     def __init__(self, index: int, text: str):
         super().__init__(text)
@@ -28,50 +30,59 @@ class TagFault(DataError):
 
 
 class Inventory(NamedTuple):
-    """The closed set of plain tags that a task knows; `renamed`: tags of older or other sets -> those of this one."""
+    """The closed set of tags of a task that labels single words.
+
+    renamed: tags of older or other sets, with the tag of this set that replaces each of them, for error messages.
+    """
 
     name: str
     tags: tuple[str, ...]
     renamed: dict[str, str] = {}
 
     def check(self, tags: Sequence[str]) -> None:
-        """Raise TagFault for a tag that is not in the set, with the nearest one."""
+        """Raise TagFault for the first tag that is not in the set; the message suggests the nearest one."""
         for index, tag in enumerate(tags):
             if tag not in self.tags:
+                near = did_you_mean(self.renamed.get(tag, tag.upper()), self.tags)
                 raise TagFault(
                     index,
-                    f"tag {tag!r} is no {self.name} tag; {did_you_mean(self.renamed.get(tag, tag.upper()), self.tags)}. "
-                    "Not the column of the tags? Set columns.tag (counted from 0), or columns.style=conllu for a file of CoNLL-U.",
+                    f"tag {tag!r} is no {self.name} tag; {near}. If this is not the column of the tags, set "
+                    "columns.tag (counted from 0); for a file in CoNLL-U, set columns.style=conllu.",
                 )
 
 
 def split_tag(tag: str) -> tuple[str, str]:
-    """`B-PER` -> ("B", "PER"), `O` -> ("O", "")."""
-    return (tag[0], tag[2:]) if tag != "O" else ("O", "")
+    """Split a tag into its letter and its type.
+
+    >>> split_tag("B-PER"), split_tag("O")
+    (('B', 'PER'), ('O', ''))
+    """
+    return (tag[0], tag[2:]) if tag != "O" else _OUTSIDE
 
 
 def check_forms(tags: Sequence[str]) -> None:
-    """Raise TagFault for a tag that is neither O nor LETTER-TYPE."""
+    """Raise TagFault for the first tag that is neither O nor a letter with a type."""
     for index, tag in enumerate(tags):
         if not _FORM.fullmatch(tag):
             near = {"0": "O", "o": "O"}.get(tag) or (tag[:1].upper() + "-" + tag[2:])
             hint = f"Did you mean {near!r}? " if _FORM.fullmatch(near) and tag[1:2] in ("", "-", "_") else ""
             raise TagFault(
                 index,
-                f"tag {tag!r} is neither O nor a letter of B I E S L U M, a hyphen and a type, as in B-PER. {hint}"
-                "Not the column of the tags? Set columns.tag. Plain labels, such as parts of speech? Set columns.scheme=null, or the task to pos.",
+                f"tag {tag!r} is neither O nor one of the letters B I E S L U M with a hyphen and a type, as in B-PER. "
+                f"{hint}If this is not the column of the tags, set columns.tag. If the tags are plain labels, such as "
+                "parts of speech, set columns.scheme=null, or the task to pos.",
             )
 
 
 def detect_scheme(sentences: Iterable[Sequence[str]]) -> str:
-    """The scheme of a whole file, whose tags have the right form.
+    """Return the scheme of a set of sentences: `iob1`, `iob2` or `bioes`. Their tags must have the right form.
 
-    Letters other than B and I mean BIOES. Entities that begin with I while B only parts neighbours of one type mean
-    IOB1. All else is IOB2, if need be with faults: B and I both begin entities.
+    Letters other than B and I mean BIOES. Entities that begin with I, while B occurs only between neighbours of one
+    type, mean IOB1. Anything else is IOB2, perhaps with faults.
     """
-    loose = proper = False  # entities that begin with I; with B where nothing of the type stands before
+    loose = proper = False  # an entity begins with I; an entity begins with B after something that is not of its type
     for tags in sentences:
-        before = ("O", "")
+        before = _OUTSIDE
         for prefix, kind in map(split_tag, tags):
             if prefix != "O" and prefix not in _IOB:
                 return "bioes"
@@ -82,51 +93,66 @@ def detect_scheme(sentences: Iterable[Sequence[str]]) -> str:
 
 
 def to_iob2(tags: Sequence[str], scheme: str = "iob2", *, repair: bool = False) -> list[str]:
-    """The tags in IOB2; TagFault for a tag that the scheme does not allow where it stands, unless `repair`.
+    """Return the tags of a sentence in IOB2.
 
-    Repair reads an odd tag as the evaluation script of CoNLL does: B, S and U begin an entity, the other letters go on
-    with one of the same type or else begin one.
+    A tag in a place that the scheme forbids raises TagFault. With `repair` it is read as the evaluation script of CoNLL
+    reads it: B, S and U begin an entity; the other letters continue an entity of the same type, or else begin one.
+    An unknown scheme raises ConfigError.
 
     >>> to_iob2(["I-PER", "I-PER", "O", "I-PER", "B-PER"], "iob1")
     ['B-PER', 'I-PER', 'O', 'B-PER', 'B-PER']
     """
     if scheme not in SCHEMES or scheme == "auto":
-        raise DataError(f"scheme {scheme!r}: {did_you_mean(scheme, [s for s in SCHEMES if s != 'auto'])}")
+        raise ConfigError(f"scheme {scheme!r}: {did_you_mean(scheme, [s for s in SCHEMES if s != 'auto'])}")
     if scheme == "none":
         return list(tags)
     check_forms(tags)
     if not repair:
         _check_order(tags, scheme)
-    result, before = [], ("O", "")
+    result, before = [], _OUTSIDE
     for prefix, kind in map(split_tag, tags):
-        goes_on = prefix in "IMEL" and before[1] == kind and before[0] not in "ESLU"
-        result.append("O" if prefix == "O" else f"{'I' if goes_on else 'B'}-{kind}")
+        continues = prefix in _CONTINUES and before[1] == kind and before[0] not in "ESLU"
+        result.append("O" if prefix == "O" else f"{'I' if continues else 'B'}-{kind}")
         before = (prefix, kind)
     return result
 
 
 def _check_order(tags: Sequence[str], scheme: str) -> None:
-    parts = [("O", ""), *map(split_tag, tags), ("O", "")]
-    for index, tag in enumerate(tags):
-        (_, kind_before), (prefix, kind), (next_prefix, next_kind) = parts[index : index + 3]
-        before = tags[index - 1] if index else "the start of the sentence"
-        if scheme != "bioes" and prefix != "O" and prefix not in _IOB:
-            fault = (
-                f"tag {tag!r} is no tag of {scheme.upper()}, which knows O, B-TYPE and I-TYPE; is it scheme='bioes'?"
+    for index in range(len(tags)):
+        fault = _fault_of_bioes(tags, index) if scheme == "bioes" else _fault_of_iob(tags, index, scheme)
+        if fault:
+            raise TagFault(
+                index, f"{fault} Correct the data, or set columns.repair=true (such a tag then begins an entity)."
             )
-        elif scheme == "iob2" and prefix == "I" and kind_before != kind:
-            fault = f"{tag} after {before}: in IOB2 an entity begins with B-{kind}; is the file IOB1 (scheme='iob1')?"
-        elif scheme == "iob1" and prefix == "B" and kind_before != kind:
-            fault = (
-                f"{tag} after {before}: in IOB1 B- only parts neighbours of one type; is the file IOB2 (scheme='iob2')?"
-            )
-        elif scheme == "bioes" and prefix in "IMEL" and (parts[index][0] not in "BIM" or kind_before != kind):
-            fault = f"{tag} after {before}: in BIOES it can only follow B-{kind} or I-{kind}."
-        elif scheme == "bioes" and prefix in "BIM" and (next_prefix not in "IMEL" or next_kind != kind):
-            after = tags[index + 1] if index + 1 < len(tags) else "the end of the sentence"
-            fault = f"{tag} before {after}: in BIOES an entity ends with E-{kind}, one of a single word is S-{kind}."
-        else:
-            continue
-        raise TagFault(
-            index, f"{fault} Correct the file, or set columns.repair=true (an odd tag then begins an entity)."
+
+
+def _fault_of_iob(tags: Sequence[str], index: int, scheme: str) -> str | None:
+    """Describe what is wrong with the tag at `index` in IOB1 or IOB2."""
+    prefix, kind = split_tag(tags[index])
+    before = tags[index - 1] if index else "the start of the sentence"
+    begins = index == 0 or split_tag(tags[index - 1])[1] != kind
+    if prefix != "O" and prefix not in _IOB:
+        return (
+            f"tag {tags[index]!r} is not a tag of {scheme.upper()}, which has O, B-TYPE and I-TYPE; is it scheme=bioes?"
         )
+    if scheme == "iob2" and prefix == "I" and begins:
+        return f"{tags[index]} after {before}: in IOB2 an entity begins with B-{kind}; is the file IOB1 (scheme=iob1)?"
+    if scheme == "iob1" and prefix == "B" and begins:
+        return f"{tags[index]} after {before}: in IOB1 a B- only separates neighbours of one type; is it scheme=iob2?"
+    return None
+
+
+def _fault_of_bioes(tags: Sequence[str], index: int) -> str | None:
+    """Describe what is wrong with the tag at `index` in BIOES."""
+    prefix, kind = split_tag(tags[index])
+    before = split_tag(tags[index - 1]) if index else _OUTSIDE
+    after = split_tag(tags[index + 1]) if index + 1 < len(tags) else _OUTSIDE
+    if prefix in _CONTINUES and (before[0] not in _OPEN or before[1] != kind):
+        place = tags[index - 1] if index else "the start of the sentence"
+        return f"{tags[index]} after {place}: in BIOES it can only follow B-{kind} or I-{kind}."
+    if prefix in _OPEN and (after[0] not in _CONTINUES or after[1] != kind):
+        place = tags[index + 1] if index + 1 < len(tags) else "the end of the sentence"
+        return (
+            f"{tags[index]} before {place}: in BIOES an entity ends with E-{kind}, or is S-{kind} if it has one word."
+        )
+    return None

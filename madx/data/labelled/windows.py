@@ -1,29 +1,40 @@
-"""Words -> pieces. A sentence longer than the base can read becomes several windows; no word is cut off in silence.
+"""Words -> pieces; a sentence longer than the base can read -> several windows, so that no word is lost.
 
     words     w0 w1 w2 w3 w4 w5 w6 w7      (one piece each, room for 4, overlap 2)
     windows   w0 w1 w2 w3                  predicts w0 w1 w2
                     w2 w3 w4 w5            predicts w3 w4
                           w4 w5 w6 w7      predicts w5 w6 w7
 
-Each word is predicted once, in the window where its nearer edge is farthest away (an end of the sentence is no edge).
+Each word is predicted once: in the window whose nearer edge is farthest from it. The ends of the sentence are no edges.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import TYPE_CHECKING, Any
 from unicodedata import normalize
 
 from madx.data.labelled.labels import LabelSet
-from madx.data.text.tokenizing import frame_of, text_ids
+from madx.data.text.tokenizing import Frame, frame_of, text_ids, text_ids_with_offsets
 from madx.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SENTENCES_AT_ONCE = 1000  # that the tokenizer is given in one call
 
 
 @dataclass(frozen=True)
 class Row:
-    """One sequence for the base: a sentence or a window of one.
+    """One sequence for the base: a sentence, or a window of one.
 
-    `first`, `words`, `labels` (words to predict here,): the position of the word's first piece in `input_ids`, its
-    place in the sentence, and its label id (`labels` is empty for unlabelled text).
+    input_ids: token ids with the frame, `(tokens,)`.
+    first: the position in `input_ids` of the first piece of each word that is predicted here, `(words,)`.
+    words: the places of these words in the sentence, `(words,)`.
+    labels: the label ids of these words, `(words,)`; empty for a sentence without tags.
+    sentence: the index of the sentence.
     """
 
     input_ids: tuple[int, ...]
@@ -37,90 +48,115 @@ class Row:
 
 
 def encode_words(
-    tokenizer, sentences: Sequence, labels: LabelSet | None, *, max_length: int, overlap: int | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Sequence[Any],
+    labels: LabelSet | None,
+    *,
+    max_length: int,
+    overlap: int | None = None,
 ) -> list[Row]:
-    """Rows of at most `max_length` tokens, frame included, in the order of the sentences (with `.tokens`, `.tags`).
+    """Return the rows of sentences, in the order of the sentences.
 
-    `overlap`: the pieces, at most, that neighbouring windows share; a quarter of the room when not given. A single word
-    longer than a window keeps its first pieces and is predicted all the same; one without any piece (a control
-    character) gets the unknown token. `labels` is None for text without tags.
+    sentences: objects with `.tokens`, and with `.tags` where labels are given.
+    labels: the label set whose ids the rows hold, or None for rows without labels.
+    max_length: tokens of a row at most, with the frame.
+    overlap: pieces that neighbouring windows share at most; by default a quarter of the room for pieces.
+
+    A single word longer than a window keeps its first pieces and is predicted as well. A word without any piece, such
+    as a control character, becomes the unknown token. Raises ConfigError for sizes that leave no room, and DataError
+    for a tag that is not in the label set.
     """
-    frame = frame_of(tokenizer)
     room = max_length - 2
     overlap = max(room, 0) // 4 if overlap is None else overlap
     if room < 1 or not 0 <= overlap < room:
         raise ConfigError(
             f"max_length {max_length}, overlap {overlap}: allowed are at least 3, and 0 to max_length - 3 ({room - 1})."
         )
+    frame, pieces = frame_of(tokenizer), word_pieces(tokenizer, [sentence.tokens for sentence in sentences])
     rows = []
-    for number, (sentence, pieces) in enumerate(
-        zip(sentences, word_pieces(tokenizer, [s.tokens for s in sentences]), strict=True)
-    ):
-        pieces = [word[:room] for word in pieces]
-        ids = labels.encode(sentence.tags) if labels else []
-        for start, end, predicted in windows([len(word) for word in pieces], room=room, overlap=overlap):
-            first, row = {}, [frame.start]
-            for word in range(start, end):
-                first[word] = len(row)
-                row += pieces[word]
+    for number, (sentence, words) in enumerate(zip(sentences, pieces, strict=True)):
+        words = [word[:room] for word in words]
+        ids = labels.encode(sentence.tags) if labels is not None else None
+        for start, end, predicted in windows([len(word) for word in words], room=room, overlap=overlap):
+            input_ids, first = _framed(frame, words[start:end])
             rows.append(
                 Row(
-                    input_ids=(*row, frame.end),
-                    first=tuple(first[w] for w in predicted),
+                    input_ids=input_ids,
+                    first=tuple(first[word - start] for word in predicted),
                     words=tuple(predicted),
-                    labels=tuple(ids[w] for w in predicted) if labels else (),
+                    labels=() if ids is None else tuple(ids[word] for word in predicted),
                     sentence=number,
                 )
             )
     return rows
 
 
-def word_pieces(tokenizer, sentences: Sequence[Sequence[str]]) -> list[list[list[int]]]:
-    """The ids of each word of each sentence, at least one a word.
+def _framed(frame: Frame, words: list[list[int]]) -> tuple[tuple[int, ...], list[int]]:
+    """Return the ids of a window with its frame, and the position of the first piece of each word."""
+    row, first = [frame.start], []
+    for pieces in words:
+        first.append(len(row))
+        row += pieces
+    return (*row, frame.end), first
 
-    A fast tokenizer reads the words joined by spaces, as in the raw text that language modules are trained on; a piece
-    belongs to the word in which it starts. A slow one, which tells no positions, reads each word by itself.
+
+def word_pieces(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+    """Return the ids of the pieces of each word of each sentence, at least one for each word.
+
+    A fast tokenizer reads the words joined by spaces, as in the raw text that language modules are trained on, and a
+    piece belongs to the word in which it starts. A slow tokenizer gives no positions, so it reads each word by itself.
+    Raises DataError for a word without a piece if the tokenizer has no unknown token.
     """
-    sentences = [[normalize("NFC", word) for word in words] for words in sentences]
-    pieces = _fast_pieces(tokenizer, sentences) if tokenizer.is_fast else _slow_pieces(tokenizer, sentences)
+    composed = [[normalize("NFC", word) for word in words] for words in sentences]
+    pieces = _fast_pieces(tokenizer, composed) if tokenizer.is_fast else _slow_pieces(tokenizer, composed)
     unknown = frame_of(tokenizer).unknown
-    for words, of_words in zip(sentences, pieces, strict=True):
-        for word, ids in zip(words, of_words, strict=True):
+    for words, pieces_of_words in zip(composed, pieces, strict=True):
+        for word, ids in zip(words, pieces_of_words, strict=True):
             if not ids:
                 if unknown is None:
                     raise DataError(
-                        f"the word {word!r} has no piece, and the tokenizer no unknown token. Remove the word."
+                        f"The word {word!r} has no piece, and the tokenizer has no unknown token. Remove the word."
                     )
                 ids.append(unknown)
     return pieces
 
 
-def _fast_pieces(tokenizer, sentences: list[list[str]]) -> list[list[list[int]]]:
+def _fast_pieces(tokenizer: PreTrainedTokenizerBase, sentences: list[list[str]]) -> list[list[list[int]]]:
     result = []
-    for begin in range(0, len(sentences), 1000):
-        batch = sentences[begin : begin + 1000]
-        for words, ids, offsets in zip(
-            batch, *text_ids(tokenizer, [" ".join(words) for words in batch], offsets=True), strict=True
-        ):
+    for batch in _in_batches(sentences):
+        rows, offsets = text_ids_with_offsets(tokenizer, [" ".join(words) for words in batch])
+        for words, ids, places in zip(batch, rows, offsets, strict=True):
             # the word at each character; the space before a word counts as the word's, since pieces may start with it
             word_at = [w for w, word in enumerate(words) for _ in range(len(word) + (w > 0))]
-            of_words: list[list[int]] = [[] for _ in words]
-            for piece, (start, _) in zip(ids, offsets, strict=True):
-                of_words[word_at[min(start, len(word_at) - 1)]].append(piece)
-            result.append(of_words)
+            pieces: list[list[int]] = [[] for _ in words]
+            for piece, (start, _) in zip(ids, places, strict=True):
+                pieces[word_at[min(start, len(word_at) - 1)]].append(piece)
+            result.append(pieces)
     return result
 
 
-def _slow_pieces(tokenizer, sentences: list[list[str]]) -> list[list[list[int]]]:
+def _in_batches(sentences: list[list[str]]) -> Iterator[list[list[str]]]:
+    for begin in range(0, len(sentences), SENTENCES_AT_ONCE):
+        yield sentences[begin : begin + SENTENCES_AT_ONCE]
+
+
+def _slow_pieces(tokenizer: PreTrainedTokenizerBase, sentences: list[list[str]]) -> list[list[list[int]]]:
     distinct = sorted({word for words in sentences for word in words})
     ids = dict(zip(distinct, text_ids(tokenizer, distinct), strict=True)) if distinct else {}
     return [[list(ids[word]) for word in words] for words in sentences]
 
 
 def windows(sizes: Sequence[int], *, room: int, overlap: int) -> list[tuple[int, int, list[int]]]:
-    """(start, end, words predicted there) for a sentence whose words have `sizes` pieces, each at most `room`."""
+    """Return (start, end, words predicted there) for each window of a sentence, `end` exclusive.
+
+    sizes: the number of pieces of each word, each at most `room`; room: pieces of a window at most;
+    overlap: pieces that neighbouring windows share at most.
+
+    >>> windows([1] * 8, room=4, overlap=2)
+    [(0, 4, [0, 1, 2]), (2, 6, [3, 4]), (4, 8, [5, 6, 7])]
+    """
     edges = _window_edges(sizes, room=room, overlap=overlap)
-    before = [0]  # pieces before each word, and in all
+    before = [0]  # the pieces before each word, then those of all words
     for size in sizes:
         before.append(before[-1] + size)
 
@@ -136,25 +172,26 @@ def windows(sizes: Sequence[int], *, room: int, overlap: int) -> list[tuple[int,
             lowest += 1
         holding = [i for i in range(lowest, len(edges)) if edges[i][0] <= word < edges[i][1]]
         predicted[max(holding, key=lambda i: (context(word, *edges[i]), -i))].append(word)
-    # a window of which other windows predict every word has nothing to do
+    # a window whose words are all predicted by other windows has nothing to do
     return [(start, end, words) for (start, end), words in zip(edges, predicted, strict=True) if words]
 
 
 def _window_edges(sizes: Sequence[int], *, room: int, overlap: int) -> list[tuple[int, int]]:
-    edges, start, count = [], 0, len(sizes)
+    edges: list[tuple[int, int]] = []
+    start, count = 0, len(sizes)
     while start < count:
         end, used = start, 0
         while end < count and used + sizes[end] <= room:
             used += sizes[end]
             end += 1
-        if end == count and edges:  # the last window: fill what is left of it with words before
+        if end == count and edges:  # the last window: the room that is left goes to the words before it
             while start > edges[-1][0] + 1 and used + sizes[start - 1] <= room:
                 start -= 1
                 used += sizes[start]
         edges.append((start, end))
         if end == count:
             break
-        start, shared = end, 0  # step back over at most `overlap` pieces, so that the next word still fits
+        start, shared = end, 0  # steps back over at most `overlap` pieces, and only so far that the next word fits
         while start > edges[-1][0] + 1 and shared + sizes[start - 1] <= min(overlap, room - sizes[end]):
             start -= 1
             shared += sizes[start]

@@ -1,8 +1,10 @@
-"""Blocks of token ids for masked language modelling, `<s> ... </s>`, no padding, from a cache on disk.
+"""Blocks of token ids for masked language modelling, `<s> ... </s>` without padding, in a cache on disk.
 
-The cache is a folder `KEY/` with `train.npy`, `held_out.npy` (blocks, block_size) and `blocks.json`; the key is a hash
-of the files' contents, the tokenizer and the settings, so a change of any of them makes a new folder.
+A corpus has a folder KEY/ in the cache, with `train.npy`, `held_out.npy` `(blocks, block_size)` and `blocks.json`. The
+key is a hash of the files' contents, the tokenizer and the settings, so a change of any of them makes a new folder.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -10,9 +12,11 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,26 +26,29 @@ from madx.data.text.packing import MANY_UNKNOWN, TINY, CorpusStats, pack, tokeni
 from madx.data.text.tokenizing import frame_of
 from madx.errors import ConfigError, DataError
 
-VERSION = 1  # raise when packing changes what it writes
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+VERSION = 1  # to be raised when packing changes what it writes
 log = logging.getLogger(__name__)
 
 
 class BlockArray:
-    """Blocks of one side: `[i]` -> int64 (block_size,); `[[i, j]]` or a slice -> int64 (rows, block_size)."""
+    """The blocks of one side. `[i]` gives int64 `(block_size,)`, a list or a slice int64 `(rows, block_size)`."""
 
     def __init__(self, stored: np.ndarray):
-        self.stored = stored  # a memory map, two or four bytes an id
+        self.stored = stored  # a memory map, with two or four bytes for each id
 
     def __len__(self) -> int:
         return len(self.stored)
 
-    def __getitem__(self, rows) -> np.ndarray:
+    def __getitem__(self, rows: Any) -> np.ndarray:
         return np.asarray(self.stored[rows], dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """A packed corpus. `len` and `[i]` are those of the training side."""
+    """A packed corpus. `len()` and `[i]` are those of the blocks to train on."""
 
     train: BlockArray
     held_out: BlockArray
@@ -50,16 +57,17 @@ class Blocks:
 
     @property
     def block_size(self) -> int:
+        """Tokens in a block."""
         return self.train.stored.shape[1]
 
     def __len__(self) -> int:
         return len(self.train)
 
-    def __getitem__(self, rows) -> np.ndarray:
+    def __getitem__(self, rows: Any) -> np.ndarray:
         return self.train[rows]
 
     def warnings(self) -> list[str]:
-        """What a user should know before training on this corpus; empty when all is well."""
+        """Return what a user should know before training on this corpus; the list is empty if all is well."""
         found = []
         if self.stats.unknown_rate > MANY_UNKNOWN:
             found.append(
@@ -69,16 +77,16 @@ class Blocks:
             )
         if self.stats.tokens < TINY:
             found.append(
-                f"the corpus is tiny: {self.stats.tokens:,} tokens in {self.stats.lines:,} lines. Below {TINY:,} a "
-                "language module mostly memorises: add text, train for fewer steps, and trust the held-out score, "
-                "not the training loss."
+                f"The corpus is tiny: {self.stats.tokens:,} tokens in {self.stats.lines:,} lines. With less than "
+                f"{TINY:,} a language module mostly memorises the text: add text, train for fewer steps, and trust the "
+                "score on held-out text, not the training loss."
             )
         return found
 
 
 def pack_corpus(
     source: Source,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     block_size: int = 256,
     text_key: str = "text",
@@ -88,10 +96,16 @@ def pack_corpus(
     cache: Path | str | None = None,
     refresh: bool = False,
 ) -> Blocks:
-    """Read, tokenise and pack a corpus, or take it from the cache and say so in the log.
+    """Read, tokenise and pack a corpus, or take it from the cache; the log says which.
 
-    `cache`: a folder, by default $MADX_CACHE/blocks or ~/.cache/madx/blocks. A `datasets` name is keyed by its name
-    only: `refresh=True` packs it anew. Raises DataError (see `read_corpus`) and when the corpus is too small.
+    source, text_key, limit: as for `read_corpus`.
+    block_size: tokens in a block, with the frame; at least 8.
+    held_out_share: the share of the tokens that is held out; held_out_most: held-out blocks at most.
+    cache: a folder; by default $MADX_CACHE/blocks, or ~/.cache/madx/blocks.
+    refresh: whether the corpus is packed anew in any case. A `datasets` name needs it when the data set has changed,
+        for its key is made of the name alone.
+
+    Raises ConfigError for impossible settings, and DataError for a corpus that cannot be read or is too small.
     """
     if block_size < 8 or not 0 < held_out_share < 1 or held_out_most < 1:
         raise ConfigError(
@@ -108,27 +122,30 @@ def pack_corpus(
         "files": [file.sha256 or file.path for file in corpus_files(source)],
         "tokenizer": [tokenizer_fingerprint(tokenizer), _behaviour(tokenizer)],
     }
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    folder = _cache_root(cache) / key[:32]
+    folder = _cache_root(cache) / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
     if not refresh and (blocks := _open(folder)):
         log.info("%s: tokenised before, %s blocks read from the cache %s", source, f"{len(blocks):,}", folder)
         return blocks
-    frame = frame_of(tokenizer)
-
-    def fill(work: Path, scratch: Path) -> None:
-        flat = tokenise(read_corpus(source, text_key=text_key, limit=limit), tokenizer, scratch)
-        try:
-            pack(flat, work, frame=frame, block_size=block_size, share=held_out_share, most=held_out_most)
-        except DataError as error:
-            raise DataError(f"{source}: {error}") from None
-        (work / "blocks.json").write_text(json.dumps({"settings": settings, "stats": asdict(flat.stats)}, indent=1))
-
-    _write_folder(folder, fill)
+    _write_folder(folder, lambda work, scratch: _fill(work, scratch, source, tokenizer, settings))
     blocks = _open(folder)
     if blocks is None:
-        raise DataError(f"{folder}: the packed blocks cannot be read back; set another cache folder, on a sound disk.")
+        raise DataError(f"{folder}: the packed blocks cannot be read back. Set another cache folder, on a sound disk.")
     log.info("%s: packed into %s blocks, kept in %s", source, f"{len(blocks):,}", folder)
     return blocks
+
+
+def _fill(
+    work: Path, scratch: Path, source: Source, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]
+) -> None:
+    """Write the files of a cache folder to `work`; `scratch` is for the files of pass 1."""
+    texts = read_corpus(source, text_key=settings["text_key"], limit=settings["limit"])
+    flat, frame = tokenise(texts, tokenizer, scratch), frame_of(tokenizer)
+    sizes = {"block_size": settings["block_size"], "share": settings["share"], "most": settings["most"]}
+    try:
+        pack(flat, work, frame=frame, **sizes)
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from None
+    (work / "blocks.json").write_text(json.dumps({"settings": settings, "stats": asdict(flat.stats)}, indent=1))
 
 
 def _cache_root(cache: Path | str | None) -> Path:
@@ -136,30 +153,30 @@ def _cache_root(cache: Path | str | None) -> Path:
     return Path(cache) if cache else home / "blocks"
 
 
-def _behaviour(tokenizer) -> str:
-    """A hash of how the tokenizer cuts text (normaliser, merges), which its vocabulary alone does not tell."""
+def _behaviour(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a hash of the rules by which the tokenizer cuts text, which its vocabulary alone does not tell."""
     if not tokenizer.is_fast:
         return type(tokenizer).__name__
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
-    rules.update(truncation=None, padding=None)  # state of the last call, not of the tokenizer
+    rules.update(truncation=None, padding=None)  # these belong to the last call, not to the tokenizer
     return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
 
 
 def _open(folder: Path) -> Blocks | None:
-    """The blocks of a cache folder; None where there are none, or damaged ones (they are then made anew)."""
+    """Return the blocks of a cache folder, or None if there are none or if they are damaged."""
     try:
         stats = CorpusStats(**json.loads((folder / "blocks.json").read_text())["stats"])
         train, held_out = (BlockArray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ("train", "held_out"))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, OSError) as error:
-        log.warning("%s: the cached blocks are damaged (%s) and are made anew", folder, error)
+        log.warning("%s: the blocks in the cache are damaged (%s); the corpus is packed anew.", folder, error)
         return None
     return Blocks(train=train, held_out=held_out, stats=stats, folder=folder)
 
 
-def _write_folder(folder: Path, fill) -> None:
-    """`fill(work, scratch)`, then `work` renamed to `folder`: whoever looks sees all of it or nothing."""
+def _write_folder(folder: Path, fill: Callable[[Path, Path], None]) -> None:
+    """Call `fill(work, scratch)` and rename `work` to `folder`, so that nobody ever sees an incomplete folder."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".packing-", dir=folder.parent))
@@ -181,9 +198,9 @@ def _write_folder(folder: Path, fill) -> None:
 
 def _replace_folder(new: Path, folder: Path, aside: Path) -> None:
     with suppress(FileNotFoundError):
-        folder.rename(aside)  # damaged or to be refreshed; what is mapped from it stays readable
+        folder.rename(aside)  # an old one; memory maps of its files stay readable
     try:
         new.rename(folder)
     except OSError:
-        if not folder.exists():  # else another process put its own, equal one there first
+        if not folder.exists():  # otherwise another process was faster, and its folder holds the same
             raise

@@ -1,9 +1,11 @@
-"""A corpus -> blocks of token ids on disk, in two passes, with memory for one batch of lines only.
+"""Texts -> blocks of token ids on disk, in two passes, with memory for one batch of texts only.
 
-Pass 1 tokenises: all ids in one flat file, and for each line its length and its bucket (a hash of its text).
-Pass 2 deals the lines out, held-out buckets to one file and the rest to the other, and cuts both into blocks.
-A line's side depends on its text alone, so a duplicate of a held-out line is never trained on.
+Pass 1 tokenises. It writes all ids to one flat file, and for each line of the corpus its length and its bucket, which
+is a hash of its text. Pass 2 writes the lines of the held-out buckets to one file and all others to another, both cut
+into blocks. The side of a line depends on its text alone, so a copy of a held-out line is never trained on.
 """
+
+from __future__ import annotations
 
 import hashlib
 import logging
@@ -11,22 +13,27 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from madx.data.text.tokenizing import Frame, frame_of, text_ids
 from madx.errors import DataError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 BUCKETS = 1 << 20
-LINES_AT_ONCE, CHARACTERS_AT_ONCE = 1000, 1 << 20
-#: a corpus of fewer tokens, and a larger share of unknown ones, are worth a warning
+LINES_AT_ONCE, CHARACTERS_AT_ONCE = 1000, 1 << 20  # that the tokenizer is given in one call
+#: fewer tokens than the first, and a larger share of unknown tokens than the second, are worth a warning
 TINY, MANY_UNKNOWN = 100_000, 0.01
+REPORT_EVERY = 10  # seconds between two lines of the log
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class CorpusStats:
-    """Counts over the whole corpus; `tokens` are pieces, without the separators between lines."""
+    """Counts over a corpus. tokens: pieces, without the separators between lines; unknown: those that are unknown."""
 
     tokens: int
     words: int
@@ -35,17 +42,18 @@ class CorpusStats:
 
     @property
     def unknown_rate(self) -> float:
-        """The share of pieces that the vocabulary does not know."""
+        """The share (0..1) of the tokens that the vocabulary does not hold."""
         return self.unknown / max(self.tokens, 1)
 
     @property
     def pieces_per_word(self) -> float:
+        """The mean number of tokens of a word, where words are separated by white space."""
         return self.tokens / max(self.words, 1)
 
 
 @dataclass(frozen=True)
 class Flat:
-    """The outcome of pass 1, on disk: `ids` (all tokens), `lengths` and `buckets` (lines,)."""
+    """The result of pass 1, on disk: all ids `(tokens,)`, and the length and bucket of each line `(lines,)`."""
 
     ids: np.ndarray
     lengths: np.ndarray
@@ -53,17 +61,17 @@ class Flat:
     stats: CorpusStats
 
 
-def ids_dtype(tokenizer) -> np.dtype:
-    """Two bytes an id where they are enough."""
+def ids_dtype(tokenizer: PreTrainedTokenizerBase) -> np.dtype:
+    """Return the type of stored ids: two bytes where they are enough, otherwise four."""
     return np.dtype(np.uint16 if len(tokenizer) < 65536 else np.int32)
 
 
-def tokenise(texts: Iterable[str], tokenizer, folder: Path) -> Flat:
-    """Pass 1. Each line's ids end with the separator: `a b </s> c d </s>`."""
+def tokenise(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, folder: Path) -> Flat:
+    """Run pass 1: write `ids`, `lengths` and `buckets` to a folder. Each line ends with the separator: `a b </s>`."""
     frame, dtype = frame_of(tokenizer), ids_dtype(tokenizer)
     names = {"ids": dtype, "lengths": np.dtype(np.int32), "buckets": np.dtype(np.int32)}
     tokens = words = lines = unknown = 0
-    said = time.monotonic()
+    reported = time.monotonic()
     with (
         (folder / "ids").open("wb") as ids,
         (folder / "lengths").open("wb") as lengths,
@@ -79,18 +87,19 @@ def tokenise(texts: Iterable[str], tokenizer, folder: Path) -> Flat:
             tokens, lines = tokens + len(flat) - len(rows), lines + len(rows)
             words += sum(len(text.split()) for text in batch)
             unknown += 0 if frame.unknown is None else int((flat == frame.unknown).sum())
-            if time.monotonic() - said > 10:
-                said = time.monotonic()
+            if time.monotonic() - reported > REPORT_EVERY:
+                reported = time.monotonic()
                 log.info("tokenising: %s lines, %s tokens so far", f"{lines:,}", f"{tokens:,}")
-    arrays = {name: np.memmap(folder / name, dtype=kind, mode="r") for name, kind in names.items()}
-    return Flat(**arrays, stats=CorpusStats(tokens=tokens, words=words, lines=lines, unknown=unknown))
+    stored = {name: np.memmap(folder / name, dtype=kind, mode="r") for name, kind in names.items()}
+    return Flat(**stored, stats=CorpusStats(tokens=tokens, words=words, lines=lines, unknown=unknown))
 
 
 def pack(flat: Flat, folder: Path, *, frame: Frame, block_size: int, share: float, most: int) -> None:
-    """Pass 2: writes `train.npy` and `held_out.npy`, (blocks, block_size). A tail shorter than a block is left out.
+    """Run pass 2: write `train.npy` and `held_out.npy`, `(blocks, block_size)`, without a last block that is not full.
 
-    Held out: `share` of the tokens, at least one block and at most `most` blocks. Raises DataError when the corpus is
-    too small for one block on each side.
+    share: the share of the tokens that is held out, but at least one block and at most `most` blocks.
+
+    Raises DataError if the corpus is too small for one block on each side.
     """
     payload = block_size - 2
     held = held_out_lines(flat, target=int(min(max(share * len(flat.ids), payload), most * payload)))
@@ -98,8 +107,8 @@ def pack(flat: Flat, folder: Path, *, frame: Frame, block_size: int, share: floa
     if not all(sizes):
         raise DataError(
             f"the corpus is too small: {flat.stats.lines:,} lines with {flat.stats.tokens:,} tokens do not give one "
-            f"block of {block_size} tokens to train on and one to hold out (a line goes whole to one side, with its "
-            "copies). Add text, put one sentence a line, or set a smaller block_size."
+            f"block of {block_size} tokens to train on and one to hold out (a line goes to one side as a whole, with "
+            "its copies). Add text, put one sentence on a line, or set a smaller block_size."
         )
     for name, side, blocks in (("train", ~held, sizes[0]), ("held_out", held, min(sizes[1], most))):
         with (folder / f"{name}.npy").open("wb") as file:
@@ -108,13 +117,14 @@ def pack(flat: Flat, folder: Path, *, frame: Frame, block_size: int, share: floa
             for rows in _blocks(_ids_of(flat, side), payload, blocks):
                 framed = np.empty((len(rows), block_size), dtype=flat.ids.dtype)
                 framed[:, 0], framed[:, 1:-1], framed[:, -1] = frame.start, rows, frame.end
-                file.write(framed.tobytes())  # not a memory map: a full disk must be an error, not a crash
+                file.write(framed.tobytes())  # not into a memory map: there a full disk is a crash, not an error
 
 
 def held_out_lines(flat: Flat, *, target: int) -> np.ndarray:
-    """(lines,) bool: whole buckets in order of their hash until `target` tokens, passing over oversized ones.
+    """Choose the lines that are held out: bool `(lines,)`.
 
-    A document far longer than the target is taken only when nothing else is left, shortest first.
+    Whole buckets are taken in the order of their hashes until there are `target` tokens, except those that would make
+    more than twice as many. These are taken only if the others are not enough, the shortest ones first.
     """
     sizes = np.zeros(BUCKETS, dtype=np.int64)
     np.add.at(sizes, flat.buckets, flat.lengths)
@@ -130,7 +140,7 @@ def held_out_lines(flat: Flat, *, target: int) -> np.ndarray:
 
 
 def _ids_of(flat: Flat, side: np.ndarray, lines: int = 1 << 16) -> Iterator[np.ndarray]:
-    """The ids of the lines of one side, in order, some ten thousand lines at a time."""
+    """Yield the ids of the lines of one side in order, from `lines` lines of the corpus at a time."""
     place = 0
     for first in range(0, len(side), lines):
         lengths = flat.lengths[first : first + lines]
@@ -140,7 +150,7 @@ def _ids_of(flat: Flat, side: np.ndarray, lines: int = 1 << 16) -> Iterator[np.n
 
 
 def _blocks(chunks: Iterable[np.ndarray], payload: int, most: int) -> Iterator[np.ndarray]:
-    """A stream of ids -> (blocks, payload) arrays, `most` blocks in all."""
+    """Cut a stream of ids into arrays `(blocks, payload)`, with `most` blocks in all of them together."""
     rest = np.empty(0, dtype=np.int64)
     for chunk in chunks:
         rest = np.concatenate([rest.astype(chunk.dtype), chunk])
@@ -153,8 +163,9 @@ def _blocks(chunks: Iterable[np.ndarray], payload: int, most: int) -> Iterator[n
 
 
 def in_batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Lines in runs of about a thousand, fewer where they are long."""
-    batch, characters = [], 0
+    """Yield texts in batches of a thousand, or of fewer where they are long."""
+    batch: list[str] = []
+    characters = 0
     for text in texts:
         batch.append(text)
         characters += len(text)

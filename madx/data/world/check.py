@@ -1,16 +1,17 @@
-"""`python -m madx.data.world.check swa`: sample sentences of a language file, one for each frame, and its faults."""
+"""Sample sentences of a language file, one for each frame, and its faults: `python -m madx.data.world.check swa`."""
 
 import random
 import sys
 
-from .grammar import HERE, NAME_LISTS, SPLITS, Language, concepts, frames
+from madx.data.world.grammar import HERE, NAME_LISTS, SPLITS, Language, concepts, frames
 
-NEEDED = {"male": 30, "female": 30, "surnames": 60, "places": 60, "org_stems": 40}  # names of a language's own
+NEEDED = {"male": 30, "female": 30, "surnames": 60, "places": 60, "org_stems": 40}  # names that a language itself has
 
 
 def faults(code: str) -> list[str]:
-    """Everything that is missing, unknown or too little in a language file, as sentences for its author."""
-    spoken, found = Language(code), []
+    """Return everything that is missing, unknown or not enough in a language file, in words for its author."""
+    spoken = Language(code)
+    found: list[str] = []
     wanted = {concept for ids in concepts().values() for concept in ids}
     found += [f"lexicon: concept {c!r} is missing" for c in sorted(wanted - set(spoken.lexicon))]
     found += [
@@ -28,21 +29,22 @@ def faults(code: str) -> list[str]:
 
 
 def _frame_faults(spoken: Language) -> list[str]:
-    found, rng = [], random.Random(0)
+    found: list[str] = []
+    rng = random.Random(0)
     for frame, variants in spoken.realisations.items():
         slots = frames().get(frame, [])
         used = {part[0] for parts in variants for part in parts if not isinstance(part, str)}
         found += [f"frame {frame}: the slot {{{slot}}} is never used" for slot in slots if slot not in used]
         stray = [p for parts in variants for p in parts if isinstance(p, str) and set(p) & set("{}[]|@")]
         found += [f"frame {frame}: cannot read {p!r}" for p in stray]
-        for split in SPLITS * 10:  # fills spoken.faults with words and endings that do not exist
+        for split in SPLITS * 10:  # this fills spoken.faults with words and endings that do not exist
             if slots or frame in frames():
                 spoken.realise(frame, rng, bound=spoken.bind(frame, split, rng))
     return found
 
 
 def main(code: str) -> int:
-    """Print one sentence of every frame, tagged, and the faults of the file; gives 1 if there are any."""
+    """Print one tagged sentence of every frame, and the faults of the file; return 1 if there are any, else 0."""
     spoken, rng = Language(code), random.Random(1)
     for frame in spoken.realisations:
         if frame in frames():

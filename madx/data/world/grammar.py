@@ -1,8 +1,8 @@
-"""Frames + one language file -> sentences with IOB2 tags: parsing, word forms with endings, agreement, names.
+"""Sentences with IOB2 tags, generated from frames and the file of a language.
 
-A frame is a meaning with slots (`works_for: PER ORG`); a language file realises it ("{PER} works for {ORG}.").
-`{slot|tags}` is filled with the form of the slot's word that carries the tags; `{word@slot|tags}` agrees with the
-slot's class (gender, noun class); `[...]` is left out half of the time. Forms: words.py; inventory: frames.yaml.
+A frame is a meaning with slots (`works_for: PER ORG`), and a language file realises it ("{PER} works for {ORG}.").
+`{slot|tags}` is replaced by the form of the slot's word with these tags; `{word@slot|tags}` agrees with the class of
+the slot (gender, noun class); `[...]` is left out half of the time. See words.py for forms and frames.yaml for frames.
 """
 
 import random
@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -20,21 +22,23 @@ from madx.data.world.words import Inflection, Word
 from madx.errors import DataError, did_you_mean
 
 HERE = Path(__file__).parent
-SPLITS = ("train", "dev", "test")  # of labelled sentences: no name and no frame in two of them
-TEXT = "text"  # raw text: every frame, as a language has them all, but names of the training split only
+SPLITS = ("train", "dev", "test")  # of labelled sentences: no name and no frame is in two of them
+TEXT = "text"  # raw text: it has every frame, as a language does, but names of the training split only
 ENTITIES = ("PER", "ORG", "LOC")
-INTERNATIONAL = 0.25  # share of names that come from the list common to all languages
-CROSSING = 0.2  # share of names taken from the list of another type ("Lincoln" as a person, a place, a firm)
-COINED = 0.85  # share coined from two halves of international names ("Bris" + "ford"): names are an open class
-JOINED = 0.15  # share of plain sentences that are joined with a second one
+INTERNATIONAL = 0.25  # share of names from the list that all languages have in common
+CROSSING = 0.2  # share of names from the list of another type ("Lincoln" as a person, a place, a firm)
+COINED = 0.85  # share of names made of two halves of international ones ("Bris" + "ford"): names are an open class
+JOINED = 0.15  # share of plain sentences that a second one is joined to
 NAME_LISTS = ("male", "female", "surnames", "places", "org_stems")
 TOKEN = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 REFERENCE = re.compile(r"\{(\w+)(?:@(\w+))?(?:\|([\w.]+))?\}")
+Reference = tuple[str, str | None, tuple[str, ...]]  # the slot or word, the slot that it agrees with, its tags
+Parts = list[str | Reference]  # a realisation of a frame: literal text and references
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """One sentence: its natural text, its tokens (punctuation apart) and their IOB2 tags; frame: its meaning's id."""
+    """A sentence: its text, its tokens (punctuation by itself) with their IOB2 tags, and the id of its frame."""
 
     text: str
     tokens: tuple[str, ...]
@@ -43,7 +47,11 @@ class Sentence:
 
 
 def _halves(name: str) -> tuple[str, str]:
-    """A name cut before the consonant that opens its second half: Bristol -> Bris, tol."""
+    """Cut a name before the consonant that begins its second half.
+
+    >>> _halves("Bristol")
+    ('Bris', 'tol')
+    """
     vowels = "aeiouyäöüıåáéíóúâêôõàè"
     middle = len(name) // 2
     cuts = [i for i in range(2, len(name) - 1) if name[i].lower() not in vowels and name[i + 1].lower() in vowels]
@@ -53,46 +61,46 @@ def _halves(name: str) -> tuple[str, str]:
 
 @cache
 def stock(key: str) -> list[tuple[str, str]]:
-    """The halves of a list of international names, from which names are coined in every language."""
+    """Return the halves of a list of international names, of which new names are made in every language."""
     return [_halves(name) for name in shared()["international"][key].split() if len(name) > 3]
 
 
 def split_of_name(name: str) -> str:
-    """The split that owns a name, by a checksum of its letters: the same one in every language and every list."""
+    """Return the split of a name, by a checksum of its letters: it is the same in every language and every list."""
     share = zlib.crc32(name.lower().encode()) % 20
     return "train" if share < 10 else "dev" if share < 13 else "test"
 
 
 @cache
-def shared() -> dict:
-    """What all languages have in common: classes of concepts, frames by split, international names."""
+def shared() -> dict[str, Any]:
+    """Return the data of all languages: classes of concepts, frames by split, international names."""
     return _read(HERE / "frames.yaml")
 
 
 @cache
 def frames(split: str | None = None) -> dict[str, list[str]]:
-    """Frame id -> its slots, of one split or of all."""
+    """Return the slots of each frame, of one split or of all."""
     wanted = [split] if split in SPLITS else SPLITS
     return {name: slots.split() for part in wanted for name, slots in shared()["frames"][part].items()}
 
 
 def concepts() -> dict[str, list[str]]:
-    """Class of concepts -> concept ids."""
+    """Return the concepts of each class."""
     return {name: ids.split() for name, ids in shared()["classes"].items()}
 
 
 def languages() -> list[str]:
-    """ISO 639-3 codes of the languages of the world, sorted."""
+    """Return the ISO 639-3 codes of the languages of the miniature world, sorted."""
     return sorted(path.stem for path in (HERE / "languages").glob("*.yaml"))
 
 
-def _read(path: Path) -> dict:
-    # every scalar stays a string: "no", "on" and "5" are words here
+def _read(path: Path) -> dict[str, Any]:
+    # with this loader every scalar stays a string: "no", "on" and "5" are words here
     return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader))
 
 
 class Language:
-    """A language file, parsed once: words, endings, names by split, realisations of the frames."""
+    """A parsed language file: words, endings, names by split, realisations of the frames."""
 
     def __init__(self, code: str):
         if code not in languages():
@@ -109,7 +117,7 @@ class Language:
         self.patterns = {key: data["names"][f"{key}_patterns"] for key in ("person", "place", "org")}
         self.pools = {split: self._pools(data["names"], split) for split in SPLITS}
 
-    def _pools(self, names: dict, split: str) -> dict[str, list[str]]:
+    def _pools(self, names: dict[str, str], split: str) -> dict[str, list[str]]:
         pools = {}
         for key in NAME_LISTS:
             for prefix, source in (("", names), ("world_", shared()["international"])):
@@ -119,7 +127,7 @@ class Language:
     # ---- names -------------------------------------------------------------------------------------------------
 
     def entity(self, kind: str, split: str, rng: random.Random) -> Word:
-        """A name of type PER, ORG or LOC from the names of a split, as a word that takes endings."""
+        """Make a name of type PER, ORG or LOC from the names of a split, as a word that takes endings."""
         pattern = rng.choice(self.patterns[{"PER": "person", "ORG": "org", "LOC": "place"}[kind]])
         text, _, classes = pattern.partition("<")
         first = rng.choice(("male", "female"))
@@ -142,15 +150,15 @@ class Language:
 
     def _coin(self, key: str, split: str, rng: random.Random) -> str:
         halves = stock(key)
-        while True:  # a coined name, too, belongs to the split that its checksum says
+        while True:  # the checksum decides the split of a coined name, too
             name = rng.choice(halves)[0] + rng.choice(halves)[1]
             if split_of_name(name) == split and 4 <= len(name) <= 11:
                 return name
 
     # ---- sentences ---------------------------------------------------------------------------------------------
 
-    def bind(self, frame: str, split: str, rng: random.Random) -> dict[str, "Word | str"]:
-        """What fills the slots of a frame: names and numbers as words, concepts by id, all different."""
+    def bind(self, frame: str, split: str, rng: random.Random) -> dict[str, Word | str]:
+        """Choose the fillers of the slots of a frame, all different: names and numbers as words, concepts by id."""
         bound: dict[str, Word | str] = {}
         for slot in frames()[frame]:
             filler = self._fill(slot.rstrip("23"), split, rng)
@@ -159,27 +167,25 @@ class Language:
             bound[slot] = filler
         return bound
 
-    def realise(self, frame: str, rng: random.Random, *, bound: dict[str, "Word | str"]) -> list[tuple[str, str]]:
-        """One realisation of a frame as (text, entity type or "") pieces, not yet capitalised."""
-        bound = {slot: self.lexicon[filler] if isinstance(filler, str) else filler for slot, filler in bound.items()}
+    def realise(self, frame: str, rng: random.Random, *, bound: dict[str, Word | str]) -> list[tuple[str, str]]:
+        """Return one realisation of a frame as pieces (text, entity type or ""), not yet capitalised."""
+        words = {slot: self.lexicon[filler] if isinstance(filler, str) else filler for slot, filler in bound.items()}
         pieces = []
         for part in rng.choice(self.realisations[frame]):
             if isinstance(part, str):
                 pieces.append((part, ""))
                 continue
             name, controller, tags = part
-            word = bound.get(name) or self.grammar.get(name) or self.lexicon.get(name)
-            if word is None or (controller and controller not in bound and controller not in self.lexicon):
+            word = words.get(name) or self.grammar.get(name) or self.lexicon.get(name)
+            if word is None or (controller and controller not in words and controller not in self.lexicon):
                 self.faults.add(f"frame {frame}: unknown slot or word in {{{name}@{controller}}}")
                 continue
-            other = bound.get(controller) or self.lexicon.get(controller)
-            kind = name.rstrip("23")
-            pieces.append(
-                (self.inflection.form(word, tags, other.classes if other else ()), kind if kind in ENTITIES else "")
-            )
+            other = (words.get(controller) or self.lexicon.get(controller)) if controller else None
+            kind, form = name.rstrip("23"), self.inflection.form(word, tags, other.classes if other else ())
+            pieces.append((form, kind if kind in ENTITIES else ""))
         return pieces
 
-    def _fill(self, kind: str, split: str, rng: random.Random) -> "Word | str":
+    def _fill(self, kind: str, split: str, rng: random.Random) -> Word | str:
         if kind in ENTITIES:
             return self.entity(kind, split, rng)
         if kind == "year":
@@ -189,7 +195,7 @@ class Language:
         return rng.choice(self.classes[kind])
 
     def sentence(self, split: str, rng: random.Random) -> Sentence:
-        """A random sentence of a split: one frame, or two joined by a connective."""
+        """Make a random sentence of a split, of one frame or of two that a connective joins."""
         frame = rng.choice(list(frames(split)))
         pieces = self.realise(frame, rng, bound=self.bind(frame, split, rng))
         if pieces[-1][0] == "." and rng.random() < JOINED:
@@ -202,7 +208,7 @@ class Language:
         return self.tagged(pieces, frame)
 
     def tagged(self, pieces: list[tuple[str, str]], frame: str) -> Sentence:
-        """(text, entity type or "") pieces -> a sentence with its first letter raised, its tokens and IOB2 tags."""
+        """Return the sentence of pieces (text, entity type or ""), with a capital, its tokens and their IOB2 tags."""
         spans, text = [], ""
         for piece, kind in pieces:
             spans += [(len(text), len(text) + len(piece), kind)] if kind else []
@@ -218,8 +224,8 @@ class Language:
         return Sentence(text, tuple(tokens), tuple(tags), frame)
 
 
-def _variants(texts: str | list[str]) -> list[list]:
-    """Templates -> lists of literal strings and (word, controller, tags); every [optional part] with and without."""
+def _variants(texts: str | list[str]) -> list[Parts]:
+    """Return all realisations of templates: each [optional part] is once in them and once not."""
     variants = []
     for text in [texts] if isinstance(texts, str) else texts:
         parts = re.split(r"\[([^\]]*)\]", text)
@@ -229,9 +235,10 @@ def _variants(texts: str | list[str]) -> list[list]:
     return variants
 
 
-def _parts(text: str) -> list:
-    end = text[-1] == "."  # the full stop stands alone, so that sentences can be joined
-    parts, place = [], 0
+def _parts(text: str) -> Parts:
+    end = text[-1] == "."  # the full stop is a part of its own, so that sentences can be joined
+    parts: Parts = []
+    place = 0
     for match in REFERENCE.finditer(text):
         parts += [text[place : match.start()]] if match.start() > place else []
         tags = tuple((match.group(3) or "").split(".")) if match.group(3) else ()
@@ -243,12 +250,15 @@ def _parts(text: str) -> list:
 
 @cache
 def language(code: str) -> Language:
-    """The parsed language, kept for the life of the process."""
+    """Return a language, which is parsed once in a process."""
     return Language(code)
 
 
 def sentences(code: str, *, split: str, count: int, seed: int) -> Iterator[Sentence]:
-    """`count` sentences of a language, the same ones for the same arguments; split: train, dev or test."""
+    """Yield `count` sentences of a language, the same ones for the same arguments.
+
+    split: train, dev, test, or text for raw text. Raises DataError for a language or a split that does not exist.
+    """
     if split not in (*SPLITS, TEXT):
         raise DataError(f"The miniature world has no split {split!r}; {did_you_mean(split, (*SPLITS, TEXT))}")
     rng, spoken = random.Random(f"{code}/{split}/{seed}"), language(code)
@@ -257,7 +267,7 @@ def sentences(code: str, *, split: str, count: int, seed: int) -> Iterator[Sente
 
 
 def parallel(codes: list[str], *, split: str, count: int, seed: int) -> Iterator[tuple[Sentence, ...]]:
-    """`count` meanings, each said in all of `codes`, with the same names: translations of each other."""
+    """Yield `count` groups of sentences that are translations of each other, one in each language of `codes`."""
     rng, spoken = random.Random(f"{'+'.join(codes)}/{split}/{seed}"), [language(code) for code in codes]
     for _ in range(count):
         frame = rng.choice(list(frames(split)))
@@ -265,22 +275,22 @@ def parallel(codes: list[str], *, split: str, count: int, seed: int) -> Iterator
         yield tuple(one.tagged(one.realise(frame, rng, bound=bound), frame) for one in spoken)
 
 
-_made = sentences  # `sentences` is a number below
+_made = sentences  # because `sentences` is a number below
 
 
-def write_corpus(code: str, path, *, sentences: int, seed: int) -> Path:
-    """Raw text for a language module: one sentence a line, of all frames, with names of the training split only."""
+def write_corpus(code: str, path: str | PathLike[str], *, sentences: int, seed: int) -> Path:
+    """Write raw text for a language module, one sentence a line, and return the path."""
     lines = [sentence.text for sentence in _made(code, split=TEXT, count=sentences, seed=seed)]
     return _write(path, "\n".join(lines) + "\n")
 
 
-def write_ner(code: str, path, *, split: str, sentences: int, seed: int) -> Path:
-    """CoNLL for a task: token TAB tag, an empty line after each sentence."""
+def write_ner(code: str, path: str | PathLike[str], *, split: str, sentences: int, seed: int) -> Path:
+    """Write labelled sentences, `token TAB tag` with a blank line after each sentence, and return the path."""
     made = _made(code, split=split, count=sentences, seed=seed)
     return _write(path, "".join("".join(f"{t}\t{g}\n" for t, g in zip(s.tokens, s.tags)) + "\n" for s in made))
 
 
-def _write(path, text: str) -> Path:
+def _write(path: str | PathLike[str], text: str) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

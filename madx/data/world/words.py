@@ -1,26 +1,32 @@
-"""Word forms: listed ones, then regular endings with buffers and vowel harmony, as data of a language file.
+"""Word forms of a language file: listed forms first, then regular endings with buffers and vowel harmony.
 
-`Hund <m> | pl=Hunde` is a plain form, the classes that other words agree with, and listed forms by tag set. An ending is
-a suffix or `pattern > replacement`. In a suffix, a capital of `letters` is chosen by what stands before it (Turkish
-`lAr`: lar, ler), and `(y)` is a buffer: a consonant only after a vowel, a vowel only after a consonant.
+`Hund <m> | pl=Hunde` gives the plain form, the classes that other words agree with, and listed forms by their tags. An
+ending is a suffix or `pattern > replacement`. In a suffix, a capital of `letters` stands for the letter that fits what
+is before it (Turkish `lAr`: lar, ler), and `(y)` is a buffer: a consonant that appears only after a vowel, or a vowel
+that appears only after a consonant.
 """
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Word:
-    """A lexical item: plain form, class tags that others agree with, forms by tag set."""
+    """A lexical item: its plain form, the classes that other words agree with, and its listed forms by their tags."""
 
     plain: str
     classes: tuple[str, ...] = ()
-    forms: tuple[tuple[frozenset, str], ...] = ()
+    forms: tuple[tuple[frozenset[str], str], ...] = ()
     is_name: bool = False
 
     @classmethod
     def parse(cls, line: str) -> "Word":
-        """`Hund <m> | pl=Hunde | gen=Hundes` -> the word with its class and its two listed forms."""
+        """Read a line of a lexicon.
+
+        >>> Word.parse("Hund <m> | pl=Hunde").classes
+        ('m',)
+        """
         head, *forms = [part.strip() for part in line.split("|")]
         plain, _, classes = head.partition("<")
         listed = [form.partition("=") for form in forms]
@@ -29,25 +35,25 @@ class Word:
 
 
 class Inflection:
-    """How a language builds forms; `faults` collects tags that no form and no ending carries."""
+    """The rules by which a language builds forms. `faults` collects the tags for which there is no form or ending."""
 
-    def __init__(self, data: dict):
+    def __init__(self, data: dict[str, Any]):
         self.vowels = data.get("vowels", "aeiou")
         self.letters = {key: _letter(rule) for key, rule in data.get("letters", {}).items()}
         self.endings = _endings(data.get("endings", {}))
         self.name_endings = _endings(data.get("name_endings", {}))
         self.name_join = data.get("name_join", "")
         self.faults: set[str] = set()
-        self._forms: dict = {}
+        self._forms: dict[tuple[Word, tuple[str, ...], tuple[str, ...]], str] = {}
 
     def form(self, word: Word, tags: tuple[str, ...], classes: tuple[str, ...] = ()) -> str:
-        """The form of `word` with `tags`, agreeing with `classes`: best listed form, then regular endings."""
+        """Return the form of a word with some tags that agrees with classes: the best listed form, then endings."""
         key = (word, tags, classes)
         if key not in self._forms:
             self._forms[key] = self._build(word, set(tags), set(classes))
         return self._forms[key]
 
-    def _build(self, word: Word, tags: set, classes: set) -> str:
+    def _build(self, word: Word, tags: set[str], classes: set[str]) -> str:
         left = tags | classes
         listed = [(keys, text) for keys, text in word.forms if keys <= left]
         text = word.plain
@@ -63,7 +69,7 @@ class Inflection:
             fitting = [(keys, rules) for keys, rules in endings if keys <= left]
             if not fitting:
                 break
-            keys, rules = max(fitting, key=lambda item: len(item[0]))  # the first of the largest
+            keys, rules = max(fitting, key=lambda item: len(item[0]))  # among equally large ones the first
             text = self._add(text, rules, join=self.name_join if word.is_name and not joined else "")
             joined, left = True, left - keys
         self.faults |= {f"no form or ending for tag {tag!r} of {word.plain!r}" for tag in left & tags}
@@ -92,7 +98,7 @@ class Inflection:
         return stem + join + out[len(stem) :] if join and out != stem else out
 
     def _resolve(self, letter: str, before: str) -> str:
-        """A capital of `letters` becomes the letter that harmony wants after `before`; others stay."""
+        """Return the letter that vowel harmony requires for a capital of `letters`; other letters stay."""
         if letter not in self.letters:
             return letter
         final_only, groups = self.letters[letter]
@@ -104,12 +110,15 @@ class Inflection:
 
 
 def _letter(rule: str) -> tuple[bool, list[tuple[str, str]]]:
-    """`aıou>a eiöü>e` -> look backwards for the first listed letter; a leading `$` looks at the last letter only."""
+    """Read a rule of harmony such as `aıou>a eiöü>e`: (whether only the last letter counts, groups and their letters).
+
+    The first listed letter decides, searched from the end of the word; with a leading `$` only the last letter is read.
+    """
     parts = rule.split()
-    groups = [tuple(part.split(">")) for part in parts if part != "$"]
-    return parts[0] == "$", groups
+    groups = [part.partition(">") for part in parts if part != "$"]
+    return parts[0] == "$", [(group, letter) for group, _, letter in groups]
 
 
-def _endings(table: dict) -> list[tuple[frozenset, list[str]]]:
+def _endings(table: dict[str, Any]) -> list[tuple[frozenset[str], list[str]]]:
     pairs = [(tags, [rules] if isinstance(rules, str) else rules) for tags, rules in table.items()]
     return [(frozenset(tags.split(".")), rules) for tags, rules in pairs]

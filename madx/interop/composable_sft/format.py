@@ -15,7 +15,7 @@ from torch import Tensor
 
 from madx.base import Base
 from madx.composition import Composition, Stack, check_name
-from madx.contract.module_type import BaseParameter
+from madx.contract.sites import BaseParameter
 from madx.data.text.corpora import sha256_of
 from madx.errors import ConfigError, StoreError, did_you_mean
 from madx.interop.base import FORMATS, Format, ImportRequest, ImportResult, single

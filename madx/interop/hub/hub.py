@@ -17,8 +17,9 @@ from madx.interop.hub.errors import Place, explained, found_instead, listed, unr
 from madx.module import Module, require_base
 from madx.store import LAYOUT, Store, StoredModule, check_target, load_module, read_info, read_stored, write_stored
 from madx.store.card import model_card, notes_of
-from madx.store.manifest import Manifest, from_text, to_text
+from madx.store.manifest import Manifest
 from madx.store.metadata import file_name, hub_base, licence_keys
+from madx.store.module_json import from_text, to_text
 from madx.store.weights import encode
 
 log = logging.getLogger("madx")

@@ -1,6 +1,7 @@
-"""Module types compared by price and score."""
+"""A comparison of module types by cost and score."""
 
-from madx.jobs.compare.job import CANDIDATES, Compare, CompareResult, compare, jobs_of
+from madx.jobs.compare.job import CompareResult, compare
+from madx.jobs.compare.settings import CANDIDATES, Compare, jobs_of
 
 __all__ = [
     "CANDIDATES",

@@ -1,91 +1,43 @@
-"""The field's five axes, measured: which module type on this base, with this data, for this price?
+"""A comparison of module types on a base and data of one's own: what does each cost, and what does it give?
 
-Storage, training memory, training compute, accuracy and inference overhead (the axes of the survey by Pfeiffer et al. 2023,
-arXiv:2302.11529), for any set of module types and for the baselines: all weights, the upper layers, the head alone.
+It measures the axes of the survey by Pfeiffer et al. 2023 (arXiv:2302.11529), storage, training memory, training
+compute,
+accuracy and inference overhead, for any set of module types and for the baselines: all weights, the upper layers, the
+head alone.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from pydantic import Field
 
 from madx.base import Base
 from madx.composition import Stack
-from madx.config import faults_of
 from madx.engine import Engine
-from madx.errors import ConfigError, MadxError, did_you_mean
-from madx.jobs.common import JobSettings, check_components, check_language, layered, open_base, told_failure, versions
+from madx.errors import ConfigError
+from madx.jobs.common import info_of, open_base, told_failure, versions, weights_of
 from madx.jobs.compare import measure
-from madx.jobs.matrix.settings import OWN
+from madx.jobs.compare.settings import Compare, jobs_of
+from madx.jobs.keywords import takes_keywords
 from madx.jobs.reuse import content_name, file_marks, identity, train_if_missing
-from madx.jobs.train_task import Columns, TrainTask, read_data, task_over
+from madx.jobs.train_task import TrainTask
+from madx.jobs.train_task.data import read_data, task_over
 from madx.report import save as save_report
 from madx.results.comparison import Candidate, Comparison
 from madx.store import Store
-from madx.tasks import TASKS
 from madx.tasks.token_classification import TokenClassification
 from madx.training.progress import ProgressView
 from madx.training.sparse.selections import SELECTIONS
 
 log = logging.getLogger("madx")
 
-EVERYTHING = {"selection": "everything"}
-#: name -> settings of train-task; rates as their papers or common use have them, to be tuned on real data
-CANDIDATES: dict[str, dict[str, Any]] = {
-    "full": {"components": "full", "train": {"learning_rate": 2e-5, "sparse": EVERYTHING}},
-    "top_layers": {"components": "top_layers", "train": {"learning_rate": 2e-5, "sparse": EVERYTHING}},
-    "head_only": {"components": "head_only", "train": {"learning_rate": 1e-3}},
-    "bitfit": {"components": "bitfit", "train": {"learning_rate": 1e-3, "sparse": EVERYTHING}},
-    "pfeiffer": {"components": "pfeiffer", "train": {"learning_rate": 1e-4}},
-    "houlsby": {"components": "houlsby", "train": {"learning_rate": 1e-4}},
-    "lt_sft": {"components": "lt_sft_task", "train": {"learning_rate": 5e-5}},
-}
-
-
-class Compare(JobSettings):
-    """Settings of `madx compare`."""
-
-    language: str = Field(description="Language of the labelled data, e.g. eng.")
-    data: str = Field(description="Training data: a CoNLL file, or datasets:NAME[:CONFIG]:SPLIT.")
-    dev: str = Field(description="Development data, on which accuracy is measured.")
-    task: str = Field(default="ner", description="The task: one of `madx tasks`.")
-    columns: Columns = Field(default=Columns(), description="How the files are read.")
-    language_module: str | None = Field(
-        default=None, description="Stored language module under every candidate; null: none."
-    )
-    candidates: dict[str, dict[str, Any]] = Field(
-        default=CANDIDATES,
-        min_length=1,
-        description="Name -> settings of train-task: components, train.learning_rate, ...",
-    )
-    only: list[str] | None = Field(
-        default=None, min_length=1, description="Names of the candidates to take; null: all."
-    )
-    training: dict[str, Any] = Field(
-        default={"epochs": 3}, description="Settings of train-task for all candidates; each candidate's own go first."
-    )
-    seeds: list[int] = Field(
-        default=[1, 2, 3], min_length=1, description="Seeds of the trainings that accuracy is measured on."
-    )
-    measured_steps: int = Field(
-        default=4, ge=1, description="Steps over which memory, operations and seconds are measured, at least."
-    )
-    rounds: int = Field(default=9, ge=3, description="Rounds of every timing; in each all candidates have their turn.")
-    inference_batches: int = Field(
-        default=4, ge=1, description="Batches of the development data that inference is timed on."
-    )
-    inference_tokens: int = Field(default=1024, ge=16, description="Tokens in such a batch, padding included.")
-    run: str = Field(default="runs/compare", description="Folder of the runs and of the results.")
-    progress: bool = Field(default=True, description="Show progress bars.")
-    note: str = Field(default="", description="A remark printed in every report.")
-
 
 @dataclass
 class CompareResult:
-    """The comparison, its files, and which modules were trained for it."""
+    """The comparison and its files; the names of the modules that were trained for it, and of those used again."""
 
     comparison: Comparison
     folder: Path
@@ -94,63 +46,27 @@ class CompareResult:
     reused: list[str] = field(default_factory=list)
 
 
+@takes_keywords(Compare)
 def compare(settings: Compare) -> CompareResult:
-    """Train, store and measure every candidate. Raises ConfigError for faults of the settings and DataError for the data,
-    before anything is trained; what goes wrong with a single candidate is recorded with it."""
+    """Train, store and measure every candidate.
+
+    The settings come as `Compare` or as keywords of the same names. Raises ConfigError for faults of the settings and
+    DataError for the data, before anything is trained; an error of a single candidate is recorded with it.
+    """
     if PartialState().num_processes > 1:
         raise ConfigError("compare measures one process: start it without torchrun or accelerate launch.")
     jobs = jobs_of(settings)
     base = open_base(settings)
-    data, labels = read_data(next(iter(jobs.values())))  # of all: what differs is how it is cut into batches
-    cut: dict[tuple, TokenClassification] = {}
-    tasks = {}
+    data, labels = read_data(next(iter(jobs.values())))  # the same for all, but for its batches
+    cut: dict[tuple[int | None, ...], TokenClassification] = {}
+    tasks: dict[str, TokenClassification] = {}
     for name, job in jobs.items():
-        # sentences are split into pieces once for all candidates that cut them alike
+        # sentences are tokenised once for all candidates with the same windows and batches
         how = (job.max_length, job.batch_size, job.tokens_per_batch, job.micro_batch)
         if how not in cut:
             cut[how] = task_over(job, base, labels, data[settings.language], seed=job.seeds[0])
         tasks[name] = cut[how]
     return _Run(settings, jobs, base, tasks).go()
-
-
-def jobs_of(settings: Compare) -> dict[str, TrainTask]:
-    """The training job of every candidate. Raises ConfigError that lists all faults."""
-    TASKS.get(settings.task)
-    check_language(settings.language)
-    jobs, faults = {}, []
-    if len(set(settings.seeds)) < len(settings.seeds):
-        faults.append(f"seeds {settings.seeds}: each seed once")
-    stray = [name for name in settings.only or () if name not in settings.candidates]
-    faults += [f"only: no candidate {name!r}; {did_you_mean(name, settings.candidates)}" for name in stray]
-    for name in [n for n in settings.candidates if settings.only is None or n in settings.only]:
-        given = settings.candidates[name]
-        merged = layered({"train": {"progress": settings.progress}}, settings.training, given)
-        faults += [
-            f"candidates.{name}.{key}: compare sets it itself; leave it out" for key in merged if key in OWN["task"]
-        ]
-        fixed = {
-            key: getattr(settings, key)
-            for key in ("base", "revision", "device", "store", "language", "data", "dev", "task")
-        }
-        fixed |= {
-            "language_module": settings.language_module,
-            "seeds": settings.seeds,
-            "overwrite": True,
-            "columns": settings.columns.model_dump(mode="json"),
-        }
-        job, wrong = faults_of(TrainTask, merged | fixed)
-        faults += [f"candidates.{name}.{fault}" for fault in wrong]
-        if job is not None:
-            jobs[name] = job
-            if job.cycle:
-                faults.append(f"candidates.{name}.cycle: one language module is measured; leave it out")
-            try:
-                check_components(job.components)
-            except MadxError as error:
-                faults.append(f"candidates.{name}.components: {error}")
-    if faults:
-        raise ConfigError(f"{len(faults)} fault{'s' * (len(faults) > 1)} in the comparison:\n  " + "\n  ".join(faults))
-    return jobs
 
 
 class _Run:
@@ -198,19 +114,19 @@ class _Run:
         )
         return CompareResult(comparison, self.folder, save_report(comparison, self.folder), self.trained, self.reused)
 
-    def _try(self, name: str, what) -> None:
-        """Do one thing for one candidate, unless it failed before; an error is its failure and the others go on."""
+    def _try(self, name: str, what: Callable[[str, TrainTask, dict[str, Any]], None]) -> None:
+        """Do one thing for one candidate, unless it failed before; an error is recorded and the others go on."""
         if name in self.failed:
             return
         try:
             what(name, self.jobs[name], self.found[name])
-        except Exception as error:  # out of memory with all weights moving must not lose the adapters' figures
+        except Exception as error:  # out of memory with all weights trainable must not lose the adapters' figures
             self.failed[name] = told_failure(name, error)
 
     def _train(self, name: str, job: TrainTask, found: dict[str, Any]) -> None:
-        """A module for each seed, of the store if it is there: accuracy, storage, size."""
-        under = job.language_module
-        weights = self.store.show(under).weights.sha256 if under else None
+        """Train a module for each seed, unless the store holds it: accuracy, storage, size."""
+        under = job.module_of(str(job.language))
+        weights = weights_of(self.store, under) if under else None
         found["modules"], found["scores"] = [], {}
         for seed in job.seeds:
             one = job.model_copy(update={"seeds": [seed]})
@@ -219,18 +135,14 @@ class _Run:
             one = one.model_copy(update={"name": stored_as, "run": str(self.folder / "runs" / stored_as)})
             trained = train_if_missing(self.store, one, stored_as, wanted)
             (self.trained if trained else self.reused).append(stored_as)
-            row = self.store.show(stored_as)
-            if not found["modules"]:  # of the first seed, whose inference is timed too
-                found |= {
-                    "storage": row.bytes,
-                    "parameters": row.weights.parameters,
-                    "steps": row.info.training["steps"],
-                }
+            row, training = self.store.show(stored_as), info_of(self.store, stored_as).training
+            if not found["modules"] and row.weights is not None:  # of the first seed, whose inference is timed too
+                found |= {"storage": row.bytes, "parameters": row.weights.parameters, "steps": training["steps"]}
             found["modules"].append(stored_as)
-            found["scores"][seed] = row.info.training["scores"]["dev"][self.task.metric]
+            found["scores"][seed] = training["scores"]["dev"][self.task.metric]
 
     def _steps(self, job: TrainTask) -> int:
-        """Steps to measure: no fewer than the candidate's selection needs."""
+        """Steps to measure, no fewer than the candidate's selection needs."""
         return max(
             self.settings.measured_steps, SELECTIONS.get(job.train.sparse.selection)(job.train.sparse).least_steps()
         )
@@ -251,7 +163,7 @@ class _Run:
         )
 
     def _inference(self, view: ProgressView) -> None:
-        """Rounds of the bare base and every trained module of the first seed; each round gives a ratio to its own base."""
+        """Time the bare base and every trained module of the first seed; each round gives a ratio to its own base."""
         given = measure.inference_batches(
             self.task, self.base, count=self.settings.inference_batches, tokens=self.settings.inference_tokens
         )
@@ -263,7 +175,7 @@ class _Run:
             if module not in engine.modules:
                 engine.attach(self.store.load(module, self.base))
             with engine.using(Stack(*under, module)):
-                measure.inference_seconds(engine, given[:1])  # warm: the first pass after a swap reads cold weights
+                measure.inference_seconds(engine, given[:1])  # the first pass after a swap reads cold weights
                 seconds = measure.inference_seconds(engine, given)
             found.setdefault("inference", []).append(seconds / bare)
 

@@ -1,7 +1,7 @@
-"""What a module costs: memory in training, floating-point operations, seconds a step, and time at inference.
+"""Measurements of what a module costs: memory in training, floating-point operations, seconds a step, inference time.
 
-Everything is measured on the user's base and data, on the first batches of a training run in its real order. Times are taken
-in rounds in which every candidate has its turn, so that a busy machine is busy for all of them.
+All are taken on the user's base and data, on the first batches of a training run in its real order. Times are taken in
+rounds in which every candidate has its turn, so that a busy machine slows all of them alike.
 """
 
 import ctypes
@@ -26,11 +26,13 @@ from madx.data.labelled.batches import batches, collate
 from madx.engine import Engine
 from madx.errors import MadxError
 from madx.jobs.common import open_base, open_training_base, precision_over
-from madx.jobs.train_task import TrainTask, components_of, read_data, task_over
+from madx.jobs.train_task import TrainTask
+from madx.jobs.train_task.data import read_data, task_over
+from madx.jobs.train_task.job import components_that_act
 from madx.module import new_module
 from madx.store import Store
 from madx.tasks.base import Batch, Task
-from madx.tasks.token_classification import word_logits
+from madx.tasks.token_classification import TokenClassification, word_logits
 from madx.training import TrainResult, fit
 from madx.training.precision import to_bf16
 
@@ -39,21 +41,20 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class Unscored(Task):
-    """A task whose evaluations cost nothing and say nothing: only the training steps are measured."""
+    """A task whose evaluations cost nothing, so that only the training steps are measured."""
 
     def __init__(self, task: Task):
-        self.task, self.metric, self.higher_is_better, self.repeats = (
-            task,
-            task.metric,
-            task.higher_is_better,
-            task.repeats,
-        )
+        self.task, self.repeats = task, task.repeats
+        self.metric, self.higher_is_better = task.metric, task.higher_is_better
 
     def batches(self, step: int, *, process_index: int = 0, process_count: int = 1) -> list[Batch]:
         return self.task.batches(step, process_index=process_index, process_count=process_count)
 
     def count(self, batch: Batch) -> int:
         return self.task.count(batch)
+
+    def scores(self, engine: Engine, batch: Batch) -> torch.Tensor:
+        return self.task.scores(engine, batch)
 
     def loss(self, engine: Engine, batch: Batch) -> torch.Tensor:
         return self.task.loss(engine, batch)
@@ -62,15 +63,16 @@ class Unscored(Task):
         return {self.metric: 0.0}
 
 
-def task_of(job: TrainTask, base: Base):
-    """The task of a training job with its data read."""
+def task_of(job: TrainTask, base: Base) -> TokenClassification:
+    """Read the data of a training job of one source language; gives its task."""
     data, labels = read_data(job)
-    return task_over(job, base, labels, data[job.language], seed=job.seeds[0])
+    return task_over(job, base, labels, data[str(job.language)], seed=job.seeds[0])
 
 
 def as_trained(job: TrainTask, bases: dict[str, Base]) -> tuple[TrainTask, Base]:
-    """The job and the base in the number format that it trains in. bases: those at hand by format, fp32 among them."""
-    precision, halved = precision_over(job.train.precision, bases["fp32"], *components_of(job))
+    """The job and the base in the number format that it trains in. bases: those at hand by format, `fp32` among them;
+    a base in `bf16` is added when it is needed."""
+    precision, halved = precision_over(job.train.precision, bases["fp32"], *components_that_act(job))
     if halved and "bf16" not in bases:
         bases["bf16"] = open_base(job)
         to_bf16(bases["bf16"])
@@ -79,11 +81,12 @@ def as_trained(job: TrainTask, bases: dict[str, Base]) -> tuple[TrainTask, Base]
 
 
 @contextmanager
-def candidate(job: TrainTask, base: Base, task) -> Iterator[Engine]:
+def candidate(job: TrainTask, base: Base, task: TokenClassification) -> Iterator[Engine]:
     """An engine in which a fresh task module of the job is active, over its language module if it has one."""
+    language = str(job.language)
     engine = Engine(base)
     try:
-        under = [job.language_module] if job.language_module else []
+        under = [name for name in [job.module_of(language)] if name is not None]
         for name in under:
             engine.attach(Store(job.store).load(name, base))
         torch.manual_seed(job.seeds[0])
@@ -92,7 +95,7 @@ def candidate(job: TrainTask, base: Base, task) -> Iterator[Engine]:
                 NAME,
                 base,
                 role="task",
-                language=job.language,
+                language=language,
                 components=job.components,
                 task=job.task,
                 labels=task.labels.tags,
@@ -104,8 +107,8 @@ def candidate(job: TrainTask, base: Base, task) -> Iterator[Engine]:
         engine.close()
 
 
-def some_steps(job: TrainTask, engine: Engine, task, steps: int) -> TrainResult:
-    """A few optimiser steps (of every phase), without evaluation, checkpoint or progress bar."""
+def some_steps(job: TrainTask, engine: Engine, task: TokenClassification, steps: int) -> TrainResult:
+    """Train for a few optimiser steps (of every phase) without evaluation, checkpoint or progress bar."""
     train = job.train.model_copy(update={"progress": False, "evaluate_every": steps, "tensorboard": False})
     return fit(engine, NAME, Unscored(task), train, steps=steps, seed=job.seeds[0])
 
@@ -113,12 +116,13 @@ def some_steps(job: TrainTask, engine: Engine, task, steps: int) -> TrainResult:
 # ---- compute ---------------------------------------------------------------------------------------------------------
 
 
-def training_flops(job: TrainTask, base: Base, task, *, measured: int, steps: int) -> float:
-    """Floating-point operations of a whole training of `steps` steps, counted by torch as matrix products, attention and
-    convolutions, forward and backward.
+def training_flops(job: TrainTask, base: Base, task: TokenClassification, *, measured: int, steps: int) -> float:
+    """Floating-point operations of a whole training of `steps` steps: matrix products, attention and convolutions,
+    forward and backward, as torch counts them.
 
-    Counted over n and 2n steps: C(steps) = C(n) + (C(2n) - C(n)) (steps - n) / n, so that what is done once (the samples of a
-    selection) counts once."""
+    They are counted over n and 2n steps: C(steps) = C(n) + (C(2n) - C(n)) (steps - n) / n, so that work done once (the
+    samples of a selection) counts once.
+    """
     found = []
     for n in (measured, 2 * measured):
         with candidate(job, base, task) as engine, FlopCounterMode(display=False) as counter:
@@ -128,8 +132,8 @@ def training_flops(job: TrainTask, base: Base, task, *, measured: int, steps: in
     return once + (twice - once) * (steps - measured) / measured
 
 
-def seconds_per_step(job: TrainTask, base: Base, task, *, measured: int) -> float:
-    """Seconds for a step of the setting `steps`, the steps of all phases together; selections are not timed."""
+def seconds_per_step(job: TrainTask, base: Base, task: TokenClassification, *, measured: int) -> float:
+    """Seconds of a training for each of its `steps`, those of all phases together; selections are not timed."""
     with candidate(job, base, task) as engine:
         return some_steps(job, engine, task, measured).seconds / measured
 
@@ -138,7 +142,7 @@ def seconds_per_step(job: TrainTask, base: Base, task, *, measured: int) -> floa
 
 
 def inference_seconds(engine: Engine, given: list[Batch]) -> float:
-    """Seconds in which the active composition labels the batches; of the bare base, in which it reads the same positions."""
+    """Seconds in which the active composition labels the batches, or in which the bare base reads the same words."""
     has_head = bool(engine.composition.names())
     synchronise(engine.base.device)
     began = time.perf_counter()
@@ -153,8 +157,8 @@ def inference_seconds(engine: Engine, given: list[Batch]) -> float:
     return time.perf_counter() - began
 
 
-def inference_batches(task, base: Base, *, count: int, tokens: int) -> list[Batch]:
-    """The first batches of the development data, of so many tokens, padding included."""
+def inference_batches(task: TokenClassification, base: Base, *, count: int, tokens: int) -> list[Batch]:
+    """The first `count` batches of the development data, of `tokens` tokens each, padding included."""
     rows = task.dev_rows
     chosen = batches(rows, tokens_per_batch=tokens, shuffle=False)[:count]
     made = [collate([rows[i] for i in batch], base.tokenizer.pad_token_id) for batch in chosen]
@@ -162,7 +166,7 @@ def inference_batches(task, base: Base, *, count: int, tokens: int) -> list[Batc
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait for the device: it computes on while Python goes ahead."""
+    """Wait until the device has computed all that Python asked of it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -171,10 +175,12 @@ def synchronise(device: torch.device) -> None:
 
 
 def training_memory(job: TrainTask, *, steps: int) -> int:
-    """Peak memory of a few training steps above the loaded base, in bytes; in a fresh process.
+    """Peak memory of a few training steps above the loaded base, in bytes, measured in a fresh process.
 
-    On a GPU torch's own count; else resident memory: weights of the module, gradients, moments, activations, and for a
-    weights type the copies of what moves. Raises MadxError when the process fails, with its last words."""
+    On a GPU it is torch's own count; else resident memory: the module's weights, gradients, moments, activations, and
+    for a weights type the copies of the trainable parameters. Raises MadxError when the process fails, with its last
+    words.
+    """
     paths = [p for p in sys.path if p]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *paths]), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
@@ -191,7 +197,7 @@ def training_memory(job: TrainTask, *, steps: int) -> int:
 
 
 def main() -> None:
-    """The process of its own: settings on stdin, bytes on stdout."""
+    """Run as the process that measures: settings on stdin, bytes on stdout."""
     given = json.loads(sys.stdin.read())
     torch.set_num_threads(given["threads"])
     job = TrainTask.model_validate_json(json.dumps(given["job"]))
@@ -199,8 +205,8 @@ def main() -> None:
 
 
 def memory_here(job: TrainTask, *, steps: int) -> int:
-    """Peak memory of a few training steps above the loaded base, of this process from now on, in bytes."""
-    base, train = open_training_base(job, job.train, *components_of(job))
+    """Peak memory of a few training steps above the loaded base, in bytes, of this process from now on."""
+    base, train = open_training_base(job, job.train, *components_that_act(job))
     job = job.model_copy(update={"train": train})
     task = task_of(job, base)
     before = _begin(base.device)
@@ -210,7 +216,7 @@ def memory_here(job: TrainTask, *, steps: int) -> int:
 
 
 def _begin(device: torch.device) -> int:
-    """Forget the peak so far, give freed memory back; bytes that are in use now."""
+    """Reset the peak and return freed memory to the system; gives the bytes that are in use now."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -227,8 +233,11 @@ def _peak(device: torch.device) -> int:
 
 
 def _status(key: str) -> int:
-    """A figure of /proc/self/status in bytes; elsewhere the largest resident size so far."""
+    """A figure of /proc/self/status in bytes; where there is none, the largest resident size so far."""
     try:
-        return int(re.search(rf"{key}:\s+(\d+) kB", STATUS.read_text())[1]) * 1024
-    except (OSError, TypeError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        found = re.search(rf"{key}:\s+(\d+) kB", STATUS.read_text())
+    except OSError:
+        found = None
+    if found is not None:
+        return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,7 +1,7 @@
-"""A whole transfer matrix from one settings file: sources x targets x tasks x module types x seeds.
+"""A transfer matrix from one settings file: sources x targets x tasks x module types x seeds.
 
-Runs what is missing, takes what is stored, goes on where a killed run stopped, and loses nothing to an error: what depends
-on it is left out, all the rest is done, and every failure is told at the end.
+The job trains what is missing, takes what is stored and goes on where a killed run stopped. An error loses only what
+depends on it: the rest is done, and every failure is reported at the end.
 """
 
 import logging
@@ -13,8 +13,9 @@ from pathlib import Path
 from accelerate import PartialState
 
 from madx.errors import MadxError
-from madx.jobs.common import is_main, told_failure, versions
+from madx.jobs.common import is_main, told_failure, versions, weights_of
 from madx.jobs.evaluate import Evaluate, evaluate
+from madx.jobs.keywords import takes_keywords
 from madx.jobs.matrix.plan import Failure, Plan, Scoring, Training, make_plan
 from madx.jobs.matrix.settings import Matrix
 from madx.jobs.reuse import digest, file_marks, source_digest, taking_turns, train_if_missing
@@ -29,7 +30,7 @@ log = logging.getLogger("madx")
 
 @dataclass
 class MatrixResult:
-    """The transfer matrices, their files, and what was trained, evaluated, taken from the store, or failed."""
+    """The transfer matrices and their files; the names of what was trained, evaluated, used again, or failed."""
 
     matrices: Matrices
     folder: Path
@@ -40,11 +41,13 @@ class MatrixResult:
     failures: list[Failure] = field(default_factory=list)
 
 
+@takes_keywords(Matrix)
 def matrix(settings: Matrix) -> MatrixResult:
     """Train and evaluate all that the settings ask for and is not there yet.
 
-    Raises ConfigError for faults of the settings, before anything runs; KeyboardInterrupt after Ctrl-C, with a checkpoint
-    written first. Anything else that goes wrong is a failure of its own in the result.
+    The settings come as `Matrix` or as keywords of the same names. Raises ConfigError for faults of the settings,
+    before anything runs; KeyboardInterrupt after Ctrl-C, with a checkpoint written first. Anything else that goes
+    wrong is a failure of its own in the result.
     """
     plan = make_plan(settings)
     PartialState().wait_for_everyone()  # all processes have the same plan before one of them changes the store
@@ -77,10 +80,10 @@ class _Run:
 
     @contextmanager
     def _kept(self, what: str) -> Iterator[None]:
-        """An error inside is a failure of `what`, and the run goes on. Not Ctrl-C: that stops the run."""
+        """Record an error inside as a failure of `what`, so that the run goes on; Ctrl-C still stops it."""
         try:
             yield
-        except Exception as error:  # out of memory, a bug, a full disk: the other cells are worth having all the same
+        except Exception as error:  # out of memory, a bug, a full disk must not lose the other cells
             self.result.failures.append(Failure(what, told_failure(what, error)))
 
     def _train(self, training: Training, place: str) -> None:
@@ -91,7 +94,7 @@ class _Run:
                 raise MadxError(
                     f"it needs the language module {training.under}, which is not in the store {self.store.root}"
                 )
-            wanted = wanted | {"under": self.store.show(training.under).weights.sha256}
+            wanted = wanted | {"under": weights_of(self.store, training.under)}
         wanted = wanted | taking_turns(self.store, training.job)
         log.info("%s  %s: %s", place, training.name, training.what)
         trained = train_if_missing(self.store, training.job, training.name, wanted)
@@ -105,8 +108,9 @@ class _Run:
         modules = {language: name if name in names else None for language, name in scoring.modules.items()}
         job = scoring.job.model_copy(update={"task_module": scoring.module, "modules": modules})
         name = f"{scoring.task}.{scoring.module_type}.{scoring.source}@{scoring.seed}"
-        job = job.model_copy(update={"run": str(self.folder / "evaluations" / f"{name}-{self._mark(job)}")})
-        known = _known(Path(job.run) / "matrix.json")
+        run = self.folder / "evaluations" / f"{name}-{self._mark(job)}"
+        job = job.model_copy(update={"run": str(run)})
+        known = _known(run / "matrix.json")
         if known is not None:
             self.result.reused.append(scoring.what)
             return known
@@ -114,10 +118,8 @@ class _Run:
         return evaluate(job).matrix
 
     def _mark(self, job: Evaluate) -> str:
-        """What decides the scores: the weights of all modules, the test data, the settings, the version."""
-        weights = {
-            name: self.store.show(name).weights.sha256 for name in (job.task_module, *job.modules.values()) if name
-        }
+        """Eight characters for all that decides the scores: weights of all modules, test data, settings, version."""
+        weights = {name: weights_of(self.store, name) for name in (job.task_module, *job.modules.values()) if name}
         settings = job.model_dump(
             mode="json", exclude={"store", "device", "run", "progress", "note", "targets", "base"}
         )
@@ -127,7 +129,7 @@ class _Run:
 
 
 def _known(file: Path) -> TransferMatrix | None:
-    """The matrix of an earlier run; None when there is none, or it cannot be read any more."""
+    """The matrix of an earlier run; None when there is none, or it can no longer be read."""
     try:
         return read_matrix(file)
     except MadxError:

@@ -1,27 +1,30 @@
 """The plan of a transfer matrix: every module to train and every evaluation, with what is stored already.
 
-Modules are named by content, `swa-1a2b3c4d@1` and `ner-eng-5e6f7a8b@1`: eight characters of the sha256 over settings, data,
-base, the module under it and code, then the seed. So nothing that is stored is ever replaced by something else, two module
-types that need the same language module share it, and going back to settings of last week finds last week's modules.
+Modules are named by content, `swa-1a2b3c4d@1` and `ner-eng-5e6f7a8b@1`: eight characters of the sha256 over settings,
+data, base, the module under it and code, then the seed. So nothing that is stored is ever replaced by something else,
+two module types that need the same language module share it, and going back to settings of last week finds last week's
+modules.
 """
 
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from madx.base import load_base
-from madx.data.labelled.conll import Sentence
 from madx.data.labelled.labels import LabelSet, require
+from madx.data.labelled.sentences import Sentence
 from madx.data.text.corpora import find_files, is_dataset
 from madx.errors import MadxError
-from madx.jobs.common import check_components
+from madx.jobs.common import weights_of
 from madx.jobs.evaluate import Evaluate
+from madx.jobs.labelled import read_labelled, task_type
 from madx.jobs.matrix.settings import JobsOf, Matrix
-from madx.jobs.reuse import content_name, identity, source_digest, stored, taking_turns
+from madx.jobs.reuse import TrainJob, content_name, identity, source_digest, stored, taking_turns
 from madx.jobs.train_language import TrainLanguage, recipe_steps
-from madx.jobs.train_task import TrainTask, read_labelled
+from madx.jobs.train_task import TrainTask
+from madx.module.components import components_of
 from madx.store import Store
-from madx.tasks import TASKS
 from madx.training.sparse.selections import SELECTIONS
 
 TOKEN_BYTES = 4.0  # bytes of text a token of a multilingual base stands for, roughly
@@ -38,13 +41,16 @@ class Failure:
 
 @dataclass(frozen=True)
 class Training:
-    """A module to train: under its name, when the module `under` it is there. steps: roughly; stored: it is there already;
-    begun: a stopped run of it can go on."""
+    """A module to train.
+
+    name: its name in the store; what: words for people; under: the module that must be there first; steps: roughly;
+    stored: it is there already; begun: a stopped run of it can go on.
+    """
 
     name: str
     what: str
-    job: TrainLanguage | TrainTask
-    identity: dict
+    job: TrainJob
+    identity: dict[str, Any]
     under: str | None = None
     steps: int = 0
     stored: bool = False
@@ -53,7 +59,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Scoring:
-    """An evaluation of one task module: task, module type, source, seed; modules: language -> its module, None for none."""
+    """An evaluation of one task module. modules: language -> its language module, None for none."""
 
     task: str
     module_type: str
@@ -65,12 +71,13 @@ class Scoring:
 
     @property
     def what(self) -> str:
+        """Words for people."""
         return f"{self.task}, {self.module_type}, source {self.source}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Trainings in an order in which each finds the module under it, then evaluations; and what cannot be done at all."""
+    """Trainings in an order in which each finds the module under it, then evaluations; and all that cannot be done."""
 
     trainings: list[Training] = field(default_factory=list)
     scorings: list[Scoring] = field(default_factory=list)
@@ -83,70 +90,81 @@ class Plan:
 
 
 def make_plan(settings: Matrix) -> Plan:
-    """What a matrix has to do. Raises ConfigError with all faults of the settings; faults of single files become failures."""
+    """Plan the trainings and evaluations of a matrix.
+
+    Raises ConfigError with all faults of the settings; a fault of a single file becomes a failure in the plan.
+    """
     jobs = JobsOf(settings)
-    planner = _Planner(settings, jobs)
-    wanted = planner.jobs_of_all()
+    planner = _Planner(settings, _Wanted(settings, jobs))
     jobs.raise_if_any()
-    return planner.plan(wanted)
+    return planner.plan()
+
+
+class _Wanted:
+    """The settings of every job of a matrix, made at once so that all their faults come to light together."""
+
+    def __init__(self, settings: Matrix, jobs: JobsOf):
+        self.settings = settings
+        self.languages: dict[tuple[str, str, int], TrainLanguage | None] = {}  # by module type, language, seed
+        self.tasks: dict[tuple[str, str, str, int], TrainTask | None] = {}  # by module type, task, source, seed
+        self.evaluations: dict[tuple[str, str, str], Evaluate | None] = {}  # by module type, task, source
+        for label, recipe in settings.module_types.items():
+            for seed in settings.seeds:
+                own = self.language_seed(seed)
+                for language in settings.corpora if recipe.language is not None else ():
+                    self.languages[label, language, own] = jobs.language(label, language, own)
+                for name, data in settings.tasks.items():
+                    for source in data.train:
+                        self.tasks[label, name, source, seed] = jobs.task(label, name, source, seed)
+                        self.evaluations[label, name, source] = jobs.evaluation(label, name, source)
+
+    def language_seed(self, seed: int) -> int:
+        """The seed of the language modules under a task module of a seed."""
+        return seed if self.settings.language_seeds == "each" else self.settings.seeds[0]
 
 
 class _Planner:
-    def __init__(self, settings: Matrix, jobs: JobsOf):
-        self.settings, self.jobs, self.store = settings, jobs, Store(settings.store)
+    def __init__(self, settings: Matrix, wanted: _Wanted):
+        self.settings, self.wanted, self.store = settings, wanted, Store(settings.store)
         self.code = source_digest() if settings.code == "source" else ""
         self.trainings: dict[str, Training] = {}
         self.failures: dict[str, Failure] = {}
         self._read: dict[str, list[Sentence]] = {}
 
-    def jobs_of_all(self) -> dict[tuple, TrainLanguage | TrainTask | Evaluate | None]:
-        """The settings of every job, so that all their faults come to light at once."""
-        settings, wanted = self.settings, {}
-        for label, recipe in settings.module_types.items():
-            for seed in settings.seeds:
-                own = seed if settings.language_seeds == "each" else settings.seeds[0]
-                for language in settings.corpora if recipe.language is not None else ():
-                    wanted[label, language, own] = self.jobs.language(label, language, own)
-                for name, data in settings.tasks.items():
-                    for source in data.train:
-                        wanted[label, name, source, seed] = self.jobs.task(label, name, source, seed)
-                        wanted[label, name, source] = self.jobs.evaluation(label, name, source)
-        return wanted
-
-    def plan(self, wanted: dict) -> Plan:
+    def plan(self) -> Plan:
         settings = self.settings
         self.base = load_base(settings.base, revision=settings.revision)
         scorings: list[Scoring] = []
         for label, recipe in settings.module_types.items():
             for seed in settings.seeds:
-                modules = self._languages(label, seed, wanted) if recipe.language is not None else {}
+                modules = self._languages(label, seed) if recipe.language is not None else {}
                 for name, data in settings.tasks.items():
                     for source in data.train:
-                        scorings += self._task(label, name, source, seed, modules, wanted)
+                        scorings += self._task((label, name, source, seed), modules)
         return Plan(list(self.trainings.values()), scorings, list(self.failures.values()))
 
-    def _languages(self, label: str, seed: int, wanted: dict) -> dict[str, str]:
+    def _languages(self, label: str, seed: int) -> dict[str, str]:
         """Language -> the name of its module, for those that can be had."""
-        settings, found = self.settings, {}
+        settings = self.settings
+        found: dict[str, str] = {}
         for language, name in settings.module_types[label].use.items():
             try:
                 found[language] = self.store.show(name).name
             except MadxError as error:
                 self._fail(f"{language}, {label}", error)
-        own = seed if settings.language_seeds == "each" else settings.seeds[0]
+        own = self.wanted.language_seed(seed)
         for language in settings.corpora:
-            if language in settings.module_types[label].use:
+            job = self.wanted.languages[label, language, own]
+            if job is None or language in settings.module_types[label].use:
                 continue
-            if name := self._training(wanted[label, language, own], f"{language}, {label}", seed=own):
-                found[language] = name
+            if planned := self._training(job, f"{language}, {label}", seed=own):
+                found[language] = planned
         return found
 
-    def _training(
-        self, job: TrainLanguage | TrainTask, what: str, *, seed: int, under: str | None = None
-    ) -> str | None:
+    def _training(self, job: TrainJob, what: str, *, seed: int, under: str | None = None) -> str | None:
         """Plan one module; gives its name, or None and a failure when its data cannot be read."""
         try:
-            weights = self.store.show(under).weights.sha256 if under in self.store.names() else None
+            weights = weights_of(self.store, under) if under is not None and under in self.store.names() else None
             own = identity(job, self.base, seed=seed, under=weights) | taking_turns(self.store, job)
             steps = self._steps(job)
         except MadxError as error:
@@ -165,8 +183,15 @@ class _Planner:
             self.trainings[name] = Training(name, what, job, own, under, steps, there, begun)
         return name
 
-    def _task(self, label: str, name: str, source: str, seed: int, modules: dict, wanted: dict) -> list[Scoring]:
-        job: TrainTask = wanted[label, name, source, seed]
+    def _task(self, place: tuple[str, str, str, int], modules: dict[str, str]) -> list[Scoring]:
+        """Plan a task module and its evaluation, if they can be had.
+
+        place: module type, task, source language, seed.
+        """
+        label, name, source, seed = place
+        job, evaluation = self.wanted.tasks[place], self.wanted.evaluations[label, name, source]
+        if job is None or evaluation is None:
+            return []
         job = job.model_copy(update={"cycle": [modules.get(m, m) for m in job.cycle]})
         with_language = self.settings.module_types[label].language is not None
         what = f"{name} from {source}, {label}"
@@ -179,16 +204,18 @@ class _Planner:
         module = self._training(job, f"{what}, seed {seed}", seed=seed, under=under)
         if module is None:
             return []
-        scoring = _by_language(wanted[label, name, source].model_copy(update={"targets": targets}), modules)
+        scoring = _by_language(evaluation.model_copy(update={"targets": targets}), modules)
         at = {language: modules.get(language) for language in dict.fromkeys([source, *targets])}
         return [Scoring(name, label, source, seed, scoring, module, at)]
 
     def _targets(self, job: TrainTask, name: str, what: str) -> dict[str, str]:
-        """The test sets that can be read and have labels that the training data knows; the others become failures."""
-        data, good = self.settings.tasks[name], {}
+        """The test sets that can be read and whose labels the training data has; the others become failures."""
+        data = self.settings.tasks[name]
+        good: dict[str, str] = {}
         try:
-            labels = TASKS.get(job.task).label_set(self._sentences(job.data, job), source=job.data)
-            require(labels, LabelSet.from_sentences(self._sentences(job.dev, job), source=job.dev))
+            train, dev = str(job.data), str(job.dev)
+            labels = task_type(job.task).label_set(self._sentences(train, job), source=train)
+            require(labels, LabelSet.from_sentences(self._sentences(dev, job), source=dev))
         except MadxError as error:
             self._fail(what, error)
             return {}
@@ -203,13 +230,13 @@ class _Planner:
     def _sentences(self, path: str, job: TrainTask) -> list[Sentence]:
         key = f"{path} {job.columns!r} {job.task}"
         if key not in self._read:
-            self._read[key] = read_labelled(path, job.columns, TASKS.get(job.task))
+            self._read[key] = read_labelled(path, job.columns, task_type(job.task))
         return self._read[key]
 
-    def _steps(self, job: TrainLanguage | TrainTask) -> int:
-        """Optimiser steps of a job, all phases counted; roughly, since no text is cut into tokens for it."""
+    def _steps(self, job: TrainJob) -> int:
+        """Optimiser steps of a job over all phases; roughly, since no text is tokenised for it."""
         if isinstance(job, TrainTask):
-            sentences = self._sentences(job.data, job)
+            sentences = self._sentences(str(job.data), job)
             words = sum(len(s.tokens) for s in sentences) * WORD_TOKENS
             batches = words / job.tokens_per_batch if job.tokens_per_batch else len(sentences) / (job.batch_size or 1)
             steps = math.ceil(batches) * job.epochs
@@ -218,18 +245,19 @@ class _Planner:
         else:
             size = 0 if is_dataset(job.corpus) else sum(file.stat().st_size for file in find_files(job.corpus))
             steps = recipe_steps(int(size / TOKEN_BYTES))
-        sparse, component = job.train.sparse, check_components(job.components).get("sparse_diff")
-        if component is None or component.entries == "all":
+        sparse, component = job.train.sparse, components_of(job.components).get("sparse_diff")
+        if component is None or getattr(component, "entries", None) == "all":
             return steps
         full = sparse.full_share if SELECTIONS.get(sparse.selection).trains_before() else 0.0
         return round(steps * sparse.iterations * (1 + full))
 
-    def _fail(self, what: str, why) -> None:
+    def _fail(self, what: str, why: object) -> None:
         self.failures.setdefault(f"{what} {why}", Failure(what, str(why)))
 
 
 def _by_language(job: Evaluate, modules: dict[str, str]) -> Evaluate:
-    """The job with module names where its settings name languages: names by content are nothing to write into a file."""
+    """The job with module names where its settings name languages, since nobody can write names by content into a
+    file."""
     proxies = job.proxies.model_copy(
         update={
             "weights": {

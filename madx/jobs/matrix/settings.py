@@ -1,18 +1,24 @@
-"""Settings of a whole transfer matrix, and the settings of every single job that they stand for."""
+"""Settings of a transfer matrix, and the settings of the single jobs that are made of them."""
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
 from madx.config import Settings, faults_of
 from madx.errors import ConfigError, MadxError
-from madx.jobs.common import JobSettings, check_components, check_language, layered
+from madx.jobs.common import layered
 from madx.jobs.evaluate import Evaluate
+from madx.jobs.labelled import Columns, task_type
+from madx.jobs.settings import Corpus, DataSettings, JobSettings, LabelledData
 from madx.jobs.train_language import TrainLanguage
-from madx.jobs.train_task import Columns, TrainTask
-from madx.tasks import TASKS
+from madx.jobs.train_task import TrainTask
+from madx.module.components import components_of
+from madx.store import check_language
 
-#: what the matrix sets itself in the jobs
+J = TypeVar("J", bound=Settings)
+
+#: settings of the jobs that the matrix sets itself
 OWN = {
     "language": ("base", "revision", "device", "store", "run", "name", "language", "corpus", "seed", "overwrite"),
     "task": (
@@ -49,15 +55,17 @@ OWN = {
 }
 
 
-class TaskData(Settings):
+class TaskData(DataSettings):
     """The labelled data of one task of a matrix."""
+
+    LABELLED = ("train", "dev", "test")
 
     task: str | None = Field(
         default=None, description="The task, one of `madx tasks`; null: the name that it has here."
     )
-    train: dict[str, str] = Field(min_length=1, description="Source language -> labelled training data.")
-    dev: dict[str, str] = Field(min_length=1, description="Source language -> labelled development data.")
-    test: dict[str, str] = Field(
+    train: dict[str, LabelledData] = Field(min_length=1, description="Source language -> labelled training data.")
+    dev: dict[str, LabelledData] = Field(min_length=1, description="Source language -> labelled development data.")
+    test: dict[str, LabelledData] = Field(
         min_length=1, description="Target language -> labelled test data; sources may be among them."
     )
     columns: Columns = Field(default=Columns(), description="How the files are read.")
@@ -81,7 +89,9 @@ class Recipe(Settings):
 class Matrix(JobSettings):
     """Settings of `madx matrix`."""
 
-    corpora: dict[str, str | list[str]] = Field(
+    TEXTS = ("corpora",)
+
+    corpora: dict[str, Corpus] = Field(
         default={}, description="Language -> raw text; each gets a language module of every module type that has them."
     )
     tasks: dict[str, TaskData] = Field(min_length=1, description="Tasks by name.")
@@ -99,7 +109,8 @@ class Matrix(JobSettings):
     )
     code: Literal["version", "source"] = Field(
         default="version",
-        description="What is other code, which trains anew: another version, or any change of a source file.",
+        description="Code that counts as other, so that all is trained anew: another version, or any changed source "
+        "file.",
     )
     run: str = Field(default="runs/matrix", description="Folder of the runs and of the results.")
     progress: bool = Field(default=True, description="Show progress bars.")
@@ -107,10 +118,11 @@ class Matrix(JobSettings):
 
 
 class JobsOf:
-    """The single jobs of a matrix, as settings; gathers every fault before the first job runs."""
+    """The settings of the single jobs of a matrix; every fault is gathered before the first job runs."""
 
     def __init__(self, settings: Matrix):
-        self.settings, self.faults = settings, []
+        self.settings = settings
+        self.faults: list[str] = []
         self.shared = {key: getattr(settings, key) for key in ("base", "revision", "device", "store")}
         places = [("language", settings.language), ("task", settings.task), ("evaluation", settings.evaluation)]
         for label, recipe in settings.module_types.items():
@@ -130,7 +142,7 @@ class JobsOf:
             self._check_task(name, data)
 
     def _check_task(self, name: str, data: TaskData) -> None:
-        self._try(f"tasks.{name}.task", lambda: TASKS.get(data.task or name))
+        self._try(f"tasks.{name}.task", lambda: task_type(data.task or name))
         for source in data.train:
             if source not in data.dev:
                 self.faults.append(f"tasks.{name}.dev: no data for the source language {source!r}; add dev.{source}")
@@ -141,12 +153,13 @@ class JobsOf:
             ]
             if lacking:
                 self.faults.append(
-                    f"corpora: no text for the source language {source!r} of the task {name!r}, so {', '.join(lacking)} cannot "
-                    f"have a language module under the task module; add corpora.{source}, or language: null to the module type"
+                    f"corpora: no text for the source language {source!r} of the task {name!r}, so "
+                    f"{', '.join(lacking)} cannot have a language module under the task module; add corpora.{source}, "
+                    "or language: null to the module type"
                 )
 
     def language(self, label: str, language: str, seed: int) -> TrainLanguage | None:
-        """The job of a language module; None after a fault."""
+        """The settings of the training of a language module; None after a fault."""
         settings, recipe = self.settings, self.settings.module_types[label]
         data = self._merged(settings.language, recipe.language or {}) | {
             "language": language,
@@ -156,7 +169,7 @@ class JobsOf:
         return self._made(TrainLanguage, data, f"module_types.{label}.language", lambda: check_language(language))
 
     def task(self, label: str, name: str, source: str, seed: int) -> TrainTask | None:
-        """The job of a task module; None after a fault."""
+        """The settings of the training of a task module; None after a fault."""
         settings, data = self.settings, self.settings.tasks[name]
         if source not in data.dev:
             return None
@@ -172,7 +185,7 @@ class JobsOf:
         return self._made(TrainTask, merged, f"module_types.{label}.task", lambda: check_language(source))
 
     def evaluation(self, label: str, name: str, source: str) -> Evaluate | None:
-        """The job of one evaluation, without its modules; None after a fault."""
+        """The settings of one evaluation, without its modules; None after a fault."""
         settings, data = self.settings, self.settings.tasks[name]
         merged = (
             self.shared
@@ -201,16 +214,19 @@ class JobsOf:
     def _merged(self, *layers: dict[str, Any]) -> dict[str, Any]:
         return layered({**self.shared, "overwrite": True, "train": {"progress": self.settings.progress}}, *layers)
 
-    def _made(self, schema, data: dict, place: str, check=None):
+    def _made(
+        self, schema: type[J], data: dict[str, Any], place: str, check: Callable[[], object] | None = None
+    ) -> J | None:
         made, faults = faults_of(schema, data)
         self.faults += [f"{place}.{fault}" for fault in faults]
-        if made is not None and hasattr(made, "components"):
-            self._try(f"{place}.components", lambda: check_components(made.components))
+        if isinstance(made, (TrainLanguage, TrainTask)):
+            components = made.components
+            self._try(f"{place}.components", lambda: components_of(components))
         if check is not None:
             self._try(place, check)
         return made
 
-    def _try(self, place: str, check) -> None:
+    def _try(self, place: str, check: Callable[[], object]) -> None:
         try:
             check()
         except MadxError as error:

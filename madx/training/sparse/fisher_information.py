@@ -1,57 +1,66 @@
 """Mean squared gradients of the base's weights: the diagonal of the empirical Fisher information."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from madx.engine import Engine
+from madx.errors import TrainingError
 from madx.module_types.sparse_diff import SparseDiff
-from madx.tasks.base import Task
+from madx.tasks.base import Batch, Task
+from madx.training.base_gradients import reading_gradients
+from madx.training.trainable import Trainee
+
+#: steps without a single prediction after which the data is taken to have none
+EMPTY_STEPS = 1000
 
 
-def mean_squares(engine: Engine, name: str, unit: SparseDiff, task: Task, *, samples: int) -> dict[str, Tensor]:
-    """Parameter name -> mean over the samples of (d loss / d theta)^2, `loss` being the mean over a sample's predictions.
+def mean_squared_gradients(trainee: Trainee[SparseDiff], task: Task, *, samples: int) -> dict[str, Tensor]:
+    """Parameter name -> mean over the samples of (d loss / d theta)^2, with the mean loss over a sample's predictions.
 
-    Samples are the rows of the first training batches, one at a time; the gradient of a parameter is squared and let go
-    as soon as it is there. The base and the module are unchanged.
+    Samples are the rows of the first training batches, one at a time, without dropout; the gradient of a parameter is
+    squared and let go as soon as it is there. The base and the module are unchanged. Raises TrainingError for data
+    without any prediction.
     """
-    engine.train_only(name)
-    weights = {p.name: engine.base.encoder.get_parameter(p.name) for p in unit.space.parameters}
+    engine, module = trainee.engine, trainee.module
+    engine.train_only(trainee.name)
+    module.eval()
+    weights = {p.name: engine.base.encoder.get_parameter(p.name) for p in trainee.unit.space.parameters}
     squares = {name: torch.zeros_like(p) for name, p in weights.items()}
-    handles = []
 
-    def reader(into: Tensor):
-        def read(parameter: torch.nn.Parameter) -> None:
-            into.addcmul_(parameter.grad, parameter.grad)
-            parameter.grad = None
-
-        return read
+    def add_square(name: str, gradient: Tensor) -> None:
+        squares[name].addcmul_(gradient, gradient)
 
     try:
-        for parameter_name, parameter in weights.items():
-            parameter.requires_grad_(True)
-            handles.append(parameter.register_post_accumulate_grad_hook(reader(squares[parameter_name])))
-        seen, step = 0, 0
-        while seen < samples:
-            task.activate(engine, step)
-            for row in _rows(task, step, engine.base.device):
-                if seen < samples and (count := task.count(row)):
-                    (task.loss(engine, row) / count).backward()
-                    seen += 1
-            step += 1
+        with reading_gradients(weights, add_square):
+            for row in _samples(trainee, task, samples):
+                (task.loss(engine, row) / task.count(row)).backward()
     finally:
-        for handle in handles:
-            handle.remove()
-        for parameter in weights.values():
-            parameter.requires_grad_(False)
-            parameter.grad = None
-        for parameter in engine.module(name).parameters():
+        for parameter in module.parameters():
             parameter.grad = None
     for square in squares.values():
         square /= samples
     return squares
 
 
-def _rows(task: Task, step: int, device: torch.device):
+def _samples(trainee: Trainee[SparseDiff], task: Task, samples: int) -> Iterator[Batch]:
+    """The first rows that have predictions, each a batch of its own, with the composition of its step active."""
+    seen = step = 0
+    while seen < samples:
+        task.activate(trainee.engine, step)
+        for row in _rows(task, step, trainee.engine.base.device):
+            if seen < samples and task.count(row):
+                seen += 1
+                yield row
+        step += 1
+        if not seen and step == EMPTY_STEPS:
+            raise TrainingError(
+                f"The first {step} training batches hold nothing to predict, so no gradients can be measured; "
+                "check the training data, or choose another train.sparse.selection."
+            )
+
+
+def _rows(task: Task, step: int, device: torch.device) -> Iterator[Batch]:
     """The rows of a step's global batch, each a batch of its own."""
     for batch in task.batches(step):
         for row in range(len(batch["input_ids"])):

@@ -1,7 +1,9 @@
-"""Entries that change during training: what the sparse phase tells an regrowth, and what it asks of it; and AdamW for them."""
+"""Regrowth: entries that are replaced during training, and an AdamW in which every entry has an age of its own."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,9 +12,14 @@ BETAS, EPS = (0.9, 0.999), 1e-8
 
 
 @dataclass(frozen=True)
-class Change:
-    """Other entries. indices `(K,)`: global and ascending; source `(K,)`: where each stood before, -1 for a new one; moments:
-    by name `(K,)`, what the optimiser starts the new ones from (elsewhere unread)."""
+class Regrown:
+    """The entries after a regrowth.
+
+    Args:
+        indices: `(K,)`, global and ascending.
+        source: `(K,)`, the place of each among the entries before; -1 for a new one.
+        moments: by name `(K,)`, what the optimiser starts new entries from; at other entries they are not read.
+    """
 
     indices: Tensor
     source: Tensor
@@ -20,38 +27,39 @@ class Change:
 
 
 class Regrowth(ABC):
-    """Told of every step of a sparse phase, it may exchange entries at a step's end. What it keeps is in proportion to K."""
+    """Observes every step of a sparse phase and may replace entries at its end. Its state is in proportion to K."""
 
     @abstractmethod
-    def begins(self, step: int) -> None:
+    def begin_step(self, step: int) -> None:
         """A step begins, counted from 0."""
 
     @abstractmethod
-    def sees(self, offset: int, gradient: Tensor) -> None:
-        """The whole gradient, flattened, of the parameter that begins at a global index, in one backward pass of this process."""
+    def observe_gradient(self, offset: int, gradient: Tensor) -> None:
+        """The whole gradient, flattened, of the parameter that begins at a global index, in one backward pass of this
+        process."""
 
     @abstractmethod
-    def gathers(self, indices: Tensor, gradient: Tensor) -> None:
+    def observe_entries(self, indices: Tensor, gradient: Tensor) -> None:
         """The gradient `(K,)` of the entries in a step, summed over all processes."""
 
     @abstractmethod
-    def change(self, indices: Tensor, values: Tensor) -> Change | None:
-        """Once the step is made: other entries, or None."""
+    def regrow(self, indices: Tensor, values: Tensor) -> Regrown | None:
+        """Other entries at the end of a step, or None."""
 
     @abstractmethod
-    def state(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps of it, of fixed shapes; the tensors themselves."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """The tensors that a checkpoint keeps of it, themselves and not copies; their shapes never change."""
 
 
 class EntryAdamW(torch.optim.Optimizer):
-    """Adam (Kingma & Ba 2015) in which every entry has an age of its own: one that came in late has its moments corrected
-    for the steps that it has seen. With equal ages it takes the steps of torch's."""
+    """Adam (Kingma & Ba 2015) in which every entry has an age of its own: the moments of one that came in late are
+    corrected for the steps that it has seen. With equal ages it takes the steps of torch's AdamW without decay."""
 
-    def __init__(self, groups: list[dict]):
+    def __init__(self, groups: list[dict[str, Any]]):
         super().__init__(groups, {"lr": 0.0})
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """theta <- theta - lr * m / (1 - b1^age) / (sqrt(v / (1 - b2^age)) + eps)."""
         for group in self.param_groups:
             for parameter in group["params"]:

@@ -1,4 +1,4 @@
-"""Which entries of the weights a sparse difference gets: scores in, mask out. One file each; a new file adds one."""
+"""Rules that select the entries of a sparse weight delta: scores in, mask out. One file each; a new file adds one."""
 
 from madx.registry import discover
 from madx.training.sparse.selections.base import SELECTIONS, Importance, Selection

@@ -1,17 +1,19 @@
-"""SpIEL (Ansell et al. 2024, arXiv:2401.16405): no dense phase; K random entries train, and are exchanged on the way.
+"""SpIEL (Ansell et al. 2024, arXiv:2401.16405): no full phase; K random entries are trained and replaced on the way.
 
-Every `reselect_every` steps the p entries with the smallest |value| are dropped and p others grow, with values of zero; all of
-them the first time, then a share that falls linearly from `replaced` to 0. Where to grow, by `growth`:
+Every `reselect_every` steps the p entries with the smallest |value| are dropped and p others grow, with values of
+zero; all of them the first time, then a share that falls linearly from `replaced` to 0. Where to grow depends on
+`growth`:
 
-    gradients   the K places with the largest |gradient| in one step are candidates; over the next `accumulate` steps their
-                gradients g are summed, and the largest |sum| win. They begin with Adam's moments as if they had had the
-                mean of g and of g^2 in that many steps. A dropped entry that wins stays as it was.
-    momentum    estimates from rows and columns alone (SM3, Anil et al. 2019, arXiv:1901.11150), over the entries of a matrix:
-                v_ij = min(r_i, c_j) + g_ij^2, r_i = max over j of v_ij, c_j = max over i of v_ij; the largest r_i c_j win.
+    gradients   the K places with the largest |gradient| in one step are candidates; over the next `accumulate` steps
+                their gradients g are summed, and the largest |sum| win. They begin with Adam's moments as if they had
+                had the mean of g and of g^2 in that many steps. A dropped entry that wins stays as it was.
+    momentum    estimates from rows and columns alone (SM3, Anil et al. 2019, arXiv:1901.11150), over the entries of a
+                matrix: v_ij = min(r_i, c_j) + g_ij^2, r_i = max over j of v_ij, c_j = max over i of v_ij; the largest
+                r_i c_j win.
 
-Entries of all parameters compete. Memory beyond the sparse phase: 3 numbers an entry, or one a row and a column. Here the
-momentum variant trains by Adam as well; in the paper SM3 does that too. With several processes the first one's share of a
-batch proposes the candidates; all judge them.
+Entries of all parameters compete. Memory beyond the sparse phase: 3 numbers an entry, or one a row and a column. Here
+the momentum variant is trained by Adam as well; in the paper SM3 does that too. With several processes the first
+one's share of a batch proposes the candidates, and all processes judge them.
 """
 
 from abc import abstractmethod
@@ -23,94 +25,94 @@ from madx.errors import ConfigError
 from madx.module_types.sparse_diff import SparseDiff
 from madx.training.processes import all_reduce, broadcast
 from madx.training.settings import SparseSettings
-from madx.training.sparse.regrowth import BETAS, Change, Regrowth
+from madx.training.sparse.regrowth import BETAS, Regrown, Regrowth
 from madx.training.sparse.selections.base import RUN, SELECTIONS, Importance, Selection, top, uniform
 
 
 @SELECTIONS.register("drop_and_grow")
 class DropAndGrow(Selection):
-    """Entries begin at random places."""
+    """Begins with entries at random places."""
 
     def regrowth(self, unit: SparseDiff, *, steps: int) -> Regrowth:
-        return {"gradients": ByGradients, "momentum": ByMomentum}[self.settings.growth](unit, self.settings, steps)
+        kinds = {"gradients": GradientRegrowth, "momentum": MomentumRegrowth}
+        return kinds[self.settings.growth](unit, self.settings, steps)
 
     def least_steps(self) -> int:
         return self.settings.accumulate + 1
 
-    def scores(self, evidence: Importance, first: int, last: int) -> Tensor:
-        return uniform(evidence, first, last)
+    def scores(self, importance: Importance, first: int, last: int) -> Tensor:
+        return uniform(importance, first, last)
 
 
-class Growth(Regrowth):
-    """When entries are exchanged, how many and which are dropped."""
+class ScheduledRegrowth(Regrowth):
+    """Decides when entries are replaced, how many of them, and which are dropped; subclasses decide where entries grow.
+
+    Attributes:
+        place: the step's place in its period of `reselect_every` steps; the window in which gradients are accumulated
+            ends at the place `accumulate`.
+    """
 
     def __init__(self, unit: SparseDiff, settings: SparseSettings, steps: int):
         if steps <= settings.accumulate:
             raise ConfigError(
-                f"Training for {steps} steps with selection drop_and_grow would never exchange its random entries: the first time "
-                f"comes after {settings.accumulate + 1} steps. Train longer, or lower train.sparse.accumulate."
+                f"Training for {steps} steps with selection drop_and_grow would never replace its random entries: the "
+                f"first regrowth comes after {settings.accumulate + 1} steps. Train longer, or lower "
+                "train.sparse.accumulate."
             )
-        self.space, self.settings, self.steps, self.place = unit.space, settings, steps, 0
-        self.step = 0
+        self.space, self.settings, self.steps = unit.space, settings, steps
+        self.step, self.place = 0, 0
 
-    def begins(self, step: int) -> None:
-        self.step, self.place = step, step % self.settings.reselect_every  # place in the period
+    def begin_step(self, step: int) -> None:
+        self.step, self.place = step, step % self.settings.reselect_every
 
-    def change(self, indices: Tensor, values: Tensor) -> Change | None:
-        """Other entries at the end of a period's window, else None."""
+    def regrow(self, indices: Tensor, values: Tensor) -> Regrown | None:
         if self.place != self.settings.accumulate:
             return None
-        left = (
-            1.0
-            if self.step == self.settings.accumulate
-            else self.settings.replaced * (1 - (self.step + 1) / self.steps)
-        )
-        if not (count := int(left * len(indices))):
+        falling = self.settings.replaced * (1 - (self.step + 1) / self.steps)
+        share = 1.0 if self.step == self.settings.accumulate else falling
+        if not (count := int(share * len(indices))):
             return None
         order = values.abs().argsort(stable=True)
         kept = indices[order[count:]].sort().values
-        grown = self.grown(indices, kept, count).to(indices.dtype)
-        if len(grown) < count:  # fewer candidates than that: the largest of the dropped stay
+        grown = self.grow(indices, kept, count).to(indices.dtype)
+        if len(grown) < count:  # there are fewer candidates: the largest of the dropped entries stay
             dropped = indices[order[:count]]
             grown = torch.cat([grown, dropped[~torch.isin(dropped, grown)][len(grown) - count :]])
         new = torch.cat([kept, grown]).sort().values
         place = torch.searchsorted(indices, new).clamp_max(len(indices) - 1)
-        return Change(new, torch.where(indices[place] == new, place, -1), self.moments(new))
+        return Regrown(new, torch.where(indices[place] == new, place, -1), self.moments(new))
 
     @abstractmethod
-    def grown(self, indices: Tensor, kept: Tensor, count: int) -> Tensor:
+    def grow(self, indices: Tensor, kept: Tensor, count: int) -> Tensor:
         """At most `count` global indices that are not among those kept."""
 
     def moments(self, new: Tensor) -> dict[str, Tensor]:
-        """What the optimiser starts new entries from."""
+        """Moments of the optimiser from which new entries start, `(K,)` by name."""
         return {}
 
 
-class ByGradients(Growth):
-    """Candidates from one step's gradients, judged by those of the steps after it."""
+class GradientRegrowth(ScheduledRegrowth):
+    """Entries grow at candidates from the gradients of one step, judged by the gradients of the steps after it."""
 
     def __init__(self, unit: SparseDiff, settings: SparseSettings, steps: int):
         super().__init__(unit, settings, steps)
         values = unit.values.detach()
         self.candidates = torch.full_like(values, -1, dtype=unit.space.dtype)  # ascending; -1: none
-        self.sums, self.squares, self._now = (
-            torch.zeros_like(values),
-            torch.zeros_like(values),
-            torch.zeros_like(values),
-        )
-        self._met: set[int] = set()
+        self.sums, self.squares = torch.zeros_like(values), torch.zeros_like(values)
+        self._now = torch.zeros_like(values)  # gradients of the candidates in this step, in this process
+        self._met: set[int] = set()  # parameters whose gradient was observed in this step
         self._sizes, self._places = values[:0], self.candidates[:0]  # the largest gradients so far
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         return {"candidates": self.candidates, "sums": self.sums, "squares": self.squares}
 
-    def begins(self, step: int) -> None:
-        super().begins(step)
+    def begin_step(self, step: int) -> None:
+        super().begin_step(step)
         if self.place == 0:
             self._met, self._sizes, self._places = set(), self._sizes[:0], self._places[:0]
 
-    def sees(self, offset: int, gradient: Tensor) -> None:
-        if self.place == 0 and offset not in self._met:  # of a step cut into several batches, the first one
+    def observe_gradient(self, offset: int, gradient: Tensor) -> None:
+        if self.place == 0 and offset not in self._met:  # of a step that is cut into several batches, the first one
             self._met.add(offset)
             for a in range(0, len(gradient), RUN):
                 self._merge(offset + a, gradient[a : a + RUN].abs())
@@ -122,7 +124,7 @@ class ByGradients(Growth):
     def _merge(self, offset: int, sizes: Tensor) -> None:
         """Keep the largest so far, of equal ones the first met; they stay in the order in which they were met."""
         limit = len(self.candidates)
-        if len(self._sizes) == limit:  # only what beats the smallest of them
+        if len(self._sizes) == limit:  # only what is larger than the smallest of them
             places = (sizes > self._sizes.min()).nonzero().squeeze(1)
         else:
             places = torch.arange(len(sizes), device=sizes.device)
@@ -135,13 +137,14 @@ class ByGradients(Growth):
             stays[equal[: limit - int(stays.sum())]] = True
             self._sizes, self._places = self._sizes[stays], self._places[stays]
 
-    def gathers(self, indices: Tensor, gradient: Tensor) -> None:
-        """The candidates of the first process are everybody's; their gradients are summed over all."""
+    def observe_entries(self, indices: Tensor, gradient: Tensor) -> None:
+        """The first process's candidates become those of all; their gradients are summed over all processes."""
         if self.place == 0:
             self.candidates.fill_(-1)
             self.candidates[len(self.candidates) - len(self._places) :] = self._places.sort().values
             self.candidates.copy_(broadcast(self.candidates))
-            self.sums.zero_(), self.squares.zero_()
+            self.sums.zero_()
+            self.squares.zero_()
             self._sizes, self._places = self._sizes[:0], self._places[:0]
         elif self.place <= self.settings.accumulate:
             now = all_reduce(self._now)
@@ -149,7 +152,7 @@ class ByGradients(Growth):
             self.squares.addcmul_(now, now)
             self._now.zero_()
 
-    def grown(self, indices: Tensor, kept: Tensor, count: int) -> Tensor:
+    def grow(self, indices: Tensor, kept: Tensor, count: int) -> Tensor:
         free = (self.candidates >= 0) & ~torch.isin(self.candidates, kept)
         order = self.sums[free].abs().argsort(descending=True, stable=True)[:count]
         return self.candidates[free][order]
@@ -165,13 +168,13 @@ class ByGradients(Growth):
 
 
 def _smallest(sizes: Tensor, k: int) -> Tensor:
-    """The k-th smallest. On a CPU sorting takes seven times as long and twice the memory; on a GPU `kthvalue` is refused where
-    only deterministic algorithms are allowed."""
+    """The k-th smallest. On a CPU sorting takes seven times as long and twice the memory; on a GPU `kthvalue` is
+    refused where only deterministic algorithms are allowed."""
     return sizes.kthvalue(k).values if sizes.device.type == "cpu" else sizes.sort().values[k - 1]
 
 
-class ByMomentum(Growth):
-    """Row and column accumulators of every parameter, one after the other; a vector is one column."""
+class MomentumRegrowth(ScheduledRegrowth):
+    """Entries grow by accumulators of the rows and columns of every parameter; a vector is one column."""
 
     def __init__(self, unit: SparseDiff, settings: SparseSettings, steps: int):
         super().__init__(unit, settings, steps)
@@ -181,15 +184,14 @@ class ByMomentum(Growth):
         self.columns = [values.new_zeros(columns) for _, columns in self.shapes]
         self._number = {p.name: number for number, p in enumerate(unit.space.parameters)}
 
-    def state(self) -> dict[str, Tensor]:
-        return {f"rows.{k}": r for k, r in enumerate(self.rows)} | {
-            f"columns.{k}": c for k, c in enumerate(self.columns)
-        }
+    def state_dict(self) -> dict[str, Tensor]:
+        rows = {f"rows.{number}": tensor for number, tensor in enumerate(self.rows)}
+        return rows | {f"columns.{number}": tensor for number, tensor in enumerate(self.columns)}
 
-    def sees(self, offset: int, gradient: Tensor) -> None:
-        """The entries' own gradients are enough."""
+    def observe_gradient(self, offset: int, gradient: Tensor) -> None:
+        """The gradients of the entries are enough."""
 
-    def gathers(self, indices: Tensor, gradient: Tensor) -> None:
+    def observe_entries(self, indices: Tensor, gradient: Tensor) -> None:
         for name, a, b, offset in self.space.split(indices):
             number = self._number[name]
             row, column = self._cell(number, indices[a:b].long() - offset)
@@ -198,11 +200,12 @@ class ByMomentum(Growth):
             self.columns[number].scatter_reduce_(0, column, estimate, "amax")
 
     def _cell(self, number: int, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Row and column of places in a flattened parameter."""
         width = self.shapes[number][1]
         row = places.div(width, rounding_mode="floor")
         return row, places - row * width
 
-    def grown(self, indices: Tensor, kept: Tensor, count: int) -> Tensor:
+    def grow(self, indices: Tensor, kept: Tensor, count: int) -> Tensor:
         def scores(number: int, first: int, last: int) -> Tensor:
             row, column = self._cell(number, torch.arange(first, last, device=indices.device))
             return self.rows[number][row] * self.columns[number][column]

@@ -1,4 +1,5 @@
-"""All alike: the first entries are taken. With `entries: all` nothing is selected and no rule is asked (`madx.training.sparse`)."""
+"""Equal scores: the first entries are taken. With `entries: all` nothing is selected and no rule is asked
+(`madx.training.sparse`)."""
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from madx.training.sparse.selections.base import SELECTIONS, Importance, Selecti
 
 @SELECTIONS.register("everything")
 class Everything(Selection):
-    """One for each entry."""
+    """Scores each entry by 1."""
 
-    def scores(self, evidence: Importance, first: int, last: int) -> Tensor:
+    def scores(self, importance: Importance, first: int, last: int) -> Tensor:
         return torch.ones(last - first)

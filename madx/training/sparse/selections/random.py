@@ -1,4 +1,7 @@
-"""Chance: what a selection must beat. Each entry's score is a uniform number drawn by seed, parameter and place."""
+"""Random entries: the control that a selection must beat.
+
+Score: a uniform number, drawn by seed, parameter and place.
+"""
 
 from torch import Tensor
 
@@ -7,7 +10,7 @@ from madx.training.sparse.selections.base import SELECTIONS, Importance, Selecti
 
 @SELECTIONS.register("random")
 class Random(Selection):
-    """A number between 0 and 1, the same whenever it is asked for."""
+    """Scores an entry by a number between 0 and 1, the same whenever it is asked for."""
 
-    def scores(self, evidence: Importance, first: int, last: int) -> Tensor:
-        return uniform(evidence, first, last)
+    def scores(self, importance: Importance, first: int, last: int) -> Tensor:
+        return uniform(importance, first, last)

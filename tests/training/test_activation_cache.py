@@ -1,4 +1,4 @@
-"""Layers that stand still: computed once for each sentence, with equal results; and no gradient goes below the lowest module."""
+"""The activation cache: frozen layers run once for each sentence, with equal results; no gradient goes below them."""
 
 import pytest
 import tiny
@@ -94,7 +94,7 @@ def test_states_keep_their_numbers_and_their_bounds():
     assert len(states) == 0
 
 
-def test_a_run_that_is_taken_up_ends_as_an_undisturbed_one(tmp_path):
+def test_a_resumed_run_ends_as_an_undisturbed_one(tmp_path):
     whole, cut = engine(), engine()
     train(whole, folder=tmp_path / "a")
     task, batches = runs.ner(batch_size=8), []
@@ -128,11 +128,11 @@ def test_another_composition_is_not_fed():
     @torch.no_grad()
     def and_look(engine):
         engine(ids, mask), engine(ids, mask)  # the second time fed
-        frozen = engine.frozen
+        frozen = engine.cache
         with engine.using("ner"):
-            found, engine.frozen = engine(ids, mask), None
+            found, engine.cache = engine(ids, mask), None
             assert torch.equal(found, engine(ids, mask))
-        engine.frozen = frozen
+        engine.cache = frozen
         assert not engine.explain(ids, mask).inactive
         looked.append(found)
         return evaluate(engine)

@@ -1,0 +1,245 @@
+"""Views: what a module sees at a site during one forward pass.
+
+A unit (one instance of a module type at one site) gets a view and returns the change that it makes; it writes nothing.
+`value` holds what the site gives, with the changes of the units before it in the stack. All tensors are
+`(batch, positions, width)` unless it is said otherwise; positions are the reserved slots, if any, and then the tokens.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from madx.errors import MadxError
+
+V = TypeVar("V", bound="View")
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Which positions of a batch hold tokens.
+
+    Args:
+        mask: `(batch, positions)`, true at tokens and at the slots that the row uses, false at padding; None: all are true.
+        slots: number of positions before the first token.
+        held: `(batch, slots)`, true at slots that hold a state of their own, as a prompt's do; None: no slot does.
+    """
+
+    mask: Tensor | None = None
+    slots: int = 0
+    held: Tensor | None = None
+
+    def rows(self, first: int, last: int) -> "Tokens":
+        """Those of the rows from the first to before the last."""
+        cut = (None if t is None else t[first:last] for t in (self.mask, self.held))
+        mask, held = cut
+        return Tokens(mask, self.slots, held)
+
+
+class View:
+    """What a unit sees, whatever the kind of its site. Sites add to it by subclasses.
+
+    Args:
+        value: what the site gives, with all changes so far.
+        captured: tensors by name, those that the module types at this site list in `reads`.
+        tokens: which positions hold tokens.
+    """
+
+    __slots__ = ("value", "captured", "tokens")
+
+    def __init__(self, value: Tensor, captured: Mapping[str, Tensor], tokens: Tokens):
+        self.value, self.captured, self.tokens = value, captured, tokens
+
+    def read(self, name: str) -> Tensor:
+        """A tensor of the base by name: `input`, `output`, `residual`, `layer_input` or (at `encoder`) `states`.
+
+        Raises MadxError for one that the module type does not list in `reads`: the engine keeps only what is listed.
+        """
+        try:
+            return self.captured[name]
+        except KeyError:
+            raise MadxError(
+                f"A module reads {name!r} here, which the engine did not keep. Its module type must list it in `reads`, and the "
+                f"site must have it; kept: {', '.join(self.captured) or 'nothing'}."
+            ) from None
+
+    @property
+    def mask(self) -> Tensor:
+        """`(batch, positions)`: true at tokens, false at padding and at hidden slots."""
+        if self.tokens.mask is not None:
+            return self.tokens.mask.bool()
+        return torch.ones(self.value.shape[:2], dtype=torch.bool, device=self.value.device)
+
+    def _token_places(self) -> Tensor:
+        found = self.mask.clone()
+        found[:, : self.tokens.slots] = False
+        return found
+
+    @property
+    def first(self) -> Tensor:
+        """`(batch,)`: the position of each row's first token."""
+        return self._token_places().to(torch.int8).argmax(1)
+
+    @property
+    def last(self) -> Tensor:
+        """`(batch,)`: the position of each row's last token."""
+        found = self._token_places()
+        return found.shape[1] - 1 - found.flip(1).to(torch.int8).argmax(1)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The mean of `x` `(batch, positions, ...)` over all positions that hold a state, padding among them, `(batch, 1, ...)`.
+        Slots that hold none (those of a prefix) do not count."""
+        slots = self.tokens.slots
+        if not slots:
+            return x.mean(dim=1, keepdim=True)
+        held = self.tokens.held
+        own = torch.zeros(x.shape[0], slots, dtype=torch.bool, device=x.device) if held is None else held
+        counts = torch.cat([own, own.new_ones(x.shape[0], x.shape[1] - slots)], dim=1)
+        weights = counts.to(x.dtype).view(*counts.shape, *[1] * (x.dim() - 2))
+        return (x * weights).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True)
+
+    def add(self, change: Tensor) -> None:
+        """value <- value + change."""
+        self.value = self.value + change
+
+    def run(self, steps: Iterable[Callable]) -> Tensor | None:
+        """The sum of the changes of some steps, each made after those before it; None without steps. The last change is not
+        added to the view, because nothing reads it afterwards."""
+        total = change = None
+        for step in steps:
+            if change is not None:
+                self.add(change)
+            change = step(self)
+            total = change if total is None else total + change
+        return total
+
+    def fork(self: V) -> V:
+        """The same state to run another branch from; what one branch adds is not seen by the other."""
+        return type(self)(self.value, self.captured, self.tokens)
+
+    def rows(self: V, first: int, last: int) -> V:
+        """The same state of the rows from the first to before the last."""
+        return type(self)(self.value[first:last], cut(self.captured, first, last), self.tokens.rows(first, last))
+
+
+class Sublayer(View):
+    """A sublayer: an attention or feed-forward block with its residual connection.
+
+    With h the block's output and x the residual stream, the base computes LN(h + x) (post-norm) or h + x (pre-norm,
+    where `norm` is the identity). Modules change h.
+
+    Attributes:
+        sum: s = h + x with all changes so far.
+        norm: the base's LN after the sum, or the identity.
+        value: h with all changes so far. To read it, a type lists `output`.
+    `read("residual")` is x; `read("input")` is what the block reads: x in a post-norm base, LN(x) in a pre-norm base.
+    """
+
+    __slots__ = ("sum", "norm", "change")
+
+    def __init__(self, sum: Tensor, norm: Callable[[Tensor], Tensor], captured: Mapping[str, Tensor], tokens: Tokens):
+        self.sum, self.norm, self.captured, self.tokens = sum, norm, captured, tokens
+        self.change: Tensor | None = None
+
+    @property
+    def value(self) -> Tensor:  # type: ignore[override]
+        h = self.read("output")
+        return h if self.change is None else h + self.change
+
+    @property
+    def mask(self) -> Tensor:
+        if self.tokens.mask is not None:
+            return self.tokens.mask.bool()
+        return torch.ones(self.sum.shape[:2], dtype=torch.bool, device=self.sum.device)
+
+    def add(self, change: Tensor) -> None:
+        """h <- h + change."""
+        self.sum = self.sum + change
+        self.change = change if self.change is None else self.change + change
+
+    def fork(self) -> "Sublayer":
+        twin = Sublayer(self.sum, self.norm, self.captured, self.tokens)
+        twin.change = self.change
+        return twin
+
+    def rows(self, first: int, last: int) -> "Sublayer":
+        some = Sublayer(self.sum[first:last], self.norm, cut(self.captured, first, last), self.tokens.rows(first, last))
+        some.change = None if self.change is None else self.change[first:last]
+        return some
+
+
+class Projection(View):
+    """A linear map y = W x + b of the base. Modules change y.
+
+    Attributes:
+        value: y with all changes so far, `(batch, positions, output width)`.
+        weight, bias: W `(output width, input width)` and b `(output width,)` or None, the base's own.
+    `read("input")` is x, `(batch, positions, input width)`; it is always there. DeBERTa calls its query and key maps
+    once more, on relative positions `(1, 2 * span, width)`.
+    """
+
+    __slots__ = ("weight", "bias")
+
+    def __init__(
+        self, value: Tensor, captured: Mapping[str, Tensor], tokens: Tokens, weight: Tensor, bias: Tensor | None
+    ):
+        super().__init__(value, captured, tokens)
+        self.weight, self.bias = weight, bias
+
+    def fork(self) -> "Projection":
+        return Projection(self.value, self.captured, self.tokens, self.weight, self.bias)
+
+    def rows(self, first: int, last: int) -> "Projection":
+        some = cut(self.captured, first, last)
+        return Projection(self.value[first:last], some, self.tokens.rows(first, last), self.weight, self.bias)
+
+
+class LayerOutput(View):
+    """The output of a layer, or at `encoder` the last state. `read("layer_input")` is what the layer read, `read("states")`
+    at `encoder` the tuple of all states: the embeddings, then the output of each layer."""
+
+    __slots__ = ()
+
+
+class Slots:
+    """What a slots type sees: the batch's size and device alone, since slots come before every token."""
+
+    __slots__ = ("like",)
+
+    def __init__(self, like: Tensor):
+        self.like = like  #: a tensor with the rows, the number format and the device of the batch
+
+
+class _Rows(Mapping):
+    """Neighbouring rows of captured tensors, cut only when they are read."""
+
+    def __init__(self, captured: Mapping[str, Tensor], first: int, last: int):
+        self.captured, self.first, self.last = captured, first, last
+
+    def __getitem__(self, name: str) -> Tensor:
+        found = self.captured[name]
+        return (
+            tuple(t[self.first : self.last] for t in found)
+            if isinstance(found, tuple)
+            else found[self.first : self.last]
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.captured)
+
+    def __len__(self) -> int:
+        return len(self.captured)
+
+
+def cut(captured: Mapping[str, Tensor], first: int, last: int) -> Mapping[str, Tensor]:
+    """Captured tensors of some neighbouring rows."""
+    return _Rows(captured, first, last)
+
+
+class Step(Protocol):
+    """What a plan runs at a site: a unit, or several of them joined. `scope` as in `madx.contract.module_type.ModuleType`."""
+
+    def __call__(self, view):
+        """The change at a site of changes, the mapped value at a site of maps."""

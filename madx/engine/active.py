@@ -1,0 +1,219 @@
+"""The active composition: which one holds in which thread, its compiled plan, and its weight deltas on the base.
+
+`activate` holds for the thread (more exactly, the context) that calls it, and for those that never called it; `using` holds
+for its `with` block. Plans are the same for all threads. The base's parameters are, too: where modules with weight deltas are
+attached, a pass through the base takes its turn and first puts the deltas of its own composition on.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from threading import RLock
+
+from madx.base import Base
+from madx.composition import Composition, Item, Route, Stack, as_composition, require_stack
+from madx.contract.module_type import WeightsType
+from madx.engine.plan import Compiler, Plan, Watch, require_reached
+from madx.engine.routing import RoutePlan
+from madx.engine.ties import Terms
+from madx.engine.weight_deltas import WeightDeltas
+from madx.errors import CompositionError, did_you_mean
+from madx.module import Module
+
+
+class ActiveComposition:
+    """Compiles compositions and keeps which one is active.
+
+    Args:
+        base: the base.
+        modules: the attached modules by name, kept by the engine.
+        reached: gives the sites that are hooked.
+    """
+
+    def __init__(self, base: Base, modules: Mapping[str, Module], reached: Callable[[], Mapping[str, object]]):
+        self.base, self.modules, self.reached = base, modules, reached
+        self.deltas = WeightDeltas(base)
+        self.lock = RLock()
+        self._terms, self._on = Terms(), Stack()
+        self._plans: dict[Composition, Plan | RoutePlan] = {}
+        self._default: Composition = Stack()
+        #: the composition of this context and, inside `under`, a plan in place of its own
+        self._here: ContextVar[tuple[Composition, Plan | RoutePlan | None] | None] = ContextVar("active", default=None)
+        self._trained: WeightsType | None = None  # a weight delta in training: it lies above all others
+
+    @property
+    def composition(self) -> Composition:
+        """The composition that is active in this context."""
+        here = self._here.get()
+        return self._default if here is None else here[0]
+
+    def plan(self) -> Plan | RoutePlan:
+        """What the next forward pass of this context runs."""
+        here = self._here.get()
+        if here is not None and here[1] is not None:
+            return here[1]
+        return self._compiled(self._default if here is None else here[0])
+
+    def route(self) -> RoutePlan | None:
+        """The plan, if a route is active."""
+        plan = self.plan()
+        return plan if isinstance(plan, RoutePlan) else None
+
+    def _compiled(self, composition: Composition) -> Plan | RoutePlan:
+        plan = self._plans.get(composition)
+        if plan is None:
+            plan = self._plans[composition] = self.compile(composition)
+        return plan
+
+    def compile(self, composition: Composition, watch: Watch | None = None) -> Plan | RoutePlan:
+        """The plan of a composition; see `Engine.compile`."""
+        for name in composition.names():
+            self.module(name)
+        if isinstance(composition, Route):
+            route = RoutePlan(composition, self.base.sites, self.modules, watch)
+            for each in route.plans:
+                require_reached(each, self.reached())
+            return route
+        plan = Compiler(self.base.sites, self.modules, watch).stack(composition)
+        require_reached(plan, self.reached())
+        return plan
+
+    def module(self, name: str) -> Module:
+        """An attached module; raises CompositionError with the nearest name."""
+        if name not in self.modules:
+            raise CompositionError(f"No module {name!r} is attached; {did_you_mean(name, self.modules)}")
+        return self.modules[name]
+
+    # ---- switching -------------------------------------------------------------------------------------------------
+
+    def activate(self, composition: Composition | Item | None) -> Composition:
+        """See `Engine.activate`."""
+        composition = as_composition(composition)
+        plan = self._compiled(composition)
+        with self.lock:
+            self.put_on(composition if isinstance(plan, Plan) else plan.stacks[0])
+        self._here.set((composition, None))
+        self._default = composition
+        return composition
+
+    @contextmanager
+    def using(self, composition: Composition | Item | None) -> Iterator[None]:
+        """See `Engine.using`."""
+        composition, before = as_composition(composition), self._here.get()
+        plan = self._compiled(composition)
+        with self.lock:
+            self.put_on(composition if isinstance(plan, Plan) else plan.stacks[0])
+        self._here.set((composition, None))
+        try:
+            yield
+        finally:
+            self._here.set(before)
+            self._own_weights()
+
+    @contextmanager
+    def under(self, plan: Plan | RoutePlan) -> Iterator[None]:
+        """See `Engine.under`."""
+        before = self._here.get()
+        self._here.set((self.composition, plan))
+        try:
+            yield
+        finally:
+            self._here.set(before)
+
+    # ---- weight deltas ---------------------------------------------------------------------------------------------
+
+    def put_on(self, stack: Stack) -> None:
+        """Make the weight deltas of a stack act, and no others."""
+        # the last module of a stack lies lowest: a task's delta stays where it is when the language's is swapped
+        terms = self._terms.of(stack, self.modules)[::-1]
+        self.deltas.activate(sorted(terms, key=lambda term: term.shares[0].unit is self._trained))
+        self._on = stack
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether a module with weight deltas is attached."""
+        return "weights" in self.reached()
+
+    def _own_weights(self) -> None:
+        """Put the deltas of this context's composition on the base, if another context has put its own there."""
+        if not self.has_weights:
+            return
+        plan, composition = self.plan(), self.composition
+        stack = plan.stacks[0] if isinstance(plan, RoutePlan) else require_stack(composition, "put on the base")
+        if stack != self._on:
+            with self.lock:
+                self.put_on(stack)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """One pass through the base: with weight deltas attached, no other thread changes the parameters meanwhile."""
+        if not self.has_weights:
+            yield
+            return
+        with self.lock:
+            self._own_weights()
+            yield
+
+    @contextmanager
+    def with_weights_of(self, stack: Stack) -> Iterator[None]:
+        """Have the weight deltas of a stack on the base, whatever composition is active; for explanations."""
+        with self.lock:
+            before = self._on
+            self.put_on(stack)
+            try:
+                yield
+            finally:
+                self.put_on(before)
+
+    @contextmanager
+    def on_top(self, unit: WeightsType) -> Iterator[None]:
+        """See `Engine.on_top`."""
+        if (route := self.route()) is not None and route.several_weights:
+            require_stack(self.composition, "trained on as a weight delta")
+        self._trained = unit
+        try:
+            self.activate(self.composition)
+            yield
+        finally:
+            self._trained = None
+
+    def require_the_same_weights(self) -> Callable[[], None] | None:
+        """A check that raises unless the deltas on the base are those of now; None without any."""
+        if not self.deltas.applied:
+            return None
+        applied = list(self.deltas.applied)
+
+        def check() -> None:
+            if self.deltas.applied != applied:
+                raise CompositionError(
+                    "A layer is recomputed in the backward pass (gradient checkpointing), but other weight deltas are on the "
+                    "base than in its forward pass. Call backward() before the next composition is activated."
+                )
+
+        return check
+
+    # ---- attached modules change -----------------------------------------------------------------------------------
+
+    def forget(self, name: str) -> None:
+        """Drop what was compiled of a module that is detached, and its deltas from the base."""
+        if name in self._on.names():  # another context left them there
+            self.put_on(Stack())
+        self._plans = {c: plan for c, plan in self._plans.items() if name not in c.names()}
+        self._terms.forget()
+
+    @contextmanager
+    def nothing_on(self) -> Iterator[None]:
+        """Have the bare base for the length of a `with` block, e.g. to copy it."""
+        with self.lock:
+            on = self._on
+            self.put_on(Stack())
+            try:
+                yield
+            finally:
+                self.put_on(on)
+
+    def close(self) -> None:
+        """Remove all deltas and forget everything."""
+        self.deltas.activate([])
+        self._plans, self._on, self._default = {}, Stack(), Stack()
+        self._here.set(None)

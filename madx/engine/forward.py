@@ -1,0 +1,214 @@
+"""Runs forward passes: makes the call of each, with slots, needed positions, cached states and sorted rows."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from madx.base import Base
+from madx.composition import Stack
+from madx.contract.views import Tokens
+from madx.engine.activation_cache import CACHED, ActivationCache, keys_of
+from madx.engine.call import Call, CurrentCall, Positions
+from madx.engine.last_layer import can_narrow, chosen
+from madx.engine.plan import Plan
+from madx.engine.routing import RoutePlan, Rows
+from madx.engine.slots import SlotBatch, SlotPlan
+from madx.errors import CompositionError
+
+Groups = tuple[tuple[int, int, SlotPlan], ...]
+
+
+class Forward:
+    """One forward pass of the encoder under a plan.
+
+    Args:
+        base: the base to run.
+        current: where the hooks find the call.
+        backward: False: the base runs without gradients.
+        hooked: whether the engine has hooks in the base; without them the last layer computes all positions.
+        weights: raises unless the weight deltas that are on the base now are still there; asked by a recomputation in the
+            backward pass.
+    """
+
+    def __init__(
+        self, base: Base, current: CurrentCall, *, backward: bool, hooked: bool, weights: Callable[[], None] | None
+    ):
+        self.base, self.current, self.backward, self.hooked, self.weights = base, current, backward, hooked, weights
+
+    def run(
+        self,
+        plan: Plan,
+        ids: Tensor,
+        mask: Tensor | None,
+        *,
+        at: Positions | None = None,
+        groups: Groups = (),
+        offsets: Sequence[int] = (),
+        cache: ActivationCache | None = None,
+    ) -> Tensor:
+        """The last layer's output, `(batch, tokens, width)`, or `(n, width)` at the needed positions.
+
+        groups: neighbouring rows with the slots that each group reserves, for a plan with slots.
+        """
+        length = max((slots.length for *_, slots in groups), default=0)
+        if length:
+            return self._with_slots(plan, ids, mask, at, SlotBatch(length, groups), offsets)
+        narrowed = at is not None and self.hooked and can_narrow(self.base, plan)
+        keys = keys_of(ids, mask) if cache is not None else []
+        given = cache.known(keys, ids) if cache is not None else None
+        call = Call(
+            plan,
+            Tokens(mask),
+            at=at if narrowed else None,
+            given=given,
+            offsets=offsets,
+            backward=self.backward,
+            weights=self.weights,
+        )
+        hidden = self._encode(call, ids, mask)
+        if cache is not None and given is None and CACHED in call.seen:
+            cache.put(keys, call.seen.pop(CACHED), ids)
+        return chosen(hidden, at, narrowed=narrowed)
+
+    def routed(
+        self,
+        route: RoutePlan,
+        rows: Rows,
+        ids: Tensor,
+        mask: Tensor | None,
+        *,
+        at: Positions | None,
+        put_on: Callable[[Stack], None],
+    ) -> Tensor:
+        """One forward pass of sorted rows, or one for each group that cannot share it. A last layer that splits the rows
+        computes all positions, for the needed ones would have to be split as well."""
+        ids, mask = rows.sorted(ids), None if mask is None else rows.sorted(mask)
+        passes = list(route.passes(rows))
+        needed = rows.places(at) if at is not None and len(passes) == 1 else None
+        found: list[Tensor] = []
+        for each in passes:
+            if route.several_weights:
+                if found and found[-1].requires_grad:
+                    raise CompositionError(
+                        f"The branches of '{route.route}' have different weight deltas, and gradients cannot flow back through "
+                        "weights that have changed since. Train on rows of one such branch at a time, or use no_grad."
+                    )
+                put_on(each.stack)
+            here = None if mask is None else mask[each.rows]
+            found.append(self.run(each.plan, ids[each.rows], here, at=needed, groups=each.slots, offsets=each.offsets))
+        if needed is not None:
+            return found[0]
+        whole = rows.unsorted(found[0] if len(found) == 1 else torch.cat(found))
+        return whole if at is None else whole[at]
+
+    def _with_slots(
+        self,
+        plan: Plan,
+        ids: Tensor,
+        mask: Tensor | None,
+        at: Positions | None,
+        slots: SlotBatch,
+        offsets: Sequence[int],
+    ) -> Tensor:
+        self._require_room(ids, slots.length)
+        given = torch.ones_like(ids) if mask is None else mask
+        tokens = slots.tokens(given)
+        front = ids.new_full((len(ids), slots.length), self.base.config.pad_token_id or 0)
+        moved = None if at is None else (at[0], at[1] + slots.length)
+        narrowed = moved is not None and can_narrow(self.base, plan)
+        call = Call(
+            plan,
+            tokens,
+            slots,
+            at=moved if narrowed else None,
+            offsets=offsets,
+            backward=self.backward,
+            weights=self.weights,
+        )
+        hidden = self._encode(call, torch.cat([front, ids], dim=1), tokens.mask)
+        if at is None:
+            return hidden[:, slots.length :]
+        return chosen(hidden, moved, narrowed=narrowed)
+
+    def _require_room(self, ids: Tensor, length: int) -> None:
+        if getattr(self.base.config, "conv_kernel_size", 0):
+            raise CompositionError(
+                f"The base {self.base.label} mixes neighbouring positions by a convolution, so slots before the tokens would change "
+                "what the first tokens are. Use module types without slots on this base."
+            )
+
+    def _encode(self, call: Call, ids: Tensor, mask: Tensor | None) -> Tensor:
+        replay_in_own_call(self.base.encoder, self.current)
+        with (
+            self.current.running(call),
+            torch.set_grad_enabled(torch.is_grad_enabled() and (call.backward or "encoder" in call.plan)),
+        ):
+            return self.base.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+
+
+def one_group(plan: Plan, rows: int) -> Groups:
+    """All rows of a batch under one stack's slots."""
+    return ((0, rows, plan.slots),) if plan.slots.blocks else ()
+
+
+# ---- gradient checkpointing ------------------------------------------------------------------------------------------
+
+
+class Replay:
+    """Stands in for a layer's checkpointing function: the recomputation in the backward pass runs in the call of its own
+    forward pass, whatever composition is active by then."""
+
+    def __init__(self, original: Any, current: CurrentCall):
+        self.original, self.current = original, current
+
+    def __call__(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        call = self.current.get()
+        if call is None:
+            return self.original(function, *args, **kwargs)
+
+        def bound(*inner: Any, **more: Any) -> Any:
+            if self.current.get() is call:
+                return function(*inner, **more)
+            if call.weights is not None:
+                call.weights()
+            with self.current.running(call):
+                return function(*inner, **more)
+
+        return self.original(bound, *args, **kwargs)
+
+
+def replay_in_own_call(encoder: nn.Module, current: CurrentCall) -> None:
+    """Wrap the checkpointing functions of all layers that have one, once gradient checkpointing is switched on."""
+    if not (torch.is_grad_enabled() and encoder.training):
+        return
+    for module in encoder.modules():
+        function = module.__dict__.get("_gradient_checkpointing_func")
+        if function is not None and not isinstance(function, Replay):
+            module._gradient_checkpointing_func = Replay(function, current)
+
+
+def forget_replays(encoder: nn.Module) -> None:
+    """Give the layers their own checkpointing functions back."""
+    for module in encoder.modules():
+        function = module.__dict__.get("_gradient_checkpointing_func")
+        if isinstance(function, Replay):
+            module._gradient_checkpointing_func = function.original
+
+
+@contextmanager
+def past_the_engine(current: CurrentCall, plan: Plan, arguments: dict) -> Iterator[None]:
+    """The call of a forward pass that somebody makes on the base itself, while a composition is active. Raises
+    CompositionError for a route and for slots, which need the engine."""
+    if plan.refusal is not None:
+        raise CompositionError(plan.refusal)
+    if plan.slots.blocks:
+        raise CompositionError(
+            f"{', '.join(b.module for _, b in plan.slots.blocks)} reserves positions before the tokens, and the base was called past "
+            "the engine, where nobody puts them there. Call engine(input_ids, attention_mask), or activate another composition."
+        )
+    mask = arguments.get("attention_mask")
+    with current.running(Call(plan, Tokens(mask if isinstance(mask, Tensor) and mask.dim() == 2 else None))):
+        yield

@@ -1,0 +1,106 @@
+"""The language modules of an evaluation, and the composition of each control and proxy."""
+
+from collections.abc import Mapping
+
+from madx.composition import Average, Composition, Stack
+from madx.engine import Engine
+from madx.jobs.evaluate.settings import Evaluate
+from madx.jobs.proxies import proxy_compositions
+from madx.module import ModuleInfo
+from madx.store import Store
+
+
+def source_languages(info: ModuleInfo, given: str | list[str] | None = None) -> list[str]:
+    """The languages whose labelled data a task module was trained on: those given, else those it records."""
+    if given:
+        return [given] if isinstance(given, str) else list(given)
+    return [info.language] if info.language is not None else list(info.training.get("sources", {}))
+
+
+def language_modules(store: Store, settings: Evaluate, sources: list[str]) -> dict[str, str]:
+    """Language -> the name of its module, for the sources and targets that have one.
+
+    Raises StoreError for a module that the settings name and the store does not have.
+    """
+    stored = store.names()
+    found: dict[str, str] = {}
+    for language in dict.fromkeys([*sources, *settings.targets]):
+        name = settings.modules.get(language, language)
+        if name is None:
+            continue
+        if name in stored:
+            found[language] = name
+        elif language in settings.modules:
+            store.show(name)  # raises with the nearest name: it was asked for
+    for name in [*(settings.mean_of or []), *settings.proxies.modules()]:
+        store.show(name)
+    return found
+
+
+def control_compositions(
+    task: str,
+    *,
+    language: str,
+    source: str | list[str],
+    modules: Mapping[str, str],
+    mean_of: list[str] | None = None,
+) -> dict[str, Composition | str]:
+    """The composition of each control, or the reason (text) why there is none.
+
+    modules: language -> module name; mean_of: modules of the mean (None: all of `modules`), the target's own left out.
+    With several source languages "source" is the mean of their modules; for a target that is one of them it is that
+    language's own module, with which the task module was trained.
+    """
+    lacking = "no module for {!r} in the store; train it with: madx train-language"
+    own = modules.get(language)
+    others = [m for m in (mean_of if mean_of is not None else dict.fromkeys(modules.values())) if m != own]
+    sources = [source] if isinstance(source, str) else source
+    kept = [language] if language in sources else sources
+    without = [code for code in kept if code not in modules]
+    result: dict[str, Composition | str] = {
+        "none": Stack(task),
+        "source": "the task module records no source language; set source=LANGUAGE"
+        if not kept
+        else lacking.format(without[0])
+        if without
+        else Stack(Average(*(modules[code] for code in kept)), task),
+        "target": Stack(own, task) if own else lacking.format(language),
+        "mean": Stack(Average(*others), task) if others else "no other language module to average",
+    }
+    if language in sources:
+        result["target"] = "the source itself: see source"
+    return result
+
+
+def compositions_of(
+    engine: Engine,
+    settings: Evaluate,
+    task: str,
+    *,
+    language: str,
+    sources: list[str],
+    languages: Mapping[str, str],
+    alike: Mapping[str, Mapping[str, float]],
+) -> dict[str, Composition | str]:
+    """The composition of each chosen control and proxy for a target language, or the reason (text) why there is none.
+
+    languages: language -> its module; alike: similarities of languages (`madx.jobs.proxies.likeness`).
+    """
+    own = languages.get(language)
+    pool = {
+        m: engine.module(m).info.language for m in (settings.mean_of or dict.fromkeys(languages.values())) if m != own
+    }
+    pool = {m: other for m, other in pool.items() if other != language}  # nor another module of the same language
+    found = control_compositions(task, language=language, source=sources, modules=languages, mean_of=settings.mean_of)
+    found |= proxy_compositions(
+        task,
+        language=language,
+        own=own,
+        source=languages.get(sources[0]) if len(sources) == 1 else None,
+        pool=pool,
+        settings=settings.proxies,
+        alike=alike,
+    )
+    chosen = settings.columns_chosen()
+    only: list[str] = list(settings.only.get(language, chosen))
+    return {c: found[c] if c in only else f"left out by the setting only.{language}" for c in chosen}

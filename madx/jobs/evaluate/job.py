@@ -1,0 +1,198 @@
+"""Zero-shot evaluation: every target language under the four controls side by side, and proxies beside them."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from madx.base import Base
+from madx.composition import Composition
+from madx.data.labelled.conll import write_conll
+from madx.data.labelled.labels import LabelSet, require
+from madx.data.labelled.sentences import Sentence
+from madx.data.labelled.windows import Row
+from madx.data.text.corpora import corpus_files
+from madx.engine import Engine
+from madx.engine.entropy_mixing import EntropyMixing
+from madx.errors import CompositionError, ConfigError
+from madx.jobs.common import bring_to, info_of, module_names, open_base, run_folder, versions
+from madx.jobs.evaluate.controls import compositions_of, language_modules, source_languages
+from madx.jobs.evaluate.settings import Evaluate, check_choice
+from madx.jobs.keywords import takes_keywords
+from madx.jobs.labelled import file_sha256, read_labelled, task_type
+from madx.jobs.proxies import likeness
+from madx.report import save as save_report
+from madx.report.page import write_report
+from madx.report.page.record import PREDICTIONS, prediction_file, save_modules
+from madx.results.cells import Cell, Meta, Missing
+from madx.results.matrix import TransferMatrix
+from madx.store import Store
+from madx.tasks import TASKS
+from madx.tasks.token_classification import TokenClassification, word_logits
+from madx.training.precision import precision_of
+from madx.training.progress import ProgressView
+
+log = logging.getLogger("madx")
+
+#: sentences on which the engine measures that every module of a composition acts
+PROBE_SENTENCES = 8
+
+
+@dataclass
+class EvaluateResult:
+    """The transfer matrix, the folder of its files, and the files."""
+
+    matrix: TransferMatrix
+    folder: Path
+    files: list[Path] = field(default_factory=list)
+
+
+@takes_keywords(Evaluate)
+def evaluate(settings: Evaluate) -> EvaluateResult:
+    """Score a task module on every target language under the chosen controls and proxies.
+
+    The settings come as `Evaluate` or as keywords of the same names; targets may be sentences in memory:
+
+    >>> madx.evaluate(task_module="ner", targets={"swa": "swa-test.conll", "yor": sentences})     # doctest: +SKIP
+
+    Raises MadxError for anything wrong with settings, store, data or base.
+    """
+    store = Store(settings.store)
+    tasks = module_names(store, settings.task_module, settings.seeds)
+    first = info_of(store, next(iter(tasks.values())))
+    if first.task not in TASKS.names():
+        raise ConfigError(
+            f"The module {first.name!r} (role {first.role}) is no task module; evaluate one that train-task made."
+        )
+    sources = source_languages(first, settings.source)
+    languages = language_modules(store, settings, sources)
+    check_choice(settings, languages)
+    kind = task_type(str(first.task))
+    data = {language: read_labelled(path, settings.columns, kind) for language, path in settings.targets.items()}
+    labels = LabelSet(first.labels)
+    for language, sentences in data.items():
+        require(labels, LabelSet.from_sentences(sentences, source=settings.targets[language]))
+    alike = likeness(settings.proxies) if set(settings.proxies.use) - {"emea"} else {}
+    chosen = first.base_to_load(settings.base, settings.revision)
+    base = open_base(settings.model_copy(update={"base": chosen["name"], "revision": chosen["revision"]}))
+    used = dict.fromkeys([*languages.values(), *(settings.mean_of or []), *settings.proxies.modules()])
+    infos = [info_of(store, name) for name in [*used, *tasks.values()]]
+    bring_to(settings.precision, base, *(info.components for info in infos))
+    engine = Engine(base)
+    try:
+        for name in used:
+            engine.attach(store.load(name, engine.base))
+        run = _Run(settings, engine, store, kind, data)
+        cells, missing = run.cells(tasks, sources=sources, languages=languages, alike=alike)
+    finally:
+        engine.close()
+    matrix = TransferMatrix(_meta(settings, base, sources), tuple(cells), tuple(missing), tuple(settings.targets))
+    files = save_report(matrix, run.folder)
+    save_modules(run.folder, infos)
+    run.remove_stale_predictions(cells)
+    return EvaluateResult(matrix, run.folder, files + write_report(run.folder))
+
+
+def _meta(settings: Evaluate, base: Base, sources: list[str]) -> Meta:
+    """The record of an evaluation beside its scores."""
+    texts = [file for text in settings.proxies.texts.values() for file in corpus_files(text)]
+    return Meta(
+        task_module=settings.task_module,
+        source=", ".join(sources),
+        base=f"{base.label} in bfloat16" if precision_of(base) == "bf16" else base.label,
+        versions=versions(),
+        note=settings.note,
+        data={path: file_sha256(path) or "" for path in settings.targets.values()}
+        | {file.path: file.sha256 or "" for file in texts},
+    )
+
+
+class _Run:
+    """The predictions of one evaluation; data: language -> its test sentences."""
+
+    def __init__(
+        self,
+        settings: Evaluate,
+        engine: Engine,
+        store: Store,
+        kind: type[TokenClassification],
+        data: dict[str, list[Sentence]],
+    ):
+        self.settings, self.engine, self.store, self.kind, self.data = settings, engine, store, kind, data
+        self.folder = run_folder(settings.run, f"evaluate-{settings.task_module}")
+
+    def cells(
+        self,
+        tasks: dict[int, str],
+        *,
+        sources: list[str],
+        languages: Mapping[str, str],
+        alike: Mapping[str, Mapping[str, float]],
+    ) -> tuple[list[Cell], list[Missing]]:
+        """Score every seed's task module on every target under every control; tasks: seed -> task module."""
+        engine, settings = self.engine, self.settings
+        cells: list[Cell] = []
+        missing: dict[tuple[str, str], Missing] = {}
+        rows: dict[str, list[Row]] = {}  # of each language, for all seeds and controls
+        total = len(tasks) * len(self.data) * len(settings.columns_chosen())
+        with ProgressView("evaluate", total, shown=settings.progress) as view:
+            for seed, name in tasks.items():
+                task = self._task(name)
+                for language, sentences in self.data.items():
+                    rows[language] = rows.get(language) or task.rows_of(sentences)
+                    compositions = compositions_of(
+                        engine, settings, name, language=language, sources=sources, languages=languages, alike=alike
+                    )
+                    for control, composition in compositions.items():
+                        cell: Cell | str = (
+                            composition
+                            if isinstance(composition, str)
+                            else self._cell(task, composition, (language, control, seed), rows[language])
+                        )
+                        if isinstance(cell, str):
+                            missing[language, control] = Missing(language, control, cell)
+                        else:
+                            cells.append(cell)
+                        view.count(f"{language} {control}")
+                engine.activate(None)
+                engine.detach(name)
+        return cells, list(missing.values())
+
+    def _task(self, name: str) -> TokenClassification:
+        """Attach a task module; gives the task that reads its labels."""
+        info = self.engine.attach(self.store.load(name, self.engine.base)).info
+        length = min(self.settings.max_length, self.engine.base.max_tokens)
+        return self.kind(self.engine.base.tokenizer, LabelSet(info.labels), max_length=length)
+
+    def _cell(
+        self, task: TokenClassification, composition: Composition, place: tuple[str, str, int], rows: list[Row]
+    ) -> Cell | str:
+        """Predict one test set with a measured record of the modules that acted; or give the reason why it cannot be.
+
+        place: target language, control, seed.
+        """
+        engine, settings, (language, control, seed) = self.engine, self.settings, place
+        sentences = self.data[language]
+        engine.activate(composition)
+        mixing = None
+        if control == "emea":
+            try:
+                mixing = EntropyMixing(engine, word_logits, **settings.proxies.emea.model_dump())
+            except CompositionError as error:
+                return str(error)
+        predicted = task.predict(engine, sentences, rows=rows, mixing=mixing)
+        explanation = task.explain(engine, sentences[:PROBE_SENTENCES])
+        if explanation.inactive:
+            inactive = ", ".join(explanation.inactive)
+            log.error("%s, %s: INACTIVE %s: the score does not show what it does", language, control, inactive)
+        if settings.predictions:
+            write_conll(self.folder / PREDICTIONS / prediction_file(language, control, seed), sentences, predicted)
+        record = explanation.as_dict() | ({"mixing": mixing.summary()} if mixing else {})
+        return Cell(language, control, str(composition), seed, task.score(sentences, predicted), record)
+
+    def remove_stale_predictions(self, cells: list[Cell]) -> None:
+        """Remove predictions of an earlier run in the same folder: the report would show them as this run's."""
+        written = {prediction_file(c.target, c.control, c.seed) for c in cells} if self.settings.predictions else set()
+        for file in (self.folder / PREDICTIONS).glob("*.conll"):
+            if file.name not in written:
+                file.unlink()

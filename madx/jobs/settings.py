@@ -1,0 +1,48 @@
+"""Settings that the jobs share, and the data that a job takes: a file, or data in memory."""
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, ValidationInfo, model_validator
+
+from madx.config import Settings
+from madx.jobs.memory import as_files
+
+if TYPE_CHECKING:
+    #: raw text: a path, a list of paths, or texts in memory; once checked, paths alone
+    Corpus = Any
+    #: labelled sentences: a path or sentences in memory; once checked, a path alone
+    LabelledData = Any
+else:
+    Corpus = str | list[str]
+    LabelledData = str
+
+#: the three forms of the setting `components`, for its description
+COMPONENTS = (
+    "A preset; {preset: NAME, TYPE: {SETTING: VALUE}}: a preset with single settings changed; or all settings by "
+    "module type."
+)
+
+
+class DataSettings(Settings):
+    """Settings with data among them. In Python the data may be in memory (`madx.jobs.memory`)."""
+
+    #: names of the settings that take raw text, and of those that take labelled sentences
+    TEXTS: ClassVar[tuple[str, ...]] = ()
+    LABELLED: ClassVar[tuple[str, ...]] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _data_as_files(cls, values: Any, info: ValidationInfo) -> Any:
+        if info.mode == "json" or not isinstance(values, dict):
+            return values
+        given = {key: values.get(key) for key in ("text_key", "limit") if "text_key" in cls.model_fields}
+        return as_files(values, texts=cls.TEXTS, labelled=cls.LABELLED, **given)
+
+
+class JobSettings(DataSettings):
+    """Settings of every job."""
+
+    base: str = Field(description="Folder or id of the frozen base, e.g. xlm-roberta-base.")
+    revision: str | None = Field(default=None, description="Commit, tag or branch of a downloaded base.")
+    store: str = Field(default="modules", description="Folder of modules.")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where to compute.")

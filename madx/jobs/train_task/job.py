@@ -1,0 +1,250 @@
+"""The training of a task module for each seed, above the frozen modules of its source languages."""
+
+import logging
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+
+from madx.base import Base
+from madx.composition import Composition, Stack, check_name
+from madx.contract.module_type import ComponentConfig
+from madx.data.labelled.labels import LabelSet
+from madx.engine import Engine
+from madx.errors import ConfigError
+from madx.jobs.common import info_of, is_main, open_training_base, run_folder, versions, weights_of
+from madx.jobs.keywords import takes_keywords
+from madx.jobs.labelled import file_sha256, task_type
+from madx.jobs.train_task.data import Split, data_record, read_data, task_and_steps, task_over
+from madx.jobs.train_task.settings import TrainTask
+from madx.module import Module, new_module
+from madx.module.components import components_of
+from madx.store import Store, check_language, check_target
+from madx.training import TrainResult, TrainSettings, fit, forget
+
+log = logging.getLogger("madx")
+
+
+@dataclass
+class TaskResult:
+    """The stored task modules, one for each seed, with their folders and the runs of the loop.
+
+    `training[i].best` holds the scores of `modules[i]` on the development data.
+    """
+
+    modules: list[Module] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+    training: list[TrainResult] = field(default_factory=list)
+
+    def summary(self, metric: str) -> str:
+        """Mean and standard deviation of a development score over the seeds."""
+        values = [r.best[metric] for r in self.training]
+        spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+        return f"{metric} {fmean(values):.1f}{spread} over {len(values)} seed{'s' if len(values) > 1 else ''}"
+
+
+@takes_keywords(TrainTask)
+def train_task(settings: TrainTask) -> TaskResult:
+    """Train a task module for each seed and store them, all or none.
+
+    The settings come as `TrainTask` or as keywords of the same names; `data` and `dev` may be sentences in memory:
+
+    >>> madx.train_task(base="xlm-roberta-base", language="eng", data="train.conll", dev="dev.conll")   # doctest: +SKIP
+    >>> madx.train_task(base="xlm-roberta-base", language="eng", data=sentences, dev=more)              # doctest: +SKIP
+
+    Raises MadxError for anything wrong with settings, data or store, before training starts where it can be known.
+    """
+    store = _checked_store(settings)
+    data, labels = read_data(settings)
+    base, options = open_training_base(settings, settings.train, *components_that_act(settings))
+    engine = Engine(base)
+    try:
+        for under in settings.language_modules():
+            engine.attach(store.load(under, base))
+        run = _Run(settings, engine, store, options, data, labels)
+        if not settings.resume and is_main():
+            for seed in settings.seeds:  # later seeds too: a run that is killed would take their checkpoints up
+                forget(run.folder(seed))
+        result = TaskResult()
+        for seed, name in settings.names().items():
+            module, trained = run.train(seed, name)
+            result.modules.append(module)
+            result.training.append(trained)
+        # stored after the last seed: a killed run finds the store as it was, and goes on from its checkpoints
+        result.folders = _store_all(store, result.modules, overwrite=settings.overwrite)
+    finally:
+        engine.close()
+    return result
+
+
+def components_that_act(settings: TrainTask) -> list[dict[str, ComponentConfig]]:
+    """The components of all modules that act in a training: the new module's and those of the language modules."""
+    store = Store(settings.store)
+    under = [info_of(store, name).components for name in settings.language_modules()]
+    return [components_of(settings.components), *under]
+
+
+def _checked_store(settings: TrainTask) -> Store:
+    """The store, after all that can be checked before data are read."""
+    task_type(settings.task)
+    for code in settings.sources():
+        check_language(code)
+    components_of(settings.components)
+    check_name(settings.name or settings.task)
+    names = settings.names()
+    if len(names) != len(settings.seeds):
+        raise ConfigError(f"seeds {settings.seeds}: each seed once.")
+    store = Store(settings.store)
+    for name in names.values():
+        check_target(store.root / name, overwrite=settings.overwrite)
+    return store
+
+
+class _Run:
+    """The trainings of one job over one base and one set of data."""
+
+    def __init__(
+        self,
+        settings: TrainTask,
+        engine: Engine,
+        store: Store,
+        options: TrainSettings,
+        data: dict[str, Split],
+        labels: LabelSet,
+    ):
+        self.settings, self.engine, self.store, self.options = settings, engine, store, options
+        self.data, self.labels = data, labels
+
+    @property
+    def base(self) -> Base:
+        return self.engine.base
+
+    def folder(self, seed: int) -> Path:
+        """The folder of the run of one seed."""
+        settings = self.settings
+        return run_folder(settings.run, f"train-task-{settings.name or settings.task}") / f"seed-{seed}"
+
+    def train(self, seed: int, name: str) -> tuple[Module, TrainResult]:
+        """Train the module of one seed; it stays attached, and nothing is active afterwards."""
+        settings, engine = self.settings, self.engine
+        torch.manual_seed(seed)
+        module = engine.attach(self._new_module(name))
+        compositions = _compositions(settings, name)
+        first = next(iter(compositions.values()))[0]
+        engine.activate(first)
+        tasks = {code: task_over(settings, self.base, self.labels, s, seed=seed) for code, s in self.data.items()}
+        task, steps = task_and_steps(settings, tasks, compositions, seed=seed)
+        sentences = f"{sum(len(train) for train, _ in self.data.values()):,}"
+        over = "; ".join(str(c) for cs in compositions.values() for c in cs)
+        log.info("%s: %s sentences, %s labels, %s steps over %s", name, sentences, len(self.labels), f"{steps:,}", over)
+        trained = fit(
+            engine,
+            name,
+            task,
+            self.options,
+            steps=steps,
+            seed=seed,
+            folder=self.folder(seed),
+            resume=settings.resume,
+            run=_identity(settings, engine),
+            title=name,
+        )
+        engine.activate(first)
+        module.info.training = self._record(seed, steps, trained, compositions)
+        engine.activate(None)
+        return module, trained
+
+    def _new_module(self, name: str) -> Module:
+        settings = self.settings
+        return new_module(
+            name,
+            self.base,
+            role="task",
+            language=settings.single(),
+            components=settings.components,
+            task=settings.task,
+            labels=self.labels.tags,
+            licence=settings.licence,
+        )
+
+    def _record(
+        self, seed: int, steps: int, trained: TrainResult, compositions: dict[str, tuple[Composition, ...]]
+    ) -> dict[str, Any]:
+        """The record of the training in the stored module; `language_module` is that of a single source."""
+        settings, code = self.settings, self.settings.single()
+        used = {name: weights_of(self.store, name) for name in settings.language_modules()}
+        record = {
+            "job": "train-task",
+            "settings": settings.model_dump(exclude={"store", "run", "device", "resume", "overwrite"}),
+            "data": data_record(settings),
+            "seed": seed,
+            "steps": steps,
+            "composition": str(self.engine.composition),
+            "sources": {code: [str(c) for c in under] for code, under in compositions.items()},
+            "explanation": self.engine.explain().as_dict(),
+            "seconds": round(trained.seconds, 1),
+            "best_step": trained.best_step,
+            "scores": {"dev": trained.best},
+            "history": trained.history,
+            "versions": versions(),
+            "precision": self.options.precision,
+            "language_modules": used,
+        }
+        return record | ({"language_module": used.get(settings.module_of(code) or "")} if code else {})
+
+
+def _compositions(settings: TrainTask, name: str) -> dict[str, tuple[Composition, ...]]:
+    """Language -> the compositions that take turns for its batches: over its own module, then over those of `cycle`."""
+    found: dict[str, tuple[Composition, ...]] = {}
+    for code in settings.sources():
+        own = settings.module_of(code)
+        under = dict.fromkeys([own, *settings.cycle] if own is not None or not settings.cycle else settings.cycle)
+        found[code] = tuple(Stack(*([module] if module else []), name) for module in under)
+    return found
+
+
+def _store_all(store: Store, modules: list[Module], *, overwrite: bool) -> list[Path]:
+    """Store all modules, or none that was not there before: one alone would stand in the way of the same command."""
+    names, there = [module.name for module in modules], store.names()
+    if not is_main():
+        return [store.root / name for name in names]
+    try:
+        return [store.save(module, overwrite=overwrite) for module in modules]
+    except BaseException:
+        for name in set(names) & set(store.names()) - set(there):
+            store.remove(name)
+        raise
+
+
+def _identity(settings: TrainTask, engine: Engine) -> dict[str, Any]:
+    """Settings, data and modules by which a checkpoint is known to be of this run, beside the loop's own settings."""
+    keep = (
+        "language",
+        "task",
+        "components",
+        "epochs",
+        "batch_size",
+        "tokens_per_batch",
+        "max_length",
+        "cycle",
+        "temperature",
+    )
+    chosen = {key: getattr(settings, key) for key in keep} | {"columns": settings.columns.model_dump()}
+
+    def fingerprint(name: str) -> str:
+        weights = engine.module(name).state_dict()
+        return sha256(b"".join(v.cpu().numpy().tobytes() for v in weights.values())).hexdigest()
+
+    sources = {
+        code: {
+            "data": file_sha256(data) or data,
+            "dev": file_sha256(dev) or dev,
+            "language_module": settings.module_of(code),
+        }
+        for code, (data, dev) in settings.sources().items()
+    }
+    modules = {name: fingerprint(name) for name in settings.language_modules()}
+    return chosen | {"base": engine.base.fingerprint, "sources": sources, "language_modules": modules}

@@ -1,0 +1,189 @@
+"""LoRA: a low-rank change of the base's linear maps, with rank-stabilised scaling and DoRA as switches.
+
+For a linear map y = W x + b of the base, W `(width, input width)`, a unit holds A `(rank, input width)` and B
+`(width, rank)` (Hu et al. 2021, arXiv:2106.09685):
+
+    y <- y + s B A x        s = alpha / rank, or alpha / sqrt(rank) with `rslora` (Kalajdzievski 2023, arXiv:2312.03732)
+
+B is zero at first, so a fresh unit changes nothing. In a stack the changes of several units add up.
+
+DoRA (Liu et al. 2024, arXiv:2402.09353) learns the length m_i of each row of the changed matrix apart from its
+direction. With || || the norm of each row, and y as the units before it in a stack have left it:
+
+    dora_form "paper"       y <- f (y - b + s B A x) + b    f = m / ||W + s B A||    as in the paper and in peft
+    dora_form "adapterhub"  y <- f (y + s B A x)            f = m / ||W + B A||      as AdapterHub computes it
+
+With alpha = rank and without a bias the two are the same.
+
+m starts as ||W||, but a module is made without the base's weights. So a unit holds g = m / ||W|| `(width,)`, which
+starts as one, and computes f = g ||W|| / ||W + c B A||, with c = s or 1. For files that store m itself this is exact to
+the last bits of float32 (`set_magnitude`, `magnitude`). A step of the optimiser in g changes m in proportion to ||W||.
+Where weight deltas act on the base as well, W is the matrix with them, and a fresh unit still changes nothing.
+
+The paper treats the norm as a constant in the backward pass to save memory. Here it is computed from products of the
+size of the rank, so its exact gradient costs little. Row by row, with * and sum over the entries of a row:
+
+    ||W + c B A||^2 = ||W||^2 + 2 c sum(W A^T * B) + c^2 sum(B A A^T * B)
+"""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from madx.contract.module_type import MODULE_TYPES, ChangeType, ComponentConfig
+from madx.contract.sites import Site
+from madx.contract.views import Projection
+from madx.errors import BaseError, ConfigError
+
+PRESETS: dict[str, tuple[dict[str, Any], str]] = {
+    "lora": ({}, "LoRA of rank 8 on query and value (Hu et al. 2021)"),
+    "lora_all": (
+        {"maps": ["query", "key", "value", "output", "up", "down"]},
+        "LoRA of rank 8 on all linear maps of attention and feed-forward block",
+    ),
+    "rslora": ({"rank": 32, "rslora": True}, "rank-stabilised LoRA of rank 32 (Kalajdzievski 2023)"),
+    "dora": ({"dora": True}, "DoRA of rank 8 on query and value (Liu et al. 2024)"),
+}
+
+
+class LoraConfig(ComponentConfig):
+    """Settings of a LoRA component; the defaults are the paper's for RoBERTa base."""
+
+    rank: int = Field(default=8, ge=1, description="Rank of B A.")
+    alpha: float = Field(
+        default=8.0, gt=0, allow_inf_nan=False, description="Numerator of the scale s = alpha / rank of B A x."
+    )
+    maps: tuple[Literal["query", "key", "value", "output", "up", "down"], ...] = Field(
+        default=("query", "value"),
+        min_length=1,
+        strict=False,
+        description="Linear maps of each layer that are changed.",
+    )
+    rslora: bool = Field(default=False, description="Scale by alpha / sqrt(rank) instead of alpha / rank.")
+    dora: bool = Field(
+        default=False, description="Learn the length of each row of the changed matrix by itself (DoRA)."
+    )
+    dora_form: Literal["paper", "adapterhub"] = Field(
+        default="paper",
+        description="DoRA of the paper and of peft, or of AdapterHub (norm of W + B A; the bias is scaled too).",
+    )
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="Dropout on the input of A in training.")
+    init: Literal["kaiming", "normal"] = Field(
+        default="kaiming", description="kaiming: Kaiming A, zero B; normal: N(0, 0.02) for both."
+    )
+
+    @model_validator(mode="after")
+    def _form_is_used(self) -> "LoraConfig":
+        if self.dora_form != "paper" and not self.dora:
+            raise ValueError(f"dora_form {self.dora_form!r} needs dora: true")
+        return self
+
+    @property
+    def scale(self) -> float:
+        """s, the factor of B A x."""
+        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
+
+
+@MODULE_TYPES.register("lora")
+class Lora(ChangeType):
+    """A low-rank change of one linear map; see the file's docstring for the formulas.
+
+    Attributes:
+        A: `(rank, input width)`.
+        B: `(width, rank)`.
+        ratio: g = m / ||W|| of DoRA, `(width,)`; None without DoRA.
+    """
+
+    Config = LoraConfig
+    config: LoraConfig
+    scope = "token"
+    reads = frozenset({"input"})
+
+    def __init__(self, config: LoraConfig, site: Site):
+        super().__init__(config, site)
+        inputs = site.width if site.input_width is None else site.input_width
+        if config.rank > min(inputs, site.width):
+            raise ConfigError(
+                f"lora.rank is {config.rank}, but {site.name} maps {inputs} numbers to {site.width}: a rank above "
+                f"{min(inputs, site.width)} adds nothing. Give a lower rank, or take {site.map} out of lora.maps."
+            )
+        self.A = nn.Parameter(torch.empty(config.rank, inputs))
+        self.B = nn.Parameter(torch.zeros(site.width, config.rank))
+        self.ratio = nn.Parameter(torch.ones(site.width)) if config.dora else None
+        if config.init == "normal":
+            nn.init.normal_(self.A, std=0.02)
+            nn.init.normal_(self.B, std=0.02)
+        else:
+            nn.init.kaiming_uniform_(self.A, a=5**0.5)
+
+    @classmethod
+    def acts_at(cls, config: LoraConfig, site: Site) -> bool:
+        return site.kind == "linear" and site.map in config.maps and site.layer in config.layers(site.depth)
+
+    def forward(self, view: Projection) -> Tensor:
+        """The change of y, `(..., width)`."""
+        config, x = self.config, view.read("input")
+        if self.training and config.dropout:
+            x = F.dropout(x, config.dropout)
+        low = F.linear(F.linear(x, self.A), self.B) * config.scale
+        if self.ratio is None:
+            return low
+        y = view.value
+        scaled = y if config.dora_form == "adapterhub" or view.bias is None else y - view.bias
+        factor = self.ratio * self._shrinkage(view.weight)
+        return ((factor - 1) * scaled + factor * low).to(y.dtype)  # under autocast y has fewer bits than the factors
+
+    def _shrinkage(self, weight: Tensor) -> Tensor:
+        """||W|| / ||W + c B A||, `(width,)`, in the number format of B also under autocast."""
+        c = self.config.scale if self.config.dora_form == "paper" else 1.0
+        with torch.autocast(weight.device.type, enabled=False):
+            W, A, B = weight.detach().to(self.B.dtype), self.A, self.B
+            own = W.square().sum(1)
+            both = own + 2 * c * (W @ A.T * B).sum(1) + c**2 * (B @ (A @ A.T) * B).sum(1)
+            least = torch.finfo(own.dtype).tiny  # rounding must not make the square of a vanishing row negative
+            return (own / both.clamp_min(least)).sqrt()
+
+    # ---- exchange with libraries that store m itself -----------------------------------------------------------------
+
+    @torch.no_grad()
+    def magnitude(self, weight: Tensor) -> Tensor:
+        """m = g ||W||, `(width,)`, for the base's own W `(width, input width)` without weight deltas.
+
+        Raises ConfigError for a component without DoRA.
+        """
+        return self._ratio() * _row_norms(weight, self.B.dtype)
+
+    @torch.no_grad()
+    def set_magnitude(self, m: Tensor, weight: Tensor) -> None:
+        """Take m, `width` numbers in any shape, for the base's own W `(width, input width)` without weight deltas.
+
+        Raises ConfigError for a component without DoRA, BaseError where a row of W is zero, which has no ratio to m.
+        """
+        ratio, norms = self._ratio(), _row_norms(weight, self.B.dtype)
+        if not bool(norms.all()):
+            row = int((norms == 0).nonzero()[0])
+            raise BaseError(
+                f"Row {row} of the weight at {self.site.name} is zero, so the magnitude of DoRA cannot be kept as a "
+                "ratio to its length. Load the base that the module was trained on."
+            )
+        ratio.copy_(m.reshape(-1).to(norms) / norms)
+
+    def _ratio(self) -> nn.Parameter:
+        if self.ratio is None:
+            raise ConfigError("This LoRA component has no magnitude; only one with dora: true has.")
+        return self.ratio
+
+    def describe(self) -> str:
+        """For example `rank 8, alpha 8, dora`."""
+        config = self.config
+        switches = [name for name, on in (("rslora", config.rslora), ("dora", config.dora)) if on]
+        if config.dora_form != "paper":
+            switches[-1] += f" ({config.dora_form})"
+        return ", ".join([f"rank {config.rank}", f"alpha {config.alpha:g}", *switches])
+
+
+def _row_norms(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    return weight.detach().to(dtype).square().sum(1).sqrt()
