@@ -161,7 +161,7 @@ def test_commands(tmp_path, monkeypatch):
     data = ["--base", "base", "--language", "eng", "--data", "train.conll", "--dev", "dev.conll"]
     done = run("train-task", *data, "--seeds", "1", "--epochs", "2", "--set", "components={toy_weights: {}}")
     assert done.exit_code == 0, (done.output, done.exception)
-    done = run("evaluate", "--task-module", "ner", "--target", "swa=test-swa.conll")
+    done = run("evaluate", "--task-module", "ner", "--target", "swa=swa-test.conll")
     assert done.exit_code == 0, (done.output, done.exception)
     cells = json.loads(next(Path("runs").rglob("matrix.json")).read_text())["cells"]
     assert {a["component"] for c in cells for a in c["explanation"]["actions"]} == {
