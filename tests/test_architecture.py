@@ -151,9 +151,15 @@ def length(path: Path, *, limit: int) -> list[str]:
     return [f"{path} has {lines} lines, more than {limit}: which two things does it do?"] if lines > limit else []
 
 
-def test_every_test_file_has_a_test():
+def test_every_test_file_has_a_test_and_a_name_of_its_own():
+    faults, names = [], set()
     for path in (ROOT / "tests").rglob("test_*.py"):
-        assert re.search(r"^def test_", path.read_text(encoding="utf-8"), re.MULTILINE), path
+        if not re.search(r"^def test_", path.read_text(encoding="utf-8"), re.MULTILINE):
+            faults.append(f"{path} holds no test")
+        if path.name in names:
+            faults.append(f"{path}: another folder of tests has a file of this name, and pytest imports files by name")
+        names.add(path.name)
+    refuse(faults)
 
 
 # ---- docstrings ------------------------------------------------------------------------------------------------------
@@ -162,8 +168,8 @@ def test_every_test_file_has_a_test():
 def public(node: ast.Module | ast.ClassDef, outer: str = "") -> Iterator[tuple[ast.AST, str]]:
     """Public functions, classes and methods with their names.
 
-    A method needs no docstring of its own when its parent has it (the contract, tasks, `forward` of torch), or when it
-    is as short as a docstring would be.
+    A method needs no docstring of its own when its abstract parent has it (or torch: `forward`), or when it is as short
+    as a docstring would be.
     """
     for child in node.body:
         if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not child.name.startswith("_"):
@@ -175,11 +181,12 @@ def public(node: ast.Module | ast.ClassDef, outer: str = "") -> Iterator[tuple[a
 
 
 INHERITED = {"forward"} | {
-    node.name
+    method.name
     for name, tree in TREES.items()
-    if room(name) == "contract" or name == "madx.tasks.base"
     for node in ast.walk(tree)
-    if isinstance(node, ast.FunctionDef)
+    if isinstance(node, ast.ClassDef) and (room(name) == "contract" or "ABC" in map(ast.unparse, node.bases))
+    for method in node.body
+    if isinstance(method, ast.FunctionDef) and ast.get_docstring(method)
 }
 
 

@@ -223,8 +223,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(here):
     assert checkpoint.exists() and not (here / "stopped").exists()
 
 
-# ---- lines of mixed languages
-# ------------------------------------------------------------------------------------------
+# ---- lines of mixed languages ----------------------------------------------------------------------------------------
 
 
 MIXED = (

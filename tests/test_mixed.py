@@ -1,4 +1,4 @@
-"""Differences and adapters in any composition, order and accident: theta_0 returns; and every bad difference has its words."""
+"""Weight deltas and adapters in any composition, order and accident: theta_0 returns, and bad deltas are refused."""
 
 import json
 from functools import lru_cache
@@ -39,7 +39,7 @@ def mixed():
 )
 @settings(derandomize=True, max_examples=8, deadline=None)
 def test_any_order_and_any_accident_returns_theta_0(sequence):
-    """Each step activates a composition; some are cut off while places are written (an exception), and the one before stays."""
+    """Each step activates a composition; an exception interrupts some while they write, and the one before stays."""
     engine = mixed()
     state, ids = snapshot(engine.base), tiny.inputs()
     write, left = torch.Tensor.scatter_, [0]
@@ -187,7 +187,7 @@ def test_every_bad_difference_has_its_words(tmp_path):
 
 
 def test_bad_differences_by_command(tmp_path, monkeypatch):
-    """Too many entries are told before anything trains; a file of another base or a cut one before anything is predicted."""
+    """Too many entries are refused before training; a file of another base, or a cut one, before prediction."""
     folder = fill(tmp_path)
     monkeypatch.chdir(folder)
     small = [

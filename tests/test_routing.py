@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from madx.composition import Route, parse
 from madx.engine import Engine
+from madx.engine.active import ActiveComposition
+from madx.engine.call import Call
 from madx.engine.entropy_mixing import EntropyMixing
 from madx.engine.routing import RoutePlan
 from madx.errors import CompositionError
@@ -89,7 +91,7 @@ def require_equal(made, route, branches, **options):
     assert torch.allclose(made(ids, mask, at=at, branches=branches), expected[0][places], atol=1e-5, rtol=1e-5)
 
 
-# ---- the contract --------------------------------------------------------------------------------------------------------
+# ---- the contract ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", ["xlm-roberta", "modernbert"])
@@ -180,7 +182,7 @@ def test_a_sublayer_without_its_last_norm_beside_one_with_it_is_refused_on_a_pre
         made.activate("route(a, raw)")
 
 
-# ---- what runs, and how often --------------------------------------------------------------------------------------------
+# ---- what runs, and how often ----------------------------------------------------------------------------------------
 
 
 def watched(made, *names):
@@ -217,7 +219,7 @@ def test_a_batch_of_one_branch_runs_the_plain_plan_and_nothing_is_compiled_twice
     made.activate("swa + ner")
     plain, alone = made.plan, made(ids, mask)
     made.activate("route(swa + ner, yor + ner)")
-    assert made._route.plan((0,), [0, 4]) == plain  # the very same instances in the same order
+    assert made._route.plan((0,)) == plain  # the very same instances in the same order
     assert torch.equal(made(ids, mask, branches=[0] * 4), alone)
     mixed = made(ids, mask, branches=[0, 1, 0, 1])
     made.activate(None)
@@ -278,7 +280,7 @@ def test_branches_by_number_by_text_by_tensor():
         assert torch.equal(made(ids, mask, branches=same), one)
 
 
-# ---- labels --------------------------------------------------------------------------------------------------------------
+# ---- labels ----------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -300,7 +302,7 @@ def test_each_row_is_labelled_by_the_head_of_its_own_task_module():
         made.task_module()
 
 
-# ---- gradients -----------------------------------------------------------------------------------------------------------
+# ---- gradients -------------------------------------------------------------------------------------------------------
 
 
 def test_gradients_are_those_of_separate_passes():
@@ -352,7 +354,7 @@ def test_a_module_that_no_branch_names_is_not_trained():
         made.train_only("ner", "yor")
 
 
-# ---- differences of weights ----------------------------------------------------------------------------------------------
+# ---- differences of weights ------------------------------------------------------------------------------------------
 
 
 def test_branches_with_different_weights_go_through_one_after_the_other():
@@ -369,7 +371,7 @@ def test_branches_with_different_weights_go_through_one_after_the_other():
 def test_one_difference_of_weights_for_all_rows_takes_one_pass(monkeypatch):
     made = engine(swa="madx", yor="madx", ner="lt_sft_task")
     require_equal(made, route_of("swa + ner", "yor + ner"), [1, 0, 1])
-    monkeypatch.setattr(Engine, "_put_on", None)
+    monkeypatch.setattr(ActiveComposition, "put_on", None)
     ids, mask = tiny.inputs(3)
     assert made(ids, mask, branches=[1, 0, 1]).requires_grad is False
     made.train_only("swa")
@@ -417,7 +419,7 @@ def test_gradients_through_weights_that_changed_since_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# ---- bad input -----------------------------------------------------------------------------------------------------------
+# ---- bad input -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -425,7 +427,7 @@ def test_gradients_through_weights_that_changed_since_are_refused(tmp_path):
     [
         (
             None,
-            "'route\\(swa \\+ ner, yor \\+ ner\\)' has 2 branches: which one does each of the 3 rows take.*branches=\\[0, 1, 0\\]",
+            "'route\\(swa \\+ ner, yor \\+ ner\\)' has 2 branches.*3 rows.*branches=\\[0, 1, 0\\]",
         ),
         ([0, 1], "2 entries for 3 rows"),
         ([0, 1, 0, 1], "4 entries for 3 rows"),
@@ -485,11 +487,12 @@ def test_requests_that_make_no_sense():
 
 
 def test_a_base_that_joins_its_rows_is_noticed():
-    """A base that lays all tokens in one row, as flash attention without padding does, must not be cut at wrong places."""
+    """A base that lays all tokens in one row, as flash attention without padding does, is not cut at wrong places."""
     made = engine(swa="pfeiffer", yor="pfeiffer")
     made.activate("route(swa, yor)")
-    plan = made._route.plan((0, 1), [0, 2, 3])
-    with pytest.raises(CompositionError, match="expects 3 rows here, but the base hands over 1.*sdpa"):
+    plan = made._route.plan((0, 1))
+    call = Call(plan, offsets=(0, 2, 3))
+    with made._current.running(call), pytest.raises(CompositionError, match="expects 3 rows.*hands over 1.*sdpa"):
         plan["layer.0.ffn"][0].slices(1)
 
 
@@ -505,7 +508,7 @@ def test_after_an_error_the_next_batch_is_right():
     assert torch.equal(made(ids, mask, branches=[1, 0]), before)
 
 
-# ---- explained -----------------------------------------------------------------------------------------------------------
+# ---- explained -------------------------------------------------------------------------------------------------------
 
 
 def test_explained_branch_by_branch():
@@ -526,7 +529,7 @@ def test_explained_and_measured_on_the_rows_of_each_branch():
         [p.zero_() for p in made.module("dead").parameters()]
     made.activate("route(swa + ner, yor + ner, dead + ner)")
     ids, mask = tiny.inputs(4)
-    plan, route = made.plan, made._route
+    route = made._route
     found = made.explain(ids, mask, branches=[0, 0, 1, 0])
     assert made._route is route and found.measured
     of = {
@@ -562,7 +565,7 @@ def test_a_plan_is_made_of_the_stacks_own_steps(many, stacks):
     many.activate(route_of(*stacks))
     route: RoutePlan = many._route
     ranks = tuple(range(len(route.stacks)))
-    plan = route.plan(ranks, list(range(len(ranks) + 1)))
+    plan = route.plan(ranks)
 
     def taken(steps, rank):
         for step in steps:

@@ -136,6 +136,10 @@ class Fuse:
                 f"The fusion module {fusion!r} cannot be one of the modules that it joins in '{self}'."
             )
 
+    def names(self) -> tuple[str, ...]:
+        """Every module named, each once; the fusion module last."""
+        return tuple(dict.fromkeys(_names(self)))
+
     def __str__(self) -> str:
         return f"fuse({', '.join(map(str, self.children))}; {self.fusion})"
 

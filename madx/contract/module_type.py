@@ -127,7 +127,7 @@ class ModuleType(nn.Module, ABC):
         return None
 
     def penalty(self) -> Tensor | None:
-        """A term that is added to the loss of each step, a scalar; None: no penalty."""
+        """A term that is added to the loss of each step, a scalar that depends on parameters alone; None: no penalty."""
         return None
 
     def prepare(self, gradients: dict[str, Tensor]) -> None:
@@ -237,8 +237,8 @@ class Delta:
 class WeightsType(ModuleType):
     """Acts through the base's parameters: theta = theta_0 + delta. Its site is `weights`.
 
-    The engine adds the deltas when a composition is activated, and restores theta_0 exactly when it is deactivated. To be
-    trained, a type overrides `pull`.
+    The engine adds the deltas when a composition is activated, and restores theta_0 exactly when it is deactivated. Training
+    asks for gradients of the base's parameters and hands them to `pull`.
     """
 
     kinds = frozenset({"weights"})
@@ -253,7 +253,9 @@ class WeightsType(ModuleType):
 
     def state(self) -> list[Tensor]:
         """The tensors that the deltas are made of: as long as these are the same and unchanged, so are the deltas."""
-        return [*self.parameters(), *self.buffers()]
+        shared = self.common
+        more = [*shared.parameters(), *shared.buffers()] if isinstance(shared, nn.Module) else []
+        return [*self.parameters(), *self.buffers(), *more]
 
     def touches(self) -> list[str]:
         """Names of the parameters that its deltas may change; in training their gradients are computed."""

@@ -3,13 +3,14 @@
 A stack runs its steps one after the other. Everything else is made of two operations that a rule knows for its class:
 
     weighted(branches, weights)     one step for an average, or for a factor: sum of w_i * (what branch i does)
-    split(groups, offsets)          one step that hands neighbouring rows of a batch to steps of their own (a route)
+    split(groups)                   one step that hands neighbouring rows of a batch to steps of their own (a route)
 
 and of one measure for `engine.explain()`. So a plan asks the rule of a site and never the kind of a module type.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from madx.contract.views import Sublayer, View
 from madx.errors import CompositionError
 
 Steps = list[Callable]
+#: in a batch of sorted rows: where the rows of each branch begin, and their number at the end. It belongs to a forward pass
+ROW_OFFSETS: ContextVar[Sequence[int]] = ContextVar("row offsets", default=())
 #: (first branch, branch after the last, steps): neighbouring branches of a batch with the steps of all their rows
 Group = tuple[int, int, Steps]
 
@@ -32,7 +35,7 @@ class Rule(ABC):
         """One step for an average or a factor."""
 
     @abstractmethod
-    def split(self, groups: list[Group], offsets: list[int]) -> Callable:
+    def split(self, groups: list[Group]) -> Callable:
         """One step that hands each group of neighbouring rows to its own steps."""
 
     @abstractmethod
@@ -46,8 +49,8 @@ class ChangeRule(Rule):
     def weighted(self, branches: Sequence[Steps], weights: Sequence[float]) -> Callable:
         return WeightedChange(branches, weights)
 
-    def split(self, groups: list[Group], offsets: list[int]) -> Callable:
-        return SplitChange(groups, offsets)
+    def split(self, groups: list[Group]) -> Callable:
+        return SplitChange(groups)
 
     def share(self, given: Tensor | View, result: Tensor) -> float:
         return _share(whole(given), result)
@@ -59,8 +62,8 @@ class MapRule(Rule):
     def weighted(self, branches: Sequence[Steps], weights: Sequence[float]) -> Callable:
         return WeightedMap(branches, weights)
 
-    def split(self, groups: list[Group], offsets: list[int]) -> Callable:
-        return SplitMap(groups, offsets)
+    def split(self, groups: list[Group]) -> Callable:
+        return SplitMap(groups)
 
     def share(self, given: Tensor | View, result: Tensor) -> float:
         before = whole(given)
@@ -152,28 +155,28 @@ class FusedChange:
 
 
 class _Split:
-    """A step that hands each group of neighbouring rows to steps of their own. Branches are counted within the batch;
-    `offsets`: where the rows of each branch begin, set anew for each batch."""
+    """A step that hands each group of neighbouring rows to steps of their own; branches are counted within the batch."""
 
-    def __init__(self, groups: list[Group], offsets: list[int]):
-        self.groups, self.offsets = groups, offsets
+    def __init__(self, groups: list[Group]):
+        self.groups = groups
 
     def slices(self, rows: int) -> list[tuple[int, int, Steps]]:
         """(first row, row after the last, steps) within the rows at hand."""
-        start, end = self.offsets[self.groups[0][0]], self.offsets[self.groups[-1][1]]
+        offsets = ROW_OFFSETS.get()
+        start, end = offsets[self.groups[0][0]], offsets[self.groups[-1][1]]
         if end - start != rows:
             raise CompositionError(
                 f"A route expects {end - start} rows here, but the base hands over {rows}: it joins rows without padding, so they "
                 'cannot be told apart. Load it with attn_implementation="sdpa" or "eager".'
             )
-        return [(self.offsets[a] - start, self.offsets[b] - start, steps) for a, b, steps in self.groups]
+        return [(offsets[a] - start, offsets[b] - start, steps) for a, b, steps in self.groups]
 
 
 class SplitChange(_Split):
     """At sites of changes: the changes that the groups' steps make, one below the other."""
 
-    def __init__(self, groups: list[Group], offsets: list[int]):
-        super().__init__(groups, offsets)
+    def __init__(self, groups: list[Group]):
+        super().__init__(groups)
         # positions are split as rows are, so even a step that looks at its own token alone must see whole rows
         self.scope: Scope = "batch" if scope_of([s for *_, steps in groups for s in steps]) == "batch" else "row"
 

@@ -5,14 +5,14 @@ never see each other's state, and a backward pass that recomputes a layer (gradi
 its own forward pass.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from madx.contract.rules import Steps
+from madx.contract.rules import ROW_OFFSETS, Steps
 from madx.contract.views import Tokens
 from madx.engine.plan import Plan
 from madx.engine.slots import SlotBatch
@@ -33,6 +33,7 @@ class Call:
         at: the positions that somebody will read, past the last layer's attention; None: all.
         targets: in a masked-LM loss the pieces to predict, `(n,)`; None: the decoder gives scores.
         sort, unsort: orders of the decoder's positions under a route, `(n,)`; None: they lie as they are.
+        offsets: under a route where the rows of each branch begin; see `madx.contract.rules`.
         given: cached states that enter the first layer to be computed, `(batch, tokens, width)`; None: none are known.
         backward: False: the base runs without gradients, since nothing that is trained needs them.
         weights: raises when the weight deltas of the pass are no longer on the base; None: there were none.
@@ -46,6 +47,7 @@ class Call:
     targets: Tensor | None = None
     sort: Tensor | None = None
     unsort: Tensor | None = None
+    offsets: Sequence[int] = ()
     given: Tensor | None = None
     backward: bool = True
     weights: Callable[[], None] | None = None
@@ -79,8 +81,9 @@ class CurrentCall:
     @contextmanager
     def running(self, call: Call) -> Iterator[Call]:
         """Make a call current for the length of a `with` block."""
-        token = self._current.set(call)
+        token, offsets = self._current.set(call), ROW_OFFSETS.set(call.offsets)
         try:
             yield call
         finally:
+            ROW_OFFSETS.reset(offsets)
             self._current.reset(token)

@@ -261,10 +261,11 @@ class Engine:
             return found if fused else loss_of(found, targets)
 
     def _head_call(self, hidden: Tensor, branches: Branches | None) -> Call:
-        rows = routing.sort(self._route, branches, hidden)
-        if rows is None:
+        route = self._route
+        rows = routing.sort(route, branches, hidden)
+        if route is None or rows is None:
             return Call(self.plan)
-        return Call(routing.required(self._route).plan(rows.present, rows.offsets), sort=rows.order, unsort=rows.back)
+        return Call(route.plan(rows.present), offsets=rows.offsets, sort=rows.order, unsort=rows.back)
 
     def task_module(self, stack: Stack | Item | None = None) -> Module:
         """The last module with a head in a stack (None: the active composition); raises CompositionError without one."""

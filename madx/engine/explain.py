@@ -94,7 +94,7 @@ def _of_route(engine: RunningEngine, plan: RoutePlan, numbers: np.ndarray | None
     for number, stack in enumerate(plan.route.branches):
         with engine.with_weights_of(stack):
             found.append(_of_stack(engine, stack, plan.of_stack(stack), number in met))
-    whole = plan.plan(tuple(range(len(plan.stacks))), [0] * (len(plan.stacks) + 1))
+    whole = plan.plan(tuple(range(len(plan.stacks))))
     shared = dict.fromkeys(a.module for steps in whole.values() for a in _actions(steps))
     inactive = dict.fromkeys(name for branch in found for name in branch.inactive)
     passes = routing.groups(plan, range(len(plan.route.branches)))

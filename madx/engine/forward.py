@@ -1,6 +1,6 @@
 """Runs forward passes: makes the call of each, with slots, needed positions, cached states and sorted rows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,6 +46,7 @@ class Forward:
         *,
         at: Positions | None = None,
         groups: Groups = (),
+        offsets: Sequence[int] = (),
         cache: ActivationCache | None = None,
     ) -> Tensor:
         """The last layer's output, `(batch, tokens, width)`, or `(n, width)` at the needed positions.
@@ -54,12 +55,18 @@ class Forward:
         """
         length = max((slots.length for *_, slots in groups), default=0)
         if length:
-            return self._with_slots(plan, ids, mask, at, SlotBatch(length, groups))
+            return self._with_slots(plan, ids, mask, at, SlotBatch(length, groups), offsets)
         narrowed = at is not None and self.hooked and can_narrow(self.base, plan)
         keys = keys_of(ids, mask) if cache is not None else []
         given = cache.known(keys, ids) if cache is not None else None
         call = Call(
-            plan, Tokens(mask), at=at if narrowed else None, given=given, backward=self.backward, weights=self.weights
+            plan,
+            Tokens(mask),
+            at=at if narrowed else None,
+            given=given,
+            offsets=offsets,
+            backward=self.backward,
+            weights=self.weights,
         )
         hidden = self._encode(call, ids, mask)
         if cache is not None and given is None and CACHED in call.seen:
@@ -82,22 +89,29 @@ class Forward:
         passes = list(route.passes(rows))
         needed = rows.places(at) if at is not None and len(passes) == 1 else None
         found: list[Tensor] = []
-        for stack, part, plan, slots in passes:
+        for each in passes:
             if route.several_weights:
                 if found and found[-1].requires_grad:
                     raise CompositionError(
                         f"The branches of '{route.route}' have different weight deltas, and gradients cannot flow back through "
                         "weights that have changed since. Train on rows of one such branch at a time, or use no_grad."
                     )
-                put_on(stack)
-            found.append(self.run(plan, ids[part], None if mask is None else mask[part], at=needed, groups=slots))
+                put_on(each.stack)
+            here = None if mask is None else mask[each.rows]
+            found.append(self.run(each.plan, ids[each.rows], here, at=needed, groups=each.slots, offsets=each.offsets))
         if needed is not None:
             return found[0]
         whole = rows.unsorted(found[0] if len(found) == 1 else torch.cat(found))
         return whole if at is None else whole[at]
 
     def _with_slots(
-        self, plan: Plan, ids: Tensor, mask: Tensor | None, at: Positions | None, slots: SlotBatch
+        self,
+        plan: Plan,
+        ids: Tensor,
+        mask: Tensor | None,
+        at: Positions | None,
+        slots: SlotBatch,
+        offsets: Sequence[int],
     ) -> Tensor:
         self._require_room(ids, slots.length)
         given = torch.ones_like(ids) if mask is None else mask
@@ -105,7 +119,15 @@ class Forward:
         front = ids.new_full((len(ids), slots.length), self.base.config.pad_token_id or 0)
         moved = None if at is None else (at[0], at[1] + slots.length)
         narrowed = moved is not None and can_narrow(self.base, plan)
-        call = Call(plan, tokens, slots, at=moved if narrowed else None, backward=self.backward, weights=self.weights)
+        call = Call(
+            plan,
+            tokens,
+            slots,
+            at=moved if narrowed else None,
+            offsets=offsets,
+            backward=self.backward,
+            weights=self.weights,
+        )
         hidden = self._encode(call, torch.cat([front, ids], dim=1), tokens.mask)
         if at is None:
             return hidden[:, slots.length :]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from madx.composition import Average, Fuse, Item, Scaled, Stack, Ties
 from madx.contract.module_type import FusionType, ModuleType, SlotsType
-from madx.contract.rules import RULES, FusedChange, Steps
+from madx.contract.rules import ROW_OFFSETS, RULES, FusedChange, Steps
 from madx.contract.sites import Site
 from madx.engine.slots import NO_SLOTS, Block, SlotPlan, mixed, refuse_scaled
 from madx.errors import CompositionError
@@ -22,16 +22,15 @@ from madx.module import Module
 Watch = Callable[[str, str, str, ModuleType], Callable]
 
 
-@dataclass
+@dataclass(frozen=True)
 class RowFlags:
-    """A switch in which the branches of a batch differ; offsets: where the rows of each branch begin."""
+    """A switch in which the branches of a batch differ."""
 
     flags: tuple[bool, ...]
-    offsets: list[int]
 
     def rows(self, device: torch.device) -> Tensor:
         """The switch of each row, `(batch,)`."""
-        counts = torch.tensor(self.offsets).diff()
+        counts = torch.tensor(ROW_OFFSETS.get()).diff()
         return torch.tensor(self.flags).repeat_interleave(counts).to(device)
 
 

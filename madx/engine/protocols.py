@@ -18,7 +18,10 @@ class RunningEngine(Protocol):
     """The members of `madx.Engine` that explanations, merges and the activation cache use."""
 
     base: Base
-    deltas: WeightDeltas
+
+    @property
+    def deltas(self) -> WeightDeltas:
+        """The weight deltas on the base."""
 
     @property
     def modules(self) -> Mapping[str, Module]:

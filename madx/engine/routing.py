@@ -14,6 +14,7 @@ rows go through the base one group after the other (`RoutePlan.passes`).
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, groupby
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -65,6 +66,17 @@ class Rows:
         return tensor if self.back is None else tensor.index_select(0, self.back)
 
 
+class Pass(NamedTuple):
+    """One forward pass of a batch under a route: a stack with the weight deltas to put on, the sorted rows that it takes, the
+    plan of these rows, where the rows of each branch begin, and the slots of neighbouring rows."""
+
+    stack: Stack
+    rows: slice
+    plan: Plan
+    offsets: tuple[int, ...]
+    slots: tuple[tuple[int, int, SlotPlan], ...]
+
+
 class RoutePlan:
     """What a route compiles to.
 
@@ -91,7 +103,7 @@ class RoutePlan:
             self._numbers.setdefault(str(branch), number)
         compiler = Compiler(sites, modules, watch)
         self.plans = [compiler.stack(stack) for stack in self.stacks]
-        self._merged: dict[tuple[int, ...], tuple[Plan, list[int]]] = {}
+        self._merged: dict[tuple[int, ...], Plan] = {}
         self.refusal = (
             f"'{route}' is active, and the base was called past the engine, where nobody says which branch each row takes. "
             "Call engine(input_ids, attention_mask, branches=[...]), or activate one of the branches."
@@ -156,44 +168,39 @@ class RoutePlan:
         """The plan of one of `stacks`."""
         return self.plans[self.stacks.index(stack)]
 
-    def passes(self, rows: Rows) -> Iterator[tuple[Stack, slice, Plan, tuple[tuple[int, int, SlotPlan], ...]]]:
-        """The forward passes of a batch: a stack with the weight deltas to put on, sorted rows, the plan of these rows, and the
-        slots of neighbouring rows."""
+    def passes(self, rows: Rows) -> Iterator[Pass]:
+        """The forward passes of a batch."""
         if not rows.present:
-            yield self.stacks[0], slice(0, 0), Plan(), ()
+            yield Pass(self.stacks[0], slice(0, 0), Plan(), (), ())
         for _, members in groupby(range(len(rows.present)), key=lambda k: self.classes[rows.present[k]]):
             group = list(members)
             a, b = group[0], group[-1] + 1
-            first, offsets = rows.offsets[a], rows.offsets[a : b + 1]
-            here = [offset - first for offset in offsets]
-            plan = self.plan(rows.present[a:b], here)
-            slots = tuple((here[k], here[k + 1], self.plans[rank].slots) for k, rank in enumerate(rows.present[a:b]))
-            yield self.stacks[rows.present[a]], slice(first, offsets[-1]), plan, slots
+            first, present = rows.offsets[a], rows.present[a:b]
+            offsets = tuple(offset - first for offset in rows.offsets[a : b + 1])
+            slots = tuple((offsets[k], offsets[k + 1], self.plans[rank].slots) for k, rank in enumerate(present))
+            yield Pass(self.stacks[present[0]], slice(first, rows.offsets[b]), self.plan(present), offsets, slots)
 
-    def plan(self, present: tuple[int, ...], offsets: list[int]) -> Plan:
-        """What runs at each site on rows of these ranks, lying at these offsets."""
+    def plan(self, present: tuple[int, ...]) -> Plan:
+        """What runs at each site on rows of these ranks; where the rows of each begin is told with each forward pass."""
         if len(present) == 1:
             return self.plans[present[0]]
-        if present not in self._merged:
-            if len(self._merged) >= KEPT:
-                del self._merged[next(iter(self._merged))]
-            here: list[int] = []  # the offsets of the batch at hand; all steps of this plan look here
-            self._merged[present] = self._merge(present, here), here
-        plan, here = self._merged[present]
-        here[:] = offsets
+        plan = self._merged.get(present)
+        if plan is None:
+            while len(self._merged) >= KEPT:
+                self._merged.pop(next(iter(self._merged)), None)
+            plan = self._merged[present] = self._merge(present)
         return plan
 
-    def _merge(self, present: tuple[int, ...], here: list[int]) -> Plan:
+    def _merge(self, present: tuple[int, ...]) -> Plan:
         plan, plans = Plan(), [self.plans[rank] for rank in present]
         for site in self.sites:
-            rule = RULES[site.kind]
             lists = [each.get(site.name, []) for each in plans]
-            steps = merged(lists, 0, lambda groups, rule=rule: rule.split(groups, here)) if lists else []
+            steps = merged(lists, 0, RULES[site.kind].split) if lists else []
             if steps:
                 plan[site.name] = steps
             flags = tuple(bool(each.without_norm.get(site.name)) for each in plans)
             if any(flags):
-                plan.without_norm[site.name] = True if all(flags) else RowFlags(flags, here)
+                plan.without_norm[site.name] = True if all(flags) else RowFlags(flags)
         return plan
 
 

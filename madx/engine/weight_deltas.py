@@ -92,7 +92,7 @@ class _Piece:
             yield (places.sub_(self.offset) if self.offset else places, *others)
 
 
-@dataclass
+@dataclass(eq=False)
 class Applied:
     """A term that is on the base."""
 

@@ -1,4 +1,4 @@
-"""Other people's files, in and out: one file per format, registered in `FORMATS`; adding a file adds a format."""
+"""Files of other libraries, read and written. Each format is a package here, registered in `FORMATS`."""
 
 from madx.interop.adapterhub import (
     export_adapterhub,
@@ -6,8 +6,16 @@ from madx.interop.adapterhub import (
     import_adapterhub,
     import_adapterhub_setup,
 )
-from madx.interop.base import FORMATS, Format, ImportRequest, ImportResult, export_modules, import_into, import_modules
 from madx.interop.composable_sft import export_composable_sft, import_composable_sft
+from madx.interop.formats import (
+    FORMATS,
+    Format,
+    ImportRequest,
+    ImportResult,
+    export_modules,
+    import_into,
+    import_modules,
+)
 from madx.interop.hub import Hub
 from madx.interop.report import ImportReport
 from madx.interop.transformers_checkpoint import export_plain
@@ -20,8 +28,8 @@ __all__ = [
     "Format",
     "Hub",
     "ImportReport",
-    "ImportResult",
     "ImportRequest",
+    "ImportResult",
     "export_adapterhub",
     "export_adapterhub_setup",
     "export_composable_sft",

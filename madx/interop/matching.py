@@ -1,4 +1,4 @@
-"""Whether foreign files and a base belong together: names and shapes are all that such files say of their base."""
+"""Comparison of foreign files with a base. Such files identify their base by names and shapes alone."""
 
 from pathlib import Path
 
@@ -7,19 +7,28 @@ from madx.errors import BaseError
 
 
 def same_base_name(made_for: str, name: str) -> bool:
-    """Whether a base's path or id may be the model named: `xlm-roberta-base` in `/models/xlm-roberta-base`, in
-    `FacebookAI/xlm-roberta-base` and in a download's `models--FacebookAI--xlm-roberta-base`."""
+    """True if a base's path or id may be the model named in a file.
+
+    >>> same_base_name("xlm-roberta-base", "/models/xlm-roberta-base")
+    True
+    >>> same_base_name("xlm-roberta-base", "models--FacebookAI--xlm-roberta-base")  # a download in the hub's cache
+    True
+    """
     wanted = made_for.rstrip("/").split("/")[-1].casefold()
     return any(wanted in (piece, piece.split("--")[-1]) for piece in name.casefold().replace("\\", "/").split("/"))
 
 
 def require_same_base(shape: list[str], other: list[str], *, base: Base, allow_mismatch: bool) -> None:
-    """Raises BaseError for differences of shape, and for others unless they are allowed; each names both sides."""
+    """Raises BaseError if files and base differ in shape, or in anything else unless that is allowed.
+
+    Args:
+        shape, other: a line for each difference, which names both sides.
+    """
     if shape or other and not allow_mismatch:
         hint = (
             "It can act only on a base of the same shape."
             if shape
-            else "Load that base, or pass allow_base_mismatch=True if this is the same under another name, or its sister."
+            else "Load that base, or pass allow_base_mismatch=True if this is the same one renamed, or its sister."
         )
         lines = "\n  ".join([fault[:200] for fault in (shape + other)[:8]])
         more = f"\n  ... and {len(shape + other) - 8} more" if len(shape + other) > 8 else ""
@@ -27,5 +36,5 @@ def require_same_base(shape: list[str], other: list[str], *, base: Base, allow_m
 
 
 def public_name(base: Base) -> str:
-    """The base's id; of a local path only the last piece, so that no private path is published."""
+    """The base's id; for a local folder only its last name, so that no private path is published."""
     return base.name if base.name.count("/") == 1 and not Path(base.name).exists() else Path(base.name).name

@@ -1,26 +1,31 @@
-"""A composition of weight differences as a plain transformers checkpoint: it loads without madx and computes the same."""
+"""Export of a composition of weight deltas as a plain transformers checkpoint, which loads without madx."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from madx.engine import Engine
 from madx.engine.decoder import decoder_weights
 from madx.engine.merge import require_weights_alone
 from madx.errors import CompositionError, StoreError
+from madx.module import require_task_head
 
 
 def export_plain(engine: Engine, folder: str | Path) -> Path:
-    """Write the base with the active composition in its weights, as a folder for `from_pretrained`; gives the folder.
+    """Write the base with the active composition in its weights, as a folder for `from_pretrained`; return the folder.
 
-    With a task module: a token classification model with its head and labels. Without: the masked-LM model, its decoder
-    untied and as the bare base has it. The engine and its base are as before.
-    Raises CompositionError for a composition that computes something beside its differences, or whose head the base's
-    own token classification model cannot hold, StoreError for a folder that is not empty.
+    With a task module this is a token classification model with the module's head and labels. Without one it is the
+    masked-LM model, whose output embeddings are untied and keep the values of the base. The engine and its base do not
+    change.
+
+    Raises CompositionError for a composition with modules that do more than change weights, or with a head that the
+    base's own token classification model cannot hold; StoreError for a folder that is not empty.
     """
     folder = Path(folder).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise StoreError(f"{folder} is no empty folder. Give one that does not exist yet.")
+        raise StoreError(f"{folder} is not an empty folder. Give one that does not exist yet.")
     require_weights_alone(engine, "written as a plain checkpoint")
     tasks = [n for n in engine.composition.names() if engine.modules[n].head is not None]
     model = _classifier(engine) if tasks else _masked_lm(engine)
@@ -33,15 +38,16 @@ def export_plain(engine: Engine, folder: str | Path) -> Path:
     return folder
 
 
-def _config(engine: Engine, **changes):
+def _config(engine: Engine, **changes: Any) -> Any:
+    """The base's config with some values changed and without its path."""
     config = type(engine.base.config).from_dict(engine.base.config.to_dict() | changes)
     config.name_or_path = ""
     return config
 
 
 @torch.no_grad()
-def _classifier(engine: Engine):
-    """The base's token classification model, where that is the encoder and one linear layer."""
+def _classifier(engine: Engine) -> Any:
+    """The base's token classification model. Raises CompositionError unless it is the encoder and one linear layer."""
     from transformers import AutoModelForTokenClassification
 
     module = engine.task_module()
@@ -52,22 +58,27 @@ def _classifier(engine: Engine):
     own = [name for name, _ in model.named_parameters() if not name.startswith(prefix)]
     if sorted(own) != ["classifier.bias", "classifier.weight"]:
         raise CompositionError(
-            f"transformers' token classification model of {config.model_type} has more than a linear layer over the encoder "
-            f"({', '.join(own)}), so it cannot compute what the head of {module.name!r} does. Keep the module, or export "
-            "its language's composition without the task."
+            f"transformers' token classification model of {config.model_type} has more than a linear layer over the "
+            f"encoder ({', '.join(own)}), so it cannot compute what the head of {module.name!r} does. Keep the module, "
+            "or export its language's composition without the task."
         )
     encoder = {name: p for name, p in engine.base.encoder.state_dict().items() if not name.startswith("pooler.")}
     model.base_model.load_state_dict(encoder)
-    model.classifier.weight.copy_(module.head.weight)
-    model.classifier.bias.copy_(module.head.bias)
-    return model.to(engine.base.model.dtype)
+    head = require_task_head(module)
+    model.classifier.weight.copy_(head.weight)
+    model.classifier.bias.copy_(head.bias)
+    return model.to(_dtype(engine.base.model))
 
 
 @torch.no_grad()
-def _masked_lm(engine: Engine):
-    """The masked-LM model with a decoder of its own."""
+def _masked_lm(engine: Engine) -> Any:
+    """The masked-LM model, with output embeddings of its own where the composition changes the input embeddings."""
     state = dict(engine.base.model.state_dict())
     changed = decoder_weights(engine.deltas)
     model = type(engine.base.model)(_config(engine, **({"tie_word_embeddings": False} if changed else {}))).eval()
     model.load_state_dict(state | changed)
-    return model.to(engine.base.model.dtype)
+    return model.to(_dtype(engine.base.model))
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next(model.parameters()).dtype

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 
 from madx.engine import Engine
@@ -12,10 +13,12 @@ from madx.tasks.base import Task
 from madx.training import loop
 from madx.training.cache_policy import activation_cache
 from madx.training.precision import precision_of
+from madx.training.preparation import prepare_units
 from madx.training.run import Run, TrainResult
 from madx.training.settings import TrainSettings
 from madx.training.sparse import SELECTED, fit_sparse
 from madx.training.trainable import ModuleTrainable, Trainee
+from madx.training.weights_trainable import WeightsTrainable
 
 
 def fit(
@@ -33,8 +36,9 @@ def fit(
 ) -> TrainResult:
     """Train a module of the active composition on a task.
 
-    The module ends with the best weights by the task's metric on its held-out data. A module with a sparse weight
-    delta is trained in phases (`madx.training.sparse`).
+    The module ends with the best weights by the task's metric on its held-out data. A module with a sparse weight delta
+    is trained in phases (`madx.training.sparse`). The hooks of its units are called on the way: `prepare` with the
+    gradients of the first batch, `begin` at each step, `penalty` once a step, `settle` when the best weights are back.
 
     Args:
         engine: the module is attached to it and acts in its active composition.
@@ -63,12 +67,30 @@ def fit(
     how = Run(steps=steps, seed=seed, folder=place, resume=resume, identity=run or {}, title=title or name)
     trainee = Trainee(engine, name, None)
     with activation_cache(trainee, task, settings, folder=place):
+        result = _train(trainee, task, settings, how)
+    with torch.no_grad():
         for unit in trainee.units:
-            if isinstance(unit, SparseDiff):
-                return fit_sparse(Trainee(engine, name, unit), task, settings, how)
-        trainable = ModuleTrainable(trainee)
-        with trainable.running():
-            return loop.train(trainable, task, settings, how)
+            unit.settle()
+    if trainee.weights_units:
+        engine.refresh()
+    return result
+
+
+def _train(trainee: Trainee[None], task: Task, settings: TrainSettings, run: Run) -> TrainResult:
+    """Train a module in the way that its components ask for."""
+    sparse = [unit for unit in trainee.weights_units if isinstance(unit, SparseDiff)]
+    if sparse:
+        if len(trainee.weights_units) > 1:
+            raise ConfigError(
+                f"The module {trainee.name!r} has a sparse weight delta and other components that act through the "
+                "weights of the base; it is trained in phases and they are not. Train them as two modules."
+            )
+        return fit_sparse(Trainee(trainee.engine, trainee.name, sparse[0]), task, settings, run)
+    kind = WeightsTrainable if trainee.weights_units else ModuleTrainable
+    prepare_units(kind(trainee), task, settings, run)
+    trainable = kind(trainee)  # a unit may have other parameters after its preparation
+    with trainable.running():
+        return loop.train(trainable, task, settings, run)
 
 
 def forget(folder: Path) -> None:

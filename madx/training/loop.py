@@ -27,7 +27,7 @@ from madx.training.checkpoint import (
 from madx.training.gradients import StepLoss, compute_gradients
 from madx.training.kept_weights import KeptWeights, tensors_under
 from madx.training.precision import autocast
-from madx.training.processes import all_reduce, broadcast_in_place, on_main_process, require_same
+from madx.training.processes import all_reduce, on_main_process, require_same
 from madx.training.progress import ProgressView
 from madx.training.run import Run, TrainResult, identity_of
 from madx.training.settings import TrainSettings
@@ -68,7 +68,7 @@ class Loop:
     def train(self) -> TrainResult:
         """Make the steps that are left, and end with the weights that the settings ask for."""
         main = PartialState().is_main_process
-        self._same_weights()
+        self.trainable.broadcast_parameters()
         with ExitStack() as stack:
             view = ProgressView(self.run.title, self.run.steps, start=self.step, shown=self.settings.progress and main)
             stack.enter_context(view)
@@ -97,8 +97,8 @@ class Loop:
             precision=self.settings.precision,
             stop=stop,
         )
-        self.trainable.add_penalty()
-        self._update(done.mean)
+        penalty = self.trainable.add_penalty()
+        self._update(done.mean, penalty)
         self.step += 1
         return done
 
@@ -106,15 +106,16 @@ class Loop:
         """Training or evaluation, of the module and of the base."""
         self.trainable.set_mode(training=training, base_dropout=self.settings.base_dropout)
 
-    def _update(self, loss: float) -> None:
+    def _update(self, loss: float, penalty: float) -> None:
         """Clip the gradients and change the parameters. Raises TrainingError when the step would spoil them."""
         norm = nn.utils.clip_grad_norm_(self.trainable.parameters, self.settings.clip_norm or math.inf)
-        if not math.isfinite(loss) or not torch.isfinite(norm):
+        if not math.isfinite(loss + penalty) or not torch.isfinite(norm):
             stored = self.checkpoint is not None and self.checkpoint.exists()
             saved = f"The last good state is in {self.checkpoint}." if stored else "No checkpoint had been written yet."
+            added = f" with a penalty of {penalty}" if penalty else ""
             raise TrainingError(
-                f"The loss at step {self.step} is {loss} (gradient norm {norm.item()}): training stopped before that "
-                f"step could spoil the weights. {saved} Lower train.learning_rate, raise train.warmup, or use "
+                f"The loss at step {self.step} is {loss}{added} (gradient norm {norm.item()}): training stopped before "
+                f"that step could spoil the weights. {saved} Lower train.learning_rate, raise train.warmup, or use "
                 "precision fp32."
             )
         factor = self.settings.rate(self.step, self.run.steps)
@@ -141,12 +142,6 @@ class Loop:
     def _stopped(self) -> KeyboardInterrupt:
         kept = "the same command goes on from there" if self.checkpoint else "nothing was kept: no run folder"
         return KeyboardInterrupt(f"stopped at step {self.step} of {self.run.steps}; {kept}")
-
-    def _same_weights(self) -> None:
-        """Every process starts from the first one's weights, whatever seed the caller's own code had."""
-        if PartialState().num_processes > 1:
-            broadcast_in_place([*self.trainable.parameters, *self.trainable.module.buffers()])
-            self.trainable.apply_parameters()
 
     # ---- evaluation ----------------------------------------------------------------------------------------------
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 
-from madx.contract.module_type import ModuleType
+from madx.contract.module_type import ModuleType, WeightsType
 from madx.engine import Engine
 from madx.module import Module
+from madx.training.processes import broadcast_in_place
 from madx.training.settings import TrainSettings
 
 Unit = TypeVar("Unit")
@@ -41,11 +43,17 @@ class Trainee(Generic[Unit]):
         """All units of the module."""
         return [unit for units in self.module.units.values() for unit in units.values()]
 
+    @property
+    def weights_units(self) -> list[WeightsType]:
+        """Those that act through the base's parameters."""
+        return [unit for unit in self.units if isinstance(unit, WeightsType)]
+
 
 class Trainable(ABC):
     """The parameters that an optimiser holds, and the state that a checkpoint keeps of them.
 
-    All other modules and the base are closed to gradients when it is made.
+    All other modules and the base are closed to gradients when it is made. The engine decides then, by the class
+    attribute `backward` of the module's units, whether gradients flow through the base at all.
 
     Attributes:
         parameters: all that the optimiser holds, those of the module's head among them.
@@ -90,10 +98,28 @@ class Trainable(ABC):
 
     def begin_step(self, step: int, seed: int) -> None:
         """A step begins and its composition is active. What is random in it must be a function of seed and step."""
-        return
+        with torch.no_grad():
+            for unit in self.trainee.units:
+                unit.begin(step, seed)
 
-    def add_penalty(self) -> None:
-        """Add the gradient of a penalty to the gradients of a step, after all processes have summed theirs."""
+    def add_penalty(self) -> float:
+        """Add the gradients of all penalties to those of a step, after all processes have summed theirs.
+
+        Gives the sum of the units' penalties. They are terms of the loss as a whole, so they are added once, whatever
+        the number of predictions, batches and processes; and as the forward passes are over, they depend on parameters
+        alone.
+        """
+        self.add_own_penalty()
+        terms = [term for unit in self.trainee.units if (term := unit.penalty()) is not None]
+        if not terms:
+            return 0.0
+        total = torch.stack([term.float() for term in terms]).sum()
+        if total.requires_grad:
+            total.backward()
+        return total.item()
+
+    def add_own_penalty(self) -> None:
+        """Add the gradient of a penalty that belongs to this kind of training."""
         return
 
     def end_step(self, step: int) -> None:
@@ -103,6 +129,12 @@ class Trainable(ABC):
     def apply_parameters(self) -> None:
         """Bring whatever was computed from the parameters up to date, after their values have changed."""
         return
+
+    def broadcast_parameters(self) -> None:
+        """Give every process the first one's parameters and buffers, whatever seed the caller's own code had."""
+        if PartialState().num_processes > 1:
+            broadcast_in_place([*self.parameters, *self.module.buffers()])
+            self.apply_parameters()
 
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:

@@ -19,15 +19,15 @@ from test_oracle import BASES, CASES, CORRECT_FROM, FORMS, LEFT_OUT, ROWS, TOLER
 
 from madx.composition import as_composition  # noqa: E402
 
-#: how the cases are made that `test_oracle` looks at one by one
-ELSEWHERE = "test_oracle.py, by its components: the peer drops a part or divides twice"
+#: for the cases that `test_oracle` looks at one by one
+ELSEWHERE = "compared in test_oracle.py: the peer drops a component, divides twice or repeats the batch"
 
 
 def rows_of(bench: Bench):
-    """(case, what is compared, differences of hidden states and logits or None) for every case."""
+    """(case, composition compared, differences of hidden states and logits or None) for every case."""
     for case, ours in CASES.items():
         there = all(name in bench.engine.modules for name in as_composition(ours).names())
-        yield case, ours, bench.differences(case, *bench.run(ours)) if there else None
+        yield case, ours, bench.deltas(case, *bench.run(ours)) if there else None
     for case, (first, second, cut) in ROWS.items():
         yield case, f"rows 0-{cut - 1}: {first}; {cut}-3: {second}", bench.sliced(case)
     for case, ours in CORRECT_FROM.items():
@@ -52,9 +52,8 @@ def main() -> int:
             bench = Bench(folder, form)
             tables.append({case: (ours, d) for case, ours, d in rows_of(bench)})
             bench.engine.close()
-        print(
-            f"| case ({name}) | compared with | hidden, .bin | logits, .bin | hidden, safetensors | logits, safetensors |"
-        )
+        columns = [f"{what}, {form}" for form in (".bin", "safetensors") for what in ("hidden", "logits")]
+        print(f"| case ({name}) | compared with | {' | '.join(columns)} |")
         print("|---|---|---:|---:|---:|---:|")
         for case, (ours, _) in tables[0].items():
             found = [table[case][1] for table in tables]

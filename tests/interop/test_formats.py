@@ -44,7 +44,7 @@ def folder(form, base, tmp_path_factory):
     return export_modules("mine", {"mine": made(base, form)}, form, tmp_path_factory.mktemp(form) / "m", base=base)
 
 
-def wish(**more):
+def request(**more):
     return ImportRequest(**({"name": "x", "role": "task", "task": "ner"} | more))
 
 
@@ -63,7 +63,7 @@ def test_every_format_is_a_file_of_the_folder():
 @pytest.mark.parametrize("name", LEGAL)
 def test_any_legal_name_is_stored_loaded_and_used(base, form, folder, name, tmp_path):
     store = Store(tmp_path)
-    imported = import_into(store, folder, form, (wish(name=name),), base=base)
+    imported = import_into(store, folder, form, (request(name=name),), base=base)
     module = store.load(name, base)
     assert str(imported.composition) == name and store.verify(base=base) == []
     engine, ids, logits = Engine(base), tiny.inputs(), []
@@ -78,11 +78,11 @@ def test_any_legal_name_is_stored_loaded_and_used(base, form, folder, name, tmp_
 @pytest.mark.parametrize("name", ILLEGAL)
 def test_other_names_are_refused_before_anything_is_read_or_written(base, form, folder, name, tmp_path):
     with pytest.raises(CompositionError, match="cannot name a module"):
-        import_into(Store(tmp_path / "store"), folder, form, (wish(name=name),), base=base)
+        import_into(Store(tmp_path / "store"), folder, form, (request(name=name),), base=base)
     assert not list(tmp_path.iterdir())
 
 
-def test_wishes_that_make_no_sense(base, form, folder, tmp_path):
+def test_requests_that_make_no_sense(base, form, folder, tmp_path):
     store = Store(tmp_path / "store")
     for changes, words in (
         ({"role": "lang"}, "role of 'x' is 'lang'"),
@@ -90,19 +90,19 @@ def test_wishes_that_make_no_sense(base, form, folder, tmp_path):
         ({"role": "language"}, "without a language"),
         ({"role": "language", "language": "swa"}, "neither a task nor labels"),
         ({"task": "nre"}, "Unknown task 'nre'; did you mean 'ner'"),
-        ({"task": None}, "say what it predicts"),
+        ({"task": None}, "with_head=False"),
         ({"labels": ("O", "O", "B")}, "Each label is needed once"),
         ({"labels": ("A", "B")}, "2 labels are given .* has 3 rows"),
         ({"labels": ("A", "B", "C")}, "The files name the labels O, B-PER, I-PER"),
     ):
         with pytest.raises(ConfigError, match=words):
-            import_into(store, folder, form, (wish(**changes),), base=base)
-    with pytest.raises(ConfigError, match="holds one module.*not for x, y"):
-        import_into(store, folder, form, (wish(), wish(name="y")), base=base)
+            import_into(store, folder, form, (request(**changes),), base=base)
+    with pytest.raises(ConfigError, match="holds one module.*is for x, y"):
+        import_into(store, folder, form, (request(), request(name="y")), base=base)
     with pytest.raises(ConfigError, match="Unknown format 'adapter-hub'; did you mean 'adapterhub'"):
-        import_modules(folder, "adapter-hub", (wish(),), base=base)
+        import_modules(folder, "adapter-hub", (request(),), base=base)
     assert not (tmp_path / "store").exists()
-    assert import_modules(folder, form, (wish(labels=LABELS),), base=base).modules["x"].info.labels == LABELS
+    assert import_modules(folder, form, (request(labels=LABELS),), base=base).modules["x"].info.labels == LABELS
 
 
 def test_labels_that_the_files_lack_can_be_given(base, form, tmp_path):
@@ -112,12 +112,12 @@ def test_labels_that_the_files_lack_can_be_given(base, form, tmp_path):
             full = json.loads((folder / file).read_text())
             (full if file == "config.json" else full["config"])["label2id"] = None
             (folder / file).write_text(json.dumps(full))
-    assert import_modules(folder, form, (wish(labels=("A", "B", "C")),), base=base).modules["x"].info.labels == (
+    assert import_modules(folder, form, (request(labels=("A", "B", "C")),), base=base).modules["x"].info.labels == (
         "A",
         "B",
         "C",
     )
-    assert import_modules(folder, form, (wish(),), base=base).modules["x"].info.labels == (
+    assert import_modules(folder, form, (request(),), base=base).modules["x"].info.labels == (
         "LABEL_0",
         "LABEL_1",
         "LABEL_2",
@@ -127,18 +127,18 @@ def test_labels_that_the_files_lack_can_be_given(base, form, tmp_path):
 @pytest.mark.parametrize("changes", [{"hidden_size": 48}, {"num_hidden_layers": 2}, {"num_hidden_layers": 4}])
 def test_another_base_is_refused_and_the_store_stays(form, folder, tmp_path, changes):
     with pytest.raises((BaseError, StoreError), match=r"(?s)base"):
-        import_into(Store(tmp_path / "store"), folder, form, (wish(),), base=tiny.base(**changes))
+        import_into(Store(tmp_path / "store"), folder, form, (request(),), base=tiny.base(**changes))
     assert not (tmp_path / "store").exists()
 
 
 def test_a_taken_name_is_refused_before_reading_and_replaced_when_asked(base, form, folder, tmp_path):
     store = Store(tmp_path)
-    import_into(store, folder, form, (wish(),), base=base)
+    import_into(store, folder, form, (request(),), base=base)
     before = state_of(tmp_path)
     with pytest.raises(StoreError, match="already holds a module"):
-        import_into(store, tmp_path / "nothing", form, (wish(),), base=base)
+        import_into(store, tmp_path / "nothing", form, (request(),), base=base)
     assert state_of(tmp_path) == before
-    import_into(store, folder, form, (wish(language="fin"),), base=base, overwrite=True)
+    import_into(store, folder, form, (request(language="fin"),), base=base, overwrite=True)
     assert store.show("x").info.language == "fin"
 
 
@@ -147,7 +147,7 @@ def test_exports_that_make_no_sense(base, form, tmp_path):
     for composition, words in (
         ("base", "nothing to write"),
         ("mine + x", "No module is given for x"),
-        ("0.5*mine", "no single module|no such block"),
+        ("0.5*mine", "not a single module|no such block"),
     ):
         with pytest.raises(ConfigError, match=words):
             export_modules(composition, {"mine": mine}, form, tmp_path / "m", base=base)
@@ -171,8 +171,8 @@ def test_a_saved_composition_is_stored_as_its_modules(base, setup, tmp_path):
     imported = import_into(store, setup, "adapterhub", BOTH, base=base)
     assert str(imported.composition) == "swa + ner" and store.names() == ["ner", "swa"] and len(imported.reports) == 2
     assert store.show("ner").info.labels == LABELS and store.show("swa").info.language == "swa"
-    with pytest.raises(ConfigError, match="holds the modules swa, ner; say for each.*not for x"):
-        import_into(store, setup, "adapterhub", (wish(),), base=base)
+    with pytest.raises(ConfigError, match="holds the modules swa, ner.* is for x"):
+        import_into(store, setup, "adapterhub", (request(),), base=base)
 
 
 def test_one_that_cannot_be_stored_takes_the_others_along(base, setup, tmp_path, monkeypatch):
@@ -256,7 +256,7 @@ def settings_changed(text: bytes, rng: random.Random) -> bytes:
 
 @pytest.mark.slow
 def test_fuzz(form, tmp_path, monkeypatch):
-    """1500 damaged folders of each format: each is imported or refused by a MadxError that leaves the store alone."""
+    """Some 500 damaged folders of each format: each is imported, or refused by a MadxError that leaves the store alone."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
     base = tiny.base(num_hidden_layers=1)
     folder = export_modules("mine", {"mine": made(base, form)}, form, tmp_path / "m", base=base)
@@ -266,7 +266,7 @@ def test_fuzz(form, tmp_path, monkeypatch):
     outside = sorted(p.name for p in tmp_path.iterdir())
     for path, intact in files.items():
         alike = sum(p.suffix == path.suffix for p in files)
-        for _ in range((300 if path.suffix == ".json" else 1200) // alike):
+        for _ in range((100 if path.suffix == ".json" else 400) // alike):
             if path.suffix == ".bin" and rng.random() < 0.7:
                 inside(path, intact, rng)
             elif path.suffix == ".json" and rng.random() < 0.7:
@@ -276,12 +276,12 @@ def test_fuzz(form, tmp_path, monkeypatch):
             before = state_of(store.root)
             try:
                 FORMATS.get(form)().base_of(folder)
-                import_into(store, folder, form, (wish(),), base=base, overwrite=True)
+                import_into(store, folder, form, (request(),), base=base, overwrite=True)
                 read += 1
             except MadxError as error:
                 assert len(str(error)) < 8000 and state_of(store.root) == before
         path.write_bytes(intact)
-    assert 0 < read < 1000 and store.verify() == [] and store.names() == ["kept", "x"]
+    assert 0 < read < 400 and store.verify() == [] and store.names() == ["kept", "x"]
     assert sorted(p.name for p in tmp_path.iterdir()) == outside
-    import_into(store, folder, form, (wish(),), base=base, overwrite=True)
+    import_into(store, folder, form, (request(),), base=base, overwrite=True)
     shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""The model hub against a local server: round trips, provenance, offline, and every refusal in words with nothing changed."""
+"""The model hub against a local server: round trips, provenance, offline, and refusals that change nothing."""
 
 import json
 import shutil
@@ -15,8 +15,9 @@ from store_tools import alter, mended
 import madx
 from madx.errors import BaseError, CompositionError, HubError, MadxError, StoreError
 from madx.interop.hub import Hub, load
+from madx.interop.hub import download as download_file
 from madx.interop.hub import hub as hub_file
-from madx.interop.hub.errors import Place
+from madx.interop.hub.place import Place
 from madx.jobs import Predictor
 from madx.module import new_module
 from madx.store import LAYOUT, Store, write_stored
@@ -425,7 +426,7 @@ def test_damaged_and_malign_modules_are_refused(change, words, local_hub, anybod
 
 def test_huge_texts_are_not_fetched(local_hub, anybody, mine, theirs, monkeypatch):
     local_hub.put("juma/swa", files(mine.root / "swa"))
-    monkeypatch.setattr(hub_file, "MAX_TEXT", 100)
+    monkeypatch.setattr(download_file, "MAX_TEXT", 100)
     refused(lambda: anybody.pull("juma/swa", theirs), theirs, "module.json of juma/swa has", "more than 100")
     assert local_hub.fetched() == set()
 

@@ -6,7 +6,7 @@
 2. out:  modules of ours with random settings, exported, loaded by the peer: equal hidden states and logits;
 3. head: the same both ways for an adapter with a tagging head;
 4. setup: the same both ways for a stack saved as a whole;
-5. types that madx does not read (glow, LoRA, prefixes, ...) are refused by name.
+5. methods that madx does not read (glow, Compacter, ReFT, gates of UniPELT) are refused by name.
 
 `tests/peers/test_live.py` runs a few of each in the suite, where the package is installed.
 
@@ -39,8 +39,8 @@ from madx.interop import (  # noqa: E402
     import_adapterhub,
     import_adapterhub_setup,
 )
-from madx.interop.adapterhub.config import ACTIVATIONS  # noqa: E402
-from madx.interop.adapterhub.keys import LAYOUTS  # noqa: E402
+from madx.interop.adapterhub.layouts import LAYOUTS  # noqa: E402
+from madx.interop.adapterhub.methods.activations import ACTIVATIONS  # noqa: E402
 from madx.module import new_module  # noqa: E402
 
 TOLERANCE = 1e-5
@@ -54,22 +54,37 @@ GLOW = {
     "inv_adapter": "glow",
     "inv_adapter_reduction_factor": 2,
 }
-UNREAD = (
-    "lora",
-    "ia3",
-    "prefix_tuning",
-    "prompt_tuning",
-    "compacter[reduction_factor=8]",
-    "compacter++[reduction_factor=8]",
-    "mam",
-    "unipelt",
-    "loreft",
-    GLOW,
-)
+UNREAD = ("compacter[reduction_factor=8]", "compacter++[reduction_factor=8]", "unipelt", "loreft", "vera", GLOW)
 PRESETS = ("madx", "madx2", "pfeiffer", "pfeiffer2", "houlsby", "bapna", "parallel", "scaled_parallel")
 
 
-def peer_config(rng: random.Random) -> adapters.BnConfig:
+def peer_config(rng: random.Random) -> adapters.AdapterConfig:
+    """A random config that the peer can run: a bottleneck, another method, or a union of two."""
+    if rng.random() < 0.4:
+        return peer_bottleneck(rng)
+    left_out = rng.choice([[], [], [2], [0, 1]])
+    matrices = rng.choice([["q"], ["k", "v"], ["q", "k", "v"]])
+    maps = {"attn_matrices": matrices, "intermediate_lora": rng.random() < 0.5, "output_lora": rng.random() < 0.5}
+    low_rank = {"r": rng.choice([1, 4]), "alpha": rng.choice([1, 8]), "use_dora": rng.random() < 0.4}
+    prefix = adapters.PrefixTuningConfig(
+        flat=rng.random() < 0.5,
+        prefix_length=rng.choice([1, 5]),
+        bottleneck_size=8,
+        non_linearity=rng.choice(["tanh", "relu"]),
+        leave_out=left_out,
+    )
+    return rng.choice(
+        [
+            adapters.LoRAConfig(**maps, **low_rank, leave_out=left_out),
+            adapters.IA3Config(**maps, leave_out=left_out),
+            prefix,
+            adapters.PromptTuningConfig(prompt_length=rng.choice([1, 4])),
+            adapters.ConfigUnion(prefix, peer_bottleneck(rng)),
+        ]
+    )
+
+
+def peer_bottleneck(rng: random.Random) -> adapters.BnConfig:
     """A random bottleneck config that the peer can run."""
     parallel, before = rng.random() < 0.25, rng.random() < 0.6
     inverse = rng.random() < 0.4
@@ -94,10 +109,28 @@ def peer_config(rng: random.Random) -> adapters.BnConfig:
     )
 
 
-def our_parts(rng: random.Random) -> dict | str:
-    """A preset, or random settings that the format can say."""
-    if rng.random() < 0.3:
+def our_components(rng: random.Random) -> dict | str:
+    """A preset, or random settings that the format can express."""
+    if rng.random() < 0.2:
         return rng.choice(PRESETS)
+    if rng.random() < 0.5:
+        return our_bottleneck(rng)
+    maps = rng.choice([["query"], ["key", "value", "up"], ["query", "key", "value", "up", "down"]])
+    dora = rng.choice([{}, {"dora": True, "dora_form": "adapterhub"}, {"rslora": True}])
+    prefix = {"length": rng.choice([1, 5]), "flat": rng.random() < 0.5, "bottleneck": 8}
+    return rng.choice(
+        [
+            {"lora": {"maps": maps, "rank": 4, "alpha": rng.choice([1.0, 8.0]), **dora}},
+            {"ia3": {"maps": maps, "leave_out": rng.choice([[], [-1]])}},
+            {"prefix": prefix | {"leave_out": rng.choice([[], [0]])}},
+            {"prompt": {"length": rng.choice([1, 4])}},
+            {"prefix": prefix, "lora": {"maps": maps, "rank": 2}, "bottleneck": {"reads": "input"}},
+        ]
+    )
+
+
+def our_bottleneck(rng: random.Random) -> dict:
+    """Random settings of bottleneck and invertible components that the format can express."""
     reads, residual = rng.choice(
         [("sum_norm", "output"), ("sum_norm", "sum"), ("sum_norm", "read"), ("output", "output"), ("input", "output")]
     )
@@ -147,7 +180,7 @@ HEADS |= {"xlm-roberta": HEADS["roberta"], "deberta-v2": HEADS["bert"]}
 class Twins:
     """One tiny base twice: with our engine, and as the peer's model class with the same masked-LM head.
 
-    The peer's other way, hooks on a plain ...ForMaskedLM, never runs the inverse of an invertible part.
+    The peer's other way, hooks on a plain ...ForMaskedLM, never runs the inverse of an invertible component.
     """
 
     def __init__(self, model_type: str):
@@ -178,7 +211,8 @@ class Twins:
         self.peer.set_active_adapters(setup)
         self.peer.active_head = setup if labels else "mlm"
         out = self.peer(input_ids=self.ids, attention_mask=self.mask, output_hidden_states=True)
-        return out.hidden_states[-1], out.logits
+        tokens = slice(-self.ids.shape[1], None)  # after a prompt, if there is one
+        return out.hidden_states[-1][:, tokens], out.logits[:, tokens]
 
     def forget(self, *names: str) -> None:
         self.engine.activate(None)
@@ -218,22 +252,43 @@ def into_madx(twins: Twins, rng: random.Random, folder: Path) -> dict[str, float
     for k, name in enumerate(("one", "two")):
         twins.peer.add_adapter(name, config=peer_config(rng))
         randomise(twins.peer, name, rng.randrange(1 << 30))
-        safe = k == 0 and not twins.peer.adapters_config.get(name).ln_before  # it cannot save a tensor of two names so
-        twins.peer.save_adapter(str(folder / name), name, use_safetensors=safe)
+        twins.peer.save_adapter(str(folder / name), name, use_safetensors=k == 0 and one_name_each(twins, name))
         module, _ = import_adapterhub(folder / name, twins.base, name=name, role="language", allow_base_mismatch=True)
         twins.engine.attach(module)
     found = {"in, one": max(difference(twins.ours(n), twins.theirs(n)) for n in ("one", "two"))}
     one, two = (twins.peer.adapters_config.get(n) for n in ("one", "two"))
-    # beside a parallel bottleneck the peer drops the other's output; of two invertible components it uses the first
-    # alone
-    if not one.is_parallel and not two.is_parallel and two.inv_adapter is None:
+    if same_stack(one, two):
         found["in, stack"] = difference(twins.ours("one + two"), twins.theirs(Stack("one", "two")))
     twins.forget("one", "two")
     return found
 
 
+def parts_of(config) -> list:
+    """The configs of a union, or the config itself."""
+    return list(getattr(config, "configs", [config]))
+
+
+def one_name_each(twins: Twins, name: str) -> bool:
+    """False for an adapter with two names for one tensor, which the peer cannot save as safetensors."""
+    parts = parts_of(twins.peer.adapters_config.get(name))
+    return not any(getattr(part, "ln_before", False) or part.architecture == "prefix_tuning" for part in parts)
+
+
+def same_stack(one, two) -> bool:
+    """False for a stack that the peer computes otherwise.
+
+    Beside a parallel bottleneck it drops the other's output; of invertible maps and prompts it uses only the first;
+    low-rank changes of one linear map it multiplies.
+    """
+    first, second = parts_of(one), parts_of(two)
+    parallel = any(getattr(part, "is_parallel", False) for part in first + second)
+    ignored = any(getattr(part, "inv_adapter", None) or part.architecture == "prompt_tuning" for part in second)
+    low_rank = all(any(part.architecture == "lora" for part in parts) for parts in (first, second))
+    return not (parallel or ignored or low_rank)
+
+
 def out_of_madx(twins: Twins, rng: random.Random, folder: Path) -> dict[str, float]:
-    module = tiny.wake(new_module("mine", twins.base, components=our_parts(rng)), seed=rng.randrange(1 << 30))
+    module = tiny.wake(new_module("mine", twins.base, components=our_components(rng)), seed=rng.randrange(1 << 30))
     twins.engine.attach(module)
     safetensors = rng.random() < 0.5
     export_adapterhub(module, folder / "mine", base=twins.base, safetensors=safetensors)

@@ -7,7 +7,6 @@ import tiny
 import tiny_runs as runs
 import torch
 
-from madx.composition import Route
 from madx.data.labelled.batches import collate
 from madx.data.labelled.labels import LabelSet
 from madx.data.labelled.sentences import Sentence
@@ -171,7 +170,7 @@ def routed(*languages):
     engine.attach(
         tiny.wake(new_module("ner", engine.base, role="task", components="pfeiffer", labels=LABELS.tags), seed=9)
     )
-    engine.activate(Route(*(f"{name} + ner" for name in languages)))
+    engine.activate(f"route({', '.join(f'{name} + ner' for name in languages)})")
     return engine
 
 

@@ -50,7 +50,7 @@ def test_lower_layers_run_once_for_a_sentence_and_the_weights_are_equal(family):
         ran = counted(made)
         result = train(made, cache_frozen=mode)
         found[mode] = [{k: v.clone() for k, v in made.module("ner").tensors().items()}, ran, result]
-        assert made.frozen is None and not any("forward" in x.__dict__ for x in _layers(made))
+        assert made.cache is None and not any("forward" in x.__dict__ for x in _layers(made))
     (a, all_ran, first), (b, ran, second) = found["off"], found["auto"]
     assert all_ran.count(0) == all_ran.count(2) == ran.count(2) == 12 + 2  # 12 steps, 2 evaluations of one batch
     assert ran.count(0) == ran.count(1) == 3 + 1
@@ -110,7 +110,7 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(tmp_path):
     settings = TrainSettings(learning_rate=1e-3, progress=False, evaluate_every=6, checkpoint_every=3)
     with pytest.raises(KeyboardInterrupt):
         fit(cut, "ner", task, settings, steps=12, seed=0, folder=tmp_path / "b")
-    assert cut.frozen is None
+    assert cut.cache is None
     again = engine()
     assert train(again, folder=tmp_path / "b", checkpoint_every=3, cache_frozen="off").resumed_from == 6
     worst = max(

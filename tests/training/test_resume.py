@@ -80,16 +80,14 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(spawn, tmp_path, num
     process.join()
     words = (tmp_path / "out.txt").read_text()
     step = step_of(tmp_path)
-    assert (
-        0 < step < 4000
-        and words == f"KeyboardInterrupt: stopped at step {step} of 4000; the same command goes on from there"
-    )
+    assert 0 < step < 4000 and words.startswith("KeyboardInterrupt")
+    assert f"step {step} of 4000" in words and "same command" in words
 
 
 def test_a_signal_in_the_last_step_is_not_lost(tmp_path):
     """The next seed or phase must not begin; the run itself is whole."""
     whole, _ = runs.train("ner", steps=4)
-    with pytest.raises(KeyboardInterrupt, match="stopped at step 4 of 4; the same command goes on from there"):
+    with pytest.raises(KeyboardInterrupt, match="step 4 of 4.*same command"):
         runs.train("ner", steps=4, folder=tmp_path, stop_at=3)
     made, result = runs.train("ner", steps=4, folder=tmp_path)
     assert result.resumed_from == 4
@@ -177,10 +175,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(spawn, tmp_path, allowed):
     process.join()
     assert process.exitcode == 3 and len(before) > 20_000
     words = (tmp_path / "out.txt").read_text()
-    assert (
-        words.startswith(f"TrainingError: Cannot write the checkpoint {path}: ")
-        and "checkpoint before it is intact" in words
-    )
+    assert words.startswith("TrainingError") and str(path) in words and "intact" in words
     assert path.read_bytes() == before
     left = {p.name for p in tmp_path.iterdir()}
     assert left == {"checkpoint.safetensors", "out.txt", "out.listens"}, "a piece of a file was left behind"
@@ -188,12 +183,12 @@ def test_a_full_disk_leaves_the_checkpoint_before(spawn, tmp_path, allowed):
 
 def test_a_disk_that_refuses(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(TrainingError, match="Cannot write the checkpoint .*start the same command again"):
+    with pytest.raises(TrainingError, match="file/run.*same command"):
         runs.train("mlm", steps=2, folder=tmp_path / "file" / "run")
     runs.train("mlm", steps=4, folder=tmp_path, evaluate_every=4)
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(TrainingError, match="No space left on device. The checkpoint before it is intact"):
+    with pytest.raises(TrainingError, match="No space left on device.*intact"):
         write_checkpoint(tmp_path / "checkpoint.safetensors", {"x": torch.zeros(3)}, {})
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
     assert {p.name for p in tmp_path.iterdir()} == {"checkpoint.safetensors", "file"}

@@ -1,4 +1,4 @@
-"""The files of an AdapterHub folder: their names, and tensors from safetensors or from a pickle of tensors only."""
+"""The files of an AdapterHub folder: their names, and their tensors."""
 
 from pathlib import Path
 
@@ -12,21 +12,23 @@ WEIGHTS = ("adapter.safetensors", "pytorch_adapter.bin")
 HEAD_WEIGHTS = ("model_head.safetensors", "pytorch_model_head.bin")
 
 
-def require_folder(path) -> Path:
-    """The folder, if it holds a config; raises StoreError otherwise."""
+def require_folder(path: str | Path) -> Path:
+    """The folder as a path. Raises StoreError unless it holds a config."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
         what = "is a file (unpack an archive first)" if folder.exists() else "does not exist"
         raise StoreError(f"{folder} {what}; give the folder with {CONFIG} and {WEIGHTS[1]} or {WEIGHTS[0]}.")
     if not (folder / CONFIG).is_file():
-        raise StoreError(f"{folder} has no {CONFIG}, so it is no adapter of AdapterHub.")
+        raise StoreError(f"{folder} has no {CONFIG}, so it is not an adapter of AdapterHub.")
     return folder
 
 
 def read_tensors(folder: Path, names: tuple[str, str]) -> tuple[dict[str, Tensor], str]:
-    """The tensors by name as float32 on the CPU, and the file they came from; safetensors are preferred to a pickle.
+    """The tensors of a folder by name, as float32 on the CPU, and the name of their file.
 
-    Raises StoreError when there is no file, it is damaged, or it holds anything but named dense finite tensors.
+    Args:
+        names: of the file of safetensors, which is preferred, and of the pickle.
+    Raises StoreError if there is no file, or it is damaged or holds anything but named dense finite tensors.
     """
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
@@ -37,7 +39,7 @@ def read_tensors(folder: Path, names: tuple[str, str]) -> tuple[dict[str, Tensor
     return {_name(key, path): dense(key, value, path) for key, value in stored.items()}, path.name
 
 
-def _name(key, path: Path) -> str:
+def _name(key: object, path: Path) -> str:
     if not isinstance(key, str):
         raise StoreError(f"{path} has the key {str(key)[:80]!r}, which is no name.")
     return key

@@ -2,18 +2,21 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from madx.base import Base
 from madx.composition import Average, Composition, Stack, as_composition, check_name, require_stack
 from madx.errors import ConfigError, StoreError, did_you_mean
 from madx.interop.adapterhub.config import check_version
-from madx.interop.adapterhub.module import VERSION, export_adapterhub, import_adapterhub
+from madx.interop.adapterhub.exporting import VERSION, export_adapterhub
+from madx.interop.adapterhub.importing import import_adapterhub
 from madx.interop.files import new_folder, read_json
+from madx.interop.formats import require_modules
 from madx.interop.report import ImportReport
 from madx.module import Module
 
 SETUP = "adapter_setup.json"
-#: blocks inside blocks at most; theirs go two deep
+#: how deep blocks may be nested; theirs go two deep
 MAX_DEPTH = 4
 
 
@@ -26,12 +29,17 @@ def import_adapterhub_setup(
     task: str | None = None,
     with_head: bool = True,
     allow_base_mismatch: bool = False,
-) -> tuple[Composition, dict[str, Module], list[ImportReport]]:
-    """The composition of a setup, its modules by name, and a report on each.
+) -> tuple[Stack, dict[str, Module], list[ImportReport]]:
+    """The composition of a setup, its modules by name, and a report on each module.
 
-    roles: "language" or "task" for every adapter named; languages: of those that have one. `Stack` and `Average` are
-    read; Average as the mean that it is meant to be (the peer divides by the number of children once more).
-    Raises ConfigError for other blocks and StoreError for a damaged setup, and what `import_adapterhub` raises.
+    `Stack` and `Average` are read; `Average` as the mean that it is meant to be (the peer divides by the number of
+    children once more).
+
+    Args:
+        roles: "language" or "task" for every adapter in the setup.
+        languages: of the adapters that have one.
+        task, with_head, allow_base_mismatch: as in `import_adapterhub`.
+    Raises ConfigError for other blocks, StoreError for a damaged setup, and what `import_adapterhub` raises.
     """
     folder = Path(path).expanduser()
     composition = read_setup(folder)
@@ -55,16 +63,16 @@ def import_adapterhub_setup(
     return composition, modules, reports
 
 
-def read_setup(folder: Path) -> Composition:
-    """The composition that a folder's setup describes; its modules are not read. Raises as `import_adapterhub_setup`."""
+def read_setup(folder: Path) -> Stack:
+    """The composition in a folder's setup, without its modules. Raises as `import_adapterhub_setup` does."""
     if not (folder / SETUP).is_file():
         raise StoreError(f"{folder} has no {SETUP}, so it holds no composition of AdapterHub.")
     full = read_json(folder / SETUP)
     check_version(full.get("version"))
-    return as_composition(_read(full.get("adapter_setup"), folder / SETUP))
+    return require_stack(as_composition(_read(full.get("adapter_setup"), folder / SETUP)), "read from a setup")
 
 
-def _read(block, path: Path, depth: int = 0) -> str | Stack | Average:
+def _read(block: Any, path: Path, depth: int = 0) -> str | Stack | Average:
     """One block of their tree: {"type": "Stack", "children": [...], "kwargs": {...}}."""
     children = block.get("children") if isinstance(block, dict) else None
     if not isinstance(children, list) or not children or depth > MAX_DEPTH:
@@ -83,7 +91,7 @@ def _read(block, path: Path, depth: int = 0) -> str | Stack | Average:
     weights = options.get("weights") if isinstance(options, dict) else options
     usable = isinstance(weights, list) and all(type(w) in (int, float) and abs(w) < 1e9 for w in weights)
     if weights is not None and not usable:
-        raise StoreError(f"{path} has an Average with the weights {str(weights)[:80]}; a list of numbers is due.")
+        raise StoreError(f"{path} has an Average with the weights {str(weights)[:80]}; a list of numbers is expected.")
     return Average(*inner, weights=tuple(map(float, weights)) if weights is not None else None)
 
 
@@ -97,29 +105,13 @@ def export_adapterhub_setup(
 ) -> Path:
     """Write a stack of modules as a setup that `adapters` 1.x loads (`model.load_adapter_setup(folder)`).
 
-    Raises ConfigError for a composition that the peer computes otherwise: `Average` (it divides by the number of
-    children twice), a parallel bottleneck in a stack (it drops its neighbours' changes), an invertible component in any but
-    the first module.
+    Raises ConfigError for a composition that the peer computes otherwise: see `_computed_otherwise`.
     """
     composition = require_stack(as_composition(composition), "written as a setup")
     folder = Path(folder).expanduser()
+    require_modules(composition, modules)
     names = composition.names()
-    faults = [
-        f"{item} ({'divided by the number of its children twice' if isinstance(item, Average) else 'no such block there'})"
-        for item in composition.items
-        if not isinstance(item, str)
-    ]
-    if missing := [n for n in names if n not in modules]:
-        raise ConfigError(f"No module is given for {', '.join(missing)}; {did_you_mean(missing[0], modules)}")
-    if not names:
-        raise ConfigError("The composition is the bare base; there is nothing to write.")
-    for k, name in enumerate(names):
-        components = modules[name].info.components
-        if len(names) > 1 and "bottleneck" in components and components["bottleneck"].reads == "input":
-            faults.append(f"the parallel bottleneck of {name} (it drops the changes of the others)")
-        if k and "invertible" in components:
-            faults.append(f"the invertible component of {name} (only the first module's is used)")
-    if faults:
+    if faults := _computed_otherwise(composition, modules):
         raise ConfigError(
             f"The composition '{composition}' would act otherwise in AdapterHub's `adapters`:\n  " + "\n  ".join(faults)
         )
@@ -130,3 +122,36 @@ def export_adapterhub_setup(
         setup = {"adapter_setup": tree, "head_setup": None, "version": VERSION}
         (made / SETUP).write_text(json.dumps(setup, indent=2) + "\n", encoding="utf-8")
     return folder
+
+
+def _computed_otherwise(composition: Stack, modules: dict[str, Module]) -> list[str]:
+    """The parts of a composition that the peer computes otherwise, each with the reason."""
+    faults = []
+    for item in composition.items:
+        if isinstance(item, Average):
+            faults.append(f"{item} (divided by the number of its children twice)")
+        elif not isinstance(item, str):
+            faults.append(f"{item} (no such block there)")
+    names = composition.names()
+    for k, name in enumerate(names):
+        components = modules[name].info.components
+        bottleneck: Any = components.get("bottleneck")
+        if len(names) > 1 and bottleneck is not None and bottleneck.reads == "input":
+            faults.append(f"the parallel bottleneck of {name} (it drops the changes of the others)")
+        for component in ("invertible", "prompt"):
+            if k and component in components:
+                faults.append(f"the {component} component of {name} (only the first module's is used)")
+    return faults + _multiplied([modules[name] for name in names])
+
+
+def _multiplied(stack: list[Module]) -> list[str]:
+    """The low-rank changes of one linear map by several modules: they add up here, and are multiplied there."""
+    faults, seen = [], dict[str, tuple[str, str]]()
+    for module in stack:
+        for site, units in module.units.items():
+            for component in {"lora", "ia3"} & set(units):
+                before, kind = seen.get(site, ("", component))
+                if "lora" in (kind, component) and before:
+                    faults.append(f"{kind} of {before} and {component} of {module.name} at {site} (multiplied there)")
+                seen[site] = (module.name, component)
+    return faults

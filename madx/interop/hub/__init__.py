@@ -1,8 +1,6 @@
-"""The Hugging Face hub: modules pulled from it and pushed to it."""
+"""The Hugging Face hub: modules pushed to it and pulled from it."""
 
 from madx.interop.hub.hub import Hub, load
+from madx.interop.hub.upload import Pushed
 
-__all__ = [
-    "Hub",
-    "load",
-]
+__all__ = ["Hub", "Pushed", "load"]

@@ -176,7 +176,7 @@ class DenseDeltaPhase(DensePhase):
         self._write()
 
     @torch.no_grad()
-    def add_penalty(self) -> None:
+    def add_own_penalty(self) -> None:
         """+ lambda/n sign(delta), in which entries of the rounds before count; + lambda dE||delta||_0 / da."""
         if self.l1:
             self._add_l1()

@@ -20,6 +20,7 @@ from madx.module_types.sparse_diff import SparseDiff
 from madx.tasks.base import Task
 from madx.training.base_gradients import require_float32, require_unscaled
 from madx.training.loop import train
+from madx.training.preparation import prepare_units
 from madx.training.processes import broadcast_in_place
 from madx.training.run import Run, TrainResult
 from madx.training.settings import TrainSettings
@@ -27,7 +28,7 @@ from madx.training.sparse.dense_delta import full_phase
 from madx.training.sparse.phases import SparsePhase, l1_per_parameter
 from madx.training.sparse.selecting import SELECTED, State, select
 from madx.training.sparse.selections import SELECTIONS
-from madx.training.trainable import Trainee
+from madx.training.trainable import ModuleTrainable, Trainee
 
 __all__ = ["SELECTED", "fit_sparse"]
 
@@ -48,6 +49,7 @@ def fit_sparse(trainee: Trainee[SparseDiff], task: Task, settings: TrainSettings
     try:
         with engine.on_top(unit):
             broadcast_in_place([*module.parameters(), *module.buffers()])
+            prepare_units(ModuleTrainable(trainee), task, settings, run)
             if wanted == unit.space.size:
                 total = _train_all_entries(trainee, task, settings, run)
             else:

@@ -135,7 +135,7 @@ class FullPhase(DensePhase):
         self.module.load_state_dict({k: v for k, v in state.items() if not k.startswith("base.")}, strict=False)
 
     @torch.no_grad()
-    def add_penalty(self) -> None:
+    def add_own_penalty(self) -> None:
         """+ lambda/n sign(theta - theta_0); at entries of the rounds before, theta_0 is without them."""
         if not self.l1:
             return
@@ -208,7 +208,7 @@ class SparsePhase(Phase):
             self.regrowth.begin_step(step)
 
     @torch.no_grad()
-    def add_penalty(self) -> None:
+    def add_own_penalty(self) -> None:
         """+ lambda/n sign(delta)."""
         gradient = gradient_of(self.unit.values)
         if self.regrowth is not None:

@@ -66,6 +66,7 @@ class ScheduledRegrowth(Regrowth):
         self.step, self.place = step, step % self.settings.reselect_every
 
     def regrow(self, indices: Tensor, values: Tensor) -> Regrown | None:
+        """Other entries at the end of a period's window, else None."""
         if self.place != self.settings.accumulate:
             return None
         falling = self.settings.replaced * (1 - (self.step + 1) / self.steps)

@@ -1,0 +1,74 @@
+"""Export of one module as a folder that `adapters` 1.x loads."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from madx.base import Base
+from madx.errors import ConfigError
+from madx.interop.adapterhub.config import write_config
+from madx.interop.adapterhub.files import CONFIG, HEAD_CONFIG, HEAD_WEIGHTS, WEIGHTS
+from madx.interop.adapterhub.head import write_head
+from madx.interop.adapterhub.layouts import layout_of
+from madx.interop.adapterhub.links import written
+from madx.interop.files import new_folder
+from madx.interop.matching import public_name
+from madx.module import Module, require_base
+
+#: the version written; every later release reads it
+VERSION = "adapters.1.3.0"
+
+
+def export_adapterhub(
+    module: Module, folder: str | Path, *, base: Base, safetensors: bool = False, as_name: str | None = None
+) -> Path:
+    """Write a module as a folder that `adapters` 1.x loads (`model.load_adapter(folder)`), its head as a tagging head.
+
+    Args:
+        safetensors: False writes `.bin`, the default of `adapters`.
+        as_name: the adapter's name in the files; by default the module's.
+    Raises ConfigError if the format cannot express the module, BaseError for a base that does not fit, StoreError for
+    a folder in use.
+    """
+    require_base(module.info, base)
+    layout, folder, name = layout_of(base.config.model_type), Path(folder).expanduser(), as_name or module.name
+    if "." in name or hasattr(nn.ModuleDict(), name):
+        raise ConfigError(
+            f"An adapter cannot be called {name!r} there: names with '.' and names of torch's own attributes fail on "
+            "loading. Pass as_name=..., e.g. as_name='" + name.replace(".", "_") + "_adapter'."
+        )
+    full = {
+        "config": write_config(module.info.components, depth=base.depth, width=base.width),
+        "hidden_size": base.width,
+        "model_class": layout.model_class,
+        "model_name": public_name(base),
+        "model_type": base.config.model_type,
+        "name": name,
+        "version": VERSION,
+    }
+    tensors = written(module, base=base, owner=name)
+    with new_folder(folder) as made:
+        _write_config(made / CONFIG, full)
+        _write_tensors(made, WEIGHTS, tensors, safetensors)
+        if module.head is not None:
+            head, weights = write_head(module, name)
+            _write_config(made / HEAD_CONFIG, full | {"config": head})
+            _write_tensors(made, HEAD_WEIGHTS, weights, safetensors)
+    return folder
+
+
+def _write_config(path: Path, config: dict[str, Any]) -> None:
+    text = json.dumps(config, indent=2)  # not sorted: their `get_labels` gives label2id's order in the file
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _write_tensors(folder: Path, names: tuple[str, str], tensors: dict[str, Tensor], safetensors: bool) -> None:
+    if safetensors:
+        from safetensors.torch import save_file
+
+        save_file(tensors, folder / names[0])
+    else:
+        torch.save(tensors, folder / names[1])
