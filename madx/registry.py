@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
 from madx.errors import ConfigError, did_you_mean
@@ -66,7 +67,15 @@ class Registry(Generic[T]):
 
 
 def discover(package: str) -> None:
-    """Import every file of a package whose name does not start with an underscore, so that each can register itself."""
+    """Import every file of a package that does not start with an underscore, so that each can register itself.
+
+    Other distributions add to it by an entry point whose group is the package's name, e.g. in their pyproject.toml
+
+        [project.entry-points."madx.module_types"]
+        my_type = "my_package.my_type"
+    """
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         if not module.name.startswith("_"):
             importlib.import_module(f"{package}.{module.name}")
+    for entry in entry_points(group=package):
+        entry.load()
