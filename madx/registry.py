@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from madx.errors import ConfigError, did_you_mean
 
@@ -79,3 +79,19 @@ def discover(package: str) -> None:
             importlib.import_module(f"{package}.{module.name}")
     for entry in entry_points(group=package):
         entry.load()
+
+
+#: what a lower floor offers but an upper floor does: name -> `module:attribute`, entered by the front door
+_PROVIDED: dict[str, str] = {}
+
+
+def provide(name: str, home: str) -> None:
+    """Enter where something is implemented, as `module:attribute`. Only `madx/__init__.py` calls it."""
+    _PROVIDED[name] = home
+
+
+def provided(name: str) -> Any:
+    """Give what was entered under a name. So a method of a lower floor, such as `Module.push_to_hub`, can exist although
+    the floor that does the work lies above it and may not be imported from below."""
+    module, _, attribute = _PROVIDED[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
