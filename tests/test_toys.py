@@ -14,6 +14,7 @@ from tiny_files import fill
 from madx.data.labelled.labels import LabelSet
 from madx.engine import Engine
 from madx.errors import CompositionError, ConfigError
+from madx.jobs.compare import measure
 from madx.module import new_module
 from madx.store import Store
 from madx.training import TrainSettings, fit
@@ -151,6 +152,7 @@ def test_training_a_fusion_over_frozen_modules():
 def test_commands(tmp_path, monkeypatch):
     """train-language, train-task, evaluate, explain and compare with types that only this test knows."""
     monkeypatch.chdir(fill(tmp_path))
+    monkeypatch.setattr(measure, "training_memory", measure.memory_here)  # another process does not know the toys
     small = ["--set", "block_size=16", "--set", "batch_size=4", "--set", "held_out_blocks=4"]
     for language, kind in (("eng", "toy_change"), ("swa", "toy_map")):
         done = run(
