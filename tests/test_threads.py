@@ -54,6 +54,7 @@ def mixed(engine: Engine, stacks: tuple[str, ...], *, requests: int, threads: in
     return wrong
 
 
+@pytest.mark.slow
 def test_a_thousand_requests_in_64_threads(engine):
     assert mixed(engine, STACKS, requests=1000, threads=64) == []
 
