@@ -115,7 +115,7 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def is_main() -> bool:
-    """Whether this process is the one that prints and writes."""
+    """True in the process that prints and writes, the first of several."""
     return PartialState().is_main_process
 
 

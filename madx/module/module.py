@@ -12,6 +12,7 @@ from madx.contract.sites import Site
 from madx.errors import BaseError, ConfigError
 from madx.module.components import components_of
 from madx.module_types import MODULE_TYPES
+from madx.registry import provided
 
 ROLES = ("language", "task")
 
@@ -133,6 +134,13 @@ class Module(nn.Module):
     def start_of(self, unit: ModuleType) -> str:
         """The beginning of the names of the tensors of one of `packed_units`."""
         return next(start for start, each in self.packed_units().items() if each is unit)
+
+    def push_to_hub(self, repository: str, **options: Any) -> Any:
+        """Publish the module on the Hugging Face hub as `owner/name`; options and result are those of `madx.Hub.push`.
+
+        >>> module.push_to_hub("juma/xlmr-swa", licence="cc-by-4.0")   # doctest: +SKIP
+        """
+        return provided("hub")().push(self, repository, **options)
 
     def parameter_count(self) -> int:
         """Trainable numbers, the head's included."""
