@@ -210,6 +210,13 @@ def test_a_class_at_a_site_of_another_class_is_refused():
         del toys.MODULE_TYPES._classes["misplaced"]
 
 
+@pytest.mark.parametrize("kind", ["toy_change", "toy_map", "toy_slots"])
+def test_a_tensor_that_a_site_does_not_have_is_refused(kind, monkeypatch):
+    monkeypatch.setattr(toys.TOYS[kind], "reads", frozenset({"residual"}))
+    with pytest.raises(ConfigError, match=f"{kind}.*residual.*has:"):
+        new_module("m", tiny.base(), components={kind: {}})
+
+
 def test_a_site_that_nothing_reaches_is_refused(monkeypatch):
     made = engine("toy_change")
     monkeypatch.delitem(made._needs, "layer.1")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from madx.base import Base
 from madx.composition import check_name
 from madx.contract.module_type import ComponentConfig, FusionType, ModuleType, class_of
-from madx.contract.sites import Site
+from madx.contract.sites import READS, Site
 from madx.errors import BaseError, ConfigError
 from madx.module.components import components_of
 from madx.module_types import MODULE_TYPES
@@ -79,10 +79,20 @@ class Module(nn.Module):
             for component, config in info.components.items():
                 if site in found[component]:
                     unit = MODULE_TYPES.get(component)(config, site)
+                    self._require_readable(component, unit)
                     unit.take_common(shared[component])
                     self._place(f"{site.name}.{component}", unit)
                     self.units.setdefault(site.name, {})[component] = unit
         self.head = nn.Linear(sites["encoder"].width, len(info.labels)) if info.labels else None
+
+    def _require_readable(self, component: str, unit: ModuleType) -> None:
+        """Raises ConfigError where a unit wants to read a tensor that its site does not have."""
+        there = READS.get(unit.site.kind, frozenset())
+        if lost := sorted(unit.reads - there):
+            raise ConfigError(
+                f"The module type {component!r} reads {', '.join(lost)} at {unit.site.name}, which is not there. A site of the kind "
+                f"{unit.site.kind} has: {', '.join(sorted(there)) or 'its value alone'}."
+            )
 
     def _sites(self, component: str, config: ComponentConfig, sites: dict[str, Site]) -> list[Site]:
         """The sites where a component acts; raises ConfigError where it acts at none, or at one of another class."""
