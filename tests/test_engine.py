@@ -277,7 +277,7 @@ def test_a_module_of_another_base_is_refused():
         Engine(wide).attach(swa, allow_base_mismatch=True)
     with pytest.raises(BaseError, match="(?s)weights: module .*allow_base_mismatch"):
         Engine(other).attach(swa)
-    other._engine.attach(swa, allow_base_mismatch=True)
+    other.engine.attach(swa, allow_base_mismatch=True)
 
 
 def test_one_engine_per_base_and_an_undescribed_base():
@@ -341,7 +341,7 @@ def test_using_restores_after_an_exception():
 def test_module_needs_a_site_and_a_legal_name():
     base = tiny.base()
     for name in ("to", "type", "a.b", "double", "swa-v2"):
-        Engine(base).attach(module(base, name)) and base._engine.close()
+        Engine(base).attach(module(base, name)) and base.engine.close()
     with pytest.raises(CompositionError, match="cannot name a module"):
         module(base, "../swa")
     with pytest.raises(MadxError, match="acts at no site"):

@@ -1,12 +1,14 @@
-"""Describes where each base family keeps its sites, as data. One more entry in `FAMILIES` describes a base.
+"""Families of bases: the places of their sites, as data. A new base needs one more entry in `FAMILIES`.
 
-A sublayer computes LN(h + x) in a post-norm base, h + x in a pre-norm base. For each, `SublayerPlace` names, as paths
-inside one layer: the module whose output is h, the module whose first input is x, and either the LN that takes h + x
-(post-norm) or the module whose output is the normed input (pre-norm). `MapPlace` names a linear map, or a third of one.
+A sublayer computes LN(h + x) in a post-norm base and h + x in a pre-norm base. For each, `SublayerPlace` names, as
+paths inside one layer: the module whose output is h, the module whose first input is x, and either the LN that takes
+h + x (post-norm) or the module whose output is the normed input (pre-norm). `MapPlace` names a linear map, or a third
+of one.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -26,8 +28,11 @@ class SublayerPlace:
 
 @dataclass(frozen=True)
 class MapPlace:
-    """A linear map inside a layer: path of its module; with `share` of `shares`, it is one of several maps of equal width
-    that the base computes as one matrix (ModernBERT's query, key and value)."""
+    """A linear map inside a layer.
+
+    path: of its module. share, shares: the map is number `share` of `shares` maps of equal width that the base computes
+    as one matrix (ModernBERT's query, key and value).
+    """
 
     path: str
     share: int = 0
@@ -38,13 +43,20 @@ class MapPlace:
 class Family:
     """One family of bases.
 
-    layers: path of the layer list inside the encoder; embeddings: path of the embedding block inside the encoder;
-    embedding_width: config attribute, or the attribute to fall back to; before_decoder: paths inside the masked-LM
-    model, the first that exists is the last module before the decoder (an invertible part is undone on its output);
-    mlm_logits: hidden states `(n, width)` -> logits `(n, vocabulary)` by the model's own head; tied: whether the
-    decoder shares its weights with the embeddings (else nothing is undone before it); decoder_is_given: path inside the
-    masked-LM model of a head that is handed the embedding module as its second argument; maps: places of the linear maps,
-    keyed `attention.query`; rows_share: maps that a base with relative positions also applies to these, which have no rows.
+    Args:
+        title: its name in messages.
+        model_types: the values of `model_type` in the configs of its bases.
+        layers, embeddings: paths of the list of layers and of the embedding block inside the encoder.
+        attention, ffn: places of the sublayers inside a layer.
+        before_decoder: paths inside the masked-LM model; the first that exists is the last module before the decoder,
+            on whose output the maps of the embeddings are inverted.
+        mlm_logits: (model, hidden states `(n, width)`) -> scores `(n, vocabulary)` by the model's own head.
+        embedding_width: attributes of the config that hold the width of the embeddings; the first that exists counts.
+        tied: the decoder shares its weights with the embeddings; if not, nothing is inverted before it.
+        head_with_embeddings: path inside the masked-LM model of a head that gets the embedding module as its second
+            argument; None: there is no such head.
+        maps: places of the linear maps, keyed `attention.query`.
+        rows_share: maps that the base also applies to relative positions, which have no rows.
     """
 
     title: str
@@ -54,20 +66,20 @@ class Family:
     attention: SublayerPlace
     ffn: SublayerPlace
     before_decoder: tuple[str, ...]
-    mlm_logits: Callable[[nn.Module, Tensor], Tensor]
+    mlm_logits: Callable[[Any, Tensor], Any]
     embedding_width: tuple[str, ...] = ("hidden_size",)
     tied: bool = True
-    decoder_is_given: str | None = None
+    head_with_embeddings: str | None = None
     maps: Mapping[str, MapPlace] = field(default_factory=dict)
     rows_share: tuple[str, ...] = ()
 
 
-def _distilbert_logits(model: nn.Module, hidden: Tensor) -> Tensor:
+def _distilbert_logits(model: Any, hidden: Tensor) -> Any:
     return model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))))
 
 
-def _deberta_logits(model: nn.Module, hidden: Tensor) -> Tensor:
-    if hasattr(model, "cls"):  # the head in the older of the two layouts
+def _deberta_logits(model: Any, hidden: Tensor) -> Any:
+    if hasattr(model, "cls"):  # the older of the two layouts of the head
         return model.cls(hidden)
     return model.lm_predictions(hidden, model.deberta.embeddings.word_embeddings)
 
@@ -88,8 +100,8 @@ _BERT_REST = {"output": "attention.output.dense", "up": "intermediate.dense", "d
 _BERT_MAPS = _maps(*_BERT_SELF, **_BERT_REST)
 
 
-def _bert_like(title: str, model_types: tuple[str, ...], **changes) -> Family:
-    fields = {
+def _bert_like(title: str, model_types: tuple[str, ...], **changes: Any) -> Family:
+    fields: dict[str, Any] = {
         "layers": "encoder.layer",
         "embeddings": "embeddings",
         "attention": _BERT_ATTENTION,
@@ -101,7 +113,10 @@ def _bert_like(title: str, model_types: tuple[str, ...], **changes) -> Family:
     return Family(title, model_types, **(fields | changes))
 
 
-_ROBERTA_HEAD = {"before_decoder": ("lm_head.layer_norm",), "mlm_logits": lambda model, hidden: model.lm_head(hidden)}
+_ROBERTA_HEAD: dict[str, Any] = {
+    "before_decoder": ("lm_head.layer_norm",),
+    "mlm_logits": lambda model, hidden: model.lm_head(hidden),
+}
 
 FAMILIES: tuple[Family, ...] = (
     _bert_like("BERT, mBERT", ("bert",)),
@@ -127,7 +142,7 @@ FAMILIES: tuple[Family, ...] = (
         ("deberta-v2",),
         before_decoder=("cls.predictions.transform", "lm_predictions.lm_head.LayerNorm"),
         mlm_logits=_deberta_logits,
-        decoder_is_given="lm_predictions.lm_head",
+        head_with_embeddings="lm_predictions.lm_head",
         maps=_maps(*(f"{path}_proj" for path in _BERT_SELF), **_BERT_REST),
         rows_share=("attention.query", "attention.key"),
     ),
@@ -172,8 +187,8 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
-def family_of(config) -> Family:
-    """The family that describes a base's config; raises BaseError for a base that is not described."""
+def family_of(config: Any) -> Family:
+    """Return the family of a base by its config. Raises BaseError for a base that is not described."""
     for family in FAMILIES:
         if config.model_type in family.model_types:
             return family
@@ -184,29 +199,27 @@ def family_of(config) -> Family:
     )
 
 
-def layer_count(config) -> int:
-    """Layers of the base (DistilBERT calls them n_layers)."""
-    return config.num_hidden_layers
-
-
-def local_layers(config) -> frozenset[int]:
-    """Layers whose attention sees a window of neighbouring tokens alone (ModernBERT); empty for most bases."""
+def local_layers(config: Any) -> frozenset[int]:
+    """Return the layers with local attention, which sees a window of neighbouring tokens (ModernBERT)."""
     if config.model_type != "modernbert":
         return frozenset()
     types = getattr(config, "layer_types", None)  # transformers 5
     every = getattr(config, "global_attn_every_n_layers", 1)
     return frozenset(
         layer
-        for layer in range(layer_count(config))
+        for layer in range(config.num_hidden_layers)
         if (types[layer] == "sliding_attention" if types is not None else layer % every != 0)
     )
 
 
-def layout(family: Family, config, encoder: nn.Module, *, positions: int) -> dict[str, Site]:
-    """All sites of a base by name but `weights`, in the order in which the forward pass meets them."""
-    depth, width = layer_count(config), config.hidden_size
+def layout(family: Family, config: Any, encoder: nn.Module, *, positions: int) -> dict[str, Site]:
+    """Describe all sites of a base except `weights`, by name, in the order in which the forward pass meets them.
+
+    positions: the longest input in tokens.
+    """
+    depth, width = config.num_hidden_layers, config.hidden_size
     embedding_width = next(getattr(config, a) for a in (*family.embedding_width, "hidden_size") if hasattr(config, a))
-    layers = encoder.get_submodule(family.layers)
+    layers: Any = encoder.get_submodule(family.layers)
     sites = [
         Site("embeddings", "embeddings", embedding_width, depth),
         Site("slots", "slots", embedding_width, depth, positions=positions),
@@ -229,7 +242,7 @@ def layout(family: Family, config, encoder: nn.Module, *, positions: int) -> dic
 def _map_site(family: Family, module: nn.Module, key: str, *, layer: int, depth: int, shared: bool) -> Site:
     place, name = key.split(".")
     found = family.maps[key]
-    linear = module.get_submodule(found.path)
+    linear: Any = module.get_submodule(found.path)
     return Site(
         f"layer.{layer}.{key}",
         "linear",
@@ -244,19 +257,23 @@ def _map_site(family: Family, module: nn.Module, key: str, *, layer: int, depth:
 
 
 def weights_site(family: Family, encoder: nn.Module, *, depth: int, width: int) -> Site:
-    """The site `weights`: names and shapes of the encoder's parameters, sorted by name, the pooler's left out
-    (masked-LM models have none)."""
+    """Describe the site `weights`: the encoder's parameters, sorted by name, without the pooler's.
+
+    Masked-LM models have no pooler, so its parameters are not comparable between models.
+    """
     found = []
     for name, parameter in sorted(encoder.named_parameters()):
         if name.startswith("pooler."):
             continue
-        group, layer = "other", None
+        group: Literal["embeddings", "layers", "other"] = "other"
+        layer = None
         if name.startswith(family.embeddings + "."):
             group = "embeddings"
         elif name.startswith(family.layers + "."):
             group, layer = "layers", int(name.removeprefix(family.layers + ".").split(".")[0])
         owner = encoder.get_submodule(name.rpartition(".")[0])
         norm = "norm" in type(owner).__name__.lower()
-        kind = "norm" if norm else "bias" if name.rpartition(".")[2].endswith("bias") else "weight"
+        bias = name.rpartition(".")[2].endswith("bias")
+        kind: Literal["weight", "bias", "norm"] = "norm" if norm else "bias" if bias else "weight"
         found.append(BaseParameter(name, tuple(parameter.shape), group, layer, kind))
     return Site("weights", "weights", width, depth, parameters=tuple(found))

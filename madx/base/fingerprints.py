@@ -1,23 +1,24 @@
-"""Which base was it, and which tokenizer? Hashes that a stored module is compared by."""
+"""Fingerprints: hashes of a base and of its tokenizer, by which a stored module is compared with them."""
 
 import hashlib
 import json
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-#: values hashed of each tensor, evenly spaced; a tensor that was trained differs in nearly all of its values
+#: The number of values, evenly spaced, that are hashed of each tensor: training changes nearly all values of a tensor.
 VALUES = 4096
 SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-_known: WeakKeyDictionary = WeakKeyDictionary()
+_known: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
 
 
 def base_fingerprint(encoder: nn.Module) -> str:
-    """sha256 over name, shape and evenly spaced values (as float32) of every encoder parameter, the pooler's excluded.
+    """Hash name, shape and evenly spaced values (as float32) of every encoder parameter except the pooler's, by sha256.
 
-    At most 4096 values of a tensor are read: milliseconds on XLM-R base. It is taken from the weights as they were
-    loaded, before any conversion to half precision.
+    At most 4096 values of a tensor are read, which takes milliseconds on XLM-R base. `load_base` computes it before it
+    converts the weights to half precision.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(encoder.named_parameters()):
@@ -31,11 +32,11 @@ def base_fingerprint(encoder: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def tokenizer_fingerprint(tokenizer) -> str:
-    """sha256 over the vocabulary, sorted by id, and the ids of the special tokens.
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Hash the vocabulary, sorted by id, and the ids of the special tokens, by sha256.
 
-    It does not depend on the class of the tokenizer, its folder or the version of transformers. It is remembered for
-    as long as the tokenizer object lives and its number of tokens stays the same.
+    The result does not depend on the class of the tokenizer, its folder or the version of transformers. It is cached
+    for as long as the tokenizer object lives and its number of tokens stays the same.
     """
     size = len(tokenizer)
     if (known := _known.get(tokenizer)) and known[0] == size:

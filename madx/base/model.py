@@ -2,10 +2,14 @@
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from zipfile import is_zipfile
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 from madx.base.families import Family, family_of, layout, weights_site
 from madx.base.fingerprints import base_fingerprint, tokenizer_fingerprint
@@ -14,19 +18,30 @@ from madx.errors import BaseError
 
 log = logging.getLogger("madx")
 
-LEAST_PIECES = 8  # transformers makes a tokenizer of special tokens alone where its files are missing
+LEAST_PIECES = 8  # where files are missing, transformers makes a tokenizer that has special tokens alone
 
 
 class Base:
     """A frozen masked-LM model of the transformers library, with its tokenizer and its sites by name.
 
-    name: path or id it was loaded from; revision: the commit of a downloaded base, else None; has_mlm_head: whether
-    the stored weights include the masked-LM head (a language module needs it); fingerprint: identifies the weights.
+    Args:
+        model: the model; its parameters are closed to gradients.
+        tokenizer: its tokenizer, or None.
+        name: the path or id that it was loaded from.
+        has_mlm_head: the stored weights include the masked-LM head, which a language module needs.
+
+    Attributes:
+        config: the model's config; its attributes depend on the family.
+        revision: the commit of a downloaded base, otherwise None.
+        fingerprint, tokenizer_fingerprint: identify the weights and the tokenizer; see `madx.base.fingerprints`.
+        sites: the sites by name; see `madx.contract.sites`.
+        engine: the engine that the base carries, or None.
     """
 
-    def __init__(self, model: nn.Module, tokenizer, *, name: str, has_mlm_head: bool = True):
+    def __init__(self, model: "PreTrainedModel", tokenizer: Any, *, name: str, has_mlm_head: bool = True):
         self.model, self.tokenizer, self.name = model, tokenizer, str(name)
-        self.config = model.config
+        self.config: Any = model.config
+        self.engine: object | None = None
         self.family: Family = family_of(self.config)
         self.encoder: nn.Module = model.base_model
         self.sites: dict[str, Site] = {
@@ -42,26 +57,27 @@ class Base:
 
     @property
     def label(self) -> str:
-        """A name to print: the model id, or the last two steps of a folder's path, which says nothing of the machine."""
+        """The name to print: the model id, or the last two names of a folder's path, which do not tell the machine."""
         return "/".join(Path(self.name).parts[-2:]) if Path(self.name).exists() else self.name
 
     @property
     def width(self) -> int:
-        """Numbers per token in the last layer's output."""
-        return self.config.hidden_size
+        """The size of a token's state in the last layer's output."""
+        return int(self.config.hidden_size)
 
     @property
     def depth(self) -> int:
-        """Layers."""
-        return self.config.num_hidden_layers
+        """The number of layers."""
+        return int(self.config.num_hidden_layers)
 
     @property
     def device(self) -> torch.device:
+        """The device of the parameters."""
         return next(self.model.parameters()).device
 
     @property
-    def architecture(self) -> dict:
-        """What must agree for a module to fit: model type, layers, width, vocabulary size."""
+    def architecture(self) -> dict[str, Any]:
+        """The model type, layers, width and vocabulary size, which must agree for a module to fit."""
         return {
             "model_type": self.config.model_type,
             "layers": self.depth,
@@ -75,10 +91,10 @@ class Base:
         positions = getattr(self.config, "max_position_embeddings", 512)
         if "roberta" in self.config.model_type or self.config.model_type == "camembert":
             positions -= self.config.pad_token_id + 1  # RoBERTa counts positions from the padding id + 1
-        return min(positions, getattr(self.tokenizer, "model_max_length", positions) or positions)
+        return int(min(positions, getattr(self.tokenizer, "model_max_length", positions) or positions))
 
-    def identity(self) -> dict:
-        """What a stored module records of its base."""
+    def identity(self) -> dict[str, Any]:
+        """Return the record that a stored module keeps of its base."""
         return {
             "name": self.name,
             "revision": self.revision,
@@ -87,12 +103,13 @@ class Base:
         }
 
     def mlm_logits(self, hidden: Tensor) -> Tensor:
-        """Scores of the base's own masked-LM head: `(n, width)` -> `(n, vocabulary)`.
+        """Compute the scores of the base's own masked-LM head: `(n, width)` -> `(n, vocabulary)`.
 
         Raises BaseError when the stored base has no trained head.
         """
         self.require_mlm_head()
-        return self.family.mlm_logits(self.model, hidden)
+        scores: Tensor = self.family.mlm_logits(self.model, hidden)
+        return scores
 
     def require_mlm_head(self) -> None:
         """Raises BaseError when the stored base has no trained masked-LM head."""
@@ -104,10 +121,15 @@ class Base:
 
 
 def load_base(name: str | Path, *, revision: str | None = None, dtype: torch.dtype = torch.float32) -> Base:
-    """A base from a local folder or a model id, through transformers' Auto classes.
+    """Load a base from a local folder or by a model id, through transformers' Auto classes.
 
-    Raises BaseError when it cannot be found or read, is of a family that is not described, or has a tokenizer that
-    does not fit its vocabulary.
+    Raises BaseError for a base that cannot be found or read, whose family is not described, or whose tokenizer does not
+    fit its vocabulary.
+
+    Args:
+        name: a folder or a model id.
+        revision: a branch, tag or commit of a model id; None: its main branch.
+        dtype: the number format of the weights.
     """
     from transformers import AutoConfig, AutoModelForMaskedLM
 
@@ -124,7 +146,7 @@ def load_base(name: str | Path, *, revision: str | None = None, dtype: torch.dty
         tokenizer = _load_tokenizer(name, revision)
     except BaseError:
         raise
-    except Exception as error:  # what is broken decides which: OSError, SafetensorError, UnpicklingError, TypeError ...
+    except Exception as error:  # OSError, SafetensorError, UnpicklingError, TypeError ...: the file decides which
         raise BaseError(
             f"Cannot load the base {name!r}: {(str(error).strip() or type(error).__name__).splitlines()[0]} "
             "Give a folder with config.json, model.safetensors and tokenizer files, or the id of a model that is "
@@ -134,7 +156,8 @@ def load_base(name: str | Path, *, revision: str | None = None, dtype: torch.dty
     prefix = model.base_model_prefix + "."
     if any(key.startswith(prefix) for key in missing):
         raise BaseError(
-            f"The base {name!r} lacks weights of its encoder: {', '.join(k for k in missing if k.startswith(prefix))[:300]}. "
+            f"The base {name!r} lacks weights of its encoder: "
+            f"{', '.join(k for k in missing if k.startswith(prefix))[:300]}. "
             "The folder is incomplete, or its config.json belongs to another model."
         )
     _check_pieces(name, tokenizer)
@@ -144,12 +167,12 @@ def load_base(name: str | Path, *, revision: str | None = None, dtype: torch.dty
             "belong together."
         )
     base = Base(model, tokenizer, name=name, has_mlm_head=not missing)
-    base.model.to(dtype)
+    nn.Module.to(base.model, dtype)
     return base
 
 
-def load_tokenizer(name: str | Path, *, revision: str | None = None):
-    """The tokenizer of a base alone, without its weights. Raises BaseError when it cannot be found or read."""
+def load_tokenizer(name: str | Path, *, revision: str | None = None) -> Any:
+    """Load the tokenizer of a base without its weights. Raises BaseError when it cannot be found or read."""
     name = str(Path(name).expanduser()) if Path(name).expanduser().exists() else str(name)
     try:
         tokenizer = _load_tokenizer(name, revision)
@@ -162,39 +185,43 @@ def load_tokenizer(name: str | Path, *, revision: str | None = None):
     return tokenizer
 
 
-def _check_pieces(name: str, tokenizer) -> None:
+def _check_pieces(name: str, tokenizer: Any) -> None:
     if len(tokenizer) - len(set(tokenizer.all_special_ids)) < LEAST_PIECES:
         raise BaseError(
-            f"The tokenizer of {name!r} has no pieces but its special tokens: its files are missing. Save the tokenizer "
-            "into the folder of the base (tokenizer.save_pretrained)."
+            f"The tokenizer of {name!r} has no pieces but its special tokens: its files are missing. Save the "
+            "tokenizer into the folder of the base (tokenizer.save_pretrained)."
         )
 
 
-def _load_tokenizer(name: str, revision: str | None):
-    """The base's tokenizer. Version 4 of transformers does not know the class names that version 5 writes; the fast
-    tokenizer's own file says all the same."""
+def _load_tokenizer(name: str, revision: str | None) -> Any:
+    """Load the base's tokenizer.
+
+    Version 4 of transformers does not know the class names that version 5 writes, so it reads the fast tokenizer's
+    file, which holds the same tokenizer.
+    """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    fast: Any = PreTrainedTokenizerFast  # its annotations refuse the revision None, which it accepts
     try:
         return AutoTokenizer.from_pretrained(name, revision=revision)
     except ValueError as error:
         if "TokenizersBackend" not in str(error):
             raise
-        return PreTrainedTokenizerFast.from_pretrained(name, revision=revision)
+        return fast.from_pretrained(name, revision=revision)
 
 
-def _prepare(config, name: str, revision: str | None) -> None:
-    """Settings that a family needs before its model is built."""
+def _prepare(config: Any, name: str, revision: str | None) -> None:
+    """Set the switches that a family needs before its model is built."""
     if config.model_type == "modernbert":
-        config.reference_compile = False  # else its feed-forward block may run compiled, past the sites
+        config.reference_compile = False  # a compiled feed-forward block would not run the hooks at its sites
     if config.model_type == "deberta-v2" and any(k.startswith("lm_predictions.") for k in _stored_keys(name, revision)):
-        config.legacy = False  # the published head lies under lm_predictions; the default layout would leave it random
-        # that head is handed the embeddings; transformers 4.57 would moreover put them in place of its dense layer
+        config.legacy = False  # the published head is named lm_predictions; the default layout would leave it random
+        # that head gets the embeddings as an argument; transformers 4.57 would also tie its dense layer to them
         config.tie_word_embeddings = False
 
 
 def _stored_keys(name: str, revision: str | None) -> list[str]:
-    """Names of the tensors in a base's weight file, read without loading the weights where the format allows it."""
+    """Return the names of the tensors in a base's weight file, if possible without reading the weights."""
     from safetensors import safe_open
     from transformers.utils import cached_file
 

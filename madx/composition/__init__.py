@@ -11,7 +11,7 @@ from madx.composition.algebra import (
     Ties,
     require_stack,
 )
-from madx.composition.names import HUB_MARK, MAX_NAME, RESERVED, check_name, of_the_hub
+from madx.composition.names import HUB_MARK, MAX_NAME, RESERVED, check_name, hub_advice
 from madx.composition.parser import as_composition, parse
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
     "Ties",
     "as_composition",
     "check_name",
-    "of_the_hub",
+    "hub_advice",
     "parse",
     "require_stack",
 ]

@@ -2,7 +2,7 @@
 
     base                            the bare base
     swa                             one module
-    swa + ner                       a stack: ner acts on what swa gives
+    swa + ner                       a stack: ner acts on the result of swa
     average(swa, hau) + ner         the mean of the changes that swa and hau would make, then ner
     average(0.7*swa, 0.3*hau)       a weighted mean (weights are scaled to sum to one)
     0.5*swa + ner                   half of the change that swa would make, then ner
@@ -30,7 +30,7 @@ LEAST_SHARE = 1e-6  # and so does one that is this small beside the weights: sca
 
 @dataclass(frozen=True, init=False)
 class Average:
-    """The weighted mean of what its children would change: sum of w_i * change_i, with the w_i summing to one.
+    """The weighted mean of the changes that its children would make: sum of w_i * change_i, where the w_i sum to one.
 
     >>> str(Average("swa", "hau", weights=(0.75, 0.25)))
     'average(0.75*swa, 0.25*hau)'
@@ -39,7 +39,7 @@ class Average:
     children: tuple["Stack", ...]
     weights: tuple[float, ...]
 
-    def __init__(self, *children: Union[str, "Average", "Stack"], weights: tuple[float, ...] | None = None):
+    def __init__(self, *children: Union["Item", "Stack"], weights: tuple[float, ...] | None = None):
         if not children:
             raise CompositionError("average() of nothing: name at least one module, e.g. average(swa, hau).")
         weights = tuple(weights) if weights is not None else (1.0,) * len(children)
@@ -62,7 +62,7 @@ class Average:
 
 @dataclass(frozen=True, init=False)
 class Scaled:
-    """A factor times what its child would change: lambda * (f(h) - h), lambda * difference.
+    """A factor times the change that its child would make: lambda * (f(h) - h), or lambda * (weight delta).
 
     >>> str(Scaled("swa", 0.5)), str(Scaled(Scaled("swa", 0.5), 0.5))
     ('0.5*swa', '0.25*swa')
@@ -73,8 +73,8 @@ class Scaled:
 
     def __init__(self, child: Union[str, "Item", "Stack"], factor: float):
         stack, factor = child if isinstance(child, Stack) else Stack(child), float(factor)
-        if len(stack.items) == 1 and isinstance(stack.items[0], Scaled):
-            stack, factor = stack.items[0].child, factor * stack.items[0].factor
+        if len(stack.items) == 1 and isinstance(inner := stack.items[0], Scaled):
+            stack, factor = inner.child, factor * inner.factor
         if not math.isfinite(factor):
             raise CompositionError(f"A module cannot be scaled by {factor}: the factor must be finite.")
         object.__setattr__(self, "child", stack)
@@ -86,9 +86,10 @@ class Scaled:
 
 @dataclass(frozen=True, init=False)
 class Ties:
-    """Differences of weights joined place by place: the sign of their sum is elected, and those that have it are averaged.
+    """Weight deltas joined place by place: the sign of their sum is elected, and the values of that sign are averaged.
 
-    A child that does not touch a place has no vote there, so the bare base is left out. A child given twice has two votes.
+    A child that does not touch a place has no vote there, so the bare base is left out. A child that is given twice has
+    two votes.
 
     >>> str(Ties("swa", "hau"))
     'ties(swa, hau)'
@@ -187,7 +188,8 @@ class Stack:
             for name in names:
                 if name in met:
                     raise CompositionError(
-                        f"The composition '{self}' applies the module '{name}' twice in one stack. Name each module once."
+                        f"The composition '{self}' applies the module '{name}' twice in one stack. "
+                        "Name each module once."
                     )
             met.update(names)
 
@@ -201,10 +203,10 @@ class Stack:
 
 @dataclass(frozen=True, init=False)
 class Route:
-    """One batch, several stacks: each of its rows takes one of the branches, which are counted from 0.
+    """Several stacks for one batch: each row takes one of the branches, which are counted from 0.
 
-    A branch is a Stack or an item of one; `parse("route(swa + ner, yor + ner)")` makes a route from text. Branches may share
-    modules; what all rows share is computed at once.
+    A branch is a Stack or an item of one; `parse("route(swa + ner, yor + ner)")` makes a route from text. Branches may
+    share modules; a module that all rows share is computed for all of them together.
 
     >>> str(Route(Stack("swa", "ner"), Stack("yor", "ner"), Stack()))
     'route(swa + ner, yor + ner, base)'
@@ -228,23 +230,23 @@ class Route:
 Composition = Union[Stack, Route]
 
 NESTED = (
-    "'{}' cannot be part of another composition: a route says what whole rows of a batch take, so it stands outermost. "
-    "Write each branch in full, e.g. route(swa + ner, yor + ner) instead of route(swa, yor) + ner."
+    "'{}' cannot be inside another composition: a route gives whole rows of a batch to its branches, so it is "
+    "outermost. Write each branch in full, e.g. route(swa + ner, yor + ner) instead of route(swa, yor) + ner."
 )
 
 
 def _grouped(stack: Stack) -> str:
-    """After a factor or a weight: one thing, in brackets if it would read as several."""
+    """Return the text of a stack after a factor or a weight: in brackets if it has several items."""
     return f"({stack})" if len(stack.items) > 1 else _unweighted(stack)
 
 
 def _unweighted(stack: Stack) -> str:
-    """In brackets if its text begins with a number, which would read as a weight."""
+    """Return the text of a stack, in brackets if it begins with a number, which would be read as a weight."""
     return f"({stack})" if stack.items and isinstance(stack.items[0], Scaled) else str(stack)
 
 
 def _names(item: Item) -> Iterator[str]:
-    """The names in an item of a stack, as written; a name may come more than once."""
+    """Yield the names in an item of a stack, as written; a name may come more than once."""
     if isinstance(item, str):
         yield item
     elif isinstance(item, Scaled):
@@ -257,7 +259,10 @@ def _names(item: Item) -> Iterator[str]:
 
 
 def _scaled(weights: tuple[float, ...], *, given: tuple[float, ...]) -> tuple[float, ...]:
-    """The weights divided by their sum; scaling twice changes nothing. Raises CompositionError where that is senseless."""
+    """Divide the weights by their sum; scaling twice changes nothing.
+
+    Raises CompositionError for weights that are not finite or that cancel out. given: the weights for its message.
+    """
     size = sum(map(abs, weights))
     total = math.fsum(weights) if math.isfinite(size) else 0.0
     if abs(total) < LEAST_SUM or abs(total) < LEAST_SHARE * size:
@@ -271,7 +276,10 @@ def _scaled(weights: tuple[float, ...], *, given: tuple[float, ...]) -> tuple[fl
 
 
 def require_stack(composition: Composition, what: str) -> Stack:
-    """The composition, if it is the same for all rows; raises CompositionError otherwise, saying `what` cannot be done."""
+    """Return a composition that is the same for all rows.
+
+    Raises CompositionError for a route. what: completes its message, "cannot be ...".
+    """
     if isinstance(composition, Route):
         raise CompositionError(
             f"'{composition}' cannot be {what}: a route is for a batch of mixed rows. Use one of its branches."

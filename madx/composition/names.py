@@ -1,4 +1,4 @@
-"""Names of modules, and the words that cannot be one."""
+"""Checks the names of modules."""
 
 import re
 
@@ -6,22 +6,22 @@ from madx.errors import CompositionError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]*")
 RESERVED = ("base", "average", "ties", "fuse", "route")
-HUB_MARK = "hf://"  # how a place on the model hub begins
+HUB_MARK = "hf://"  # an address on the model hub begins with it
 MAX_NAME = 100
 
 
 def check_name(name: str) -> str:
-    """The name, if a module may have it; raises CompositionError otherwise."""
+    """Return the name if a module may have it. Raises CompositionError otherwise."""
     if not isinstance(name, str) or not NAME.fullmatch(name) or name in RESERVED or len(name) > MAX_NAME:
         raise CompositionError(
-            f"{name!r} cannot name a module. A name starts with a letter or digit, goes on with letters, digits, "
-            f"'.', '_', '-' or '@' (at most {MAX_NAME}), and is none of: {', '.join(RESERVED)}.{of_the_hub(name)}"
+            f"{name!r} cannot name a module. A name starts with a letter or digit, continues with letters, digits, "
+            f"'.', '_', '-' or '@' (at most {MAX_NAME}), and is none of: {', '.join(RESERVED)}.{hub_advice(name)}"
         )
     return name
 
 
-def of_the_hub(text) -> str:
-    """What to do with a place on the hub where a name is due."""
+def hub_advice(text: object) -> str:
+    """Advise the user who writes an address on the hub in the place of a name; empty for any other text."""
     if HUB_MARK not in str(text):
         return ""
-    return " A module of the hub is first pulled into the store, by `madx modules pull OWNER/NAME`; it then goes by its name."
+    return " Pull a module of the hub into the store first, by `madx modules pull OWNER/NAME`, and then use its name."

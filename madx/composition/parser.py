@@ -1,17 +1,20 @@
-"""Reads the text form of compositions by recursive descent; errors name the character where reading stopped."""
+"""Parses the text form of compositions by recursive descent; errors name the character where parsing stopped."""
 
 import re
 from collections.abc import Callable
+from typing import TypeVar
 
 from madx.composition.algebra import Average, Composition, Fuse, Item, Route, Scaled, Stack, Ties
-from madx.composition.names import MAX_NAME, of_the_hub
+from madx.composition.names import MAX_NAME, hub_advice
 from madx.errors import CompositionError
+
+T = TypeVar("T")
 
 MAX_DEPTH = 50  # brackets inside brackets
 
 
 def parse(text: str) -> Composition:
-    """Read the text form of a composition; raises CompositionError with the place where reading stopped.
+    """Parse the text form of a composition; raises CompositionError with the place where parsing stopped.
 
     >>> parse("average(swa, hau) + ner").names()
     ('swa', 'hau', 'ner')
@@ -20,7 +23,7 @@ def parse(text: str) -> Composition:
 
 
 def as_composition(value: Item | Composition | None) -> Composition:
-    """Make a composition of a text, an item of a stack, a Stack, a Route, or of None (the bare base)."""
+    """Make a composition from a text, an item of a stack, a Stack, a Route, or from None (the bare base)."""
     if value is None:
         return Stack()
     if isinstance(value, (Stack, Route)):
@@ -29,9 +32,16 @@ def as_composition(value: Item | Composition | None) -> Composition:
 
 
 class _Parser:
-    """whole = 'route(' stack {',' stack} ')' | stack; stack = item {'+' item};
-    item = {number '*'} (name | average | ties | fuse | '(' stack ')'); average = 'average(' term {',' term} ')';
-    term = number '*' item | stack; ties = 'ties(' stack {',' stack} ')'; fuse = 'fuse(' stack {',' stack} ';' name ')'."""
+    """A recursive-descent parser with one method for each rule of the grammar.
+
+    whole   = 'route(' stack {',' stack} ')' | stack
+    stack   = item {'+' item}
+    item    = {number '*'} (name | average | ties | fuse | '(' stack ')')
+    average = 'average(' term {',' term} ')'
+    term    = number '*' item | stack
+    ties    = 'ties(' stack {',' stack} ')'
+    fuse    = 'fuse(' stack {',' stack} ';' name ')'
+    """
 
     token = re.compile(
         r"\s*(?:([0-9.]+(?:e[+-]?[0-9]+)?|-[0-9.]+(?:e[+-]?[0-9]+)?)\s*\*|([A-Za-z0-9][A-Za-z0-9._@-]*)|(.))"
@@ -41,23 +51,26 @@ class _Parser:
         self.text, self.at, self.depth = text, 0, 0
 
     def start(self) -> int:
-        """Where the next token begins, counted from 0."""
+        """Return the place of the next token, counted from 0."""
         return len(self.text) - len(self.text[self.at :].lstrip())
 
     def fail(self, expected: str, at: int | None = None) -> CompositionError:
         at = self.start() if at is None else at
         came = repr(self.text[at : at + 20]) if at < len(self.text) else "the end"
         return CompositionError(
-            f"Cannot read the composition {_shortened(self.text)}: expected {expected} at character {at + 1}, found {came}. "
-            f"Examples: 'swa + ner', 'average(swa, hau) + ner', 'base'.{of_the_hub(self.text)}"
+            f"Cannot read the composition {_shortened(self.text)}: expected {expected} at character {at + 1}, "
+            f"found {came}. Examples: 'swa + ner', 'average(swa, hau) + ner', 'base'.{hub_advice(self.text)}"
         )
 
     def peek(self) -> tuple[str | None, str | None, str | None]:
         match = self.token.match(self.text, self.at)
-        return match.groups() if match and self.text[self.at :].strip() else (None, None, None)
+        if match is None or not self.text[self.at :].strip():
+            return None, None, None
+        return match[1], match[2], match[3]
 
     def take(self) -> None:
-        self.at = self.token.match(self.text, self.at).end()
+        if match := self.token.match(self.text, self.at):
+            self.at = match.end()
 
     def symbol(self, wanted: str) -> bool:
         if self.peek()[2] == wanted:
@@ -77,8 +90,8 @@ class _Parser:
                 raise self.fail("'(' after route")
         found = Route(*self.listed(self.stack)) if routed else self.stack()
         if self.text[self.at :].strip():
-            whole = " (a route is a whole composition: write each branch in full, as in 'route(swa + ner, yor + ner)')"
-            raise self.fail("the end" + whole if routed else "'+' or the end")
+            advice = " (a route is outermost: write each branch in full, as in 'route(swa + ner, yor + ner)')"
+            raise self.fail("the end" + advice if routed else "'+' or the end")
         return found
 
     def stack(self) -> Stack:
@@ -92,7 +105,7 @@ class _Parser:
         return Stack(*items)
 
     def number(self) -> float | None:
-        """The number before a '*', if one stands here."""
+        """Take a number and its '*', if they come next."""
         number, at = self.peek()[0], self.start()
         if number is None:
             return None
@@ -123,7 +136,7 @@ class _Parser:
         if name == "base":
             return Stack()
         if name == "route":
-            raise self.fail("a module name, not a route: it stands outermost, each branch in full", at)
+            raise self.fail("a module name, not a route: a route is outermost, with each branch in full", at)
         if name in ("average", "ties", "fuse"):
             if not self.symbol("("):
                 raise self.fail(f"'(' after {name}")
@@ -157,8 +170,8 @@ class _Parser:
             raise self.fail("',' or ')' (0.5*(a + b) weighs the stack, (0.5*a + b) scales a)")
         return weight, child
 
-    def listed(self, one: Callable, end: str = ")") -> list:
-        """The things between the brackets of average(), ties() and fuse(), up to the closing mark."""
+    def listed(self, one: Callable[[], T], end: str = ")") -> list[T]:
+        """Parse the list inside average(), ties(), fuse() or route(), up to the closing mark. one: parses an entry."""
         found = [one()]
         while not self.symbol(end):
             if not self.symbol(","):

@@ -1,22 +1,22 @@
 """The contract of module types: five abstract classes, one for each way in which a module can act on a base.
 
-    ChangeType     adds a change to what a site gives           layer.N.ffn, layer.N.attention, their linear maps, layer.N, encoder
-    MapType        maps the embeddings, with an inverse          embeddings
-    SlotsType      fills positions reserved before the tokens    slots, layer.N.slots
-    WeightsType    adds deltas to the base's parameters          weights
-    FusionType     joins the changes of several modules          sites of changes, in `fuse(a, b; f)`
+    ChangeType    adds a change to the output of a site         layer.N.{attention,ffn}, linear maps, layer.N, encoder
+    MapType       maps the embeddings, with an inverse          embeddings
+    SlotsType     fills positions reserved before the tokens    slots, layer.N.slots
+    WeightsType   adds weight deltas to the base's parameters   weights
+    FusionType    joins the changes of several modules          sites of changes, in `fuse(a, b; f)`
 
-How several units act together at a site follows from the class:
+The class decides how several units act together at a site:
 
-    rule       change               map                      slots                     weights              fusion
-    stack      sum, each after      compose                  concatenate               sum                  as one change
-               those before
-    average    sum of w_i c_i       sum of w_i A_i(x)        sum of w_i v_i,           sum of w_i delta_i   sum of w_i c_i
-                                    (no inverse)             lengths must agree
-    route      each row its own     each row its own         padded and masked         separate passes      each row its own
+    rule       change              map                 slots                weights              fusion
+    stack      sum, each after     compose             concatenate          sum                  as one change
+               those before it
+    average    sum of w_i c_i      sum of w_i A_i(x)   sum of w_i v_i,      sum of w_i delta_i   sum of w_i c_i
+                                   (no inverse)        lengths must agree
+    route      by rows             by rows             padded and masked    separate passes      by rows
 
-A module type computes in torch alone. It never meets transformers or a model's name, so it is tested in milliseconds and
-runs on every base whose sites are described in `madx.base.families`.
+A module type needs torch alone. It knows neither transformers nor the name of a model, so it is tested in milliseconds
+and runs on every base whose sites are described in `madx.base.families`.
 """
 
 from abc import ABC, abstractmethod
@@ -36,13 +36,13 @@ from madx.registry import Registry
 
 MODULE_TYPES: Registry["ModuleType"] = Registry("module type")
 
-#: what the change of one token depends on. token: on that token alone; row: on the tokens of its row, however the row is
-#: padded and whatever its company; batch: on padding or on other rows as well
+#: The input that the change of one token depends on. token: that token alone; row: the tokens of its row, but neither
+#: the padding nor the other rows of the batch; batch: padding or other rows as well.
 Scope = Literal["token", "row", "batch"]
 
 
-def scope_of(steps: Iterable[Callable]) -> Scope:
-    """The widest scope of some steps; a step that does not state its scope counts as `batch`."""
+def scope_of(steps: Iterable[Callable[..., Any]]) -> Scope:
+    """Return the widest scope of some steps; a step that does not state its scope counts as `batch`."""
     scopes = {getattr(step, "scope", "batch") for step in steps}
     return "batch" if "batch" in scopes else "row" if "row" in scopes else "token"
 
@@ -57,7 +57,7 @@ class ComponentConfig(Settings):
     )
 
     def layers(self, depth: int) -> set[int]:
-        """The layers of a base with `depth` layers where the component acts.
+        """Return the layers where the component acts, for a base with `depth` layers.
 
         Raises ConfigError when `leave_out` names a layer that the base does not have.
         """
@@ -71,24 +71,24 @@ class ComponentConfig(Settings):
 
 
 class ModuleType(nn.Module, ABC):
-    """What all five classes share: one instance (a unit) acts at one site.
+    """The common base of the five classes. One instance, called a unit, acts at one site.
 
     A file adds a module type by a `ComponentConfig` and a subclass of one of the five classes, registered with
-    `@MODULE_TYPES.register("its_yaml_name")`. It is never sub-classed further.
+    `@MODULE_TYPES.register("its_yaml_name")`. The subclass is final.
     """
 
     Config: ClassVar[type[ComponentConfig]]
     name: ClassVar[str]  # set by the registry
-    #: the kinds of sites where types of this class act
+    #: The kinds of sites where types of this class act.
     kinds: ClassVar[frozenset[SiteKind]] = frozenset()
-    #: tensors of the base that the unit asks its view for by `view.read(name)`; the engine keeps only what is listed
+    #: Tensors of the base that the unit reads by `view.read(name)`; the engine keeps only those that are listed.
     reads: frozenset[str] = frozenset()
-    #: what the change of one token depends on; decides whether the last layer may compute needed positions alone, and
-    #: whether states of lower layers may be cached between batches
+    #: The input that the change of one token depends on. It decides if the last layer may compute the needed positions
+    #: alone, and if the states of lower layers may be cached between batches.
     scope: Scope = "row"
-    #: False: no gradient has to flow through the base to train this type, so the base runs without
+    #: False: training this type needs no gradient through the base, so the base runs without gradients.
     backward: ClassVar[bool] = True
-    #: whether it is stored in a form of its own (`pack`, `unpack`, `stored_faults`); else tensor by tensor
+    #: True: the type has its own stored form (`pack`, `unpack`, `stored_faults`). False: it is stored tensor by tensor.
     packed: ClassVar[bool] = False
 
     def __init__(self, config: Any, site: Site):
@@ -98,96 +98,110 @@ class ModuleType(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def acts_at(cls, config: Any, site: Site) -> bool:
-        """Whether a component with this config has a unit at the site."""
+        """Return true if a component with this config has a unit at the site."""
 
     @classmethod
     def shared(cls, config: Any, sites: Sequence[Site]) -> nn.Module | None:
-        """Parameters that all units of one component share, stored once; `sites` are those where the component acts. Each
-        unit finds them as `self.common`."""
+        """Make the parameters that all units of one component share. They are stored once.
+
+        sites: the sites where the component acts. Each unit finds the parameters as `self.common`.
+        """
         return None
 
     @property
     def common(self) -> Any:
-        """What `shared` gave for this unit's component; None for a type that shares nothing."""
+        """The parameters that `shared` made for this unit's component; None for a type that shares nothing."""
         return self.__dict__.get("_common")
 
     def take_common(self, common: nn.Module | None) -> None:
-        """Remember the shared parameters without owning them: they are stored and trained as the module's, not the unit's."""
+        """Refer to the shared parameters without owning them: the module stores and trains them."""
         self.__dict__["_common"] = common
 
     @abstractmethod
     def describe(self) -> str:
-        """A few words for `engine.explain()`: the sizes and the switches that differ from the default."""
+        """Describe the unit for `engine.explain()` in a few words: its sizes and the settings that are not defaults."""
 
     # ---- training; nothing needs to be overridden ------------------------------------------------------------------
 
     def begin(self, step: int, seed: int) -> None:
-        """A training step begins. Whatever is random in it must be a function of `seed` and `step`, so that a resumed run
-        ends with the same weights."""
+        """Begin a training step.
+
+        Everything random in the step must be a function of `seed` and `step`, so that a resumed run ends with the same
+        weights.
+        """
         return None
 
     def penalty(self) -> Tensor | None:
-        """A term that is added to the loss of each step, a scalar that depends on parameters alone; None: no penalty."""
+        """Return a scalar to add to the loss of each step, which depends on parameters alone; None: no penalty."""
         return None
 
     def prepare(self, gradients: dict[str, Tensor]) -> None:
-        """Called once before the first step with the gradients of the first batch, by parameter name within the unit.
-        A type that does not override it costs nothing."""
+        """Prepare for training; called once before the first step, with the gradients of the first batch.
+
+        gradients: by parameter name within the unit. They are computed only for types that override this method.
+        """
         return None
 
     def settle(self) -> None:
-        """Called once when training has ended, before the module is stored."""
+        """Finish training; called once when training has ended, before the module is stored."""
         return None
 
     # ---- the stored form -------------------------------------------------------------------------------------------
 
     def pack(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """The stored form: tensors by name, floating-point numbers in `dtype` or in fewer bits where that loses nothing."""
+        """Return the stored form: tensors by name; floating-point numbers in `dtype`, or in fewer bits if exact."""
         return {name: t.to(dtype) if t.is_floating_point() else t for name, t in self.state_dict().items()}
 
     def unpack(self, stored: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of `state_dict()` from the stored form; raises StoreError for anything but what `pack` writes."""
+        """Return the tensors of `state_dict()` from the stored form.
+
+        Raises StoreError for anything that `pack` does not write.
+        """
         return stored
 
     @classmethod
     def stored_faults(cls, stored: dict[str, Tensor]) -> list[str]:
-        """The faults of a stored form, as far as they can be found without a base."""
+        """Return the faults of a stored form that can be found without a base."""
         return []
 
 
 class ChangeType(ModuleType):
     """Adds a change: value <- value + forward(view).
 
-    `forward` gets a view of the site (`Sublayer`, `Projection` or `LayerOutput` of `madx.contract.views`) and returns the
-    change of `view.value`, with its shape. It writes nothing.
+    `forward` gets a view of the site (`Sublayer`, `Projection` or `LayerOutput` of `madx.contract.views`) and returns
+    the change of `view.value`, in the same shape. It writes nothing.
     """
 
     kinds = frozenset({"sublayer", "linear", "layer", "encoder"})
 
     @property
     def final_norm(self) -> bool:
-        """At a sublayer: whether the sublayer ends with residual and LN, as the base does; False: it gives h itself. In a
-        stack the last unit decides; modules that differ in it cannot be averaged."""
+        """True: the sublayer ends with residual and LN, as in the base. False: it returns h itself.
+
+        In a stack the last unit decides. Modules that differ in it cannot be averaged.
+        """
         return True
 
     @abstractmethod
     def forward(self, view: Any) -> Tensor:
-        """The change of `view.value`, `(batch, positions, width)`."""
+        """Return the change of `view.value`, `(batch, positions, width)`."""
 
 
 class MapType(ModuleType):
-    """Maps the output of the embedding block: x <- forward(x), `(..., width)`."""
+    """Maps the output of the embedding block: x <- A(x) = forward(x), `(..., width)`."""
 
     kinds = frozenset({"embeddings"})
     scope: Scope = "token"
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """A(x), `(..., width)`."""
+        """Return A(x), `(..., width)`."""
 
     def inverse(self, y: Tensor) -> Tensor | None:
-        """A^-1(y), `(..., width)`, which is applied before the masked-LM decoder. None: the map has no inverse, and masked
-        words cannot be predicted with it."""
+        """Return A^-1(y), `(..., width)`, which is applied before the masked-LM decoder.
+
+        None: the map has no inverse, and masked words cannot be predicted with it.
+        """
         return None
 
 
@@ -203,23 +217,23 @@ class SlotsType(ModuleType):
     @property
     @abstractmethod
     def length(self) -> int:
-        """How many positions it fills; the same at all sites of a component."""
+        """The number of positions that it fills; it is the same at all sites of a component."""
 
     @abstractmethod
     def forward(self, view: Slots) -> Tensor | tuple[Tensor, Tensor]:
-        """Vectors, or keys and values; see above."""
+        """Return vectors, or keys and values, as described above."""
 
 
 @dataclass(frozen=True)
 class Delta:
-    """What is added to one parameter of the encoder.
+    """The weight delta of one parameter of the encoder.
 
     Args:
         parameter: its name in the encoder.
-        values: at `indices`: `(entries,)`; without indices: for the whole parameter, in its shape.
-        indices: `indices - offset` `(entries,)` count through the flattened (row-major) parameter, ascending and each once;
-            None: the delta is dense.
-        offset: spares a copy of indices that count through several parameters.
+        values: with indices `(entries,)`; without them one value for each weight, in the parameter's shape.
+        indices: `(entries,)`, ascending, each once; `indices - offset` are places in the flattened (row-major)
+            parameter. None: the delta is dense.
+        offset: avoids a copy of indices that count through several parameters.
     """
 
     parameter: str
@@ -228,7 +242,7 @@ class Delta:
     offset: int = 0
 
     def places(self) -> Tensor:
-        """Indices into the flattened parameter, `(entries,)` in int64."""
+        """Return indices into the flattened parameter, `(entries,)` in int64."""
         if self.indices is None:
             return torch.arange(self.values.numel(), device=self.values.device)
         return self.indices.long() - self.offset
@@ -237,8 +251,8 @@ class Delta:
 class WeightsType(ModuleType):
     """Acts through the base's parameters: theta = theta_0 + delta. Its site is `weights`.
 
-    The engine adds the deltas when a composition is activated, and restores theta_0 exactly when it is deactivated. Training
-    asks for gradients of the base's parameters and hands them to `pull`.
+    The engine adds the deltas when a composition is activated, and restores theta_0 exactly when another one replaces
+    it. Training computes gradients of the base's parameters and passes them to `pull`.
     """
 
     kinds = frozenset({"weights"})
@@ -249,23 +263,26 @@ class WeightsType(ModuleType):
 
     @abstractmethod
     def deltas(self) -> list[Delta]:
-        """The deltas it holds, at most one for a parameter."""
+        """Return the deltas that it holds, at most one for each parameter."""
 
     def state(self) -> list[Tensor]:
-        """The tensors that the deltas are made of: as long as these are the same and unchanged, so are the deltas."""
+        """Return the tensors that the deltas are computed from: the deltas change only if one of these changes."""
         shared = self.common
         more = [*shared.parameters(), *shared.buffers()] if isinstance(shared, nn.Module) else []
         return [*self.parameters(), *self.buffers(), *more]
 
     def touches(self) -> list[str]:
-        """Names of the parameters that its deltas may change; in training their gradients are computed."""
+        """Return the names of the parameters that its deltas may change; training computes their gradients."""
         return [delta.parameter for delta in self.deltas()]
 
     def pull(self, parameter: str, gradient: Tensor) -> None:
-        """Add to the gradients of the type's own parameters what follows from `gradient`, the gradient of the loss by one
-        parameter of the encoder: with delta = D(phi), grad(phi) += (dD/dphi)^T gradient.
+        """Add to the gradients of the type's own parameters: with delta = D(phi), grad(phi) += (dD/dphi)^T gradient.
 
         By default this is computed by differentiating `deltas()`.
+
+        Args:
+            parameter: the name of a parameter of the encoder.
+            gradient: the gradient of the loss with respect to it, in its shape.
         """
         with torch.enable_grad():
             for delta in self.deltas():
@@ -276,20 +293,23 @@ class WeightsType(ModuleType):
 
 
 class FusionType(ModuleType):
-    """Joins the changes of several modules, in a composition `fuse(a, b; f)`: value <- value + forward(view, changes)."""
+    """Joins the changes of several modules in `fuse(a, b; f)`: value <- value + forward(view, changes)."""
 
     kinds = frozenset({"sublayer", "linear", "layer"})
 
     @abstractmethod
     def forward(self, view: Any, changes: Sequence[Tensor]) -> Tensor:
-        """The change of `view.value`; changes: those that the children would make, `(batch, positions, width)` each."""
+        """Return the change of `view.value`.
+
+        changes: the changes that the children would make, `(batch, positions, width)` each.
+        """
 
 
 CLASSES: tuple[type[ModuleType], ...] = (ChangeType, MapType, SlotsType, WeightsType, FusionType)
 
 
 def class_of(kind: type[ModuleType]) -> type[ModuleType]:
-    """Which of the five classes a module type extends. Raises ConfigError for one that extends none of them."""
+    """Return the class of the five that a module type extends. Raises ConfigError for a type that extends none."""
     for base in CLASSES:
         if issubclass(kind, base):
             return base
@@ -300,7 +320,7 @@ def class_of(kind: type[ModuleType]) -> type[ModuleType]:
 
 
 def acts_on_weights(name: str) -> bool:
-    """Whether the registered module type of that name acts through the base's parameters."""
+    """Return true if the registered module type of that name acts through the base's parameters."""
     return issubclass(MODULE_TYPES.get(name), WeightsType)
 
 

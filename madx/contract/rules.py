@@ -1,9 +1,9 @@
-"""How units act together at a site: one rule for each class of module types.
+"""Rules: how units act together at a site, one rule for each class of module types.
 
-A stack runs its steps one after the other. Everything else is made of two operations that a rule knows for its class:
+A stack runs its steps one after the other. Everything else is made of two operations that a rule defines for its class:
 
-    weighted(branches, weights)     one step for an average, or for a factor: sum of w_i * (what branch i does)
-    split(groups)                   one step that hands neighbouring rows of a batch to steps of their own (a route)
+    weighted(branches, weights)     one step for an average or a factor: sum of w_i * (the effect of branch i)
+    split(groups)                   one step that gives neighbouring rows of a batch to different steps (a route)
 
 and of one measure for `engine.explain()`. So a plan asks the rule of a site and never the kind of a module type.
 """
@@ -11,45 +11,48 @@ and of one measure for `engine.explain()`. So a plan asks the rule of a site and
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from madx.contract.module_type import FusionType, Scope, scope_of
+from madx.contract.module_type import Scope, scope_of
 from madx.contract.sites import SiteKind
 from madx.contract.views import Sublayer, View
 from madx.errors import CompositionError
 
-Steps = list[Callable]
-#: in a batch of sorted rows: where the rows of each branch begin, and their number at the end. It belongs to a forward pass
+#: A unit, or several of them joined: view -> change at a site of changes, x -> A(x) at a site of maps.
+Step = Callable[..., Any]
+Steps = list[Step]
+#: The first row of each branch in a batch of sorted rows, then the number of rows. It belongs to one forward pass.
 ROW_OFFSETS: ContextVar[Sequence[int]] = ContextVar("row offsets", default=())
-#: (first branch, branch after the last, steps): neighbouring branches of a batch with the steps of all their rows
+#: (first branch, branch after the last, steps): neighbouring branches of a batch with the steps of all their rows.
 Group = tuple[int, int, Steps]
 
 
 class Rule(ABC):
-    """What a site's class does with averages, factors, routes and explanations."""
+    """Defines averages, factors, routes and explanations for one class of module types."""
 
     @abstractmethod
-    def weighted(self, branches: Sequence[Steps], weights: Sequence[float]) -> Callable:
-        """One step for an average or a factor."""
+    def weighted(self, branches: Sequence[Steps], weights: Sequence[float]) -> Step:
+        """Make one step for an average or a factor."""
 
     @abstractmethod
-    def split(self, groups: list[Group]) -> Callable:
-        """One step that hands each group of neighbouring rows to its own steps."""
+    def split(self, groups: list[Group]) -> Step:
+        """Make one step that gives each group of neighbouring rows to its own steps."""
 
     @abstractmethod
     def share(self, given: Tensor | View, result: Tensor) -> float:
-        """|change| / |what was changed| of one run of a unit."""
+        """Return |change| / |changed tensor| of one run of a unit."""
 
 
 class ChangeRule(Rule):
-    """Sites of changes: sublayers, linear maps, layers, the encoder."""
+    """The rule at sites of changes: sublayers, linear maps, layers, the encoder."""
 
-    def weighted(self, branches: Sequence[Steps], weights: Sequence[float]) -> Callable:
+    def weighted(self, branches: Sequence[Steps], weights: Sequence[float]) -> Step:
         return WeightedChange(branches, weights)
 
-    def split(self, groups: list[Group]) -> Callable:
+    def split(self, groups: list[Group]) -> Step:
         return SplitChange(groups)
 
     def share(self, given: Tensor | View, result: Tensor) -> float:
@@ -57,12 +60,12 @@ class ChangeRule(Rule):
 
 
 class MapRule(Rule):
-    """The site of maps: the embeddings."""
+    """The rule at the site of maps: the embeddings."""
 
-    def weighted(self, branches: Sequence[Steps], weights: Sequence[float]) -> Callable:
+    def weighted(self, branches: Sequence[Steps], weights: Sequence[float]) -> Step:
         return WeightedMap(branches, weights)
 
-    def split(self, groups: list[Group]) -> Callable:
+    def split(self, groups: list[Group]) -> Step:
         return SplitMap(groups)
 
     def share(self, given: Tensor | View, result: Tensor) -> float:
@@ -71,18 +74,18 @@ class MapRule(Rule):
 
 
 def whole(given: Tensor | View) -> Tensor:
-    """The tensor that a unit changes: at a sublayer h + x, else the value itself."""
+    """Return the tensor that a unit changes: h + x at a sublayer, otherwise the value itself."""
     if isinstance(given, Tensor):
         return given
     return given.sum if isinstance(given, Sublayer) else given.value
 
 
 def _share(before: Tensor, change: Tensor) -> float:
-    return (change.float().norm() / before.float().norm().clamp_min(1e-30)).item()
+    return float((change.float().norm() / before.float().norm().clamp_min(1e-30)).item())
 
 
 _CHANGES, _MAPS = ChangeRule(), MapRule()
-#: the rule of each kind of site where a plan runs steps (slots and weights do not act by steps; see `madx.engine`)
+#: The rule of each kind of site where a plan runs steps. Slots and weights do not act by steps; see `madx.engine`.
 RULES: dict[SiteKind, Rule] = {
     "sublayer": _CHANGES,
     "linear": _CHANGES,
@@ -95,8 +98,9 @@ RULES: dict[SiteKind, Rule] = {
 class WeightedChange:
     """The weighted sum of the changes that several branches would make: sum of w_i * change_i."""
 
-    def __init__(self, branches: Sequence[Steps], weights: Sequence[float | Tensor]):
-        self.branches, self.weights = branches, weights
+    def __init__(self, branches: Sequence[Steps], weights: Sequence[float]):
+        self.branches = branches
+        self.weights: Sequence[float | Tensor] = weights
         self.scope: Scope = scope_of([step for steps in branches for step in steps])
 
     def __call__(self, view: View) -> Tensor:
@@ -116,9 +120,10 @@ class WeightedMap:
 
     scope: Scope = "token"
 
-    def __init__(self, branches: Sequence[Steps], weights: Sequence[float | Tensor]):
-        self.branches, self.weights = branches, weights
-        rest = 1.0 - sum(weights)  # type: ignore[arg-type]
+    def __init__(self, branches: Sequence[Steps], weights: Sequence[float]):
+        self.branches = branches
+        self.weights: Sequence[float | Tensor] = weights
+        rest = 1.0 - sum(weights)
         self.rest = rest if abs(rest) > 1e-9 else 0.0  # the share of x itself; none in a mean
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -133,15 +138,15 @@ class WeightedMap:
     def inverse(self, y: Tensor) -> Tensor:
         """Raises CompositionError: such a map has no inverse in closed form."""
         raise CompositionError(
-            "This composition averages or scales invertible components; such a map has no inverse in closed form, so it cannot "
-            "feed the masked-LM decoder. Use one language module, unscaled, for masked language modelling."
+            "This composition averages or scales invertible components. Such a map has no inverse in closed form, so "
+            "it cannot feed the masked-LM decoder. Use one language module, unscaled, for masked language modelling."
         )
 
 
 class FusedChange:
     """The step of `fuse(a, b; f)`: the fusion unit joins the changes that its children would make."""
 
-    def __init__(self, branches: Sequence[Steps], fusion: FusionType | Callable):
+    def __init__(self, branches: Sequence[Steps], fusion: Callable[[View, Sequence[Tensor]], Tensor]):
         self.branches, self.fusion = branches, fusion
         self.scope: Scope = scope_of([fusion, *(step for steps in branches for step in steps)])
 
@@ -155,29 +160,29 @@ class FusedChange:
 
 
 class _Split:
-    """A step that hands each group of neighbouring rows to steps of their own; branches are counted within the batch."""
+    """A step that gives each group of neighbouring rows to its own steps; branches are counted within the batch."""
 
     def __init__(self, groups: list[Group]):
         self.groups = groups
 
     def slices(self, rows: int) -> list[tuple[int, int, Steps]]:
-        """(first row, row after the last, steps) within the rows at hand."""
+        """Return (first row, row after the last, steps) within the rows that the step gets."""
         offsets = ROW_OFFSETS.get()
         start, end = offsets[self.groups[0][0]], offsets[self.groups[-1][1]]
         if end - start != rows:
             raise CompositionError(
-                f"A route expects {end - start} rows here, but the base hands over {rows}: it joins rows without padding, so they "
-                'cannot be told apart. Load it with attn_implementation="sdpa" or "eager".'
+                f"A route expects {end - start} rows here, but the base passes {rows}: it joins rows without padding, "
+                'so the route cannot separate them. Load it with attn_implementation="sdpa" or "eager".'
             )
         return [(offsets[a] - start, offsets[b] - start, steps) for a, b, steps in self.groups]
 
 
 class SplitChange(_Split):
-    """At sites of changes: the changes that the groups' steps make, one below the other."""
+    """A split at a site of changes: concatenates the changes that the groups' steps make."""
 
     def __init__(self, groups: list[Group]):
         super().__init__(groups)
-        # positions are split as rows are, so even a step that looks at its own token alone must see whole rows
+        # a split needs whole rows, even if its steps have the scope `token`, because it finds its groups by rows
         self.scope: Scope = "batch" if scope_of([s for *_, steps in groups for s in steps]) == "batch" else "row"
 
     def __call__(self, view: View) -> Tensor:
@@ -190,7 +195,7 @@ class SplitChange(_Split):
 
 
 class SplitMap(_Split):
-    """At the embeddings: the groups' maps, one below the other; each is undone on its own rows."""
+    """A split at the embeddings: concatenates the mapped rows; each map is inverted on its own rows."""
 
     scope: Scope = "row"
 
@@ -204,21 +209,18 @@ class SplitMap(_Split):
         return torch.cat(parts)
 
     def inverse(self, y: Tensor) -> Tensor:
-        """Each map undone on its own rows, the last one first."""
-        parts = []
-        for a, b, steps in self.slices(len(y)):
-            parts.append(undone(y[a:b], steps))
-        return torch.cat(parts)
+        """Invert each map on its own rows, the last one first."""
+        return torch.cat([undone(y[a:b], steps) for a, b, steps in self.slices(len(y))])
 
 
 def undone(y: Tensor, steps: Steps) -> Tensor:
-    """The inverse of some maps, the last one first. Raises CompositionError for a map that has none."""
+    """Apply the inverses of some maps, the last one first. Raises CompositionError for a map that has none."""
     for step in reversed(steps):
         x = step.inverse(y)  # type: ignore[attr-defined]
         if x is None:
             raise CompositionError(
-                f"{type(step).__name__} has no inverse, so masked words cannot be predicted under a composition with it at the "
-                "embeddings. Use a module type with an inverse in language modules."
+                f"{type(step).__name__} has no inverse, so masked words cannot be predicted under a composition with "
+                "it at the embeddings. Use a module type with an inverse in language modules."
             )
         y = x
     return y

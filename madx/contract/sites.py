@@ -5,10 +5,10 @@ embeddings                                              the output of the embedd
 slots                                                   positions that are reserved before the tokens
 layer.3.attention, layer.3.ffn                          a sublayer: the change of h in LN(h + x)
 layer.3.attention.query, .key, .value, .output          the linear maps of attention
-layer.3.ffn.up, .down                                   those of the feed-forward block
-layer.3.slots                                           keys and values of that layer's attention at the reserved positions
+layer.3.ffn.up, .down                                   the linear maps of the feed-forward block
+layer.3.slots                                           that layer's keys and values at the reserved positions
 layer.3                                                 the output of a layer
-encoder                                                 the states of all layers -> the last one
+encoder                                                 the last state, computed from the states of all layers
 """
 
 from dataclasses import dataclass
@@ -33,8 +33,14 @@ READS: dict[str, frozenset[str]] = {
 
 @dataclass(frozen=True)
 class BaseParameter:
-    """A parameter of the encoder: its name and shape there, the group it lies in, its layer counted from 0 (None outside
-    the layers), and whether it is a weight matrix, a bias or belongs to a layer norm."""
+    """A parameter of the encoder.
+
+    Args:
+        name, shape: as in the encoder.
+        group: the part of the encoder that holds it.
+        layer: counted from 0; None outside the layers.
+        kind: a weight matrix, a bias, or a parameter of a layer norm.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -44,7 +50,7 @@ class BaseParameter:
 
     @property
     def numel(self) -> int:
-        """How many numbers it holds."""
+        """The number of weights that it holds."""
         return prod(self.shape)
 
 
@@ -55,7 +61,7 @@ class Site:
     Args:
         name: as in the table above.
         kind: which class of module types may act there; see `madx.contract.module_type`.
-        width: numbers per token of what a module changes or gives there.
+        width: numbers per token of the state that a module changes or gives there.
         depth: number of layers of the base.
         layer: counted from 0; None outside the layers.
         place: `attention` or `ffn` of a sublayer and of a linear map, else None.
@@ -65,6 +71,7 @@ class Site:
         positions: the longest input of the base in tokens (at `slots` and `layer.N.slots`).
         rows_share: the base also calls this map with an input that has no rows (DeBERTa maps its relative positions by
             the query and key maps of the tokens), so the rows of one batch cannot differ here.
+        norm_after: at a sublayer: the base applies an LN after the residual sum (post-norm).
     """
 
     name: str

@@ -1,13 +1,13 @@
-"""Views: what a module sees at a site during one forward pass.
+"""Views: the tensors that a module can read at a site during one forward pass.
 
 A unit (one instance of a module type at one site) gets a view and returns the change that it makes; it writes nothing.
-`value` holds what the site gives, with the changes of the units before it in the stack. All tensors are
-`(batch, positions, width)` unless it is said otherwise; positions are the reserved slots, if any, and then the tokens.
+`value` is the output of the site, with the changes of the units before this one in the stack. All tensors are
+`(batch, positions, width)` unless stated otherwise; the positions are the reserved slots, if any, and then the tokens.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,9 +22,10 @@ class Tokens:
     """Which positions of a batch hold tokens.
 
     Args:
-        mask: `(batch, positions)`, true at tokens and at the slots that the row uses, false at padding; None: all are true.
+        mask: `(batch, positions)`, true at tokens and at the slots that the row uses, false at padding; None: true
+            everywhere.
         slots: number of positions before the first token.
-        held: `(batch, slots)`, true at slots that hold a state of their own, as a prompt's do; None: no slot does.
+        held: `(batch, slots)`, true at slots that hold a state of their own, such as a prompt's; None: no slot does.
     """
 
     mask: Tensor | None = None
@@ -32,18 +33,17 @@ class Tokens:
     held: Tensor | None = None
 
     def rows(self, first: int, last: int) -> "Tokens":
-        """Those of the rows from the first to before the last."""
-        cut = (None if t is None else t[first:last] for t in (self.mask, self.held))
-        mask, held = cut
+        """Return the tokens of the rows first to last - 1."""
+        mask, held = (None if t is None else t[first:last] for t in (self.mask, self.held))
         return Tokens(mask, self.slots, held)
 
 
 class View:
-    """What a unit sees, whatever the kind of its site. Sites add to it by subclasses.
+    """The view at a site of any kind; subclasses add what is particular to a kind.
 
     Args:
-        value: what the site gives, with all changes so far.
-        captured: tensors by name, those that the module types at this site list in `reads`.
+        value: the output of the site, with all changes so far.
+        captured: tensors by name: those that the module types at this site list in `reads`.
         tokens: which positions hold tokens.
     """
 
@@ -53,16 +53,16 @@ class View:
         self.value, self.captured, self.tokens = value, captured, tokens
 
     def read(self, name: str) -> Tensor:
-        """A tensor of the base by name: `input`, `output`, `residual`, `layer_input` or (at `encoder`) `states`.
+        """Return a tensor of the base: `input`, `output`, `residual`, `layer_input` or (at `encoder`) `states`.
 
-        Raises MadxError for one that the module type does not list in `reads`: the engine keeps only what is listed.
+        Raises MadxError for a tensor that the module type does not list in `reads`: the engine keeps no others.
         """
         try:
             return self.captured[name]
         except KeyError:
             raise MadxError(
-                f"A module reads {name!r} here, which the engine did not keep. Its module type must list it in `reads`, and the "
-                f"site must have it; kept: {', '.join(self.captured) or 'nothing'}."
+                f"A module reads {name!r} here, which the engine did not keep. Its module type must list it in "
+                f"`reads`, and the site must have it; kept: {', '.join(self.captured) or 'nothing'}."
             ) from None
 
     @property
@@ -89,8 +89,10 @@ class View:
         return found.shape[1] - 1 - found.flip(1).to(torch.int8).argmax(1)
 
     def mean(self, x: Tensor) -> Tensor:
-        """The mean of `x` `(batch, positions, ...)` over all positions that hold a state, padding among them, `(batch, 1, ...)`.
-        Slots that hold none (those of a prefix) do not count."""
+        """Return the mean of `x` `(batch, positions, ...)` over all positions that hold a state, `(batch, 1, ...)`.
+
+        Padding counts; slots without a state (those of a prefix) do not.
+        """
         slots = self.tokens.slots
         if not slots:
             return x.mean(dim=1, keepdim=True)
@@ -104,9 +106,11 @@ class View:
         """value <- value + change."""
         self.value = self.value + change
 
-    def run(self, steps: Iterable[Callable]) -> Tensor | None:
-        """The sum of the changes of some steps, each made after those before it; None without steps. The last change is not
-        added to the view, because nothing reads it afterwards."""
+    def run(self, steps: Iterable[Callable[..., Tensor]]) -> Tensor | None:
+        """Return the sum of the changes of some steps, each of which sees the changes before it; None without steps.
+
+        The last change is not added to the view, because nothing reads the view afterwards.
+        """
         total = change = None
         for step in steps:
             if change is not None:
@@ -116,11 +120,11 @@ class View:
         return total
 
     def fork(self: V) -> V:
-        """The same state to run another branch from; what one branch adds is not seen by the other."""
+        """Copy the view to run another branch from it; a change that one branch adds does not appear in the other."""
         return type(self)(self.value, self.captured, self.tokens)
 
     def rows(self: V, first: int, last: int) -> V:
-        """The same state of the rows from the first to before the last."""
+        """Return the view of the rows first to last - 1."""
         return type(self)(self.value[first:last], cut(self.captured, first, last), self.tokens.rows(first, last))
 
 
@@ -134,7 +138,7 @@ class Sublayer(View):
         sum: s = h + x with all changes so far.
         norm: the base's LN after the sum, or the identity.
         value: h with all changes so far. To read it, a type lists `output`.
-    `read("residual")` is x; `read("input")` is what the block reads: x in a post-norm base, LN(x) in a pre-norm base.
+    `read("residual")` is x; `read("input")` is the block's input: x in a post-norm base, LN(x) in a pre-norm base.
     """
 
     __slots__ = ("sum", "norm", "change")
@@ -176,8 +180,8 @@ class Projection(View):
     Attributes:
         value: y with all changes so far, `(batch, positions, output width)`.
         weight, bias: W `(output width, input width)` and b `(output width,)` or None, the base's own.
-    `read("input")` is x, `(batch, positions, input width)`; it is always there. DeBERTa calls its query and key maps
-    once more, on relative positions `(1, 2 * span, width)`.
+    `read("input")` is x, `(batch, positions, input width)`; it is always available. DeBERTa calls its query and key
+    maps once more, on relative positions `(1, 2 * span, width)`.
     """
 
     __slots__ = ("weight", "bias")
@@ -197,14 +201,17 @@ class Projection(View):
 
 
 class LayerOutput(View):
-    """The output of a layer, or at `encoder` the last state. `read("layer_input")` is what the layer read, `read("states")`
-    at `encoder` the tuple of all states: the embeddings, then the output of each layer."""
+    """The output of a layer, or the last state at the site `encoder`.
+
+    `read("layer_input")` is the layer's input. At `encoder`, `read("states")` is the tuple of all states: the
+    embeddings, then the output of each layer.
+    """
 
     __slots__ = ()
 
 
 class Slots:
-    """What a slots type sees: the batch's size and device alone, since slots come before every token."""
+    """The view of a slots type: the batch's size and device alone, since slots come before every token."""
 
     __slots__ = ("like",)
 
@@ -212,19 +219,15 @@ class Slots:
         self.like = like  #: a tensor with the rows, the number format and the device of the batch
 
 
-class _Rows(Mapping):
-    """Neighbouring rows of captured tensors, cut only when they are read."""
+class _Rows(Mapping[str, Any]):
+    """Neighbouring rows of captured tensors, sliced only when they are read."""
 
     def __init__(self, captured: Mapping[str, Tensor], first: int, last: int):
         self.captured, self.first, self.last = captured, first, last
 
-    def __getitem__(self, name: str) -> Tensor:
-        found = self.captured[name]
-        return (
-            tuple(t[self.first : self.last] for t in found)
-            if isinstance(found, tuple)
-            else found[self.first : self.last]
-        )
+    def __getitem__(self, name: str) -> Any:
+        rows, found = slice(self.first, self.last), self.captured[name]
+        return tuple(t[rows] for t in found) if isinstance(found, tuple) else found[rows]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.captured)
@@ -234,12 +237,5 @@ class _Rows(Mapping):
 
 
 def cut(captured: Mapping[str, Tensor], first: int, last: int) -> Mapping[str, Tensor]:
-    """Captured tensors of some neighbouring rows."""
+    """Return the captured tensors of the rows first to last - 1."""
     return _Rows(captured, first, last)
-
-
-class Step(Protocol):
-    """What a plan runs at a site: a unit, or several of them joined. `scope` as in `madx.contract.module_type.ModuleType`."""
-
-    def __call__(self, view):
-        """The change at a site of changes, the mapped value at a site of maps."""

@@ -18,7 +18,7 @@ def frozen_output_embeddings(deltas: WeightDeltas, current: CurrentCall) -> Iter
     names = {id(p): name for name, p in base.encoder.named_parameters()}
     for module, name in _tied(base, names):
         yield module, TiedDecoder(current, module, name, deltas)
-    if (head := given_decoder(base)) is not None:
+    if (head := head_with_embeddings(base)) is not None:
         yield head, GivenEmbeddings(current, names, deltas)
 
 
@@ -40,7 +40,7 @@ def decoder_weights(deltas: WeightDeltas) -> dict[str, Tensor]:
     base = deltas.base
     names = {id(p): name for name, p in base.encoder.named_parameters()}
     paths = {module: path for path, module in base.model.named_modules()}
-    if given_decoder(base) is not None and deltas.touched(base.model.get_input_embeddings().weight):
+    if head_with_embeddings(base) is not None and deltas.touched(base.model.get_input_embeddings().weight):
         raise CompositionError(
             "The masked-LM head of this base reads the embeddings themselves, so it cannot keep theta_0 beside a delta in them. "
             "Train with groups [layers], or keep it as a module."
@@ -52,16 +52,16 @@ def decoder_weights(deltas: WeightDeltas) -> dict[str, Tensor]:
     return found
 
 
-def given_decoder(base: Base) -> nn.Module | None:
+def head_with_embeddings(base: Base) -> nn.Module | None:
     """The masked-LM head that is handed the embedding module instead of sharing its weight, if this base has one."""
-    path = base.family.decoder_is_given
+    path = base.family.head_with_embeddings
     return base.model.get_submodule(path) if path is not None and hasattr(base.model, path.split(".")[0]) else None
 
 
 def decoder_of(base: Base) -> nn.Linear | None:
     """The linear map from the masked-LM head to the vocabulary; None where the head has another form."""
     decoder = base.model.get_output_embeddings()
-    return decoder if isinstance(decoder, nn.Linear) and given_decoder(base) is None else None
+    return decoder if isinstance(decoder, nn.Linear) and head_with_embeddings(base) is None else None
 
 
 class TiedDecoder(Hook):

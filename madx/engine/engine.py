@@ -67,7 +67,7 @@ class Engine:
     """
 
     def __init__(self, base: Base, *, store: ModuleStore | None = None):
-        if getattr(base, "_engine", None) is not None:
+        if getattr(base, "engine", None) is not None:
             raise MadxError("This base already carries an engine; close() that one first, or use it.")
         self.base, self.store = base, store
         self.modules: dict[str, Module] = {}
@@ -77,7 +77,7 @@ class Engine:
         self._current = CurrentCall(lambda: self.plan)
         self._hooks = Hooks(base, self._current)
         self._backward = True  # whether gradients have to flow through the base
-        base._engine = self
+        base.engine = self
 
     @property
     def deltas(self) -> WeightDeltas:
@@ -382,18 +382,18 @@ class Engine:
             forget_replays(self.base.encoder)
             self.modules.clear()
             self._needs, self.cache = {}, None
-            self.base._engine = None
+            self.base.engine = None
 
     def __deepcopy__(self, memo: dict) -> "Engine":
         """A new engine on a new base with copies of all modules, under the same composition; the store is shared."""
         with self._active.nothing_on():
             self._hooks.remove()
             forget_replays(self.base.encoder)
-            self.base._engine = None
+            self.base.engine = None
             try:
                 twin = Engine(copy.deepcopy(self.base, memo), store=self.store)
             finally:
-                self.base._engine = self
+                self.base.engine = self
                 self._reach_sites(anew=True)
         memo[id(self)] = twin
         for module in self.modules.values():

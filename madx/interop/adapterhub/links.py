@@ -43,7 +43,7 @@ def matrices_of(base: Base) -> Callable[[str], Tensor]:
 
     It is the matrix without the weight deltas that an engine may have added.
     """
-    engine: Any = getattr(base, "_engine", None)
+    engine: Any = base.engine
 
     def matrix(site: str) -> Tensor:
         here = base.sites[site]
