@@ -16,6 +16,7 @@ from madx.training.sparse.phases import Phase
 from madx.training.sparse.selections import SELECTIONS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
 def test_every_family_learns_and_gets_its_base_back(family):
     engine, task, unit = language(0.05, family=family)
