@@ -22,6 +22,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from madx.registry import provide
+from madx.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from madx.base import Base as Base
@@ -85,7 +86,6 @@ _ROOMS = {
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}
 __all__ = sorted(_HOMES)
-__version__ = "0.2.0.dev0"
 
 
 if not TYPE_CHECKING:  # type checkers would take every name for granted

@@ -45,4 +45,4 @@ def test_importing_it_costs_nothing(tmp_path):
 def test_the_version_stands_in_one_place():
     settings = ConfigParser()
     settings.read(ROOT / "setup.cfg")
-    assert settings["metadata"]["version"] == "attr: madx.__version__"
+    assert settings["metadata"]["version"] == "attr: madx.version.__version__"

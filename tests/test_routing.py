@@ -493,7 +493,7 @@ def test_a_base_that_joins_its_rows_is_noticed():
     made.activate("route(swa, yor)")
     plan = made._route.plan((0, 1))
     call = Call(plan, offsets=(0, 2, 3))
-    with made._current.running(call), pytest.raises(CompositionError, match="expects 3 rows.*hands over 1.*sdpa"):
+    with made._current.running(call), pytest.raises(CompositionError, match="expects 3 rows.* 1: .*sdpa"):
         plan["layer.0.ffn"][0].slices(1)
 
 

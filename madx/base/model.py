@@ -75,6 +75,11 @@ class Base:
         """The device of the parameters."""
         return next(self.model.parameters()).device
 
+    def to(self, device: torch.device) -> "Base":
+        """Move the base to a device; gives the base."""
+        nn.Module.to(self.model, device)
+        return self
+
     @property
     def architecture(self) -> dict[str, Any]:
         """The model type, layers, width and vocabulary size, which must agree for a module to fit."""

@@ -145,7 +145,7 @@ class Transfer:
         """The engine over the base, loaded on first use; for compositions of your own."""
         if self._engine is None:
             base = load_base(str(self._shared["base"]), revision=self._shared["revision"])
-            base.model.to(pick_device(str(self._shared["device"])))
+            base.to(pick_device(str(self._shared["device"])))
             self._engine = Engine(base, store=self.store)
         return self._engine
 
