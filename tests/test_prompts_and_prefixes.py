@@ -23,7 +23,9 @@ def engine(family: str, **config) -> Engine:
     for number, (name, components) in enumerate(COMPONENTS.items()):
         made.attach(tiny.wake(new_module(name, made.base, components=components), seed=number, std=1.0))
     made.attach(tiny.wake(new_module("swa", made.base, components="madx"), seed=7, std=0.1))
-    made.attach(tiny.wake(new_module("ner", made.base, role="task", components="pfeiffer", labels=LABELS), seed=8, std=0.1))
+    made.attach(
+        tiny.wake(new_module("ner", made.base, role="task", components="pfeiffer", labels=LABELS), seed=8, std=0.1)
+    )
     return made
 
 

@@ -295,7 +295,7 @@ def test_each_row_is_labelled_by_the_head_of_its_own_task_module():
     assert made.label_logits(hidden[1:2], branches=[1]).shape == (1, 10, 2)
     assert made.label_logits(hidden[:0], branches=[]).shape == (0, 10, 2)
     assert made.task_module("swa + ner.1").name == "ner.1"
-    with pytest.raises(CompositionError, match="different labels, ner.1, pos.*by themselves"):
+    with pytest.raises(CompositionError, match="different labels.*ner.1, pos.*label_logits"):
         made.label_logits(hidden, branches=[0, 1, 0])
     with pytest.raises(CompositionError, match="'swa' .* has no head"):
         made.label_logits(hidden, branches=[0, 2, 0])
@@ -372,7 +372,7 @@ def test_branches_with_different_weights_go_through_one_after_the_other():
 def test_one_difference_of_weights_for_all_rows_takes_one_pass(monkeypatch):
     made = engine(swa="madx", yor="madx", ner="lt_sft_task")
     require_equal(made, route_of("swa + ner", "yor + ner"), [1, 0, 1])
-    monkeypatch.setattr(ActiveComposition, "put_on", None)
+    monkeypatch.setattr(ActiveComposition, "add_weights", None)
     ids, mask = tiny.inputs(3)
     assert made(ids, mask, branches=[1, 0, 1]).requires_grad is False
     made.train_only("swa")
@@ -479,9 +479,9 @@ def test_requests_that_make_no_sense():
     made.activate("route(swa + ner, ner)")
     with pytest.raises(CompositionError, match="acts in 'route"):
         made.detach("swa")
-    with pytest.raises(CompositionError, match="called past the engine"):
+    with pytest.raises(CompositionError, match="branches=\["):
         made.base.encoder(input_ids=ids, attention_mask=mask)
-    with pytest.raises(CompositionError, match="called past the engine"):
+    with pytest.raises(CompositionError, match="branches=\["):
         made.base.model.lm_head(torch.randn(2, 32))
     made.activate(None)
     made.base.encoder(input_ids=ids, attention_mask=mask)
@@ -493,7 +493,7 @@ def test_a_base_that_joins_its_rows_is_noticed():
     made.activate("route(swa, yor)")
     plan = made._route.plan((0, 1))
     call = Call(plan, offsets=(0, 2, 3))
-    with made._current.running(call), pytest.raises(CompositionError, match="expects 3 rows.* 1: .*sdpa"):
+    with made._current.running(call), pytest.raises(CompositionError, match="expects 3 rows.*passes 1.*sdpa"):
         plan["layer.0.ffn"][0].slices(1)
 
 
@@ -504,7 +504,7 @@ def test_after_an_error_the_next_batch_is_right():
     before = made(ids, mask, branches=[1, 0])
     with pytest.raises(IndexError):
         made(ids + 10**6, mask, branches=[0, 1])
-    with pytest.raises(CompositionError, match="past the engine"):
+    with pytest.raises(CompositionError, match=r"branches=\["):
         made.base.encoder(input_ids=ids)
     assert torch.equal(made(ids, mask, branches=[1, 0]), before)
 

@@ -100,7 +100,7 @@ class WeightedChange:
 
     def __init__(self, branches: Sequence[Steps], weights: Sequence[float]):
         self.branches = branches
-        self.weights: Sequence[float | Tensor] = weights
+        self.weights: Sequence[float] | Tensor = weights
         self.scope: Scope = scope_of([step for steps in branches for step in steps])
 
     def __call__(self, view: View) -> Tensor:
@@ -122,7 +122,7 @@ class WeightedMap:
 
     def __init__(self, branches: Sequence[Steps], weights: Sequence[float]):
         self.branches = branches
-        self.weights: Sequence[float | Tensor] = weights
+        self.weights: Sequence[float] | Tensor = weights
         rest = 1.0 - sum(weights)
         self.rest = rest if abs(rest) > 1e-9 else 0.0  # the share of x itself; none in a mean
 

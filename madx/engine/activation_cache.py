@@ -1,38 +1,44 @@
-"""The activation cache: layers below the lowest trained one give the same output for the same sentence in every epoch.
+"""The activation cache: keeps the output of frozen lower layers, which is the same for a sentence in every epoch.
 
-A task module in the upper layers alone (`leave_out`) trains over a base and a language module that do not change. The states
-that enter its lowest layer are computed once for each sentence and kept: in memory up to a bound, then in a file up to
-another bound, then not at all. No gradient flows below that layer in any case, since nothing there requires one.
+A task module in the upper layers alone (`leave_out`) trains over a base and a language module that do not change. The
+input of its lowest layer is computed once for each sentence and kept: in memory up to a limit, then in a file up to
+another limit, then not at all. No gradient flows below that layer in any case, since nothing there requires one.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
 
-from madx.contract.module_type import scope_of
+from madx.contract.module_type import ModuleType, scope_of
 from madx.engine.call import CurrentCall
 from madx.engine.hooks import Hook
 from madx.engine.plan import Plan
 from madx.engine.protocols import RunningEngine
 
 GB = 1 << 30
-#: under which a call keeps the states that enter the lowest trained layer
+#: The key under which a call keeps the input of the lowest trained layer.
 CACHED = ("cache", "states")
 
 
 class States:
-    """Tensors `(tokens, width)` by key: in memory up to `memory` bytes, then in a file that vanishes with the process, up to
-    `disk` bytes; what fits neither is not kept."""
+    """Tensors `(tokens, width)` by key, in memory and then in a temporary file; those that fit neither are not kept.
+
+    Args:
+        memory: the limit in memory, in bytes.
+        disk: the limit of the file, in bytes.
+        folder: of the file, which is deleted with the process; None: the system's folder for temporary files.
+    """
 
     def __init__(self, *, memory: int, disk: int, folder: Path | None = None):
         self.room, self.file_room, self.folder = memory, disk, folder
         self._kept: dict[bytes, Tensor] = {}
         self._filed: dict[bytes, tuple[int, int, torch.dtype]] = {}  # key -> (place, bytes, number format)
-        self._file = None
+        self._file: IO[bytes] | None = None
 
     def __len__(self) -> int:
         return len(self._kept) + len(self._filed)
@@ -41,7 +47,7 @@ class States:
         return key in self._kept or key in self._filed
 
     def put(self, key: bytes, state: Tensor) -> None:
-        """Keep a state, a copy of it, if there is room."""
+        """Keep a copy of a state if there is room."""
         size = state.numel() * state.element_size()
         if key in self:
             return
@@ -56,35 +62,35 @@ class States:
             self._file.write(state.cpu().contiguous().view(torch.uint8).numpy().tobytes())
 
     def get(self, key: bytes, width: int) -> Tensor:
-        """A state that is there."""
-        if key in self._kept:
+        """Return a state that is kept, `(tokens, width)`. Raises KeyError for another key."""
+        if key in self._kept or self._file is None:
             return self._kept[key]
         place, size, dtype = self._filed[key]
         self._file.seek(place)
         return torch.frombuffer(bytearray(self._file.read(size)), dtype=dtype).view(-1, width)
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release all states and the file."""
         self._kept, self._filed = {}, {}
         if self._file is not None:
             self._file.close()
 
 
 class ActivationCache:
-    """The states that enter layer `below` of an engine's base, whose layers below that do not change while one plan is active.
+    """The inputs of layer `below`, whose lower layers do not change while one plan is active.
 
-    The engine asks `known` before each forward pass under that plan and hands new states to `put`. A state belongs to the
-    ids of one sentence; rows of a batch are padded on the right, and padding is masked above.
+    The engine calls `known` before each forward pass under that plan and passes new states to `put`. A state belongs to
+    the ids of one sentence; rows of a batch are padded on the right, and the upper layers mask padding.
     """
 
     def __init__(self, engine: RunningEngine, *, below: int, states: States):
         self.engine, self.base, self.below, self.states = engine, engine.base, below, states
         self.plan: Plan = engine.plan
-        self.results: int | None = None  # how many things a layer returns; None: the tensor alone
+        self.results: int | None = None  # the length of the tuple that a layer returns; None: it returns a tensor
 
     @contextmanager
     def opened(self) -> Iterator["ActivationCache"]:
-        """For the length of a run the lower layers can be skipped."""
+        """Skip the lower layers, where possible, inside a `with` block; afterwards the states are released."""
         self.engine.use_cache(self)
         try:
             yield self
@@ -93,12 +99,16 @@ class ActivationCache:
             self.states.close()
 
     def hooks(self, current: CurrentCall) -> list[tuple[nn.Module, Hook]]:
-        """A hook for each of the lower layers."""
-        layers = self.base.encoder.get_submodule(self.base.family.layers)[: self.below]
+        """Make a hook for each of the lower layers."""
+        layers: Any = self.base.encoder.get_submodule(self.base.family.layers)
+        layers = layers[: self.below]
         return [(layer, SkippedLayer(current, self, last=n + 1 == self.below)) for n, layer in enumerate(layers)]
 
     def known(self, keys: Sequence[bytes], input_ids: Tensor) -> Tensor | None:
-        """The states of a batch's rows, `(batch, tokens, width)`, zeros at padding; None unless all rows are known."""
+        """Return the states of a batch, `(batch, tokens, width)`, with zeros at padding; None if a row is unknown.
+
+        keys: those of `keys_of`. input_ids: `(batch, tokens)`.
+        """
         if not keys or any(key not in self.states for key in keys):
             return None
         known = [self.states.get(key, self.base.width) for key in keys]
@@ -114,13 +124,16 @@ class ActivationCache:
 
 
 class SkippedLayer(Hook):
-    """A layer below the lowest trained one: skipped where the call has cached states, else watched if it is the last."""
+    """The hook at a layer below the lowest trained one: skips the layer if the call has cached states.
+
+    last: it is the highest such layer, whose output is kept in a call without cached states.
+    """
 
     def __init__(self, current: CurrentCall, cache: ActivationCache, *, last: bool):
         super().__init__(current)
         self.cache, self.last = cache, last
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call, cache = self.current.get(), self.cache
         if call is None or call.given is None:
             result = self.original(*args, **kwargs)
@@ -133,7 +146,7 @@ class SkippedLayer(Hook):
 
 
 def keys_of(input_ids: Tensor, attention_mask: Tensor | None) -> list[bytes]:
-    """For each row the bytes of its ids without padding; none for a batch that is not padded on the right alone."""
+    """Return the bytes of each row's ids without padding; empty for a batch that is not padded on the right alone."""
     ids = input_ids.cpu().numpy()
     if attention_mask is None:
         return [row.tobytes() for row in ids]
@@ -143,17 +156,18 @@ def keys_of(input_ids: Tensor, attention_mask: Tensor | None) -> list[bytes]:
     return [row[:length].tobytes() for row, length in zip(ids, mask.sum(1))]
 
 
-def lowest_layer(units: dict[str, dict], depth: int) -> int:
-    """The lowest layer where a module acts: 0 also for one that acts before the layers, `depth` for a head alone."""
-    numbers = [
-        unit.site.layer if unit.site.layer is not None else 0 for parts in units.values() for unit in parts.values()
-    ]
+def lowest_layer(units: Mapping[str, Mapping[str, ModuleType]], depth: int) -> int:
+    """Return the lowest layer where a module acts: 0 also before the layers, `depth` for a head alone."""
+    numbers = [unit.site.layer or 0 for at_site in units.values() for unit in at_site.values()]
     return min(numbers, default=depth)
 
 
-def beyond_the_row(plan: Plan, below: int) -> list[str]:
-    """Sites of the first layers with a step whose change depends on padding or on other rows: the state of a sentence would
-    then depend on the batch that it stands in. Slots count as such, since states are kept for tokens alone."""
+def batch_dependent_sites(plan: Plan, below: int) -> list[str]:
+    """Return the sites below layer `below` with a step whose change depends on padding or on other rows.
+
+    There the state of a sentence would depend on the rest of its batch, so it cannot be cached. Slots count as such a
+    site, since states are kept for tokens alone.
+    """
     found = [
         site
         for site, steps in plan.items()

@@ -1,8 +1,8 @@
-"""The active composition: which one holds in which thread, its compiled plan, and its weight deltas on the base.
+"""The active composition of each thread, its compiled plan, and its weight deltas on the base.
 
-`activate` holds for the thread (more exactly, the context) that calls it, and for those that never called it; `using` holds
-for its `with` block. Plans are the same for all threads. The base's parameters are, too: where modules with weight deltas are
-attached, a pass through the base takes its turn and first puts the deltas of its own composition on.
+`activate` holds for the thread (more exactly, the context) that calls it, and for threads that never called it; `using`
+holds for its `with` block. Plans are the same for all threads, and so are the base's parameters: where modules with
+weight deltas are attached, passes through the base take turns, and each first adds the deltas of its own composition.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -37,9 +37,9 @@ class ActiveComposition:
         self._terms, self._on = Terms(), Stack()
         self._plans: dict[Composition, Plan | RoutePlan] = {}
         self._default: Composition = Stack()
-        #: the composition of this context and, inside `under`, a plan in place of its own
+        #: The composition of this context and, inside `under`, a plan that replaces its own.
         self._here: ContextVar[tuple[Composition, Plan | RoutePlan | None] | None] = ContextVar("active", default=None)
-        self._trained: WeightsType | None = None  # a weight delta in training: it lies above all others
+        self._trained: WeightsType | None = None  # a weight delta in training: it is added after all others
 
     @property
     def composition(self) -> Composition:
@@ -48,14 +48,14 @@ class ActiveComposition:
         return self._default if here is None else here[0]
 
     def plan(self) -> Plan | RoutePlan:
-        """What the next forward pass of this context runs."""
+        """Return the plan of the next forward pass of this context."""
         here = self._here.get()
         if here is not None and here[1] is not None:
             return here[1]
         return self._compiled(self._default if here is None else here[0])
 
     def route(self) -> RoutePlan | None:
-        """The plan, if a route is active."""
+        """Return the plan if a route is active."""
         plan = self.plan()
         return plan if isinstance(plan, RoutePlan) else None
 
@@ -66,7 +66,7 @@ class ActiveComposition:
         return plan
 
     def compile(self, composition: Composition, watch: Watch | None = None) -> Plan | RoutePlan:
-        """The plan of a composition; see `Engine.compile`."""
+        """Compile a composition; see `Engine.compile`."""
         for name in composition.names():
             self.module(name)
         if isinstance(composition, Route):
@@ -79,7 +79,7 @@ class ActiveComposition:
         return plan
 
     def module(self, name: str) -> Module:
-        """An attached module; raises CompositionError with the nearest name."""
+        """Return an attached module. Raises CompositionError, with the nearest name, if it is not attached."""
         if name not in self.modules:
             raise CompositionError(f"No module {name!r} is attached; {did_you_mean(name, self.modules)}")
         return self.modules[name]
@@ -89,20 +89,25 @@ class ActiveComposition:
     def activate(self, composition: Composition | Item | None) -> Composition:
         """See `Engine.activate`."""
         composition = as_composition(composition)
-        plan = self._compiled(composition)
+        stack = self._first_stack(composition, self._compiled(composition))
         with self.lock:
-            self.put_on(composition if isinstance(plan, Plan) else plan.stacks[0])
+            self.add_weights(stack)
         self._here.set((composition, None))
         self._default = composition
         return composition
+
+    @staticmethod
+    def _first_stack(composition: Composition, plan: Plan | RoutePlan) -> Stack:
+        """Return the stack whose weight deltas a pass needs first."""
+        return plan.stacks[0] if isinstance(plan, RoutePlan) else require_stack(composition, "put on the base")
 
     @contextmanager
     def using(self, composition: Composition | Item | None) -> Iterator[None]:
         """See `Engine.using`."""
         composition, before = as_composition(composition), self._here.get()
-        plan = self._compiled(composition)
+        stack = self._first_stack(composition, self._compiled(composition))
         with self.lock:
-            self.put_on(composition if isinstance(plan, Plan) else plan.stacks[0])
+            self.add_weights(stack)
         self._here.set((composition, None))
         try:
             yield
@@ -122,31 +127,30 @@ class ActiveComposition:
 
     # ---- weight deltas ---------------------------------------------------------------------------------------------
 
-    def put_on(self, stack: Stack) -> None:
+    def add_weights(self, stack: Stack) -> None:
         """Make the weight deltas of a stack act, and no others."""
-        # the last module of a stack lies lowest: a task's delta stays where it is when the language's is swapped
+        # the last module of a stack is added first: a task's delta stays on the base when the language's is swapped
         terms = self._terms.of(stack, self.modules)[::-1]
         self.deltas.activate(sorted(terms, key=lambda term: term.shares[0].unit is self._trained))
         self._on = stack
 
     @property
     def has_weights(self) -> bool:
-        """Whether a module with weight deltas is attached."""
+        """True if a module with weight deltas is attached."""
         return "weights" in self.reached()
 
     def _own_weights(self) -> None:
-        """Put the deltas of this context's composition on the base, if another context has put its own there."""
+        """Add the deltas of this context's composition to the base, if another context has added its own."""
         if not self.has_weights:
             return
-        plan, composition = self.plan(), self.composition
-        stack = plan.stacks[0] if isinstance(plan, RoutePlan) else require_stack(composition, "put on the base")
+        stack = self._first_stack(self.composition, self.plan())
         if stack != self._on:
             with self.lock:
-                self.put_on(stack)
+                self.add_weights(stack)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """One pass through the base: with weight deltas attached, no other thread changes the parameters meanwhile."""
+        """Protect one pass through the base: with weight deltas attached, other threads wait for its end."""
         if not self.has_weights:
             yield
             return
@@ -156,14 +160,14 @@ class ActiveComposition:
 
     @contextmanager
     def with_weights_of(self, stack: Stack) -> Iterator[None]:
-        """Have the weight deltas of a stack on the base, whatever composition is active; for explanations."""
+        """Have the weight deltas of a stack on the base inside a `with` block, whatever composition is active."""
         with self.lock:
             before = self._on
-            self.put_on(stack)
+            self.add_weights(stack)
             try:
                 yield
             finally:
-                self.put_on(before)
+                self.add_weights(before)
 
     @contextmanager
     def on_top(self, unit: WeightsType) -> Iterator[None]:
@@ -178,7 +182,7 @@ class ActiveComposition:
             self._trained = None
 
     def require_the_same_weights(self) -> Callable[[], None] | None:
-        """A check that raises unless the deltas on the base are those of now; None without any."""
+        """Return a check that raises if other deltas are on the base than now; None if there are none now."""
         if not self.deltas.applied:
             return None
         applied = list(self.deltas.applied)
@@ -186,8 +190,8 @@ class ActiveComposition:
         def check() -> None:
             if self.deltas.applied != applied:
                 raise CompositionError(
-                    "A layer is recomputed in the backward pass (gradient checkpointing), but other weight deltas are on the "
-                    "base than in its forward pass. Call backward() before the next composition is activated."
+                    "A layer is recomputed in the backward pass (gradient checkpointing), but other weight deltas are "
+                    "on the base than in its forward pass. Call backward() before the next composition is activated."
                 )
 
         return check
@@ -195,22 +199,17 @@ class ActiveComposition:
     # ---- attached modules change -----------------------------------------------------------------------------------
 
     def forget(self, name: str) -> None:
-        """Drop what was compiled of a module that is detached, and its deltas from the base."""
+        """Drop the plans that name a module, which is detached, and remove its deltas from the base."""
         if name in self._on.names():  # another context left them there
-            self.put_on(Stack())
+            self.add_weights(Stack())
         self._plans = {c: plan for c, plan in self._plans.items() if name not in c.names()}
         self._terms.forget()
 
     @contextmanager
-    def nothing_on(self) -> Iterator[None]:
-        """Have the bare base for the length of a `with` block, e.g. to copy it."""
-        with self.lock:
-            on = self._on
-            self.put_on(Stack())
-            try:
-                yield
-            finally:
-                self.put_on(on)
+    def bare_base(self) -> Iterator[None]:
+        """Remove all weight deltas inside a `with` block, e.g. to copy the base."""
+        with self.with_weights_of(Stack()):
+            yield
 
     def close(self) -> None:
         """Remove all deltas and forget everything."""

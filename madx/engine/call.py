@@ -1,8 +1,8 @@
-"""One forward pass as a value: everything that holds in it, and nothing that outlives it.
+"""One forward pass as a value: all its state, and nothing that outlives it.
 
-The hooks in the base read the call that is current in their context (a `ContextVar`), so two threads that use one engine
-never see each other's state, and a backward pass that recomputes a layer (gradient checkpointing) does so in the call of
-its own forward pass.
+The hooks in the base read the call that is current in their context (a `ContextVar`). So two threads that use one
+engine never see each other's state, and a backward pass that recomputes a layer (gradient checkpointing) does so in the
+call of its own forward pass.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,26 +18,27 @@ from madx.engine.plan import Plan
 from madx.engine.slots import SlotBatch
 from madx.errors import CompositionError
 
-#: numbers of rows and of positions in them, `(n,)` each
+#: The rows and the positions in them, `(n,)` each.
 Positions = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """What holds in one forward pass.
+    """The state of one forward pass.
 
     Args:
-        plan: what runs at each site.
-        tokens: which positions hold tokens.
-        slots: how the reserved positions are filled; None: there are none.
-        at: the positions that somebody will read, past the last layer's attention; None: all.
-        targets: in a masked-LM loss the pieces to predict, `(n,)`; None: the decoder gives scores.
-        sort, unsort: orders of the decoder's positions under a route, `(n,)`; None: they lie as they are.
-        offsets: under a route where the rows of each branch begin; see `madx.contract.rules`.
-        given: cached states that enter the first layer to be computed, `(batch, tokens, width)`; None: none are known.
-        backward: False: the base runs without gradients, since nothing that is trained needs them.
-        weights: raises when the weight deltas of the pass are no longer on the base; None: there were none.
-        seen: tensors that hooks keep on the way, by (site, name); they are let go when the site has been computed.
+        plan: the steps at each site.
+        tokens: the positions that hold tokens.
+        slots: the contents of the reserved positions; None: there are no such positions.
+        at: the positions to compute past the last layer's attention; None: all.
+        targets: in a masked-LM loss the pieces to predict, `(n,)`; None: the decoder returns scores.
+        sort, unsort: under a route, the order of the decoder's positions by branch and its inverse, `(n,)`; None: they
+            are in order.
+        offsets: under a route, the first row of each branch; see `madx.contract.rules`.
+        given: cached inputs of the first layer to be computed, `(batch, tokens, width)`; None: there are none.
+        backward: False: the base runs without gradients, since no trained parameter needs them.
+        weights: raises if the weight deltas of the pass are no longer on the base; None: there were none.
+        seen: tensors that hooks keep for each other, by (site, name), until the site has been computed.
     """
 
     plan: Plan
@@ -66,15 +67,18 @@ class CurrentCall:
         return self._current.get()
 
     def at(self, site: str) -> tuple[Call | None, Steps | None]:
-        """The current call and its steps at a site. Raises CompositionError where there is no call although the active
-        composition acts at the site: somebody calls a piece of the base by itself."""
+        """Return the current call and its steps at a site.
+
+        Raises CompositionError if there is no call although the active composition acts at the site: then a piece of
+        the base was called by itself.
+        """
         call = self._current.get()
         if call is not None:
             return call, call.plan.get(site)
         if self.plan().get(site):
             raise CompositionError(
-                f"A piece of the base was called by itself at {site}, where the active composition acts. Call the engine or the "
-                "whole encoder, or activate None for the base's own computation."
+                f"A piece of the base was called by itself at {site}, where the active composition acts. Call the "
+                "engine or the whole encoder, or activate None for the base's own computation."
             )
         return None, None
 

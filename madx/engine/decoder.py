@@ -1,6 +1,7 @@
-"""Frozen output embeddings: the masked-LM decoder keeps theta_0 while the embeddings it is tied to carry a weight delta."""
+"""Frozen output embeddings: the masked-LM decoder uses theta_0 although the tied embeddings carry a weight delta."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,14 +13,16 @@ from madx.errors import CompositionError
 
 
 def frozen_output_embeddings(deltas: WeightDeltas, current: CurrentCall) -> Iterator[tuple[nn.Module, Hook]]:
-    """(module, hook) for all modules outside the encoder that share a weight with it: the masked-LM decoder keeps theta_0
-    while the embeddings carry a delta (Ansell et al. 2022 untie and freeze it)."""
+    """Yield (module, hook) for all modules outside the encoder that share a weight with it.
+
+    The masked-LM decoder uses theta_0 while the embeddings carry a delta (Ansell et al. 2022 untie and freeze it).
+    """
     base = deltas.base
     names = {id(p): name for name, p in base.encoder.named_parameters()}
     for module, name in _tied(base, names):
         yield module, TiedDecoder(current, module, name, deltas)
     if (head := head_with_embeddings(base)) is not None:
-        yield head, GivenEmbeddings(current, names, deltas)
+        yield head, EmbeddingsArgument(current, names, deltas)
 
 
 def _tied(base: Base, names: dict[int, str]) -> list[tuple[nn.Module, str]]:
@@ -33,17 +36,18 @@ def _tied(base: Base, names: dict[int, str]) -> list[tuple[nn.Module, str]]:
 
 
 def decoder_weights(deltas: WeightDeltas) -> dict[str, Tensor]:
-    """Name in the masked-LM model -> theta_0, for the decoders whose embeddings carry a delta now.
+    """Return theta_0 by name in the masked-LM model, for the decoders whose embeddings carry a delta now.
 
     Raises CompositionError for a base whose head reads the embeddings themselves.
     """
     base = deltas.base
     names = {id(p): name for name, p in base.encoder.named_parameters()}
     paths = {module: path for path, module in base.model.named_modules()}
-    if head_with_embeddings(base) is not None and deltas.touched(base.model.get_input_embeddings().weight):
+    embeddings: Any = base.model.get_input_embeddings()
+    if head_with_embeddings(base) is not None and deltas.touched(embeddings.weight):
         raise CompositionError(
-            "The masked-LM head of this base reads the embeddings themselves, so it cannot keep theta_0 beside a delta in them. "
-            "Train with groups [layers], or keep it as a module."
+            "The masked-LM head of this base reads the embeddings themselves, so it cannot keep theta_0 when a delta "
+            "in them is merged. Train with groups [layers], or keep the delta as a module."
         )
     found = {}
     for module, name in _tied(base, names):
@@ -53,25 +57,25 @@ def decoder_weights(deltas: WeightDeltas) -> dict[str, Tensor]:
 
 
 def head_with_embeddings(base: Base) -> nn.Module | None:
-    """The masked-LM head that is handed the embedding module instead of sharing its weight, if this base has one."""
+    """Return the masked-LM head that gets the embedding module as an argument, if this base has one."""
     path = base.family.head_with_embeddings
     return base.model.get_submodule(path) if path is not None and hasattr(base.model, path.split(".")[0]) else None
 
 
 def decoder_of(base: Base) -> nn.Linear | None:
-    """The linear map from the masked-LM head to the vocabulary; None where the head has another form."""
-    decoder = base.model.get_output_embeddings()
+    """Return the linear map from the masked-LM head to the vocabulary; None if the head has another form."""
+    decoder: Any = base.model.get_output_embeddings()
     return decoder if isinstance(decoder, nn.Linear) and head_with_embeddings(base) is None else None
 
 
 class TiedDecoder(Hook):
-    """A decoder that shares its weight with the embeddings: it computes with theta_0 and trains nothing."""
+    """The hook at a decoder that shares its weight with the embeddings: it computes with theta_0, without gradients."""
 
-    def __init__(self, current: CurrentCall, module: nn.Module, name: str, deltas: WeightDeltas):
+    def __init__(self, current: CurrentCall, module: Any, name: str, deltas: WeightDeltas):
         super().__init__(current)
         self.module, self.name, self.deltas = module, name, deltas
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Any:
         shared = self.deltas.base.encoder.get_parameter(self.name)
         if self.module.weight is not shared:  # after a merge the decoder has a weight of its own
             return self.original(x)
@@ -82,19 +86,19 @@ class TiedDecoder(Hook):
 
 
 class _Weight:
-    """Stands in for an embedding module whose weight alone is read."""
+    """Replaces an embedding module of which only the weight is read."""
 
     def __init__(self, weight: Tensor):
         self.weight = weight
 
 
-class GivenEmbeddings(Hook):
-    """A masked-LM head that is handed the embedding module: it gets theta_0 in its place."""
+class EmbeddingsArgument(Hook):
+    """The hook at a masked-LM head that gets the embedding module as an argument: it gets theta_0 instead."""
 
     def __init__(self, current: CurrentCall, names: dict[int, str], deltas: WeightDeltas):
         super().__init__(current)
         self.names, self.deltas = names, deltas
 
-    def __call__(self, hidden: Tensor, embeddings: nn.Module) -> Tensor:
+    def __call__(self, hidden: Tensor, embeddings: Any) -> Any:
         weight = self.deltas.original(self.names[id(embeddings.weight)])
         return self.original(hidden, _Weight(weight.detach()))

@@ -1,13 +1,14 @@
 """The engine: makes a composition of modules act on a base, and swaps it.
 
-A composition is compiled once into a plan: for each site, the steps to take there. Swapping points at another plan; no tree
-is walked in the forward pass. Hooks reach the sites that attached modules need (`madx.engine.hooks`); an idle base runs
-its own code. Weight deltas (the site `weights`) are added in place when a composition is activated and removed exactly
-(`madx.engine.weight_deltas`). A route gives each row of a batch a stack of its own (`madx.engine.routing`).
+A composition is compiled once into a plan: the steps at each site. A swap selects another plan, so a forward pass does
+not walk through the composition. Hooks exist at the sites that attached modules need (`madx.engine.hooks`); a base
+without modules runs its own code. Weight deltas (the site `weights`) are added in place when a composition is
+activated, and theta_0 is restored exactly (`madx.engine.weight_deltas`). A route gives each row of a batch its own
+stack (`madx.engine.routing`).
 
-Threads: a forward pass carries its own state. `activate` holds for the thread (more exactly, the context) that calls it and
-for those that never called it; `using` holds for its `with` block alone. Where modules with weight deltas are attached,
-forward passes take turns, since the base's parameters are the same for all threads.
+Threads: a forward pass carries its own state. `activate` holds for the thread (more exactly, the context) that calls it
+and for threads that never called it; `using` holds for its `with` block alone. Where modules with weight deltas are
+attached, forward passes take turns, since the base's parameters are the same for all threads.
 """
 
 import copy
@@ -30,7 +31,7 @@ from madx.engine.call import Call, CurrentCall, Positions
 from madx.engine.decoder import decoder_of, frozen_output_embeddings
 from madx.engine.explain import explain
 from madx.engine.explanation import Explanation, RouteExplanation
-from madx.engine.forward import Forward, forget_replays, one_group, past_the_engine
+from madx.engine.forward import Forward, forget_replays, one_group, without_the_engine
 from madx.engine.heads import routed_labels, task_module
 from madx.engine.hooks import Hook
 from madx.engine.merge import merge
@@ -47,10 +48,10 @@ class ModuleStore(Protocol):
     """Where `Engine.load` and `Engine.save` find and put modules; `madx.Store` is one."""
 
     def load(self, name: str, base: Base, *, allow_base_mismatch: bool = False) -> Module:
-        """Give the module of that name."""
+        """Load the module of that name."""
 
     def save(self, module: Module, *, overwrite: bool = False) -> Path:
-        """Store a module under its name; give its folder."""
+        """Store a module under its name; returns its folder."""
 
 
 class Engine:
@@ -58,7 +59,7 @@ class Engine:
 
     Args:
         base: the base; it carries one engine at a time.
-        store: where `load` and `save` find and put modules; needed for these alone.
+        store: where `load` and `save` find and put modules; no other method needs it.
 
     >>> engine = Engine(base)                             # doctest: +SKIP
     >>> engine.attach(swa); engine.attach(ner)            # doctest: +SKIP
@@ -72,7 +73,7 @@ class Engine:
         self.base, self.store = base, store
         self.modules: dict[str, Module] = {}
         self.cache: ActivationCache | None = None  # of a training run whose lower layers do not change
-        self._needs: dict[str, set[str]] = {}  # hooked site -> tensors that are read there
+        self._needs: dict[str, set[str]] = {}  # hooked site -> names of the tensors that are read there
         self._active = ActiveComposition(base, self.modules, lambda: self._needs)
         self._current = CurrentCall(lambda: self.plan)
         self._hooks = Hooks(base, self._current)
@@ -105,8 +106,10 @@ class Engine:
         return module
 
     def detach(self, name: str) -> Module:
-        """Forget a module and remove the hooks that it alone needed. Raises CompositionError while the active composition
-        names it."""
+        """Forget a module and remove the hooks that no other module needs.
+
+        Raises CompositionError while the active composition names it.
+        """
         module = self.module(name)
         if name in self.composition.names():
             raise CompositionError(f"The module {name!r} acts in '{self.composition}': activate another one first.")
@@ -117,32 +120,33 @@ class Engine:
         return module
 
     def module(self, name: str) -> Module:
-        """An attached module; raises CompositionError with the nearest name."""
+        """Return an attached module. Raises CompositionError, with the nearest name, if it is not attached."""
         return self._active.module(name)
 
     def load(self, name: str, *, store: ModuleStore | None = None, allow_base_mismatch: bool = False) -> Module:
-        """Read a module by name from a store and attach it.
+        """Load a module by name from a store and attach it.
 
-        store: where to look; by default the store that the engine was made with. Raises MadxError without any store, StoreError
-        for a module that is missing or damaged, BaseError for one that was made for another base.
+        store: by default the store that the engine was made with. Raises MadxError without any store, StoreError for a
+        module that is missing or damaged, BaseError for a module that was made for another base.
         """
         module = self._store(store, f"load({name!r}").load(name, self.base, allow_base_mismatch=allow_base_mismatch)
         return self.attach(module, allow_base_mismatch=allow_base_mismatch)
 
     def save(self, name: str, *, store: ModuleStore | None = None, overwrite: bool = False) -> Path:
-        """Store an attached module under its name; gives its folder. store: as in `load`.
+        """Store an attached module under its name; returns its folder. store: as in `load`.
 
-        Raises CompositionError for a name that is not attached, StoreError where a module of that name is stored and `overwrite`
-        is not set.
+        Raises CompositionError for a name that is not attached, and StoreError if a module of that name is stored
+        already and `overwrite` is not set.
         """
         return self._store(store, f"save({name!r}").save(self.module(name), overwrite=overwrite)
 
     def _store(self, given: ModuleStore | None, call: str) -> ModuleStore:
         store = given if given is not None else self.store
         if store is None or not hasattr(store, "load"):
+            fault = "this engine was made without one" if store is None else f"{store!r} is none"
             raise MadxError(
-                f"engine.{call}) needs a store, and {'this engine was made without one' if store is None else f'{store!r} is none'}: "
-                f"write Engine(base, store=Store('modules')), or engine.{call}, store=Store('modules'))."
+                f"engine.{call}) needs a store, and {fault}: write Engine(base, store=Store('modules')), or "
+                f"engine.{call}, store=Store('modules'))."
             )
         return store
 
@@ -155,7 +159,7 @@ class Engine:
 
     @property
     def plan(self) -> Plan:
-        """What the next forward pass runs; of a route the plan that refuses calls past the engine."""
+        """The plan of the next forward pass; under a route, a plan that refuses calls without the engine."""
         plan = self._active.plan()
         return plan if isinstance(plan, Plan) else Plan(refusal=plan.refusal)
 
@@ -166,27 +170,27 @@ class Engine:
     def activate(self, composition: Composition | Item | None) -> Composition:
         """Make a composition act from the next forward pass on; None or 'base' is the bare base.
 
-        It holds for the thread that calls, and for threads that never activated anything themselves. Raises CompositionError
-        for a name that is not attached, for modules that cannot act together, and for a weight delta that leaves the base's
-        number format; the composition before stays active then.
+        It holds for the thread that calls, and for threads that never activated a composition. Raises CompositionError
+        for a name that is not attached, for modules that cannot act together, and for a weight delta that leaves the
+        base's number format; then the composition from before stays active.
         """
         return self._active.activate(composition)
 
     @contextmanager
     def using(self, composition: Composition | Item | None) -> Iterator["Engine"]:
-        """A composition for the length of a `with` block, in this thread alone; afterwards the one before is active again."""
+        """Activate a composition inside a `with` block, in this thread alone; then the previous one acts again."""
         with self._active.using(composition):
             yield self
 
     @contextmanager
     def under(self, plan: Plan | RoutePlan) -> Iterator["Engine"]:
-        """Run forward passes of this thread under a plan of one's own in place of the active composition's."""
+        """Run the forward passes of this thread under another plan than the active composition's."""
         with self._active.under(plan):
             yield self
 
     @contextmanager
     def on_top(self, unit: WeightsType) -> Iterator["Engine"]:
-        """Keep one weight delta above all others, where it can be written again after its values have changed."""
+        """Add one weight delta after all others, so that it can be written again when its values have changed."""
         with self._active.on_top(unit):
             yield self
 
@@ -195,17 +199,17 @@ class Engine:
         return self._active.with_weights_of(stack)
 
     def refresh(self) -> None:
-        """Put the active composition on again, after the entries of one of its weight deltas were changed."""
+        """Activate the active composition again, after the values of one of its weight deltas have changed."""
         self.activate(self.composition)
 
     def merge(self) -> nn.Linear | None:
-        """Make the active composition of weight deltas the base's own, for good; see `madx.engine.merge`."""
+        """Make the active weight deltas part of the base's own weights, permanently; see `madx.engine.merge`."""
         return merge(self)
 
     def compile(self, composition: Composition, watch: Watch | None = None) -> Plan | RoutePlan:
-        """The plan of a composition; `watch` may wrap each unit, see `madx.engine.plan`.
+        """Compile a composition. watch: wraps each unit, see `madx.engine.plan`.
 
-        Raises CompositionError for modules that are not attached or cannot act together, and for a site that nothing reaches.
+        Raises CompositionError for modules that are not attached or cannot act together, and for a site without a hook.
         """
         return self._active.compile(composition, watch)
 
@@ -219,12 +223,12 @@ class Engine:
         at: Positions | None = None,
         branches: Branches | None = None,
     ) -> Tensor:
-        """The last layer's output of the base under the active composition.
+        """Compute the last layer's output of the base under the active composition.
 
         Args:
             input_ids: `(batch, tokens)`.
             attention_mask: `(batch, tokens)`, 1 at tokens and 0 at padding; None: no padding.
-            at: rows and positions in them, `(n,)` each, if only these are needed; the last layer then does less.
+            at: rows and positions in them, `(n,)` each, if only these are needed: the last layer then computes less.
             branches: `(batch,)`, under a route: the number or the text of each row's branch.
 
         Returns:
@@ -240,20 +244,25 @@ class Engine:
             if isinstance(plan, RoutePlan) or branches is not None:
                 route = routing.required(active.route())
                 rows = route.rows(branches, len(input_ids), input_ids.device)
-                return forward.routed(route, rows, input_ids, attention_mask, at=at, put_on=active.put_on)
+                return forward.routed(route, rows, input_ids, attention_mask, at=at, add_weights=active.add_weights)
             cache = self.cache if self.cache is not None and self.cache.plan is plan else None
             groups = one_group(plan, len(input_ids))
             return forward.run(plan, input_ids, attention_mask, at=at, groups=groups, cache=cache)
 
     def mlm_logits(self, hidden: Tensor, *, branches: Branches | None = None) -> Tensor:
-        """Scores over the vocabulary: `(n, width)` -> `(n, vocabulary)`, by the base's head, with the map of the embeddings
-        undone before the decoder. branches `(n,)`: under a route, those of the positions."""
+        """Compute scores over the vocabulary by the base's head: `(n, width)` -> `(n, vocabulary)`.
+
+        The maps of the embeddings are inverted before the decoder. branches: under a route, those of the positions.
+        """
         with self._active.turn(), self._precision(), self._current.running(self._head_call(hidden, branches)):
             return self.base.mlm_logits(hidden)
 
     def mlm_loss(self, hidden: Tensor, targets: Tensor, *, branches: Branches | None = None) -> Tensor:
-        """The sum of -log p(target), a scalar in float32: hidden `(n, width)`, targets `(n,)`. Equal to cross entropy of
-        `mlm_logits`, in a third of its memory (`madx.engine.mlm_loss`); branches as there."""
+        """Compute the sum of -log p(target), a scalar in float32: hidden `(n, width)`, targets `(n,)`.
+
+        It equals the cross entropy of `mlm_logits` and needs a third of its memory (`madx.engine.mlm_loss`). branches:
+        as in `mlm_logits`.
+        """
         fused = decoder_of(self.base) is not None and bool(self._needs)
         call = replace(self._head_call(hidden, branches), targets=targets if fused else None)
         with self._active.turn(), self._precision(), self._current.running(call):
@@ -268,28 +277,38 @@ class Engine:
         return Call(route.plan(rows.present), offsets=rows.offsets, sort=rows.order, unsort=rows.back)
 
     def task_module(self, stack: Stack | Item | None = None) -> Module:
-        """The last module with a head in a stack (None: the active composition); raises CompositionError without one."""
+        """Return the last module with a head in a stack (None: the active composition).
+
+        Raises CompositionError if there is none.
+        """
         composition = as_composition(self.composition if stack is None else stack)
         return task_module(require_stack(composition, "asked for one task module"), self.modules)
 
     def label_logits(self, hidden: Tensor, *, branches: Branches | None = None) -> Tensor:
-        """Scores of the task module's head: `(..., width)` -> `(..., labels)`. branches: under a route, those of the entries
-        of the first dimension; their task modules must have the same labels, for the result is one tensor."""
+        """Compute the scores of the task module's head: `(..., width)` -> `(..., labels)`.
+
+        branches: under a route, those of the entries of the first dimension. Their task modules must have the same
+        labels, because the result is one tensor.
+        """
         route = self._route
         rows = routing.sort(route, branches, hidden)
         with self._precision():
             if route is None or rows is None:
-                return require_task_head(self.task_module())(hidden)
+                scores: Tensor = require_task_head(self.task_module())(hidden)
+                return scores
             return routed_labels(route, rows, hidden, self.modules)
 
     def groups(self, branches: Branches) -> list[list[int]]:
-        """Under a route: the places of the rows that can share a forward pass; one group, but for branches with different
-        weight deltas (and other reasons, see `madx.engine.routing`)."""
+        """Group the rows of a batch under a route: the rows of a group can share a forward pass.
+
+        There is one group, unless branches differ in their weight deltas (or for another reason, see
+        `madx.engine.routing`).
+        """
         return routing.groups(self._route, branches)
 
     def _precision(self) -> Any:
-        """Modules are kept in float32; on a base in half precision their products run in the base's precision."""
-        dtype = self.base.model.dtype
+        """Compute the products of modules, which are float32, in the precision of a base in half precision."""
+        dtype: Any = self.base.model.dtype
         if dtype not in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(self.base.device.type):
             return nullcontext()
         return torch.autocast(self.base.device.type, dtype=dtype)
@@ -297,17 +316,17 @@ class Engine:
     # ---- training ------------------------------------------------------------------------------------------------
 
     def train_only(self, *names: str) -> list[nn.Parameter]:
-        """Open one module, or several (with their heads), to gradients and close all others; returns their parameters.
+        """Open some modules and their heads to gradients and close all others; returns their parameters.
 
-        Under a route a module learns from the rows of the branches that name it. Raises CompositionError unless the active
-        composition names each: it would train without acting.
+        Under a route a module learns from the rows of the branches that name it. Raises CompositionError for a module
+        that the active composition does not name: it would be trained without acting.
         """
         chosen = [self.module(name) for name in names]
         for name in names:
             if name not in self.composition.names():
                 raise CompositionError(
-                    f"The module {name!r} is to be trained but does not act in the active composition '{self.composition}'. "
-                    f"Activate a composition with it, e.g. 'eng + {name}'."
+                    f"The module {name!r} is to be trained but does not act in the active composition "
+                    f"'{self.composition}'. Activate a composition with it, e.g. 'eng + {name}'."
                 )
         self.base.model.requires_grad_(False)
         for other in self.modules.values():
@@ -323,7 +342,7 @@ class Engine:
             module.requires_grad_(False).eval()
 
     def use_cache(self, cache: ActivationCache | None) -> None:
-        """Skip the lower layers where their states are cached; None: compute them again. See `ActivationCache.opened`."""
+        """Skip the lower layers if their output is cached; None: compute them. See `ActivationCache.opened`."""
         self.cache = cache
         self._reach_sites(anew=True)
 
@@ -332,8 +351,11 @@ class Engine:
     def explain(
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, *, branches: Branches | None = None
     ) -> Explanation | RouteExplanation:
-        """Which modules act at which site, in which order. With an input, also measured: how often each unit ran in one
-        forward pass and how much it changed, as |change| / |what it changed|. See `madx.engine.explain`."""
+        """List the modules that act at each site, in order.
+
+        With an input it also measures how often each unit ran in one forward pass, and |change| / |changed tensor|. See
+        `madx.engine.explain`.
+        """
         return explain(self, input_ids, attention_mask, branches)
 
     # ---- reaching into the base ----------------------------------------------------------------------------------
@@ -346,15 +368,15 @@ class Engine:
                 needs.setdefault(site, set()).update(name for unit in units.values() for name in unit.reads)
                 if any(not getattr(unit, "final_norm", True) for unit in units.values()):
                     needs[site].update(("output", "residual"))
-            needs.setdefault("head", set())  # a head alone needs no site, but the hooks of speed
+            needs.setdefault("head", set())  # a head needs no site, but the hooks that save time and memory
         if needs == self._needs and not anew:
             return
         try:
             self._hooks.reach(needs, enter=self._enter, more=self._more(needs))
         except AttributeError as error:
             raise MadxError(
-                f"The base {self.base.name} is described as {self.base.family.title}, but its code has no such place: {error}. "
-                "This version of transformers moved it; mend its entry in madx/base/families.py."
+                f"The base {self.base.name} is described as {self.base.family.title}, but its code has no such place: "
+                f"{error}. This version of transformers moved it; correct the entry in madx/base/families.py."
             ) from error
         self._needs = needs
 
@@ -369,13 +391,13 @@ class Engine:
         return found
 
     @contextmanager
-    def _enter(self, arguments: dict) -> Iterator[None]:
-        """A forward pass that somebody makes on the base itself."""
-        with self._active.turn(), past_the_engine(self._current, self.plan, arguments):
+    def _enter(self, arguments: dict[str, Any]) -> Iterator[None]:
+        """Run a forward pass that was started on the base itself, without the engine."""
+        with self._active.turn(), without_the_engine(self._current, self.plan, arguments):
             yield
 
     def close(self) -> None:
-        """Give the base back as it came: its own code everywhere, no hook, nothing attached."""
+        """Restore the base exactly: no hook, no weight delta, no module attached."""
         with self._active.lock:
             self._active.close()
             self._hooks.remove()
@@ -384,9 +406,9 @@ class Engine:
             self._needs, self.cache = {}, None
             self.base.engine = None
 
-    def __deepcopy__(self, memo: dict) -> "Engine":
-        """A new engine on a new base with copies of all modules, under the same composition; the store is shared."""
-        with self._active.nothing_on():
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Engine":
+        """Make a new engine on a new base with copies of all modules and the same composition; the store is shared."""
+        with self._active.bare_base():
             self._hooks.remove()
             forget_replays(self.base.encoder)
             self.base.engine = None
@@ -405,6 +427,6 @@ class Engine:
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise MadxError(
-            "An engine cannot be pickled: it holds hooks in a base. Save its modules with madx.save_module, and make a new engine "
-            "with madx.load_base and madx.Engine where you need it; copy.deepcopy(engine) copies it within a process."
+            "An engine cannot be pickled: it holds hooks in a base. Save its modules with madx.save_module, and make a "
+            "new engine with madx.load_base and madx.Engine; copy.deepcopy(engine) copies it within a process."
         )

@@ -1,29 +1,29 @@
-"""Explains a composition: per site, which modules act in which order, and how much they change.
+"""Explains a composition: the modules that act at each site, their order, and the size of their changes.
 
-It must be impossible to believe that a module acts when it does not. `explain` reads the plan that the forward pass
-runs (not the intention behind it); with an input it also runs that plan once and counts. `inactive` names every module of
-the composition that acts nowhere, never ran, or changed nothing. A route is explained branch by branch. At the site
-`weights` the change is |written - found| / |found| over the touched places; of slots it is the change of the last layer's
-output at the tokens, against a pass without these slots.
+A module that does not act must never go unnoticed. So `explain` reads the plan that the forward pass runs, and with an
+input it also runs that plan once and counts. `inactive` names every module of the composition that acts nowhere, never
+ran, or changed nothing. A route is explained branch by branch. At the site `weights` the change is |new - old| / |old|
+over the touched places. For slots it is the change of the last layer's output at the tokens, compared with a pass
+without these slots.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from madx.composition import Average, Fuse, Scaled, Stack, require_stack
 from madx.contract.module_type import ModuleType
-from madx.contract.rules import RULES, WeightedMap
+from madx.contract.rules import RULES, Steps, WeightedMap
 from madx.engine import routing
 from madx.engine.explanation import Action, Explanation, RouteExplanation
 from madx.engine.plan import Plan
 from madx.engine.protocols import RunningEngine
 from madx.engine.routing import Branches, RoutePlan
-from madx.engine.slots import SlotPlan
+from madx.engine.slots import Fill, SlotPlan
 from madx.engine.weight_deltas import changes
 
 
@@ -33,9 +33,12 @@ def explain(
     attention_mask: Tensor | None = None,
     branches: Branches | None = None,
 ) -> Explanation | RouteExplanation:
-    """The explanation of an engine's active composition; with an input, measured in one forward pass without dropout.
+    """Explain an engine's active composition; with an input, also measure one forward pass without dropout.
 
-    branches: under a route, that of each row of the input; without them every row is run through every branch.
+    Args:
+        engine: the engine.
+        input_ids, attention_mask: `(batch, tokens)`.
+        branches: under a route, the branch of each row; None: every row runs through every branch.
     """
     actions: dict[tuple[str, str, str], Action] = {}
 
@@ -59,7 +62,7 @@ def explain(
 
 
 def _of_stack(engine: RunningEngine, stack: Stack, plan: Plan, measured: bool) -> Explanation:
-    """What the watched plan of a stack says; the weight deltas of the stack are on the base."""
+    """Explain a stack by its watched plan; the weight deltas of the stack are on the base."""
     names, (averaged, factors) = stack.names(), _roles(stack)
     slots = (a for _, block in plan.slots.blocks for a in _filling(block.fills.values()))
     found = {id(a): a for a in (*slots, *(a for steps in plan.values() for a in _actions(steps)))}.values()
@@ -88,7 +91,7 @@ def _of_stack(engine: RunningEngine, stack: Stack, plan: Plan, measured: bool) -
 
 
 def _of_route(engine: RunningEngine, plan: RoutePlan, numbers: np.ndarray | None) -> RouteExplanation:
-    """What the watched plan of a route says. numbers: the branches of the rows that were measured (None: none were)."""
+    """Explain a route by its watched plan. numbers: the branches of the rows that were measured; None: none were."""
     met = set(numbers.tolist()) if numbers is not None else set()
     found = []
     for number, stack in enumerate(plan.route.branches):
@@ -111,8 +114,8 @@ def _times(factor: float) -> str:
     return f", times {factor:g}" if factor != 1.0 else ""
 
 
-def _actions(steps: list[Callable]) -> Iterator[Action]:
-    """The actions of all instances in watched steps, those in means and behind factors too; not what only some rows take."""
+def _actions(steps: Steps) -> Iterator[Action]:
+    """Yield the actions of all units in watched steps, also inside averages and factors, but not inside row splits."""
     for step in steps:
         if isinstance(step, _Watched):
             yield step.action
@@ -123,7 +126,7 @@ def _actions(steps: list[Callable]) -> Iterator[Action]:
 
 
 def _weights(engine: RunningEngine, names: tuple[str, ...], measured: bool) -> list[Action]:
-    """The actions of the weight deltas that are on the base."""
+    """Return the actions of the weight deltas that are on the base."""
     found = []
     for applied in sorted(engine.deltas.applied, key=lambda a: names.index(a.term.shares[0].module)):
         sizes = changes(applied) if measured else {}
@@ -135,8 +138,8 @@ def _weights(engine: RunningEngine, names: tuple[str, ...], measured: bool) -> l
     return found
 
 
-def _decoder(engine: RunningEngine, steps: list[Callable]) -> str:
-    """What is undone before the decoder by a stack with these steps at the embeddings."""
+def _decoder(engine: RunningEngine, steps: Steps) -> str:
+    """Describe the maps that are inverted before the decoder. steps: those at the embeddings."""
     inverted = [action.module for action in _actions(steps)][::-1]
     if not inverted:
         return "the base's own"
@@ -149,8 +152,7 @@ def _decoder(engine: RunningEngine, steps: list[Callable]) -> str:
 
 
 def _roles(composition: Stack) -> tuple[dict[str, int], dict[str, float]]:
-    """For the modules of a composition: the number of the outermost average each stands in, and the product of the
-    factors that it is scaled by."""
+    """Return, by module, the number of the outermost average around it, and the product of the factors around it."""
     averaged: dict[str, int] = {}
     factors: dict[str, float] = {}
 
@@ -174,7 +176,7 @@ def _roles(composition: Stack) -> tuple[dict[str, int], dict[str, float]]:
 
 
 class _Watched:
-    """A step that does what its unit does and notes how much that changed."""
+    """A step that runs its unit and records the size of the change."""
 
     def __init__(self, unit: ModuleType, action: Action, kind: str):
         self.unit, self.action, self.rule = unit, action, RULES.get(kind)  # type: ignore[call-overload]
@@ -190,8 +192,10 @@ class _Watched:
         return result
 
     def inverse(self, y: Tensor) -> Tensor:
-        """The unit's own inverse."""
-        return self.unit.inverse(y)  # type: ignore[operator]
+        """Apply the unit's own inverse."""
+        unit: Any = self.unit
+        x: Tensor = unit.inverse(y)
+        return x
 
 
 @torch.no_grad()
@@ -202,9 +206,9 @@ def _run(
     attention_mask: Tensor | None,
     branches: Branches | None,
 ) -> None:
-    """One forward pass under the watched plan, in inference mode, and one more for each module with slots; modes are restored
-    afterwards."""
-    modes = [(m, m.training) for m in [engine.base.model, *engine.modules.values()]]
+    """Run one forward pass under the watched plan without dropout, and one more for each module with slots."""
+    every: list[nn.Module] = [engine.base.model, *engine.modules.values()]
+    modes = [(m, m.training) for m in every]
     try:
         for module, _ in modes:
             module.eval()
@@ -224,7 +228,7 @@ def _measure_slots(
     mask: Tensor | None,
     branches: Branches | None,
 ) -> None:
-    """The effect of slots: |with - without| / |without| at the tokens, by a pass without the slots of one module."""
+    """Measure the effect of slots: |with - without| / |without| at the tokens, by a pass without one module's slots."""
     plans = plan.plans if isinstance(plan, RoutePlan) else [plan]
     before = [each.slots for each in plans]
     actions = {id(a): a for slots in before for _, block in slots.blocks for a in _filling(block.fills.values())}
@@ -235,9 +239,8 @@ def _measure_slots(
             for each, slots in zip(plans, before):
                 each.slots = SlotPlan.of([block for _, block in slots.blocks if module not in block.module.split(", ")])
             without = engine(ids, mask, branches=branches)
-            change = ((found - without).float() * tokens[..., None]).norm() / (
-                without.float() * tokens[..., None]
-            ).norm()
+            difference, reference = ((t.float() * tokens[..., None]).norm() for t in (found - without, without))
+            change = difference / reference
             for action in actions.values():
                 if action.module == module and action.calls:
                     action.change = change.item()
@@ -248,8 +251,8 @@ def _measure_slots(
             action.calls = counts[key]
 
 
-def _filling(fills: Iterable[Callable]) -> Iterator[Action]:
-    """The actions of the units behind the fills of slots, those in means too."""
+def _filling(fills: Iterable[Fill]) -> Iterator[Action]:
+    """Yield the actions of the units that fill slots, also inside averages."""
     for fill in fills:
         if isinstance(fill, _Watched):
             yield fill.action

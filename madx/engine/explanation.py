@@ -1,5 +1,4 @@
-"""An explanation as plain data: which module acts at which site, in which order, and by how much it changes the values
-there.
+"""Explanations as plain data: the modules that act at each site, their order, and the size of their changes.
 
 `madx.engine.explain` makes explanations; results and reports store them and show them. Nothing here needs a model.
 """

@@ -1,4 +1,4 @@
-"""Runs forward passes: makes the call of each, with slots, needed positions, cached states and sorted rows."""
+"""Runs forward passes: makes the call of each pass, with slots, needed positions, cached states and sorted rows."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,11 +26,11 @@ class Forward:
 
     Args:
         base: the base to run.
-        current: where the hooks find the call.
+        current: holds the call for the hooks.
         backward: False: the base runs without gradients.
-        hooked: whether the engine has hooks in the base; without them the last layer computes all positions.
-        weights: raises unless the weight deltas that are on the base now are still there; asked by a recomputation in the
-            backward pass.
+        hooked: True: the engine has hooks in the base; without them the last layer computes all positions.
+        weights: raises unless the same weight deltas are on the base as now; called by a recomputation in the backward
+            pass.
     """
 
     def __init__(
@@ -49,9 +49,15 @@ class Forward:
         offsets: Sequence[int] = (),
         cache: ActivationCache | None = None,
     ) -> Tensor:
-        """The last layer's output, `(batch, tokens, width)`, or `(n, width)` at the needed positions.
+        """Compute the last layer's output, `(batch, tokens, width)`, or `(n, width)` at the needed positions.
 
-        groups: neighbouring rows with the slots that each group reserves, for a plan with slots.
+        Args:
+            plan: the steps at each site.
+            ids, mask: `(batch, tokens)`; None: no padding.
+            at: the needed positions; None: all.
+            groups: for a plan with slots: neighbouring rows with the slots that each group reserves.
+            offsets: under a route, the first row of each branch.
+            cache: of a training run whose lower layers do not change.
         """
         length = max((slots.length for *_, slots in groups), default=0)
         if length:
@@ -81,10 +87,12 @@ class Forward:
         mask: Tensor | None,
         *,
         at: Positions | None,
-        put_on: Callable[[Stack], None],
+        add_weights: Callable[[Stack], None],
     ) -> Tensor:
-        """One forward pass of sorted rows, or one for each group that cannot share it. A last layer that splits the rows
-        computes all positions, for the needed ones would have to be split as well."""
+        """Run one forward pass of sorted rows, or one for each group of rows that cannot share a pass.
+
+        add_weights: makes the weight deltas of a stack act.
+        """
         ids, mask = rows.sorted(ids), None if mask is None else rows.sorted(mask)
         passes = list(route.passes(rows))
         needed = rows.places(at) if at is not None and len(passes) == 1 else None
@@ -93,10 +101,11 @@ class Forward:
             if route.several_weights:
                 if found and found[-1].requires_grad:
                     raise CompositionError(
-                        f"The branches of '{route.route}' have different weight deltas, and gradients cannot flow back through "
-                        "weights that have changed since. Train on rows of one such branch at a time, or use no_grad."
+                        f"The branches of '{route.route}' have different weight deltas, and gradients cannot flow back "
+                        "through weights that have changed since. Train on rows of one such branch at a time, or use "
+                        "no_grad."
                     )
-                put_on(each.stack)
+                add_weights(each.stack)
             here = None if mask is None else mask[each.rows]
             found.append(self.run(each.plan, ids[each.rows], here, at=needed, groups=each.slots, offsets=each.offsets))
         if needed is not None:
@@ -140,8 +149,8 @@ class Forward:
     def _require_room(self, ids: Tensor, length: int) -> None:
         if getattr(self.base.config, "conv_kernel_size", 0):
             raise CompositionError(
-                f"The base {self.base.label} mixes neighbouring positions by a convolution, so slots before the tokens would change "
-                "what the first tokens are. Use module types without slots on this base."
+                f"The base {self.base.label} mixes neighbouring positions by a convolution, so slots before the tokens "
+                "would change the first tokens. Use module types without slots on this base."
             )
 
     def _encode(self, call: Call, ids: Tensor, mask: Tensor | None, **more: Tensor) -> Tensor:
@@ -150,11 +159,12 @@ class Forward:
             self.current.running(call),
             torch.set_grad_enabled(torch.is_grad_enabled() and (call.backward or "encoder" in call.plan)),
         ):
-            return self.base.encoder(input_ids=ids, attention_mask=mask, **more).last_hidden_state
+            hidden: Tensor = self.base.encoder(input_ids=ids, attention_mask=mask, **more).last_hidden_state
+            return hidden
 
 
 def one_group(plan: Plan, rows: int) -> Groups:
-    """All rows of a batch under one stack's slots."""
+    """Return all rows of a batch as one group with the slots of one stack."""
     return ((0, rows, plan.slots),) if plan.slots.blocks else ()
 
 
@@ -162,8 +172,10 @@ def one_group(plan: Plan, rows: int) -> Groups:
 
 
 class Replay:
-    """Stands in for a layer's checkpointing function: the recomputation in the backward pass runs in the call of its own
-    forward pass, whatever composition is active by then."""
+    """Replaces a layer's checkpointing function.
+
+    The recomputation in the backward pass runs in the call of its own forward pass, whatever is active then.
+    """
 
     def __init__(self, original: Any, current: CurrentCall):
         self.original, self.current = original, current
@@ -191,27 +203,30 @@ def replay_in_own_call(encoder: nn.Module, current: CurrentCall) -> None:
     for module in encoder.modules():
         function = module.__dict__.get("_gradient_checkpointing_func")
         if function is not None and not isinstance(function, Replay):
-            module._gradient_checkpointing_func = Replay(function, current)
+            module.__dict__["_gradient_checkpointing_func"] = Replay(function, current)
 
 
 def forget_replays(encoder: nn.Module) -> None:
-    """Give the layers their own checkpointing functions back."""
+    """Restore the layers' own checkpointing functions."""
     for module in encoder.modules():
         function = module.__dict__.get("_gradient_checkpointing_func")
         if isinstance(function, Replay):
-            module._gradient_checkpointing_func = function.original
+            module.__dict__["_gradient_checkpointing_func"] = function.original
 
 
 @contextmanager
-def past_the_engine(current: CurrentCall, plan: Plan, arguments: dict) -> Iterator[None]:
-    """The call of a forward pass that somebody makes on the base itself, while a composition is active. Raises
-    CompositionError for a route and for slots, which need the engine."""
+def without_the_engine(current: CurrentCall, plan: Plan, arguments: dict[str, Any]) -> Iterator[None]:
+    """Make the call of a forward pass that was started on the base itself while a composition is active.
+
+    Raises CompositionError for a route and for slots, which need the engine.
+    """
     if plan.refusal is not None:
         raise CompositionError(plan.refusal)
     if plan.slots.blocks:
+        names = ", ".join(block.module for _, block in plan.slots.blocks)
         raise CompositionError(
-            f"{', '.join(b.module for _, b in plan.slots.blocks)} reserves positions before the tokens, and the base was called past "
-            "the engine, where nobody puts them there. Call engine(input_ids, attention_mask), or activate another composition."
+            f"{names} reserves positions before the tokens, and a call of the base without the engine does not add "
+            "them. Call engine(input_ids, attention_mask), or activate another composition."
         )
     mask = arguments.get("attention_mask")
     with current.running(Call(plan, Tokens(mask if isinstance(mask, Tensor) and mask.dim() == 2 else None))):

@@ -12,7 +12,7 @@ from madx.module import Module, require_task_head
 
 
 def task_module(stack: Stack, modules: Mapping[str, Module]) -> Module:
-    """The last module with a head in a stack; raises CompositionError without one."""
+    """Return the last module with a head in a stack. Raises CompositionError if there is none."""
     names = stack.names()
     with_head = [name for name in names if modules[name].head is not None]
     if with_head:
@@ -24,17 +24,20 @@ def task_module(stack: Stack, modules: Mapping[str, Module]) -> Module:
 
 
 def routed_labels(route: RoutePlan, rows: Rows, hidden: Tensor, modules: Mapping[str, Module]) -> Tensor:
-    """Scores of the heads that the rows' stacks end in, `(rows, ..., labels)`. Raises CompositionError where these have
-    different labels."""
+    """Compute the scores of each row by the head of its own stack, `(rows, ..., labels)`.
+
+    Raises CompositionError if these heads have different labels.
+    """
     with_head = [name for name in route.route.names() if modules[name].head is not None]
     stacks = route.stacks_of(rows) or [Stack(*with_head[-1:])]  # for no rows at all: any head
     found = [task_module(stack, modules) for stack in stacks]
     if len({module.info.labels for module in found}) > 1:
         raise CompositionError(
-            f"These rows end in task modules with different labels, {', '.join(dict.fromkeys(m.name for m in found))}, which "
-            "cannot stand in one tensor. Call label_logits for the rows of each task by themselves."
+            "These rows have task modules with different labels, whose scores do not fit one tensor: "
+            f"{', '.join(dict.fromkeys(m.name for m in found))}. Call label_logits for each task's rows separately."
         )
     if len(set(found)) == 1:
-        return require_task_head(found[0])(hidden)
+        scores: Tensor = require_task_head(found[0])(hidden)
+        return scores
     parts = rows.sorted(hidden).split(rows.counts)
     return rows.unsorted(torch.cat([require_task_head(module)(part) for module, part in zip(found, parts)]))

@@ -1,9 +1,9 @@
 """Hooks: how the engine reaches the sites of a base.
 
-A hook replaces the `forward` of one of the base's modules on the instance; its class, its parameters and their names are
-never touched. Hooks exist only for the sites where attached modules have units: they are made when a module is attached
-and removed when the last module that needs them is detached, so an idle base runs its own code. A hook has no state of its
-own: it reads the call that is current (`madx.engine.call`).
+A hook replaces the `forward` of one of the base's modules on the instance; its class, its parameters and their names
+are never touched. Hooks exist only for the sites where attached modules have units: they are made when a module is
+attached and removed when the last module that needs them is detached, so an idle base runs its own code. A hook has no
+state of its own: it reads the call that is current (`madx.engine.call`).
 
 Hooks belong to one engine. A copy or a pickle of a hooked base would act under the original's compositions, so both are
 refused; `copy.deepcopy(engine)` makes a new base with an engine of its own.
@@ -26,19 +26,19 @@ NOTHING: dict[str, Tensor] = {}
 
 
 class Hook:
-    """Stands in for the `forward` of one module; `original` is what it replaced, another hook perhaps."""
+    """Replaces the `forward` of one module; `original` is the replaced function, which may be another hook."""
 
     def __init__(self, current: CurrentCall):
         self.current = current
-        self.original: Callable = lambda: None
+        self.original: Callable[..., Any] = lambda: None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError
 
-    def __deepcopy__(self, memo: dict) -> NoReturn:
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
         raise MadxError(
-            "This model carries an engine with modules attached, and a copy of it would act under the original's compositions. Copy "
-            "the engine, copy.deepcopy(engine), or detach all modules (engine.close()) before copying the model."
+            "This model carries an engine with modules attached, and a copy of it would act under the original's "
+            "compositions. Copy the engine, copy.deepcopy(engine), or call engine.close() before copying the model."
         )
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
@@ -61,7 +61,7 @@ class Keep(Hook):
             return self.original(*args, **kwargs)
         if not self.output:
             # DistilBERT's attention in transformers 4 calls its input `query`
-            call.seen[self.key] = args[0] if args else kwargs.get("hidden_states", kwargs.get("query"))
+            call.seen[self.key] = args[0] if args else kwargs.get("hidden_states", kwargs.get("query"))  # type: ignore[assignment]
             return self.original(*args, **kwargs)
         result = self.original(*args, **kwargs)
         call.seen[self.key] = _tensor(result)
@@ -69,7 +69,7 @@ class Keep(Hook):
 
 
 class AtEmbeddings(Hook):
-    """At the embedding block: its output is mapped, then the slots come in front of it."""
+    """The hook at the embedding block: maps its output, then puts the slots in front of it."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = self.current.get() or Call(self.current.plan())
@@ -86,20 +86,20 @@ class AtEmbeddings(Hook):
 
 
 def _tokens_alone(argument: Any, slots: int, total: int, *, at_end: bool = False) -> Any:
-    """An argument of the embedding block without the slots; positions are counted from the first token."""
+    """Return an argument of the embedding block without the slots; positions are counted from the first token."""
     if not isinstance(argument, Tensor) or argument.dim() < 2 or argument.shape[1] != total:
         return argument
     return argument[:, : total - slots] if at_end else argument[:, slots:]
 
 
 class AtNorm(Hook):
-    """At a sublayer of a post-norm base: the LN that takes h + x."""
+    """The hook at a sublayer of a post-norm base: replaces the LN whose input is h + x."""
 
     def __init__(self, current: CurrentCall, site: str, reads: Sequence[str]):
         super().__init__(current)
         self.site, self.keys = site, [(name, (site, name)) for name in reads]
 
-    def __call__(self, summed: Tensor) -> Tensor:
+    def __call__(self, summed: Tensor) -> Any:
         call, steps = self.current.at(self.site)
         if call is None or steps is None:
             if call is not None and self.keys:
@@ -122,7 +122,7 @@ def _by_rows(flag: bool | RowFlags, view: Sublayer) -> Tensor:
 
 
 class AtOutput(Hook):
-    """At a sublayer of a pre-norm base: the module that gives h."""
+    """The hook at a sublayer of a pre-norm base: replaces the module whose output is h."""
 
     def __init__(self, current: CurrentCall, site: str, reads: Sequence[str]):
         super().__init__(current)
@@ -148,10 +148,10 @@ def _identity(x: Tensor) -> Tensor:
 
 
 class AtMaps(Hook):
-    """At the linear maps that one module computes: a map, or ModernBERT's query, key and value in one matrix.
+    """The hook at the linear maps that one module computes: a single map, or ModernBERT's query, key and value.
 
-    sites: for each share of the output the site, and the site of slots that it writes to with `key` or `value`.
-    relative: this map is also applied to relative positions; they are told from tokens by the input, which the layer read.
+    sites: for each share of the output its site, and `key` or `value` if prefixes write to it. slots: the site of the
+    layer's prefixes.
     """
 
     def __init__(self, current: CurrentCall, linear: nn.Linear, sites: Sequence[tuple[str, str | None]], *, slots: str):
@@ -159,13 +159,13 @@ class AtMaps(Hook):
         self.linear, self.sites, self.slots = linear, sites, slots
 
     def __call__(self, x: Tensor) -> Tensor:
-        y = self.original(x)
+        y: Tensor = self.original(x)
         call = self.current.get()
         if call is None:
             for site, _ in self.sites:
                 self.current.at(site)
             return y
-        # relative positions have no rows and no slots: DeBERTa maps them as (1, 2 * span, width)
+        # DeBERTa also maps relative positions (1, 2 * span, width), which have no rows and no slots
         writes = call.slots is not None and self._of_tokens(call, x)
         if not writes and not any(site in call.plan for site, _ in self.sites):
             return y
@@ -195,7 +195,7 @@ class AtMaps(Hook):
 
 
 class AtLayer(Hook):
-    """At a layer: its attention mask where slots are shown or hidden in this layer alone, and changes of its output."""
+    """The hook at a layer: adapts the attention mask if this layer shows or hides slots, and changes the output."""
 
     def __init__(
         self, current: CurrentCall, site: str, number: int, reads: Sequence[str], *, local: bool, keep: Sequence[str]
@@ -222,7 +222,9 @@ class AtLayer(Hook):
             view.add(step(view))
         return _replaced(result, view.value)
 
-    def _mask(self, call: Call, x: Tensor, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def _mask(
+        self, call: Call, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         shown = call.slots.shown(self.number, call.tokens.mask, local=self.local)  # type: ignore[union-attr, arg-type]
         if shown is None:
             return args, kwargs
@@ -235,15 +237,15 @@ class AtLayer(Hook):
             if argument is None or isinstance(argument, Tensor) and argument.dim() == 4:
                 return (*args[:place], masked(argument, shown, x), *args[place + 1 :]), kwargs
         raise MadxError(
-            f"The layers of this base take their attention mask in a way that madx does not know, so a prefix cannot be hidden in "
-            f"layer {self.number}. Use a prefix in all layers, or another base."
+            f"Layer {self.number} of this base takes its attention mask in a way that madx does not know, so a prefix "
+            "cannot be hidden there. Use a prefix in all layers, or another base."
         )
 
 
 class AtEncoder(Hook):
-    """At the encoder: a call past the engine gets a call of its own; then the changes of the last state."""
+    """The hook at the encoder: makes the call of a pass that bypasses the engine, and changes the last state."""
 
-    def __init__(self, current: CurrentCall, enter: Callable[[dict], Any], *, states: bool):
+    def __init__(self, current: CurrentCall, enter: Callable[[dict[str, Any]], Any], *, states: bool):
         super().__init__(current)
         self.enter, self.states = enter, states
 
@@ -272,7 +274,7 @@ class AtEncoder(Hook):
 
 
 class BeforeDecoder(Hook):
-    """Before the masked-LM decoder: the maps of the embeddings are undone, the last one first."""
+    """The hook before the masked-LM decoder: inverts the maps of the embeddings, the last one first."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         y = self.original(*args, **kwargs)
@@ -283,23 +285,25 @@ class BeforeDecoder(Hook):
         steps = plan.get("embeddings", ())
         if not steps:
             return y
-        if call is None or call.sort is None:
+        if call is None or call.sort is None or call.unsort is None:
             return undone(y, steps)
         return undone(y.index_select(0, call.sort), steps).index_select(0, call.unsort)
 
 
 class LastLayer(Hook):
-    """Past the last layer's attention: goes on with the positions alone that somebody will read; see `last_layer.py`."""
+    """The hook past the last layer's attention: continues with the needed positions alone; see `last_layer.py`."""
 
     def __call__(self, summed: Tensor) -> Tensor:
-        result = self.original(summed)
+        result: Tensor = self.original(summed)
         call = self.current.get()
         return result if call is None or call.at is None else result[call.at][None]
 
 
 def _take(call: Call, keys: Iterable[tuple[str, tuple[str, str]]]) -> dict[str, Tensor]:
-    """What was kept for a site; the call lets go of it. What a layer read stays, for a backward pass that recomputes the
-    layer does not read it anew."""
+    """Return the tensors kept for a site and release them from the call.
+
+    The input of a layer stays, because a backward pass that recomputes a sublayer does not run the layer's hook again.
+    """
     found = {}
     for name, key in keys:
         value = call.seen.get(key) if name == "layer_input" else call.seen.pop(key, None)
@@ -309,7 +313,8 @@ def _take(call: Call, keys: Iterable[tuple[str, tuple[str, str]]]) -> dict[str, 
 
 
 def _tensor(result: Any) -> Tensor:
-    return result[0] if isinstance(result, tuple) else result
+    tensor: Tensor = result[0] if isinstance(result, tuple) else result
+    return tensor
 
 
 def _replaced(result: Any, tensor: Tensor) -> Any:

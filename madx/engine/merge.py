@@ -10,8 +10,11 @@ from madx.errors import CompositionError
 
 
 def require_weights_alone(engine: RunningEngine, what: str) -> tuple[str, ...]:
-    """The modules of the active composition; raises CompositionError unless they are weight deltas (and heads) alone,
-    the same for all rows. what: says in the error what cannot be done."""
+    """Return the modules of the active composition.
+
+    Raises CompositionError unless they are weight deltas (and heads) alone, the same for all rows. what: completes its
+    message, "cannot be ...".
+    """
     names = require_stack(engine.composition, what).names()
     computing = [n for n in names if any(site != "weights" for site in engine.modules[n].units)]
     if not names or computing:
@@ -24,15 +27,16 @@ def require_weights_alone(engine: RunningEngine, what: str) -> tuple[str, ...]:
 
 
 def merge(engine: RunningEngine) -> nn.Linear | None:
-    """Make the active composition the base's own weights; gives the head of its task module, if any.
+    """Make the active composition part of the base's own weights; returns the head of its task module, if any.
 
-    The base gets another name and fingerprint, its modules are detached, and the masked-LM decoder keeps theta_0.
-    Raises CompositionError for a composition that computes something beside its weight deltas, or has none.
+    The base gets another name and fingerprint, the modules are detached, and the masked-LM decoder keeps theta_0.
+    Raises CompositionError for a composition that has other components than weight deltas, or none at all.
     """
     names, base = require_weights_alone(engine, "merged into the base"), engine.base
     heads = [engine.modules[n].head for n in names if engine.modules[n].head is not None]
     for path, weight in decoder_weights(engine.deltas).items():
-        base.model.get_submodule(path.rpartition(".")[0]).weight = nn.Parameter(weight, requires_grad=False)
+        decoder = base.model.get_submodule(path.rpartition(".")[0])
+        decoder.weight = nn.Parameter(weight, requires_grad=False)
         base.config.tie_word_embeddings = False
     engine.deltas.keep()
     base.name = f"{base.name} + {engine.composition}"

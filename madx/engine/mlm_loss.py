@@ -1,13 +1,15 @@
-"""The masked-LM loss without the numbers that cross entropy keeps for its backward pass.
+"""The masked-LM loss in less memory than cross entropy, which keeps the scores for its backward pass.
 
-With z = decode(y) the scores `(n, vocabulary)` and t the targets, the loss is sum_i log sum_j exp z_ij - z_i,t_i and its
-gradient by z is p - onehot(t), p = softmax(z). The decoder stands still, so of all this the backward pass needs the gradient
-by y alone, `(n, width)`: it is computed at once, in the place of z, and z is let go. Of XLM-R's 250,002 scores per position
-one copy lives, of `ROWS` positions at a time, where cross entropy keeps three of all. Sums are taken in float32 whatever z is in.
+Let z = decode(y) be the scores `(n, vocabulary)` and t the targets. The loss is sum_i (log sum_j exp z_ij - z_i,t_i),
+and its gradient with respect to z is p - onehot(t), with p = softmax(z). The decoder is frozen, so the backward pass
+needs only the gradient with respect to y, `(n, width)`. The forward pass computes it at once, writes p - onehot(t) over
+z, and frees z. Of XLM-R's 250,002 scores for each position there is one copy, for some positions at a time, where cross
+entropy keeps three copies for all positions. Sums are computed in float32, whatever the number format of z.
 """
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,46 +18,50 @@ from torch import Tensor
 from madx.engine.call import CurrentCall
 from madx.engine.hooks import Hook
 
-NUMBERS = {"cpu": 1 << 26, "cuda": 1 << 29}  # scores that live at once: 256 MB in float32 on a CPU
-BLOCK = {"cpu": 1 << 19, "cuda": 1 << 28}  # of these, as many as stay in the processor's cache
+NUMBERS = {"cpu": 1 << 26, "cuda": 1 << 29}  # scores in memory at once: 256 MB in float32 on a CPU
+BLOCK = {"cpu": 1 << 19, "cuda": 1 << 28}  # scores processed at once: on a CPU they fit its cache
 
 
 def masked_loss(y: Tensor, decode: Callable[[Tensor], Tensor], targets: Tensor, *, vocabulary: int) -> Tensor:
-    """The sum (a scalar in float32) of -log p(target): y `(n, width)`, targets `(n,)`; decode gives `(n, vocabulary)`.
+    """Compute the sum of -log p(target), a scalar in float32.
 
-    What decode computes with gets no gradient; the base's decoder never asks for one.
+    Args:
+        y: inputs of the decoder, `(n, width)`.
+        decode: `(m, width)` -> scores `(m, vocabulary)`. Its weights get no gradient.
+        targets: `(n,)`.
+        vocabulary: the number of scores for each position.
     """
-    return _MaskedLoss.apply(y, targets, decode, max(1, NUMBERS.get(y.device.type, 1 << 26) // vocabulary))
+    apply: Callable[..., Tensor] = _MaskedLoss.apply
+    return apply(y, targets, decode, max(1, NUMBERS.get(y.device.type, 1 << 26) // vocabulary))
 
 
 class _MaskedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, y: Tensor, targets: Tensor, decode: Callable, rows: int) -> Tensor:
+    def forward(ctx: Any, y: Tensor, targets: Tensor, decode: Callable[[Tensor], Tensor], rows: int) -> Tensor:
         total, gradients, wanted = torch.zeros((), device=y.device), [], ctx.needs_input_grad[0]
         for part, target in zip(y.split(rows), targets.split(rows)):
             part = part.detach().requires_grad_(wanted)
             with torch.enable_grad() if wanted else nullcontext():
                 z = decode(part)
             total += _loss(z.detach(), target, write=wanted)
-            if wanted:  # z now holds p - onehot(t); a linear map's backward pass does not read its result
+            if wanted:  # z now holds p - onehot(t); the backward pass of a linear map does not read its output
                 gradients.append(torch.autograd.grad(z, part, z.detach())[0])
         if wanted:
             ctx.save_for_backward(torch.cat(gradients) if gradients else torch.zeros_like(y))
         return total
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return ctx.saved_tensors[0] * gradient, None, None, None
 
 
 def _loss(z: Tensor, targets: Tensor, *, write: bool) -> Tensor:
-    """The loss of scores `(n, vocabulary)`; write: leaves p - onehot(t) in their place. A few rows at a time."""
+    """Compute the loss of scores `(n, vocabulary)`, a few rows at a time. write: p - onehot(t) replaces the scores."""
     total = torch.zeros((), device=z.device)
     rows = max(1, BLOCK.get(z.device.type, 1 << 19) // max(z.shape[1], 1))
     in_place = write and z.dtype == torch.float32
-    work = (
-        None if in_place else torch.empty(min(rows, len(z)), z.shape[1], device=z.device)
-    )  # one for all: new memory costs more than exp
+    # one buffer for all blocks: allocating memory takes longer than exp
+    work = None if in_place else torch.empty(min(rows, len(z)), z.shape[1], device=z.device)
     for part, target in zip(z.split(rows), targets[:, None].split(rows)):
         of_target = part.gather(1, target).float()
         high = part.amax(1, keepdim=True).float()
@@ -70,13 +76,13 @@ def _loss(z: Tensor, targets: Tensor, *, write: bool) -> Tensor:
 
 
 class LossAtDecoder(Hook):
-    """At the last map to the vocabulary: gives the masked loss in place of scores where the current call has targets."""
+    """The hook at the last map to the vocabulary: returns the masked loss instead of scores if the call has targets."""
 
     def __init__(self, current: CurrentCall, vocabulary: int):
         super().__init__(current)
         self.vocabulary = vocabulary
 
-    def __call__(self, y: Tensor) -> Tensor:
+    def __call__(self, y: Tensor) -> Any:
         call = self.current.get()
         if call is None or call.targets is None:
             return self.original(y)
@@ -84,5 +90,5 @@ class LossAtDecoder(Hook):
 
 
 def loss_of(scores: Tensor, targets: Tensor) -> Tensor:
-    """The same loss from scores `(n, vocabulary)`, where the base has no decoder that can be hooked."""
+    """Compute the loss from scores `(n, vocabulary)`, for a base whose decoder cannot be hooked."""
     return F.cross_entropy(scores.float(), targets, reduction="sum")

@@ -1,25 +1,26 @@
-"""Plans: what a composition compiles to. For each site of a stack the steps of the forward pass, and the slots it reserves.
+"""Plans: compiled compositions. A plan holds the steps of a stack at each site, and the slots that it reserves.
 
 A plan is made once for a composition and then only read. Steps come from the rule of a site's class
-(`madx.contract.rules`), so that this file holds the algebra of compositions and nothing of the kinds of module types.
+(`madx.contract.rules`), so this file knows the algebra of compositions but not the classes of module types.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from madx.composition import Average, Fuse, Item, Scaled, Stack, Ties
 from madx.contract.module_type import FusionType, ModuleType, SlotsType
-from madx.contract.rules import ROW_OFFSETS, RULES, FusedChange, Steps
+from madx.contract.rules import ROW_OFFSETS, RULES, FusedChange, Step, Steps
 from madx.contract.sites import Site
 from madx.engine.slots import NO_SLOTS, Block, SlotPlan, mixed, refuse_scaled
 from madx.errors import CompositionError
 from madx.module import Module
 
-#: may wrap each unit when a plan is made: (site, module, component, unit) -> step
-Watch = Callable[[str, str, str, ModuleType], Callable]
+#: Wraps each unit when a plan is made: (site, module, component, unit) -> step.
+Watch = Callable[[str, str, str, ModuleType], Step]
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,12 @@ class RowFlags:
 
 
 class Plan(dict[str, Steps]):
-    """Site -> steps, in the order in which they run. A site without steps is absent.
+    """Maps sites to their steps, in the order in which they run. A site without steps is absent.
 
-    slots: the positions that are reserved before the tokens; without_norm: sublayers that give h itself, without residual
-    and LN, or where rows differ in that; refusal: the reason why the base may not be called past the engine under this plan.
+    Attributes:
+        slots: the positions that are reserved before the tokens.
+        without_norm: the sublayers that return h itself, without residual and LN, for all rows or for some.
+        refusal: the reason why the base may not be called without the engine under this plan; None: it may.
     """
 
     def __init__(
@@ -58,24 +61,26 @@ class Compiler:
         self._made: dict[tuple[str, Item], Steps] = {}
 
     def stack(self, stack: Stack) -> Plan:
-        """The plan of a stack. Raises CompositionError for what cannot act together."""
+        """Compile a stack. Raises CompositionError for modules that cannot act together."""
         plan = Plan({site.name: steps for site in self.at_steps if (steps := self.steps(site, stack))})
         plan.slots = SlotPlan.of([block for item in stack.items for block in self.blocks(item)])
         plan.without_norm = {site: True for site in plan if not self.final_norm(site, stack)}
         if lost := [site for site in plan.without_norm if not self.sites[site].norm_after]:
             raise CompositionError(
-                f"A bottleneck with final_norm=False stands at {lost[0]}, but this base is pre-norm: it has no norm after the "
-                "residual to leave out. Set final_norm to true."
+                f"A bottleneck with final_norm=False acts at {lost[0]}, but this base is pre-norm: it has no norm "
+                "after the residual to leave out. Set final_norm to true."
             )
         return plan
 
     def steps(self, site: Site, stack: Stack) -> Steps:
-        """The steps of a stack at a site, in order."""
+        """Return the steps of a stack at a site, in order."""
         return [step for item in stack.items for step in self.item_steps(site, item)]
 
     def item_steps(self, site: Site, item: Item) -> Steps:
-        """The steps of one item of a stack at a site; the same objects whenever they are asked for, so that stacks that share
-        an item share its steps."""
+        """Return the steps of one item of a stack at a site.
+
+        They are the same objects at every call, so that a route finds the steps that its branches share.
+        """
         known = self._made.get((site.name, item))
         if known is None:
             known = self._made[site.name, item] = self._steps_of(site, item)
@@ -100,8 +105,8 @@ class Compiler:
         for component, unit in units.items():
             if isinstance(unit, FusionType):
                 raise CompositionError(
-                    f"The module {name!r} joins the changes of other modules by {component!r}, so it cannot stand in a stack by "
-                    f"itself. Name what it joins: fuse(swa, hau; {name})."
+                    f"The module {name!r} joins the changes of other modules by {component!r}, so it cannot be in a "
+                    f"stack without them. Name the modules that it joins: fuse(swa, hau; {name})."
                 )
         if self.watch is None:
             return list(units.values())
@@ -111,20 +116,21 @@ class Compiler:
         fusion = self.modules[item.fusion]
         found = [(c, u) for units in fusion.units.values() for c, u in units.items()]
         if not found or not all(isinstance(unit, FusionType) for _, unit in found):
+            components = ", ".join(fusion.info.components) or "a head alone"
             raise CompositionError(
-                f"'{item}' needs a fusion module after ';', but {item.fusion!r} has {', '.join(fusion.info.components) or 'a head alone'}. "
-                "Train one with a component of a fusion type."
+                f"'{item}' needs a fusion module after ';', but {item.fusion!r} has {components}. Train one with a "
+                "component of a fusion type."
             )
         branches = [self.steps(site, child) for child in item.children]
         units = fusion.units.get(site.name, {})
         if not units:
             if not any(branches):
                 return []
-            if site.kind == "embeddings":  # maps have no change to attend over: their mean stands in
+            if site.kind == "embeddings":  # maps have no change to attend over, so they are averaged
                 return [RULES[site.kind].weighted(branches, [1 / len(branches)] * len(branches))]
             raise CompositionError(
-                f"In '{item}' a module acts at {site.name}, where the fusion module has no component to join it. Train the fusion "
-                "module for these modules, or leave that component out of them."
+                f"In '{item}' a module acts at {site.name}, where the fusion module has no component to join it. Train "
+                "the fusion module for these modules, or leave that component out of them."
             )
         if not any(branches):
             raise CompositionError(
@@ -141,14 +147,14 @@ class Compiler:
         computing = [name for name in item.names() if self.modules[name].units.get(site.name)]
         if computing:
             raise CompositionError(
-                f"'{item}' elects signs of weight deltas, but {', '.join(computing)} computes something during the forward "
-                "pass and has none. Join such modules by average(...)."
+                f"'{item}' elects signs of weight deltas, but {', '.join(computing)} computes something during the "
+                "forward pass and has none. Join such modules by average(...)."
             )
 
     # ---- residual and norm -----------------------------------------------------------------------------------------
 
     def final_norm(self, site: str, stack: Stack) -> bool:
-        """Whether a sublayer ends with residual and LN under a stack: the last unit there decides."""
+        """Return true if a sublayer ends with residual and LN under a stack: the last unit there decides."""
         flag = self._flag(site, stack)
         return True if flag is None else flag
 
@@ -171,15 +177,15 @@ class Compiler:
             flags.append(True)
         if len({flag is not False for flag in flags}) > 1:
             raise CompositionError(
-                f"'{item}' joins modules of which some leave out the LN after {site} (final_norm: false) and some do not, so there "
-                "is no one place to join them. Join modules that agree in final_norm."
+                f"'{item}' joins modules of which some leave out the LN after {site} (final_norm: false) and some do "
+                "not, so they have no common place to be joined. Join modules that agree in final_norm."
             )
         return flags[0] is not False
 
     # ---- slots -----------------------------------------------------------------------------------------------------
 
     def blocks(self, item: Item) -> list[Block]:
-        """The slots that an item of a stack reserves."""
+        """Return the slots that an item of a stack reserves."""
         if isinstance(item, str):
             return self._own_blocks(item)
         if isinstance(item, Scaled):
@@ -190,9 +196,10 @@ class Compiler:
             return []
         if isinstance(item, Average):
             return mixed(item, children, item.weights)
+        names = ", ".join(b.module for child in children for b in child)
         raise CompositionError(
-            f"'{item}' joins modules that reserve slots before the tokens ({', '.join(b.module for c in children for b in c)}); slots can "
-            "stand in a stack or an average alone."
+            f"'{item}' joins modules that reserve slots before the tokens ({names}), which only a stack or an average "
+            "can do. Stack or average them instead."
         )
 
     def _stack_blocks(self, stack: Stack) -> list[Block]:
@@ -209,22 +216,24 @@ class Compiler:
         for component, units_by_site in found.items():
             at_front = {site: unit for site, unit in units_by_site.items() if site == "slots"}
             in_layers = {site: unit for site, unit in units_by_site.items() if site != "slots"}
-            for kind, units in (("prefix", in_layers), ("prompt", at_front)):
-                if units:
+            kinds: tuple[tuple[Literal["prefix", "prompt"], dict[str, SlotsType]], ...]
+            kinds = (("prefix", in_layers), ("prompt", at_front))
+            for kind, chosen in kinds:
+                if chosen:
                     fills = {
-                        s: u if self.watch is None else self.watch(s, name, component, u) for s, u in units.items()
+                        s: u if self.watch is None else self.watch(s, name, component, u) for s, u in chosen.items()
                     }
-                    length = next(iter(units.values())).length
-                    blocks.append(Block(kind, length, fills, name))  # type: ignore[arg-type]
+                    blocks.append(Block(kind, next(iter(chosen.values())).length, fills, name))
         return blocks
 
 
 def require_reached(plan: Plan, reached: Iterable[str]) -> None:
-    """Raises CompositionError when steps stand at a site that the forward pass never meets: they would not act."""
+    """Raise CompositionError if a plan has steps at a site without a hook: they would not act."""
     fillable = [site for _, block in plan.slots.blocks for site in block.fills]
     lost = sorted((set(plan) | set(fillable)) - set(reached))
     if lost:
+        shown = ", ".join(lost[:4]) + (" and more" if len(lost) > 4 else "")
         raise CompositionError(
-            f"Nothing in this base reaches {', '.join(lost[:4])}{' and more' if len(lost) > 4 else ''}, so a module there would not act. "
-            "Describe the place in madx/base/families.py, or leave the module out of the composition."
+            f"Nothing in this base reaches {shown}, so a module there would not act. Describe the place in "
+            "madx/base/families.py, or leave the module out of the composition."
         )

@@ -1,4 +1,4 @@
-"""What parts of the engine need to know of an engine, as a protocol: the engine imports them, so they cannot import it."""
+"""A protocol for the engine, used by files that the engine imports and that therefore cannot import it."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -17,7 +17,9 @@ from madx.module import Module
 class RunningEngine(Protocol):
     """The members of `madx.Engine` that explanations, merges and the activation cache use."""
 
-    base: Base
+    @property
+    def base(self) -> Base:
+        """The base."""
 
     @property
     def deltas(self) -> WeightDeltas:
@@ -38,13 +40,13 @@ class RunningEngine(Protocol):
     def __call__(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, *, branches: Branches | None = None
     ) -> Tensor:
-        """The last layer's output."""
+        """Compute the last layer's output."""
 
     def activate(self, composition: Composition | Item | None) -> Composition:
         """Make a composition act."""
 
     def compile(self, composition: Composition, watch: Watch | None = None) -> Plan | RoutePlan:
-        """The plan of a composition."""
+        """Compile a composition."""
 
     def under(self, plan: Plan | RoutePlan) -> AbstractContextManager[Any]:
         """Run under another plan."""
@@ -56,4 +58,4 @@ class RunningEngine(Protocol):
         """Forget a module."""
 
     def use_cache(self, cache: Any) -> None:
-        """Skip layers whose states are cached."""
+        """Skip layers whose output is cached."""

@@ -1,6 +1,8 @@
-"""Reaches the sites of a base: puts a hook wherever an attached module has a unit, and removes it with the last need."""
+"""Makes the hooks of an engine at the sites where attached modules have units, and removes them."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 from torch import nn
 
@@ -21,20 +23,26 @@ from madx.engine.hooks import (
     LastLayer,
 )
 
+#: Makes the call of a forward pass that bypasses the engine, from the pass's keyword arguments.
+Enter = Callable[[dict[str, Any]], AbstractContextManager[None]]
+
 
 class Hooks:
-    """All hooks of one engine in its base, made for the sites that are needed and removed with the last need."""
+    """All hooks of one engine in its base: they exist for the sites that attached modules need, and for no others."""
 
     def __init__(self, base: Base, current: CurrentCall):
         self.base, self.current = base, current
         self._hooked: list[nn.Module] = []
-        self._needed: object = None
 
-    def reach(self, needs: "dict[str, set[str]]", *, enter: Callable, more: Sequence[tuple[nn.Module, Hook]]) -> None:
-        """Hook the sites of `needs` (site -> tensors that are read there) and no others; without needs the base is idle.
+    def reach(self, needs: dict[str, set[str]], *, enter: Enter, more: Sequence[tuple[nn.Module, Hook]]) -> None:
+        """Hook the sites of `needs` and no others; without needs the base runs its own code.
 
-        enter: makes the call for a forward pass past the engine; more: further hooks with their
-        modules, outermost. Raises AttributeError for a place that the base's code does not have.
+        Raises AttributeError for a place that the base's code does not have.
+
+        Args:
+            needs: site -> names of the tensors that units read there.
+            enter: makes the call of a forward pass that bypasses the engine.
+            more: further hooks with their modules; they are put outside of the others.
         """
         self.remove()
         if not needs:
@@ -47,9 +55,9 @@ class Hooks:
             self.remove()
             raise
 
-    def _reach(self, needs: dict[str, set[str]], enter: Callable) -> None:
+    def _reach(self, needs: dict[str, set[str]], enter: Enter) -> None:
         family, encoder, sites = self.base.family, self.base.encoder, self.base.sites
-        layers = encoder.get_submodule(family.layers)
+        layers: Any = encoder.get_submodule(family.layers)
         kinds = {sites[name].kind for name in needs if name in sites}
         if kinds & {"embeddings", "slots"}:
             self._put(encoder.get_submodule(family.embeddings), AtEmbeddings(self.current))
@@ -75,7 +83,7 @@ class Hooks:
             for path, shares in found.items():
                 named = [(site, which) for _, site, which in sorted(shares)]
                 if any(site in needs for site, _ in named) or slots in needs and any(which for _, which in named):
-                    linear = layer.get_submodule(path)
+                    linear: Any = layer.get_submodule(path)
                     self._put(linear, AtMaps(self.current, linear, named, slots=slots))
             if slots in needs and family.rows_share:
                 attention = layer.get_submodule(family.maps["attention.key"].path.rpartition(".")[0])
@@ -117,7 +125,7 @@ class Hooks:
 
     def _put(self, module: nn.Module, hook: Hook) -> None:
         hook.original = module.forward
-        module.forward = hook  # type: ignore[method-assign, assignment]
+        module.forward = hook
         self._hooked.append(module)
 
     def remove(self) -> None:

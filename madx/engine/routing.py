@@ -1,4 +1,4 @@
-"""Routes: one batch whose rows take different stacks.
+"""Routes: the rows of one batch take different stacks.
 
 The rows of a batch are sorted by branch once; at each site the steps then run on neighbouring rows:
 
@@ -6,10 +6,10 @@ The rows of a batch are sorted by branch once; at each site the steps then run o
     at a site            |swa  | |yor      | |hau|     each language's units on their own rows,
                          |ner                    |     the units that these branches share on all of them at once
 
-The steps at a site are merged once for each set of branches that a batch brings; after that a batch sets a few offsets.
-A batch of one branch runs that stack's own plan. Branches with different weight deltas cannot share a forward pass, and
-neither can branches that differ at a linear map that the base also applies to positions without rows (DeBERTa): such
-rows go through the base one group after the other (`RoutePlan.passes`).
+The steps at a site are merged once for each set of branches that occurs in a batch; after that a batch only sets a few
+offsets. A batch of one branch runs that stack's own plan. Branches with different weight deltas cannot share a forward
+pass, and neither can branches that differ at a linear map that the base also applies to positions without rows
+(DeBERTa): such rows go through the base one group after the other (`RoutePlan.passes`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,15 +32,19 @@ from madx.module import Module
 
 #: for each row of a batch: the number of its branch, or the branch as text
 Branches = Sequence[int | str] | Tensor | np.ndarray
-#: sets of branches whose plans a route keeps, the newest ones: batches of few rows out of many languages bring ever new sets
+#: The number of sets of branches whose plans a route keeps, the newest ones: small batches of many languages have ever
+#: new sets.
 KEPT = 256
 
 
 class Rows:
-    """How the rows of one batch are sorted by branch.
+    """The order of one batch's rows by branch.
 
-    ranks `(rows,)`: the place of each row's stack in `RoutePlan.stacks`; present: the ranks that have rows, ascending;
-    counts: rows of each of these; offsets: present[k] has the sorted rows offsets[k] to offsets[k + 1].
+    Attributes:
+        present: the ranks that have rows, ascending; a rank is the place of a stack in `RoutePlan.stacks`.
+        counts: the number of rows of each of these.
+        offsets: present[k] has the sorted rows offsets[k] to offsets[k + 1] - 1.
+        order, back: the order of the sorted rows and its inverse, `(rows,)`; None: the batch is sorted.
     """
 
     def __init__(self, ranks: np.ndarray, device: torch.device):
@@ -48,27 +52,31 @@ class Rows:
         self.present = tuple(rank for rank, count in enumerate(counts) if count)
         self.counts = [count for count in counts if count]
         self.offsets = [0, *accumulate(self.counts)]
-        self.order = self.back = None  # None: they lie sorted
+        self.order: Tensor | None = None
+        self.back: Tensor | None = None
         if (ranks[1:] < ranks[:-1]).any():
             order = ranks.argsort(kind="stable")
             self.order, self.back = (torch.from_numpy(places).to(device) for places in (order, order.argsort()))
 
     def sorted(self, tensor: Tensor) -> Tensor:
-        """The rows of a tensor, sorted by branch."""
+        """Sort the rows of a tensor by branch."""
         return tensor if self.order is None else tensor.index_select(0, self.order)
 
     def places(self, at: Positions) -> Positions:
-        """Positions in the batch -> in the sorted batch."""
+        """Map positions in the batch to positions in the sorted batch."""
         return at if self.back is None else (self.back[at[0]], at[1])
 
     def unsorted(self, tensor: Tensor) -> Tensor:
-        """Sorted rows, back in the order of the batch."""
+        """Bring sorted rows back into the order of the batch."""
         return tensor if self.back is None else tensor.index_select(0, self.back)
 
 
 class Pass(NamedTuple):
-    """One forward pass of a batch under a route: a stack with the weight deltas to put on, the sorted rows that it takes, the
-    plan of these rows, where the rows of each branch begin, and the slots of neighbouring rows."""
+    """One forward pass of a batch under a route.
+
+    stack: has the weight deltas of the pass. rows: the sorted rows that it takes. plan: of these rows. offsets: the
+    first row of each branch. slots: the slots of neighbouring rows.
+    """
 
     stack: Stack
     rows: slice
@@ -78,10 +86,10 @@ class Pass(NamedTuple):
 
 
 class RoutePlan:
-    """What a route compiles to.
+    """A compiled route.
 
-    stacks: the different branches, each once, in the order in which rows are sorted: those that can share a forward pass
-    side by side, then those that end alike. `watch` may wrap each unit, as in `madx.engine.plan`.
+    stacks: the different branches, each once, in the order in which rows are sorted: branches that can share a forward
+    pass are neighbours, and among them branches with the same last steps. watch: as in `madx.engine.plan`.
     """
 
     def __init__(
@@ -93,24 +101,24 @@ class RoutePlan:
         held = {stack: _only(stack, _acting_at(apart, route, modules)) for stack in dict.fromkeys(route.branches)}
         classes = list(dict.fromkeys(held.values()))
         self.stacks = sorted(held, key=lambda s: (classes.index(held[s]), [str(item) for item in s.items[::-1]]))
-        #: number of the group of each of `stacks` that can share a forward pass, ascending
+        #: For each of `stacks` the number of its group, ascending; the stacks of a group can share a forward pass.
         self.classes = [classes.index(held[stack]) for stack in self.stacks]
         weights = _acting_at({"weights"}, route, modules)
         self.several_weights = len({_only(stack, weights) for stack in self.stacks}) > 1
         self.ranks = np.array([self.stacks.index(branch) for branch in route.branches])
-        self._numbers: dict[str, int] = {}  # a branch as text: the first of that text
+        self._numbers: dict[str, int] = {}  # text of a branch -> number of the first branch with that text
         for number, branch in enumerate(route.branches):
             self._numbers.setdefault(str(branch), number)
         compiler = Compiler(sites, modules, watch)
         self.plans = [compiler.stack(stack) for stack in self.stacks]
         self._merged: dict[tuple[int, ...], Plan] = {}
         self.refusal = (
-            f"'{route}' is active, and the base was called past the engine, where nobody says which branch each row takes. "
-            "Call engine(input_ids, attention_mask, branches=[...]), or activate one of the branches."
+            f"'{route}' is active, and a call of the base without the engine does not tell which branch each row "
+            "takes. Call engine(input_ids, attention_mask, branches=[...]), or activate one of the branches."
         )
 
     def numbers(self, branches: Branches | None, rows: int) -> np.ndarray:
-        """The branch of each row as int64 `(rows,)`; raises CompositionError for anything that is none."""
+        """Return the number of each row's branch, `(rows,)` in int64. Raises CompositionError for other values."""
         count = len(self.route.branches)
         if branches is None:
             raise self._refused(
@@ -144,32 +152,33 @@ class RoutePlan:
     def _refused(self, what: str, rows: int) -> CompositionError:
         shown = [str(k % len(self.route.branches)) for k in range(min(max(rows, 1), 3))]
         return CompositionError(
-            f"{what} Say it by number or by text, e.g. branches=[{', '.join(shown + ['...'] * (rows > 3))}]."
+            f"{what} Give it by number or by text, e.g. branches=[{', '.join(shown + ['...'] * (rows > 3))}]."
         )
 
     def _number(self, branch: str | Stack) -> int:
-        """The first branch that is written so, or reads the same."""
+        """Return the number of the first branch that has this text, or the same normal form."""
         found = self._numbers.get(branch) if isinstance(branch, str) else None
         if found is None:
             found = self._numbers.get(str(parse(branch) if isinstance(branch, str) else branch))
         if found is None:
-            raise CompositionError(f"'{branch}' is no branch of '{self.route}'; {did_you_mean(branch, self._numbers)}")
+            hint = did_you_mean(str(branch), self._numbers)
+            raise CompositionError(f"'{branch}' is no branch of '{self.route}'; {hint}")
         return found
 
     def rows(self, branches: Branches | None, rows: int, device: torch.device) -> Rows:
-        """How a batch of `rows` rows is sorted."""
+        """Return the order of a batch of `rows` rows."""
         return Rows(self.ranks[self.numbers(branches, rows)], device)
 
     def stacks_of(self, rows: Rows) -> list[Stack]:
-        """The stacks that have rows, in the order in which these are sorted."""
+        """Return the stacks that have rows, in the order in which the rows are sorted."""
         return [self.stacks[rank] for rank in rows.present]
 
     def of_stack(self, stack: Stack) -> Plan:
-        """The plan of one of `stacks`."""
+        """Return the plan of one of `stacks`."""
         return self.plans[self.stacks.index(stack)]
 
     def passes(self, rows: Rows) -> Iterator[Pass]:
-        """The forward passes of a batch."""
+        """Yield the forward passes of a batch."""
         if not rows.present:
             yield Pass(self.stacks[0], slice(0, 0), Plan(), (), ())
         for _, members in groupby(range(len(rows.present)), key=lambda k: self.classes[rows.present[k]]):
@@ -181,7 +190,7 @@ class RoutePlan:
             yield Pass(self.stacks[present[0]], slice(first, rows.offsets[b]), self.plan(present), offsets, slots)
 
     def plan(self, present: tuple[int, ...]) -> Plan:
-        """What runs at each site on rows of these ranks; where the rows of each begin is told with each forward pass."""
+        """Return the plan for rows of these ranks; the first row of each rank is told with each forward pass."""
         if len(present) == 1:
             return self.plans[present[0]]
         plan = self._merged.get(present)
@@ -205,12 +214,12 @@ class RoutePlan:
 
 
 def _acting_at(sites: set[str], route: Route, modules: Mapping[str, Module]) -> set[str]:
-    """The modules of a route that have a unit at one of some sites."""
+    """Return the modules of a route that have a unit at one of some sites."""
     return {name for name in route.names() if sites & modules[name].units.keys()}
 
 
 def _only(stack: Stack, names: set[str]) -> Stack:
-    """What is left of a stack when all modules but these are taken out."""
+    """Return the stack without all modules but these."""
 
     def kept(item: Item) -> Item | Stack:
         if isinstance(item, str):
@@ -226,22 +235,24 @@ def _only(stack: Stack, names: set[str]) -> Stack:
 
 
 def sort(route: RoutePlan | None, branches: Branches | None, tensor: Tensor) -> Rows | None:
-    """How the rows of a tensor, its first dimension, are sorted by branch; None when no route is active and none is meant.
-    Raises CompositionError for branches that fit neither route nor rows."""
+    """Return the order by branch of the rows of a tensor, its first dimension; None without route and branches.
+
+    Raises CompositionError for branches that do not fit the route or the rows.
+    """
     if route is None and branches is None:
         return None
     return required(route).rows(branches, len(tensor), tensor.device)
 
 
 def groups(route: RoutePlan | None, branches: Branches) -> list[list[int]]:
-    """Places of the rows that can share a forward pass; see `Engine.groups`."""
+    """Return the places of the rows of each group that can share a forward pass; see `Engine.groups`."""
     plan = required(route)
     classes = np.array(plan.classes)[plan.ranks[plan.numbers(branches, len(branches))]]
     return [np.flatnonzero(classes == c).tolist() for c in np.unique(classes)]
 
 
 def required(route: RoutePlan | None) -> RoutePlan:
-    """The route's plan; raises CompositionError when branches were given without a route."""
+    """Return the route's plan. Raises CompositionError if branches were given without a route."""
     if route is None:
         raise CompositionError(
             "branches were given, but the active composition is no route, so it has none: leave them out."

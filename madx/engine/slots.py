@@ -1,19 +1,19 @@
-"""Reserved positions: prompts, which are vectors before the tokens, and prefixes, which are keys and values of attention.
+"""Slots: positions reserved before the tokens, for prompts (vectors) and prefixes (keys and values of attention).
 
-For a batch of ids `(batch, tokens)` the engine puts P dummy ids and their mask before the encoder. The embedding block
+For a batch of ids `(batch, tokens)` the engine puts P dummy ids and their mask before the tokens. The embedding block
 embeds the tokens alone, with their own positions, and P vectors are put in front of its output. So the base computes on
-P + tokens positions, and the engine cuts the first P off its result.
+P + tokens positions, and the engine removes the first P from its result.
 
-    positions   | prefix slots | prompt slots | tokens |         the slots of a row lie next to its tokens; rows of a
-    row 0       | K V   K V    |  v   v       | ...    |         route with fewer slots have masked ones before them
+    positions   | prefix slots | prompt slots | tokens |       the slots of a row are next to its tokens; rows of a
+    row 0       | K V   K V    |  v   v       | ...    |       route with fewer slots have masked slots before them
     row 1       | masked         K V          | ...    |
 
-A prefix replaces what the key and value maps of its layer give at its slots; what the slots hold else does not matter. In
-a layer where a prefix has no unit (`leave_out`), its slots are masked; in a layer with local attention (ModernBERT) they
-are visible to every token, while a prompt is what a token in front would be: visible within the window.
+A prefix replaces the output of its layer's key and value maps at its slots, so the states at these slots do not matter.
+In a layer where a prefix has no unit (`leave_out`), its slots are masked. In a layer with local attention (ModernBERT)
+they are visible to all tokens, while a prompt is visible within the window alone, as a token in its place would be.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -28,28 +28,28 @@ Fill = Callable[[Slots], Tensor | tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Block:
-    """The slots of one component, or of an average of such: how many, and what fills them at each site."""
+    """The slots of one component, or of an average of several: their number, and their fill at each site."""
 
     kind: Literal["prompt", "prefix"]
     length: int
-    fills: dict[str, Fill]
+    fills: Mapping[str, Fill]
     module: str
 
 
 @dataclass(frozen=True)
 class SlotPlan:
-    """All slots of a stack, prefixes first; blocks have their first slot beside them, counted from the stack's first."""
+    """All slots of a stack, prefixes first. blocks: (number of the first slot within the stack, block)."""
 
     blocks: tuple[tuple[int, Block], ...] = ()
 
     @property
     def length(self) -> int:
-        """How many positions the stack reserves."""
+        """The number of positions that the stack reserves."""
         return sum(block.length for _, block in self.blocks)
 
     @classmethod
     def of(cls, blocks: Sequence[Block]) -> "SlotPlan":
-        """Lay blocks one after the other, prefixes before prompts, otherwise in the order of the stack."""
+        """Order the blocks: prefixes before prompts, otherwise as in the stack."""
         laid, start = [], 0
         for block in sorted(blocks, key=lambda block: block.kind == "prompt"):
             laid.append((start, block))
@@ -57,21 +57,23 @@ class SlotPlan:
         return cls(tuple(laid))
 
 
-#: the plan of a stack without slots
+#: The plan of a stack without slots.
 NO_SLOTS = SlotPlan()
 
 
 def mixed(item: object, children: Sequence[Sequence[Block]], weights: Sequence[float]) -> list[Block]:
-    """The blocks of an average: sum of w_i times the children's vectors. Raises CompositionError unless all children
-    reserve equally many slots of the same kind at the same sites."""
+    """Make the blocks of an average: their vectors are the sum of w_i times the children's vectors.
+
+    Raises CompositionError unless all children reserve the same number of slots of the same kind at the same sites.
+    """
     shapes = [[(b.kind, b.length, sorted(b.fills)) for b in blocks] for blocks in children]
     if any(shape != shapes[0] for shape in shapes):
         told = "; ".join(
             ", ".join(f"{b.module}: {b.kind} of {b.length}" for b in blocks) or "no slots" for blocks in children
         )
         raise CompositionError(
-            f"'{item}' averages modules that do not reserve the same slots ({told}), and vectors can be averaged only slot by "
-            "slot. Average modules whose prefixes or prompts have one length and act in the same layers."
+            f"'{item}' averages modules that do not reserve the same slots ({told}), and vectors can be averaged only "
+            "slot by slot. Average modules whose prefixes or prompts have one length and act in the same layers."
         )
     names = ", ".join(dict.fromkeys(b.module for blocks in children for b in blocks))
     return [
@@ -86,7 +88,7 @@ def mixed(item: object, children: Sequence[Sequence[Block]], weights: Sequence[f
 
 
 class _Mean:
-    """The weighted sum of what several units fill the same slots with."""
+    """The weighted sum of the vectors that several units give for the same slots."""
 
     def __init__(self, fills: Sequence[Fill], weights: Sequence[float]):
         self.fills, self.weights = fills, weights
@@ -105,11 +107,12 @@ class _Mean:
 
 
 def refuse_scaled(item: object, blocks: Sequence[Block]) -> None:
-    """Raises CompositionError where a factor stands before slots: scaled keys are not a share of their effect."""
+    """Raise CompositionError for a factor on slots: the effect of scaled keys is not scaled by the factor."""
     if blocks:
+        names = ", ".join(dict.fromkeys(b.module for b in blocks))
         raise CompositionError(
-            f"'{item}' puts a factor before {', '.join(dict.fromkeys(b.module for b in blocks))}, whose {blocks[0].kind} takes "
-            "part in attention: a factor on its vectors is not that share of its effect. Leave the factor out."
+            f"'{item}' puts a factor before {names}, whose {blocks[0].kind} takes part in attention: a factor on its "
+            "vectors does not scale its effect. Leave the factor out."
         )
 
 
@@ -123,7 +126,7 @@ class SlotBatch:
     filled: dict[str, list[tuple[int, int, int, int, Tensor]]] = field(default_factory=dict)
 
     def tokens(self, mask: Tensor) -> Tokens:
-        """The mask of all positions for that of the tokens, `(batch, tokens)`."""
+        """Return the tokens of the whole input, slots included. mask: of the tokens alone, `(batch, tokens)`."""
         used = torch.zeros(len(mask), self.length, dtype=mask.dtype, device=mask.device)
         held = torch.zeros(len(mask), self.length, dtype=torch.bool, device=mask.device)
         for first, last, start, end, block in self._places():
@@ -131,15 +134,18 @@ class SlotBatch:
             held[first:last, start:end] = block.kind == "prompt"
         return Tokens(torch.cat([used, mask], dim=1), self.length, held)
 
-    def _places(self):
+    def _places(self) -> Iterator[tuple[int, int, int, int, Block]]:
+        """Yield (first row, row after the last, first slot, slot after the last, block)."""
         for first, last, plan in self.groups:
             shift = self.length - plan.length
             for start, block in plan.blocks:
                 yield first, last, shift + start, shift + start + block.length, block
 
     def embed(self, embedded: Tensor) -> Tensor:
-        """The output of the embedding block, `(batch, tokens, width)`, with the prompts' vectors in front; the slots of
-        prefixes and masked ones hold zeros."""
+        """Put the slots in front of the output of the embedding block, `(batch, tokens, width)`.
+
+        The slots of prompts hold their vectors; the slots of prefixes and masked slots hold zeros.
+        """
         front = embedded.new_zeros(embedded.shape[0], self.length, embedded.shape[2])
         for first, last, start, end, block in self._places():
             if block.kind == "prompt":
@@ -148,12 +154,14 @@ class SlotBatch:
         return torch.cat([front, embedded], dim=1)
 
     def acts_at(self, site: str) -> bool:
-        """Whether a prefix of the batch has a unit at the site `layer.N.slots`."""
+        """Return true if a prefix of the batch has a unit at the site `layer.N.slots`."""
         return any(site in block.fills for *_, block in self._places())
 
     def write(self, site: str, which: Literal["key", "value"], result: Tensor) -> Tensor:
-        """What the key or value map of a layer gives, `(batch, positions, width)`, with the prefixes' own at their slots.
-        Keys and values are computed together, at the keys."""
+        """Write the prefixes' keys or values into the output of a layer's key or value map.
+
+        result: the output, `(batch, positions, width)`. Keys and values are computed together, at the keys.
+        """
         if which == "key":
             self.filled[site] = []
             for first, last, start, end, block in self._places():
@@ -167,8 +175,10 @@ class SlotBatch:
         return result
 
     def shown(self, layer: int, mask: Tensor, *, local: bool) -> Tensor | None:
-        """Where the attention mask of a layer differs from that of the batch: `(batch, slots)`, 1 visible, 0 hidden,
-        -1 as it is; None where nothing differs."""
+        """Return the differences between a layer's attention mask and that of the batch, `(batch, slots)`.
+
+        1: the slot is visible; 0: it is hidden; -1: as in the batch's mask. None: the masks are equal.
+        """
         site, found = f"layer.{layer}.slots", None
         for first, last, start, end, block in self._places():
             acts = site in block.fills
@@ -186,10 +196,11 @@ def _put(result: Tensor, vectors: Tensor, first: int, last: int, start: int, end
 
 
 def masked(mask: Tensor | None, shown: Tensor, like: Tensor) -> Tensor:
-    """A layer's attention mask, `(batch, 1 or heads, queries or 1, positions)`, with some slots shown or hidden.
+    """Show or hide some slots in a layer's attention mask, `(batch, 1 or heads, queries or 1, positions)`.
 
-    A boolean or whole-number mask is true where attention is allowed, a mask of floating-point numbers is added to the
-    scores (0 or a very low number). None, which allows all, becomes the latter. like: the layer's input.
+    A boolean or integer mask is true where attention is allowed; a mask of floating-point numbers is added to the
+    scores (0 or a very low number). None, which allows all, becomes a mask of floating-point numbers. shown: see
+    `SlotBatch.shown`. like: the layer's input.
     """
     if mask is None:
         mask = like.new_zeros(shown.shape[0], 1, 1, like.shape[1])

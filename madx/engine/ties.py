@@ -1,31 +1,36 @@
 """Terms: the weight deltas of a composition as summands, and the election of signs of `ties(...)`."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from madx.composition import Average, Fuse, Scaled, Stack, Ties
-from madx.contract.module_type import Delta
-from madx.engine.weight_deltas import Share, Term, same_state
+from madx.contract.module_type import Delta, WeightsType
+from madx.engine.weight_deltas import Share, State, Term, same_state
 from madx.errors import CompositionError
+from madx.module import Module
 
 
 class Terms:
     """The weight deltas of compositions, term by term. An election is kept until one of its deltas changes."""
 
     def __init__(self) -> None:
-        self._elected: dict[Ties, tuple] = {}  # election -> (state of its children, deltas, lengths kept)
+        #: election -> state of its children, its deltas, norms of the kept values
+        self._elected: dict[Ties, tuple[State, list[Delta], list[list[float]]]] = {}
 
     def forget(self) -> None:
         """Drop the elections that are kept."""
         self._elected.clear()
 
-    def of(self, composition: Stack, modules: dict, scale: float = 1.0) -> list[Term]:
-        """The terms of a composition: a mean is a sum of terms with the weights as factors."""
+    def of(self, composition: Stack, modules: Mapping[str, Module], scale: float = 1.0) -> list[Term]:
+        """Return the terms of a composition; a mean is a sum of terms with the weights as factors."""
         terms: list[Term] = []
         for item in composition.items:
             if isinstance(item, str):
                 for component, unit in modules[item].units.get("weights", {}).items():
-                    terms.append(Term((Share(item, component, unit, 1.0),), scale, unit.deltas))
+                    if isinstance(unit, WeightsType):
+                        terms.append(Term((Share(item, component, unit, 1.0),), scale, unit.deltas))
             elif isinstance(item, Scaled):
                 terms += self.of(item.child, modules, scale * item.factor)
             elif isinstance(item, Average):
@@ -34,14 +39,14 @@ class Terms:
             elif isinstance(item, Fuse):
                 if held := [name for name in item.names() if "weights" in modules[name].units]:
                     raise CompositionError(
-                        f"'{item}' joins {', '.join(held)}, which holds weight deltas: these have no change at a site to join. "
-                        "Use average(...) or ties(...) for them."
+                        f"'{item}' joins {', '.join(held)}, which holds weight deltas: these have no change at a site "
+                        "to join. Use average(...) or ties(...) for them."
                     )
             else:
                 terms += self._election(item, modules, scale)
         return terms
 
-    def _election(self, item: Ties, modules: dict, scale: float) -> list[Term]:
+    def _election(self, item: Ties, modules: Mapping[str, Module], scale: float) -> list[Term]:
         branches = [self.of(child, modules) for child in item.children]
         state = [s for terms in branches for term in terms for s in term.state()]
         known = self._elected.get(item)
@@ -59,13 +64,16 @@ class Terms:
 
 @torch.no_grad()
 def elect(branches: list[list[Term]]) -> tuple[list[Delta], list[list[float]]]:
-    """TIES (Yadav et al. 2023, arXiv:2306.01708) over the branches, each the sum of its terms: at every place the sign of
-    the sum of the branches' values is elected; the result is the mean over the branches whose value has that sign.
+    """Join the branches, each the sum of its terms, by TIES (Yadav et al. 2023, arXiv:2306.01708).
 
-    Returns the deltas, and for each term of each branch the length |values| of what of it lies at places where its
-    branch won.
+    At every place the sign of the sum of the branches' values is elected; the result is the mean over the branches
+    whose value has that sign.
 
-    >>> one, two = (Term((), s, lambda: [Delta("w", torch.tensor([3.0, 1.0]), torch.tensor([0, 1]))]) for s in (1, -0.5))
+    Returns:
+        The deltas, and for each term of each branch the norm of its values at the places where its branch won.
+
+    >>> delta = Delta("w", torch.tensor([3.0, 1.0]), torch.tensor([0, 1]))
+    >>> one, two = (Term((), scale, lambda: [delta]) for scale in (1, -0.5))
     >>> elect([[one], [two]])[0][0].values.tolist()
     [3.0, 1.0]
     """
@@ -81,10 +89,11 @@ def elect(branches: list[list[Term]]) -> tuple[list[Delta], list[list[float]]]:
         votes: dict[int, Tensor] = {}
         for (b, _, d, scale), where in zip(found, parts):
             votes.setdefault(b, d.values.new_zeros(len(places))).index_add_(0, where, scale * d.values.reshape(-1))
-        sign = sum(votes.values()).sign()
+        zero = found[0][2].values.new_zeros(len(places))
+        sign = sum(votes.values(), zero).sign()
         won = {b: (v.sign() == sign) & (sign != 0) for b, v in votes.items()}
-        count = sum(w.to(torch.float32) for w in won.values())
-        mean = sum(v * won[b] for b, v in votes.items()) / count.clamp_min(1.0)
+        count = sum((w.to(torch.float32) for w in won.values()), zero.to(torch.float32))
+        mean = sum((v * won[b] for b, v in votes.items()), zero) / count.clamp_min(1.0)
         for (b, t, d, scale), where in zip(found, parts):
             kept[b][t] += (scale * d.values.reshape(-1) * won[b][where]).square().sum().item()
         result.append(Delta(name, mean, places))

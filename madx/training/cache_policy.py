@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from madx.engine.activation_cache import GB, ActivationCache, States, beyond_the_row, lowest_layer
+from madx.engine.activation_cache import GB, ActivationCache, States, batch_dependent_sites, lowest_layer
 from madx.errors import ConfigError
 from madx.tasks.base import Task
 from madx.training.settings import TrainSettings
@@ -53,6 +53,6 @@ def _obstacle(trainee: Trainee, task: Task, settings: TrainSettings) -> str:
         return f"{type(task).__name__} does not read the same ids under the same composition in every epoch."
     if settings.base_dropout:
         return "with train.base_dropout the lower layers give another result each time."
-    if sites := beyond_the_row(trainee.engine.plan, below):
+    if sites := batch_dependent_sites(trainee.engine.plan, below):
         return f"at {sites[0]} a change depends on padding or on other rows, so a state depends on the batch it is in."
     return ""

@@ -88,7 +88,7 @@ def test_a_high_price_shuts_gates_and_fewer_entries_differ(groups):
         shares[price] = float((moved != 0).float().mean())
         engine.activate(None)
         assert unchanged(engine.base, state)
-        assert engine.deltas.overlay is None and engine.deltas.dense == {}
+        assert engine.deltas.trained is None and engine.deltas.dense == {}
     assert shares[3e-2] < 0.5 * shares[0.0]
 
 

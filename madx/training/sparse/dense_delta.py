@@ -53,7 +53,7 @@ class DenseDeltaPhase(DensePhase):
     """Trains w, and with `gates` the gates' log-odds a: one for each entry, and with `gate_groups` one for each
     parameter.
 
-    The engine knows it as `deltas.overlay`: when another composition is activated, `lift` is called before the swap and
+    The engine knows it as `deltas.trained`: when another composition is activated, `lift` is called before the swap and
     `lay` after it.
 
     Attributes:
@@ -90,14 +90,14 @@ class DenseDeltaPhase(DensePhase):
         """Gradients of whole parameters live until they have been read, one parameter at a time."""
         with super().running():
             self._known = set(self.weights)
-            self.engine.deltas.overlay = self
+            self.engine.deltas.trained = self
             try:
                 for parameter in self.parameters:
                     parameter.grad = torch.zeros_like(parameter)
                 with reading_gradients(self.weights, self._read):
                     yield self
             finally:
-                self.engine.deltas.overlay = None
+                self.engine.deltas.trained = None
 
     # ---- theta = start + z * w -----------------------------------------------------------------------------------
 
