@@ -91,7 +91,7 @@ def provide(name: str, home: str) -> None:
 
 
 def provided(name: str) -> Any:
-    """Give what was entered under a name. So a method of a lower floor, such as `Module.push_to_hub`, can exist although
-    the floor that does the work lies above it and may not be imported from below."""
+    """Give what was entered under a name. So a method of a lower floor, such as `Module.push_to_hub`, can exist
+    although the floor that does the work lies above it and may not be imported from below."""
     module, _, attribute = _PROVIDED[name].partition(":")
     return getattr(importlib.import_module(module), attribute)

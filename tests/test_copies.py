@@ -1,4 +1,4 @@
-"""Copies, pickles, gradient checkpointing and detached modules: nothing acts under a composition that is not its own."""
+"""Copies, pickles, gradient checkpointing and detached modules: each acts under its own composition alone."""
 
 import copy
 import pickle

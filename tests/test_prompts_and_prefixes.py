@@ -1,4 +1,4 @@
-"""Prompts and prefixes on every family: positions, padding, stacks, routes, averages, needed positions, local layers."""
+"""Prompts and prefixes on every family: padding, stacks, routes, averages, needed positions, local layers."""
 
 import pytest
 import tiny
@@ -121,7 +121,7 @@ def test_a_mean_of_prefixes_is_that_of_their_vectors(made):
 
 @torch.no_grad()
 def test_a_prefix_in_a_local_layer_is_seen_by_every_token():
-    """ModernBERT's layers 1 and 2 of 3 see four tokens to each side; a prefix in them acts on tokens beyond that too."""
+    """ModernBERT's layers 1 and 2 of 3 see four tokens to each side; a prefix there acts on all tokens."""
     made = engine("modernbert", global_attn_every_n_layers=3)
     ids = tiny.inputs(1, 30)[0]
     components = {"prefix": {"length": 2, "flat": True, "leave_out": [0]}}

@@ -479,9 +479,9 @@ def test_requests_that_make_no_sense():
     made.activate("route(swa + ner, ner)")
     with pytest.raises(CompositionError, match="acts in 'route"):
         made.detach("swa")
-    with pytest.raises(CompositionError, match="branches=\["):
+    with pytest.raises(CompositionError, match=r"branches=\["):
         made.base.encoder(input_ids=ids, attention_mask=mask)
-    with pytest.raises(CompositionError, match="branches=\["):
+    with pytest.raises(CompositionError, match=r"branches=\["):
         made.base.model.lm_head(torch.randn(2, 32))
     made.activate(None)
     made.base.encoder(input_ids=ids, attention_mask=mask)

@@ -1,4 +1,4 @@
-"""A module type is one file: a toy of each class goes through store, compositions, explanations, training and commands."""
+"""A module type is one file: a toy of each class goes through store, compositions, training and commands."""
 
 import json
 from pathlib import Path

@@ -80,7 +80,7 @@ class Base:
         """Copy the base. Raises BaseError while it carries an engine, whose modules would act on the original alone."""
         if self.engine is not None:
             raise BaseError(
-                "This base carries an engine. Copy both by copy.deepcopy(engine), or call engine.close() before you copy the base."
+                "This base carries an engine. Copy both by copy.deepcopy(engine), or call engine.close() first."
             )
         twin: Base = object.__new__(type(self))
         memo[id(self)] = twin

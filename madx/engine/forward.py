@@ -139,7 +139,7 @@ class Forward:
         )
         longer = torch.cat([front, ids], dim=1)
         embeddings = self.base.encoder.get_submodule(self.base.family.embeddings)
-        # slots and tokens together may be more than the base has positions for: transformers 4 would cut its own zeros short
+        # slots and tokens may outnumber the base's positions, for which alone transformers 4 has zeros of its own
         types = {"token_type_ids": torch.zeros_like(longer)} if hasattr(embeddings, "token_type_ids") else {}
         hidden = self._encode(call, longer, tokens.mask, **types)
         if at is None:

@@ -90,8 +90,8 @@ class Module(nn.Module):
         there = READS.get(unit.site.kind, frozenset())
         if lost := sorted(unit.reads - there):
             raise ConfigError(
-                f"The module type {component!r} reads {', '.join(lost)} at {unit.site.name}, which is not there. A site of the kind "
-                f"{unit.site.kind} has: {', '.join(sorted(there)) or 'its value alone'}."
+                f"The module type {component!r} reads {', '.join(lost)} at {unit.site.name}, which is not there. A site of "
+                f"the kind {unit.site.kind} has: {', '.join(sorted(there)) or 'its value alone'}."
             )
 
     def _sites(self, component: str, config: ComponentConfig, sites: dict[str, Site]) -> list[Site]:
@@ -165,13 +165,13 @@ def _require_role(info: ModuleInfo) -> None:
     if fusing and (others or info.role != "fusion"):
         raise ConfigError(
             f"The module {info.name!r} has the role {info.role!r} and the components {', '.join(info.components)}. "
-            f"{fusing[0]!r} joins other modules, so it stands alone in a module of role fusion: set role='fusion' and drop "
-            f"{', '.join(others) or 'nothing'}."
+            f"{fusing[0]!r} joins other modules, so it stands alone in a module of role fusion: set role='fusion' "
+            f"and drop {', '.join(others) or 'nothing'}."
         )
     if info.role == "fusion" and not fusing:
         raise ConfigError(
-            f"The module {info.name!r} has the role fusion, but {', '.join(others) or 'no component'} joins nothing: take a "
-            "fusion type, or the role language or task."
+            f"The module {info.name!r} has the role fusion, but {', '.join(others) or 'no component'} joins nothing: "
+            "take a fusion type, or the role language or task."
         )
 
 

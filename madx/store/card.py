@@ -43,8 +43,8 @@ def _introduction(manifest: Manifest) -> str:
         )
     elif manifest.role == "fusion":
         what = (
-            f"It joins the changes that other modules would make to the frozen base **{base}**, by weights that it learnt: "
-            "load those modules too and name them before the semicolon."
+            f"It joins the changes that other modules would make to the frozen base **{base}**, by weights that it "
+            "learnt: load those modules too and name them before the semicolon."
         )
     else:
         language = f", trained in `{manifest.language}`" if manifest.language else ""
