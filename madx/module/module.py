@@ -90,8 +90,8 @@ class Module(nn.Module):
         there = READS.get(unit.site.kind, frozenset())
         if lost := sorted(unit.reads - there):
             raise ConfigError(
-                f"The module type {component!r} reads {', '.join(lost)} at {unit.site.name}, which is not there. A site of "
-                f"the kind {unit.site.kind} has: {', '.join(sorted(there)) or 'its value alone'}."
+                f"The module type {component!r} reads {', '.join(lost)} at {unit.site.name}, which is not there. A "
+                f"site of the kind {unit.site.kind} has: {', '.join(sorted(there)) or 'its value alone'}."
             )
 
     def _sites(self, component: str, config: ComponentConfig, sites: dict[str, Site]) -> list[Site]:
