@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= auto
 ARGS ?=
 PYTEST := -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
-CODE := madx pipelines benchmarks tests
+CODE := madx pipelines benchmarks notebooks tests
 
 .PHONY: quickstart help test test-fast lint format install oracle notebooks bench bench-peers test-peers \
 	test-transformers4 test-transformers4-fast clean

@@ -21,10 +21,14 @@ One step lower, with a composition of one's own:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from madx.registry import provide
+from madx.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from madx.base import Base as Base
     from madx.base import load_base as load_base
     from madx.composition import Average as Average
+    from madx.composition import Fuse as Fuse
     from madx.composition import Route as Route
     from madx.composition import Scaled as Scaled
     from madx.composition import Stack as Stack
@@ -64,10 +68,12 @@ if TYPE_CHECKING:
     from madx.store import save_module as save_module
     from madx.training import TrainSettings as TrainSettings
 
+provide("hub", "madx.interop.hub:Hub")
+
 #: room -> its public names; each is loaded on first use, so that `import madx` costs nothing
 _ROOMS = {
     "madx.base": "Base load_base",
-    "madx.composition": "Average Route Scaled Stack Ties",
+    "madx.composition": "Average Fuse Route Scaled Stack Ties",
     "madx.engine": "Engine",
     "madx.errors": "MadxError",
     "madx.interop.hub": "Hub load",
@@ -80,13 +86,14 @@ _ROOMS = {
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}
 __all__ = sorted(_HOMES)
-__version__ = "0.2.0.dev0"
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'madx' has no attribute {name!r}; it has: {', '.join(__all__)}")
-    return getattr(import_module(_HOMES[name]), name)
+if not TYPE_CHECKING:  # type checkers would take every name for granted
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'madx' has no attribute {name!r}; it has: {', '.join(__all__)}")
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

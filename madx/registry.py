@@ -3,7 +3,8 @@
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
 
 from madx.errors import ConfigError, did_you_mean
 
@@ -66,7 +67,31 @@ class Registry(Generic[T]):
 
 
 def discover(package: str) -> None:
-    """Import every file of a package whose name does not start with an underscore, so that each can register itself."""
+    """Import every file of a package that does not start with an underscore, so that each can register itself.
+
+    Other distributions add to it by an entry point whose group is the package's name, e.g. in their pyproject.toml
+
+        [project.entry-points."madx.module_types"]
+        my_type = "my_package.my_type"
+    """
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         if not module.name.startswith("_"):
             importlib.import_module(f"{package}.{module.name}")
+    for entry in entry_points(group=package):
+        entry.load()
+
+
+#: what a lower floor offers but an upper floor does: name -> `module:attribute`, entered by the front door
+_PROVIDED: dict[str, str] = {}
+
+
+def provide(name: str, home: str) -> None:
+    """Enter where something is implemented, as `module:attribute`. Only `madx/__init__.py` calls it."""
+    _PROVIDED[name] = home
+
+
+def provided(name: str) -> Any:
+    """Give what was entered under a name. So a method of a lower floor, such as `Module.push_to_hub`, can exist
+    although the floor that does the work lies above it and may not be imported from below."""
+    module, _, attribute = _PROVIDED[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,5 +1,4 @@
-"""Makes the base of the miniature world, `madx/data/world/base`: tokenizer, initial vectors, masked LM on four
-languages.
+"""Make the base of the miniature world, `madx/data/world/base`: tokenizer, initial vectors, a masked language model.
 
     python pipelines/make_world_base.py --out madx/data/world/base
 
@@ -57,8 +56,7 @@ def nameless(code: str, count: int, rng: random.Random) -> list[str]:
 
 
 def make_tokenizer(folder: Path, text: list[str], *, pieces: int, characters: str) -> PreTrainedTokenizerFast:
-    """Trains the SentencePiece model, which knows all `characters`; writes it as `sentencepiece.bpe.model` and
-    `tokenizer.json`."""
+    """Train the SentencePiece model, which knows all `characters`, and write its two files; gives the tokenizer."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(text),
@@ -167,8 +165,8 @@ def batches(rows: list[list[int]], tuples: list[tuple], *, tokens: int, steps: i
 
 
 def mask(ids: torch.Tensor, vocabulary: int, *, rate: float = 0.15) -> tuple[torch.Tensor, torch.Tensor]:
-    """Dynamic masking, 60 % <mask>, 20 % random, 20 % kept, so that visible pieces gather context too -> (input ids,
-    bool places), both (batch, tokens)."""
+    """Mask ids `(batch, tokens)` anew in each step: 60 % <mask>, 20 % random, 20 % kept, so that visible pieces learn
+    their context, too. Gives the input ids and the masked places (bool), both `(batch, tokens)`."""
     chance, kind = torch.rand(ids.shape), torch.rand(ids.shape)
     places = (chance < rate) & (ids > 3)
     noisy = torch.where(places & (kind < 0.6), vocabulary - 1, ids)
@@ -202,12 +200,12 @@ def train(model, rows: list[list[int]], tuples: list[tuple], args) -> None:
 
 
 def carry_along(words: torch.Tensor, before: torch.Tensor, heard: np.ndarray, placed: np.ndarray) -> int:
-    """Put the vectors of pieces that training hardly met where training would have carried them; gives their number.
+    """Put the vectors of pieces that training hardly saw where training would have moved them; gives their number.
 
     words, before: (size, width) vectors after and before training; heard: (size,) occurrences in the training text;
     placed: (size,) whether a piece has a vector from co-occurrence. The softmax only ever pushes the vectors of unmet
     pieces away, all of them into one direction, where a language module cannot tell them apart. Instead: the linear
-    map (ridge regression with an offset) from the vectors before to those after, learnt from the pieces that were met.
+    map (ridge regression with an offset) from the vectors before to those after, learnt from the pieces that were seen.
     """
     met, unmet = heard >= FEW, (heard < FEW) & placed
     one = torch.cat([before, torch.ones(len(before), 1)], dim=1).double()

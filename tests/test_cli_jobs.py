@@ -277,7 +277,7 @@ MIXED_FAULTS = {
     "an empty language": (["predict", "--stack", "ner@1", "--language", "=swa", "x"], ["--language '=swa'"]),
     "an unknown module below": (["predict", "--stack", "ner@1", "--language", "sw", "sw\tx"], ["sw", "swa"]),
     "a module twice": (["predict", "--stack", "swa + ner@1", "--language", "swa", "swa\tx"], ["'swa' twice"]),
-    "a route inside": (["predict", "--stack", "route(swa) + ner@1", "x"], ["a route is a whole composition"]),
+    "a route inside": (["predict", "--stack", "route(swa) + ner@1", "x"], ["a route is outermost", "'+ ner@1'"]),
     "an export of a route": (
         ["export", "--stack", "route(swa + ner@1)", "out"],
         ["cannot be written as a plain checkpoint"],

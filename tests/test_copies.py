@@ -1,4 +1,4 @@
-"""Copies, pickles, gradient checkpointing and detached modules: nothing acts under a composition that is not its own."""
+"""Copies, pickles, gradient checkpointing and detached modules: each acts under its own composition alone."""
 
 import copy
 import pickle
@@ -57,10 +57,12 @@ def test_a_model_with_hooks_is_not_copied_or_pickled():
         lambda: pickle.dumps(made.base.model),
         lambda: copy.deepcopy(made.base.encoder.encoder.layer),
         lambda: pickle.dumps(made),
+        lambda: copy.deepcopy(made.base),
     ):
         with pytest.raises(MadxError, match=r"copy.deepcopy\(engine\)|save_module"):
             refused()
     made.close()
+    assert copy.deepcopy(made.base).fingerprint == made.base.fingerprint
     assert len(list(copy.deepcopy(made.base.model).parameters())) == len(list(made.base.model.parameters()))
 
 

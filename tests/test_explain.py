@@ -1,9 +1,12 @@
 """An explanation says what the forward pass does: no layer, no decoder, no module that is not really so."""
 
+import json
+
 import pytest
 import tiny
 
 from madx.engine import Engine
+from madx.engine.explanation import Action, Explanation, RouteExplanation
 from madx.errors import CompositionError
 from madx.module import new_module
 
@@ -75,3 +78,34 @@ def test_a_module_of_weight_zero_is_left_out_and_not_said_to_act():
     made = engine(a="pfeiffer", b="pfeiffer")
     made.activate("average(1.0*a, 0.0*b)")
     assert str(made.composition) == "a" and {action.module for action in made.explain().actions} == {"a"}
+
+
+def explanation(*sites, **changes):
+    actions = [Action(site, "a", "bottleneck", "2->1->2", 0.1, 1) for site in sites]
+    return Explanation("a + b", "tiny", actions, "the base's own", "none", **changes)
+
+
+@pytest.mark.parametrize(
+    "sites, shown",
+    [
+        (["layer.0.ffn", "layer.1.ffn", "layer.3.ffn"], ["layer.0-1.ffn", "layer.3.ffn"]),
+        (["layer.0.ffn.up", "layer.0.ffn", "layer.1.ffn.up"], ["layer.0-1.ffn.up", "layer.0.ffn"]),
+        (["layer.0", "layer.1", "encoder"], ["layer.0-1", "encoder"]),
+        (["weights", "embeddings", "slots"], ["weights", "embeddings", "slots"]),
+    ],
+)
+def test_neighbouring_layers_of_one_place_are_joined(sites, shown):
+    assert [site for site, _ in explanation(*sites).by_site()] == shown
+
+
+def test_explanations_are_read_from_json_in_this_version_and_from_0_1_0():
+    stack = explanation("layer.0.ffn", inactive=["b"], measured=True)
+    route = RouteExplanation("route(a, b)", "tiny", [stack, explanation("weights")], ["a"], [[0], [1]], ["b"])
+    for made in (stack, route):
+        text = json.dumps(made.as_dict())
+        old = text.replace('"inactive"', '"silent"').replace('"component"', '"part"')
+        assert old != text
+        for plain in (text, old):
+            assert type(made).from_dict(json.loads(plain)) == made
+    assert "INACTIVE: b does not act (measured" in str(stack) and "separate forward passes: 0; 1" in str(route)
+    assert "INACTIVE: b, c do not act" in str(explanation(inactive=["b", "c"]))

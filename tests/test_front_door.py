@@ -15,7 +15,7 @@ ROOT = Path(madx.__file__).parents[1]
 
 def names_for_type_checkers() -> set[str]:
     tree = ast.parse((ROOT / "madx" / "__init__.py").read_text())
-    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    block = next(node for node in tree.body if isinstance(node, ast.If))
     return {alias.asname for node in block.body for alias in node.names}
 
 
@@ -45,4 +45,4 @@ def test_importing_it_costs_nothing(tmp_path):
 def test_the_version_stands_in_one_place():
     settings = ConfigParser()
     settings.read(ROOT / "setup.cfg")
-    assert settings["metadata"]["version"] == "attr: madx.__version__"
+    assert settings["metadata"]["version"] == "attr: madx.version.__version__"

@@ -14,6 +14,8 @@ from madx.jobs import Predictor
 from madx.jobs.common import weights_of
 from madx.store import Store
 
+pytestmark = pytest.mark.slow  # every recipe is run
+
 RECIPES = {path.stem: path for path in sorted((ROOT / "pipelines").glob("*.py")) if not path.stem.startswith("make_")}
 WITH_CONFIG = ("train_language", "train_task", "zero_shot")
 LANGUAGE = {"base": "base", "block_size": "16", "batch_size": "4", "steps": "4", "cache": "cache"}

@@ -39,3 +39,16 @@ def test_discovery_imports_every_file_but_private_ones(tmp_path, monkeypatch):
 def test_suggestions():
     assert did_you_mean("swahilli", ["hausa", "swahili"]) == "did you mean 'swahili'? Allowed: hausa, swahili"
     assert did_you_mean("xyz", []) == "Allowed: (none)"
+
+
+def test_other_distributions_add_by_an_entry_point(tmp_path, monkeypatch):
+    record = tmp_path / "theirs-1.0.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (record / "entry_points.txt").write_text("[open_shapes]\nsquare = their_square\n")
+    (tmp_path / "their_square.py").write_text("import open_shapes\nopen_shapes.seen.append('square')\n")
+    (tmp_path / "open_shapes").mkdir()
+    (tmp_path / "open_shapes" / "__init__.py").write_text("seen = []\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    discover("open_shapes")
+    assert sys.modules["open_shapes"].seen == ["square"]

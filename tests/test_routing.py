@@ -155,6 +155,7 @@ def many():
     )
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from(STACKS), min_size=1, max_size=6), st.data())
 @settings(derandomize=True, max_examples=30, deadline=None)
 def test_any_route_equals_separate_passes(many, stacks, data):

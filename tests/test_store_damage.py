@@ -87,7 +87,7 @@ def part(content, k=0):
         (lambda c: c.pop("licence"), "licence: missing"),
         (lambda c: c.update(name="../swa"), "name: '../swa' cannot name a module"),
         (lambda c: c.update(name=5), "name: .*string, got 5"),
-        (lambda c: c.update(role="adapter"), "role: .*'language' or 'task', got \"adapter\""),
+        (lambda c: c.update(role="adapter"), "role: .*'fusion', got \"adapter\""),
         (lambda c: c.update(role="language", language=None), "A language module without a language"),
         (lambda c: c.update(language="Swahili"), "'Swahili' is no language code"),
         (lambda c: c.update(labels=["O", "O", "I"]), "labels: .*twice: O"),

@@ -195,6 +195,6 @@ def test_language_codes(code):
 @pytest.mark.parametrize("code", ["", "s", "SWA", "swahili", "swa_KE", "swa-ke", "swa-", "swa\n", "../x", 5, None])
 def test_what_is_no_language_code(code):
     with pytest.raises(
-        ConfigError, match="ISO 639-3 code of three small letters .*BCP 47.*Only a task module may have none"
+        ConfigError, match="ISO 639-3 code of three small letters .*BCP 47.*Only a task or fusion module may have none"
     ):
         check_language(code)

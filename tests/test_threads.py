@@ -6,9 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import tiny
 import torch
+from tiny_files import fill
 
+from madx.base import load_base
 from madx.engine import Engine
+from madx.jobs import Predictor
 from madx.module import new_module
+from madx.store import Store
 
 STACKS = ("swa + ner", "yor + ner", "ner", "base", "prefix + ner", "average(swa, yor) + ner")
 WITH_DELTAS = (*STACKS, "delta + ner", "0.5*delta + swa + ner")
@@ -50,6 +54,7 @@ def mixed(engine: Engine, stacks: tuple[str, ...], *, requests: int, threads: in
     return wrong
 
 
+@pytest.mark.slow
 def test_a_thousand_requests_in_64_threads(engine):
     assert mixed(engine, STACKS, requests=1000, threads=64) == []
 
@@ -95,3 +100,28 @@ def test_routes_in_threads(engine):
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda k: scores(orders[k % 4]), range(80)))
     assert all(torch.allclose(each, expected[k % 4], atol=1e-5) for k, each in enumerate(found))
+
+
+@pytest.mark.parametrize("languages", [None, {"swa": "swa", "eng": "base"}])
+def test_one_predictor_in_threads(tmp_path, languages):
+    """The case of a server: many requests at once to one loaded stack, or to one route over languages."""
+    fill(tmp_path)
+    base = load_base(tmp_path / "base")
+    store = Store(tmp_path / "modules")
+    store.save(tiny.wake(new_module("swa", base, language="swa", components="madx"), seed=1, std=0.2))
+    labels = ("O", "B-PER", "B-LOC")
+    ner = new_module("ner", base, role="task", task="ner", language="eng", components="pfeiffer", labels=labels)
+    store.save(tiny.wake(ner, seed=2, std=0.3))
+    stack = "ner" if languages else "swa + ner"
+    predictor = Predictor(stack, languages=languages, store=str(store.root), base=str(tmp_path / "base"), device="cpu")
+    chance = torch.Generator().manual_seed(0)
+    texts = [" ".join(tiny.WORDS[k] for k in torch.randint(len(tiny.WORDS), (6,), generator=chance)) for _ in range(60)]
+    lines = [(("swa", "eng")[k % 2], text) for k, text in enumerate(texts)] if languages else texts
+
+    def one(line) -> tuple[str, ...]:
+        return next(iter(predictor([line]))).tags
+
+    expected = [one(line) for line in lines]
+    assert len({tag for tags in expected for tag in tags}) > 1
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(one, lines * 3)) == expected * 3

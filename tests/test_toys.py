@@ -1,4 +1,4 @@
-"""A module type is one file: a toy of each class goes through store, compositions, explanations, training and commands."""
+"""A module type is one file: a toy of each class goes through store, compositions, training and commands."""
 
 import json
 from pathlib import Path
@@ -14,6 +14,7 @@ from tiny_files import fill
 from madx.data.labelled.labels import LabelSet
 from madx.engine import Engine
 from madx.errors import CompositionError, ConfigError
+from madx.jobs.compare import measure
 from madx.module import new_module
 from madx.store import Store
 from madx.training import TrainSettings, fit
@@ -32,9 +33,9 @@ def engine(*kinds: str, family: str = "xlm-roberta") -> Engine:
     """An engine with a module of each of some kinds, named by number: m0, m1, ...; and a task module `ner`."""
     made = Engine(tiny.base(family))
     for number, kind in enumerate(kinds):
-        made.attach(
-            tiny.wake(new_module(f"m{number}", made.base, language="swa", components={kind: {}}), seed=number, std=0.2)
-        )
+        role = "fusion" if kind == "toy_fusion" else "language"
+        module = new_module(f"m{number}", made.base, role=role, language="swa", components={kind: {}})
+        made.attach(tiny.wake(module, seed=number, std=0.2))
     made.attach(tiny.wake(new_module("ner", made.base, role="task", components="pfeiffer", labels=LABELS), std=0.1))
     return made
 
@@ -134,23 +135,27 @@ def test_training_lowers_the_loss_and_leaves_the_base_alone(kind):
     assert tiny.unchanged(made.base, before)
 
 
-def test_training_a_fusion_over_frozen_modules():
+def test_training_a_fusion_over_frozen_modules(tmp_path):
     made = engine("bottleneck", "bottleneck", "toy_fusion")
     made.activate("fuse(m0, m1; m2) + ner")
-    frozen = {k: v.clone() for k, v in made.module("m0").tensors().items()}
-    task = runs.ner()
-    made.train_only("m2")
-    batch = task.batches(0)[0]
-    task.loss(made, batch).backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in made.module("m2").parameters())
-    assert all(p.grad is None for p in made.module("m0").parameters())
-    assert all(torch.equal(v, frozen[k]) for k, v in made.module("m0").tensors().items())
+    names = ("m0", "m1", "m2", "ner")
+    before = {n: {k: v.clone() for k, v in made.module(n).tensors().items()} for n in names}
+    settings = TrainSettings(learning_rate=1e-1, progress=False, evaluate_every=4)
+    result = fit(made, "m2", runs.ner(), settings, steps=12, seed=0)
+    assert result.history[-1]["loss"] < result.history[0]["loss"]
+    for name in names:
+        after = made.module(name).tensors()
+        assert all(torch.equal(v, before[name][k]) != (name == "m2") for k, v in after.items()), name
+    store = Store(tmp_path)
+    store.save(made.module("m2"))
+    assert store.load("m2", made.base).info.role == "fusion" and store.verify() == []
 
 
 @pytest.mark.slow
 def test_commands(tmp_path, monkeypatch):
     """train-language, train-task, evaluate, explain and compare with types that only this test knows."""
     monkeypatch.chdir(fill(tmp_path))
+    monkeypatch.setattr(measure, "training_memory", measure.memory_here)  # another process does not know the toys
     small = ["--set", "block_size=16", "--set", "batch_size=4", "--set", "held_out_blocks=4"]
     for language, kind in (("eng", "toy_change"), ("swa", "toy_map")):
         done = run(
@@ -170,15 +175,25 @@ def test_commands(tmp_path, monkeypatch):
         "toy_weights",
     }
     assert all(c["explanation"]["inactive"] == [] for c in cells)
-    done = run("explain", "--stack", "swa + ner@1", "--base", "base")
+    done = run("explain", "--stack", "swa + ner", "--base", "base")
     assert done.exit_code == 0 and "toy_map diagonal" in done.stdout, (done.output, done.exception)
     candidates = "{change: {components: {toy_change: {}}}, slots: {components: {toy_slots: {}}}}"
     done = run(
         *("compare", *data, "--set", f"candidates={candidates}", "--set", "seeds=[1]", "--set", "measured_steps=1"),
-        *("--set", "rounds=1", "--set", "training={epochs: 1, batch_size: 8}"),
+        *("--set", "rounds=3", "--set", "training={epochs: 1, batch_size: 8}"),
     )
     assert done.exit_code == 0 and "slots" in done.stdout, (done.output, done.exception)
     assert "toy_chang" in failed(run("train-task", *data, "--set", "components={toy_chang: {}}"))
+
+
+def test_fusion_is_a_role_of_its_own():
+    for role, components in (
+        ("language", {"toy_fusion": {}}),
+        ("fusion", {"toy_fusion": {}, "toy_map": {}}),
+        ("fusion", "pfeiffer"),
+    ):
+        with pytest.raises(ConfigError, match="role fusion|role='fusion'"):
+            new_module("f", tiny.base(), role=role, components=components)
 
 
 def test_a_class_at_a_site_of_another_class_is_refused():
@@ -193,6 +208,13 @@ def test_a_class_at_a_site_of_another_class_is_refused():
             new_module("m", tiny.base(), components={"misplaced": {}})
     finally:
         del toys.MODULE_TYPES._classes["misplaced"]
+
+
+@pytest.mark.parametrize("kind", ["toy_change", "toy_map", "toy_slots"])
+def test_a_tensor_that_a_site_does_not_have_is_refused(kind, monkeypatch):
+    monkeypatch.setattr(toys.TOYS[kind], "reads", frozenset({"residual"}))
+    with pytest.raises(ConfigError, match=f"{kind}.*residual.*has:"):
+        new_module("m", tiny.base(), components={kind: {}})
 
 
 def test_a_site_that_nothing_reaches_is_refused(monkeypatch):

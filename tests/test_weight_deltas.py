@@ -486,6 +486,7 @@ def test_the_papers_counts_on_xlmr_base():
     assert SparseDiffConfig().count(site) == 7_667_712 and SparseDiffConfig(entries="task").count(site) == 14_155_776
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.sampled_from(

@@ -1,5 +1,6 @@
 """The base: a frozen pretrained encoder with its masked-LM head, its tokenizer, and the description of its sites."""
 
+import copy
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,22 @@ class Base:
     def device(self) -> torch.device:
         """The device of the parameters."""
         return next(self.model.parameters()).device
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Base":
+        """Copy the base. Raises BaseError while it carries an engine, whose modules would act on the original alone."""
+        if self.engine is not None:
+            raise BaseError(
+                "This base carries an engine. Copy both by copy.deepcopy(engine), or call engine.close() first."
+            )
+        twin: Base = object.__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__ = {name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()}
+        return twin
+
+    def to(self, device: torch.device) -> "Base":
+        """Move the base to a device; gives the base."""
+        nn.Module.to(self.model, device)
+        return self
 
     @property
     def architecture(self) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 import typer
 
-from madx import __version__
 from madx.cli import hub, jobs, many, modules, reference, similarity, using
 from madx.cli import inspect as inspecting
 from madx.cli.console import MadxGroup, ignore_warnings, out, set_up_messages
+from madx.version import __version__
 
 app = typer.Typer(
     cls=MadxGroup,

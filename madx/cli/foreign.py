@@ -61,7 +61,7 @@ def import_module(
             f"{path} holds a composition of {', '.join(names)}, which keep their names: leave --name {name} out."
         )
     roles, languages = _each(role, names, "--role"), _each(language or [], names, "--language")
-    wishes = tuple(
+    requests = tuple(
         ImportRequest(
             n,
             roles.get(n, ""),
@@ -73,8 +73,8 @@ def import_module(
         )
         for n in names
     )
-    for wish in wishes:
-        wish.check()
+    for request in requests:
+        request.check()
     wanted = base or reader.base_of(path)
     if not wanted:
         raise ConfigError(
@@ -82,7 +82,7 @@ def import_module(
         )
     modules = ModuleStore(store)
     quiet_transformers()
-    imported = import_into(modules, path, form, wishes, base=load_base(wanted), overwrite=overwrite)
+    imported = import_into(modules, path, form, requests, base=load_base(wanted), overwrite=overwrite)
     for report in imported.reports:
         out.print(Text(str(report)))
     if len(names) > 1:

@@ -22,6 +22,15 @@ MAPS = {"attention": ("query", "key", "value", "output"), "ffn": ("up", "down")}
 MAP_NAMES = tuple(name for maps in MAPS.values() for name in maps)
 
 
+#: tensors of the base that a module may read at a kind of site, beside the value that it changes
+READS: dict[str, frozenset[str]] = {
+    "sublayer": frozenset({"input", "output", "residual", "layer_input"}),
+    "linear": frozenset({"input"}),
+    "layer": frozenset({"layer_input"}),
+    "encoder": frozenset({"states"}),
+}
+
+
 @dataclass(frozen=True)
 class BaseParameter:
     """A parameter of the encoder.

@@ -145,7 +145,11 @@ class Forward:
             backward=self.backward,
             weights=self.weights,
         )
-        hidden = self._encode(call, torch.cat([front, ids], dim=1), tokens.mask)
+        longer = torch.cat([front, ids], dim=1)
+        embeddings = self.base.encoder.get_submodule(self.base.family.embeddings)
+        # slots and tokens may outnumber the base's positions, for which alone transformers 4 has zeros of its own
+        types = {"token_type_ids": torch.zeros_like(longer)} if hasattr(embeddings, "token_type_ids") else {}
+        hidden = self._encode(call, longer, tokens.mask, **types)
         if at is None:
             return hidden[:, slots.length :]
         return chosen(hidden, moved, narrowed=narrowed)
@@ -157,13 +161,13 @@ class Forward:
                 "would change the first tokens. Use module types without slots on this base."
             )
 
-    def _encode(self, call: Call, ids: Tensor, mask: Tensor | None) -> Tensor:
+    def _encode(self, call: Call, ids: Tensor, mask: Tensor | None, **more: Tensor) -> Tensor:
         replay_in_own_call(self.base.encoder, self.current)
         with (
             self.current.running(call),
             torch.set_grad_enabled(torch.is_grad_enabled() and (call.backward or "encoder" in call.plan)),
         ):
-            hidden: Tensor = self.base.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+            hidden: Tensor = self.base.encoder(input_ids=ids, attention_mask=mask, **more).last_hidden_state
             return hidden
 
 

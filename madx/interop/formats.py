@@ -14,12 +14,16 @@ from madx.composition import Composition, Stack, as_composition, check_name, req
 from madx.errors import ConfigError, MadxError, did_you_mean
 from madx.interop.labels import name_labels
 from madx.interop.report import ImportReport
-from madx.module import ROLES, Module
+from madx.module import Module
 from madx.registry import Registry
 from madx.store import Store, check_language, check_target
 from madx.tasks import TASKS
 
 FORMATS: Registry["Format"] = Registry("format")
+
+
+#: roles that files of other libraries can have
+IMPORTED_ROLES = ("language", "task")
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,8 @@ class ImportRequest:
     def check(self) -> None:
         """Raises CompositionError or ConfigError if no module can be so, before any file is read."""
         check_name(self.name)
-        if self.role not in ROLES:
-            raise ConfigError(f"The role of {self.name!r} is {self.role!r}; {did_you_mean(self.role, ROLES)}")
+        if self.role not in IMPORTED_ROLES:
+            raise ConfigError(f"The role of {self.name!r} is {self.role!r}; {did_you_mean(self.role, IMPORTED_ROLES)}")
         check_language(self.language, role=self.role)
         if self.task is not None and self.task not in TASKS:
             raise ConfigError(f"Unknown task {self.task!r}; {did_you_mean(self.task, TASKS)}")

@@ -21,16 +21,17 @@ from madx.module import ModuleInfo
 from madx.store import Store
 from madx.training.precision import choose_precision, to_bf16
 from madx.training.settings import TrainSettings
+from madx.version import __version__
 
 log = logging.getLogger("madx")
 
 #: packages on which a result may depend
-PACKAGES = ("madx", "torch", "transformers", "accelerate", "tokenizers", "seqeval", "numpy")
+PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "seqeval", "numpy")
 
 
 def versions() -> dict[str, str]:
     """The versions of Python and of every package that a result depends on."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "madx": __version__}
     for package in PACKAGES:
         try:
             found[package] = version(package)
@@ -48,7 +49,7 @@ def open_base(settings: JobSettings) -> Base:
     device = pick_device(settings.device)
     if device.type == "cpu":
         keep_freed_memory()
-    base.model.to(device)
+    base.to(device)
     return base
 
 
@@ -115,7 +116,7 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def is_main() -> bool:
-    """Whether this process is the one that prints and writes."""
+    """True in the process that prints and writes, the first of several."""
     return PartialState().is_main_process
 
 

@@ -74,7 +74,7 @@ def texts_as_file(data: Any, *, text_key: str | None = None, limit: int | None =
 
     text_key: the key of the text, if they are records. Raises DataError for what is no text, and when there is none.
     """
-    return _written(islice(texts_of(data, text_key=text_key, name="the corpus"), limit), ".txt", "texts")
+    return _written(islice(texts_of(data, text_key=text_key, name="corpus"), limit), ".txt", "texts")
 
 
 def sentences_as_file(data: Any) -> str:
@@ -82,7 +82,7 @@ def sentences_as_file(data: Any) -> str:
 
     Raises DataError for what is no labelled sentence, and when there is none.
     """
-    rows = ({"tokens": s.tokens, "tags": s.tags} for s in sentences_of(data, name="the labelled data"))
+    rows = ({"tokens": s.tokens, "tags": s.tags} for s in sentences_of(data, name="labelled data"))
     return _written((json.dumps(row, ensure_ascii=False) for row in rows), ".jsonl", "sentences")
 
 
@@ -109,7 +109,7 @@ def _sentences(value: Any) -> Any:
 
 
 def _are_files(items: list | tuple) -> bool:
-    """Whether a list names files rather than holding texts. Raises DataError for a mixture of both."""
+    """True for a list that names files, False for one that holds texts. Raises DataError for a mixture of both."""
     files = [item for item in items if _is_file(item)]
     if not files or len(files) == len(items):
         return bool(files) or not items

@@ -98,7 +98,7 @@ class Predictor:
         self.languages = _numbered(composition, languages, infos)
         chosen = task.base_to_load(base)
         loaded = load_base(str(chosen["name"]), revision=chosen["revision"])
-        loaded.model.to(pick_device(device))
+        loaded.to(pick_device(device))
         self.engine = Engine(loaded)
         for name in infos:
             self.engine.attach(folder.load(name, loaded))

@@ -90,7 +90,7 @@ def digest(*what: Any) -> str:
 
 
 def stored(store: Store, name: str, wanted: dict[str, Any], schema: type[JobSettings]) -> bool:
-    """Whether the store holds a whole module of this name whose own record agrees with the identity `wanted`."""
+    """True if the store holds a whole module of this name whose own record agrees with the identity `wanted`."""
     try:
         return _recorded(info_of(store, name), schema) == wanted
     except StoreError:

@@ -18,8 +18,8 @@ else:
 
 #: the three forms of the setting `components`, for its description
 COMPONENTS = (
-    "A preset; {preset: NAME, TYPE: {SETTING: VALUE}}: a preset with single settings changed; or all settings by "
-    "module type."
+    "A preset, as madx; a preset with settings changed, as {preset: madx, bottleneck: {reduction_factor: 4}}; or all "
+    "settings by module type."
 )
 
 

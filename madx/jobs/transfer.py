@@ -145,13 +145,13 @@ class Transfer:
         """The engine over the base, loaded on first use; for compositions of your own."""
         if self._engine is None:
             base = load_base(str(self._shared["base"]), revision=self._shared["revision"])
-            base.model.to(pick_device(str(self._shared["device"])))
-            self._engine = Engine(base)
+            base.to(pick_device(str(self._shared["device"])))
+            self._engine = Engine(base, store=self.store)
         return self._engine
 
     def load(self, name: str) -> Module:
-        """Load a stored module onto the engine, in place of one of that name. Raises StoreError, BaseError."""
-        return self.engine.attach(self.store.load(name, self.engine.base))
+        """Load a stored module onto the engine, in place of one of that name; see `madx.Engine.load`."""
+        return self.engine.load(name)
 
     def save(self, module: Module, *, overwrite: bool = False) -> Path:
         """Store a module under its name; gives its folder. Raises StoreError for a name that is taken."""

@@ -1,1 +1,1 @@
-"""Scores, significance tests and similarity of languages: numbers only."""
+"""Scores, significance tests and similarity of languages: numbers only, without models, files or tables."""

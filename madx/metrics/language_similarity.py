@@ -1,18 +1,18 @@
-"""How alike languages are, from character n-grams of small texts; and the weights of a mean that it gives.
+"""Similarity of languages, from character n-grams of small texts; and the weights of a mean over modules by similarity.
 
 Words (runs of letters with their marks, in lower case) are read with a space before and after: ` juma `. With c_L(g)
-how often the n characters g stand in the text of language L, and p_L = c_L / sum c_L:
+the number of times that the n characters g occur in the text of language L, and p_L = c_L / sum c_L:
 
     cosine           sum_g c_A(g) c_B(g) / (|c_A| |c_B|)
     jensen_shannon   1 - JSD(p_A, p_B) in bits (Lin 1991)
                      = sum_g [p_A(g) log2(1 + p_B(g) / p_A(g)) + p_B(g) log2(1 + p_A(g) / p_B(g))] / 2, over common g
 
-Both are 1 for equal texts, 0 for texts without a common n-gram (other scripts), and symmetric. Small texts look less
-alike than large ones, so of every text only as many n-grams are read as the smallest holds, and at most a limit.
+Both are symmetric, 1 for equal texts, and 0 for texts without a common n-gram (other scripts). Small texts look less
+similar than large ones, so of every text only as many n-grams are read as the smallest text holds, and at most a limit.
 
-The weights of a mean over modules j are w_j = s_j^sharpness / sum s^sharpness, over the `top` most similar. Nothing is
-asked about where s comes from: typology may give it as well. Averaging language modules for a language that has none:
-Wang et al. 2021 (arXiv:2109.04877); weighing them, one against another: Klimaszewski et al. 2024 (arXiv:2404.15737).
+The weights of a mean over modules j are w_j = s_j^sharpness / sum s^sharpness, over the `top` most similar. The
+similarities s may come from elsewhere, typology for example. Wang et al. 2021 (arXiv:2109.04877) average language
+modules for a language that has none; Klimaszewski et al. 2024 (arXiv:2404.15737) weigh one against another.
 """
 
 from collections import Counter
@@ -30,13 +30,14 @@ Measure = Literal["jensen_shannon", "cosine"]
 NGRAM, LIMIT = 3, 200_000
 
 
-class _Letters(dict):
-    """For `str.translate`: letters and marks stay, joiners inside words go, all else separates words."""
+class _Letters(dict[int, str]):
+    """A table for `str.translate`: letters and marks stay, joiners inside words are removed, all else separates
+    words."""
 
     def __missing__(self, code: int) -> str:
         kind = category(chr(code))
-        self[code] = chr(code) if kind[0] in "LM" else "" if kind == "Cf" else " "
-        return self[code]
+        self[code] = found = chr(code) if kind[0] in "LM" else "" if kind == "Cf" else " "
+        return found
 
 
 _LETTERS = _Letters()
@@ -44,7 +45,8 @@ _LETTERS = _Letters()
 
 @dataclass(frozen=True)
 class Similarity:
-    """values: language -> language -> similarity 0..1, itself with 1; ngrams: how many were read of every text."""
+    """values: language -> language -> similarity, 0..1, and 1 to itself. ngrams: the number that was read of every
+    text."""
 
     values: dict[str, dict[str, float]]
     ngrams: int
@@ -65,10 +67,12 @@ def ngrams(lines: Iterable[str], *, n: int = NGRAM) -> Iterator[str]:
 def similarities(
     texts: Mapping[str, Iterable[str]], *, measure: Measure = "jensen_shannon", n: int = NGRAM, limit: int = LIMIT
 ) -> Similarity:
-    """How alike the languages of some texts (their lines) are; every text is read up to `limit` n-grams.
+    """The similarity of every two languages.
 
-    >>> found = similarities({"swa": ["anaimba mtoto"], "zul": ["uyahamba umuntu"], "ell": ["καλημέρα"]})
-    >>> found.values["swa"]["zul"] > found.values["swa"]["ell"] == 0
+    texts: language -> the lines of its text. n: characters of an n-gram. limit: the n-grams read of each text at most.
+
+    >>> found = similarities({"eng": ["the good land"], "deu": ["das gute Land"], "ell": ["το καλό σπίτι"]})
+    >>> found.values["eng"]["deu"] > found.values["eng"]["ell"] == 0
     True
 
     Raises DataError for a text without any n-gram, ConfigError for fewer than two languages.
@@ -93,8 +97,8 @@ def similarities(
     return Similarity({a: {b: values[a][b] for b in counts} for a in counts}, length)
 
 
-def _aligned(a: Counter, b: Counter) -> tuple[np.ndarray, np.ndarray]:
-    """Two counters as arrays over all that stands in either, in a fixed order."""
+def _aligned(a: Counter[str], b: Counter[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Two counters as arrays over the keys of both, in a fixed order."""
     keys = sorted(a.keys() | b.keys())
     return np.array([a[k] for k in keys], dtype=float), np.array([b[k] for k in keys], dtype=float)
 
@@ -113,7 +117,10 @@ def _jensen_shannon(a: np.ndarray, b: np.ndarray) -> float:
 def mean_weights(
     similarity: Mapping[str, float], *, sharpness: float = 1.0, top: int | None = None
 ) -> dict[str, float]:
-    """Weights that sum to one, the largest first; what has no similarity, or is not among the `top`, is left out.
+    """Weights that sum to one, the largest first; see the top of the file.
+
+    similarity: module -> similarity. sharpness: the power of the similarities. top: how many of the most similar
+    modules get a weight; None: all. Modules with a similarity of 0 get none.
 
     >>> mean_weights({"hau": 0.2, "yor": 0.2, "ell": 0.0})
     {'hau': 0.5, 'yor': 0.5}
@@ -129,8 +136,7 @@ def mean_weights(
             f"nothing to weigh: of {', '.join(similarity) or 'no language'} none has a similarity above 0"
         )
     largest = similarity[ranked[0]]
-    powers = {
-        name: (similarity[name] / largest) ** sharpness for name in ranked
-    }  # the ratio first: no underflow of all
+    # a ratio below the power: without it, all powers of tiny similarities would underflow
+    powers = {name: (similarity[name] / largest) ** sharpness for name in ranked}
     total = sum(powers.values())
     return {name: power / total for name, power in powers.items() if power > 0}

@@ -1,14 +1,16 @@
-"""Scores of tagged sentences, of entities or of single words, and the counts that a bootstrap needs.
+"""Scores of tagged sentences, and the counts per sentence that a bootstrap needs. All scores are percent points,
+0..100.
 
-Entities, by seqeval's strict reading of IOB2:
+Entities. An entity is correct when its type, its first and its last word equal those of a gold entity. With tp correct
+entities, summed over all sentences and types ("micro"):
 
-An entity is correct when its type, first and last word all equal those of a gold entity. With tp correct entities,
-precision = tp / predicted, recall = tp / gold, F1 = 2 tp / (gold + predicted), summed over all sentences and types
-("micro"). All scores are percent points, 0..100. In the strict reading an entity starts with `B-`; an `I-` that
-continues nothing is no entity (Nakayama 2018, seqeval, `mode="strict", scheme=IOB2`).
+    precision = tp / predicted    recall = tp / gold    F1 = 2 tp / (gold + predicted)
 
-Words, each with one tag: accuracy = right / words. It is the micro F1 with every word as gold and as predicted, so the
-same counts and the same bootstrap serve both. Macro F1: the mean of the tags' F1, over the tags that are gold or
+Tags are read as seqeval's strict IOB2: an entity starts with `B-`, and an `I-` that continues nothing is no entity
+(Nakayama 2018, seqeval, `mode="strict", scheme=IOB2`).
+
+Words, each with one tag. accuracy = right / words. It equals the micro F1 in which every word is gold and predicted
+once, so the same counts and the same bootstrap serve both. Macro F1 is the mean of the F1 of all tags that are gold or
 predicted.
 """
 
@@ -29,16 +31,17 @@ _TAG = re.compile(r"O|[BI]-[^\s-]\S*")
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Per sentence: correct (`tp`), gold and predicted entities; int64 arrays of shape `(sentences,)`, read-only.
+    """Correct (`tp`), gold and predicted entities of each sentence: read-only int64 arrays of shape `(sentences,)`.
 
-    They are sufficient for F1: any resample of sentences is scored by sums over them.
+    They are sufficient for F1: any resample of sentences is scored by sums over them. Raises DataError on arrays that
+    are not whole numbers, differ in length, or have more correct than gold or predicted entities.
     """
 
     tp: np.ndarray
     n_gold: np.ndarray
     n_pred: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("tp", "n_gold", "n_pred"):
             raw = np.asarray(getattr(self, name))
             if raw.ndim != 1 or (raw.size and raw.dtype.kind not in "iu"):
@@ -64,7 +67,7 @@ class Statistics:
     def __len__(self) -> int:
         return len(self.tp)
 
-    def __eq__(self, other) -> bool:
+    def __eq__(self, other: object) -> bool:
         if not isinstance(other, Statistics):
             return NotImplemented
         return all(np.array_equal(getattr(self, n), getattr(other, n)) for n in ("tp", "n_gold", "n_pred"))
@@ -72,13 +75,15 @@ class Statistics:
 
 @dataclass(frozen=True)
 class EntityScores:
-    """Scores of one prediction in percent points (0..100).
+    """Scores of one prediction of entities.
 
-    `per_type` maps a type, sorted by name, to {precision, recall, f1, support}; support = gold entities of that type.
-    `gold`, `predicted`, `correct` count entities; `token_accuracy` is the share of words with the gold tag.
+    precision, recall, f1: over all types, micro. per_type: type, sorted by name -> {precision, recall, f1, support};
+    support is the number of gold entities of the type. gold, predicted, correct: numbers of entities. token_accuracy:
+    the share of words with the gold tag. statistics: the counts of each sentence.
     """
 
-    #: name in files; the figures, the one that decides first; how it is called in titles and in short; what is counted
+    #: what is counted, in files and texts; the figures, the deciding one first; the deciding one's name in titles, in
+    #: short
     kind: ClassVar[str] = "entities"
     metrics: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "token_accuracy")
     measure: ClassVar[str] = "entity F1"
@@ -96,6 +101,7 @@ class EntityScores:
 
     @property
     def sentences(self) -> int:
+        """The number of sentences."""
         return len(self.statistics)
 
     def summary(self) -> dict[str, float]:
@@ -109,10 +115,11 @@ class EntityScores:
 
 @dataclass(frozen=True)
 class WordScores:
-    """Scores of one prediction of a tag for each word, in percent points (0..100).
+    """Scores of one prediction of a tag for each word.
 
-    `per_type` maps a tag, sorted by name, to {precision, recall, f1, support}; support = words with that gold tag.
-    `gold` and `predicted` count words, `correct` those with the gold tag.
+    accuracy, macro_f1: see the top of the file. per_type: tag, sorted by name -> {precision, recall, f1, support};
+    support is the number of words with that gold tag. gold, predicted: the number of words. correct: the number of
+    words with the gold tag. statistics: the counts of each sentence.
     """
 
     kind: ClassVar[str] = "words"
@@ -130,6 +137,7 @@ class WordScores:
 
     @property
     def sentences(self) -> int:
+        """The number of sentences."""
         return len(self.statistics)
 
     def summary(self) -> dict[str, float]:
@@ -142,7 +150,7 @@ class WordScores:
 
 
 Scores = EntityScores | WordScores
-#: by their name in files
+#: the classes of scores by their `kind`
 KINDS: dict[str, type[Scores]] = {kind.kind: kind for kind in (EntityScores, WordScores)}
 
 
@@ -156,8 +164,8 @@ def entity_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
     >>> scores.precision, scores.recall, scores.per_type["LOC"]["support"]
     (50.0, 100.0, 0)
 
-    Raises DataError when the lists or two sentences differ in length, when there are no words, or on a tag that is
-    not IOB2.
+    Raises DataError when the lists or two sentences differ in length, when there are no words, or on a tag that is not
+    IOB2.
     """
     _check(gold, predicted)
     _check_iob2(gold, predicted)
@@ -212,8 +220,8 @@ def word_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]
     )
 
 
-def _per_type(hits: Counter, gold: Counter, predicted: Counter) -> dict[str, dict[str, float]]:
-    """The figures of each type, sorted by name; support: how often it is gold."""
+def _per_type(hits: Counter[str], gold: Counter[str], predicted: Counter[str]) -> dict[str, dict[str, float]]:
+    """The figures of each type, sorted by name."""
     found = {}
     for tag in sorted(gold.keys() | predicted.keys()):
         precision, recall, f1 = _prf(hits[tag], gold[tag], predicted[tag])
@@ -231,13 +239,14 @@ def _prf(tp: int, n_gold: int, n_pred: int) -> tuple[float, float, float]:
 
 
 def _entities(sentences: Sequence[Sequence[str]]) -> list[set[tuple[str, int, int]]]:
-    """Per sentence the set of (type, first word, word after the last), as seqeval reads them."""
-    # An IOB2 entity starts with B, so a sentence without one is not worth seqeval's slow token objects.
+    """For each sentence its set of (type, first word, word after the last), as seqeval reads them."""
+    # An IOB2 entity starts with B: a sentence without one need not pay for seqeval's slow token objects
     parsed = Entities([list(s) if any(t[0] == "B" for t in s) else [] for s in sentences], IOB2)
     return [{(e.tag, e.start, e.end) for e in sentence} for sentence in parsed.entities]
 
 
-def _check(gold, predicted) -> None:
+def _check(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> None:
+    """Raises DataError unless both sides have a tag for each word of the same sentences."""
     for name, sentences in (("gold", gold), ("predicted", predicted)):
         for i, sentence in enumerate(sentences):
             if isinstance(sentence, str):
@@ -256,7 +265,7 @@ def _check(gold, predicted) -> None:
         raise DataError("no words to score; check that the test file is not empty")
 
 
-def _check_iob2(gold, predicted) -> None:
+def _check_iob2(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> None:
     for name, sentences in (("gold", gold), ("predicted", predicted)):
         wrong = {t for s in sentences for t in s if not (isinstance(t, str) and _TAG.fullmatch(t))}
         if wrong:

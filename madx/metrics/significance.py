@@ -1,7 +1,7 @@
-"""Is a difference more than noise: over test sentences (paired bootstrap) and over training seeds (paired t).
+"""Tests of a difference between two scores: over test sentences (paired bootstrap) and over training seeds (paired t).
 
-The two ask different things. The bootstrap asks whether other sentences of the same kind would show it; the seeds
-ask whether another training run would. All values are percent points. `holm` corrects for asking many times.
+They answer different questions. The bootstrap tells whether other sentences of the same kind would show the difference,
+the seeds whether another training run would. All values are percent points. `holm` corrects the p-values of many tests.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,8 @@ from madx.metrics.scores import Statistics
 
 ALPHA = 0.05
 SAMPLES = 10_000
-_CHUNK = 100_000  # drawn indices held at once: they stay in the processor's cache, which halves the time
+#: drawn indices held at once: they stay in the processor's cache, which halves the time
+_CHUNK = 100_000
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class SeedDifference:
-    """Mean of a - b over n seeds and its 95 % t interval; `low`, `high` are None for one seed.
+    """The mean of a - b over n seeds.
 
-    `noise`: the interval contains 0, or there is no interval. p: two-sided, of the same t; None for one seed.
+    low, high: its 95 % t interval; None for one seed. noise: the interval contains 0, or there is none. p: two-sided,
+    of the same t; None for one seed.
     """
 
     delta: float
@@ -46,11 +48,12 @@ class SeedDifference:
 def paired_bootstrap(
     stats_a: Statistics, stats_b: Statistics, *, samples: int = SAMPLES, seed: int | Sequence[int]
 ) -> Difference:
-    """Compare two predictions of the same sentences by resampling the sentences, the same ones for both.
+    """The difference of two predictions of the same sentences, tested by resampling the sentences, the same ones for
+    both.
 
-    A resample draws as many sentences as there are, with replacement; its F1 = 2 Σtp / (Σgold + Σpred) for a and b
-    gives one delta (with a tag for each word F1 is the accuracy); see `judged` for interval and p (Koehn 2004; Efron &
-    Tibshirani 1993).
+    A resample draws as many sentences as there are, with replacement. The F1 = 2 Σtp / (Σgold + Σpred) of a and of b on
+    it gives one delta; with one tag for each word F1 is the accuracy. `judged` gives interval and p (Koehn 2004; Efron
+    & Tibshirani 1993).
 
     Raises DataError when a and b do not describe the same gold sentences; MadxError on fewer than 100 samples.
     """
@@ -59,8 +62,11 @@ def paired_bootstrap(
 
 
 def judged(delta: float, deltas: np.ndarray) -> Difference:
-    """What resampled deltas `(samples,)` say of a delta: the interval is their 2.5 % and 97.5 % quantile, and
-    p = 2 min(#(deltas <= 0) + 1, #(deltas >= 0) + 1) / (samples + 1), at most 1."""
+    """Interval and p of a delta by its resampled values `(samples,)`.
+
+    The interval is their 2.5 % and 97.5 % quantile; p = 2 min(#(deltas <= 0) + 1, #(deltas >= 0) + 1) / (samples + 1),
+    at most 1.
+    """
     low, high = np.quantile(deltas, [0.025, 0.975])
     tail = min((deltas <= 0).sum(), (deltas >= 0).sum()) + 1
     return Difference(
@@ -71,9 +77,12 @@ def judged(delta: float, deltas: np.ndarray) -> Difference:
 def resampled_f1(
     systems: Sequence[Statistics], *, samples: int = SAMPLES, seed: int | Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """F1 of several predictions of the same sentences: on all of them `(systems,)`, and on resamples `(samples,
-    systems)`, in each of which all systems are scored on the same drawn sentences. Raises as `paired_bootstrap`
-    does."""
+    """F1 of several predictions of the same sentences: on all sentences `(systems,)`, and on resamples `(samples,
+    systems)`.
+
+    In each resample all systems are scored on the same drawn sentences. Raises DataError when the systems do not
+    describe the same gold sentences, MadxError on fewer than 100 samples.
+    """
     if samples < 100:
         raise MadxError(f"samples={samples} is too few for a 95 % interval; use 100 or more ({SAMPLES} is usual)")
     n = len(systems[0])
@@ -83,7 +92,7 @@ def resampled_f1(
                 f"cannot pair {n} with {len(other)} sentences: both predictions must be of the "
                 "same sentences in the same order, at least one"
             )
-    # Columns: 2 tp of each system, then gold + pred of each: (sentences, 2 systems). F1 is a ratio of column sums.
+    # columns: 2 tp of each system, then gold + pred of each: (sentences, 2 systems); F1 is a ratio of column sums
     columns = np.stack([2.0 * s.tp for s in systems] + [s.n_gold + s.n_pred for s in systems], axis=1)
     rng, drawn = np.random.default_rng(seed), []
     step = max(1, _CHUNK // n)
@@ -97,16 +106,16 @@ def resampled_f1(
 
 
 def _f1(sums: np.ndarray) -> np.ndarray:
-    """F1 in percent points from sums `(..., 2 systems)`; F1 of nothing found and nothing to find is 0."""
+    """F1 in percent points from sums `(..., 2 systems)`; it is 0 where nothing was found and nothing is to be found."""
     twice_tp, both = np.split(sums, 2, axis=-1)
-    return 100.0 * twice_tp / np.maximum(both, 1.0)
+    return np.asarray(100.0 * twice_tp / np.maximum(both, 1.0))
 
 
 def seed_difference(values_a: Sequence[float], values_b: Sequence[float]) -> SeedDifference:
-    """Mean difference over seeds; value i of both comes from the same seed.
+    """The mean difference over seeds, with a paired t test; value i of both comes from the same seed.
 
-    With d = a - b: interval = mean(d) ± t(0.975, n - 1) sd(d) / sqrt(n), sd with n - 1; p of t = mean(d) sqrt(n) /
-    sd(d) (Student 1908).
+    With d = a - b and sd with n - 1: interval = mean(d) ± t(0.975, n - 1) sd(d) / sqrt(n), and p is that of
+    t = mean(d) sqrt(n) / sd(d) (Student 1908).
 
     >>> seed_difference([3.0, 4.0, 5.0], [1.0, 2.0, 3.0])
     SeedDifference(delta=2.0, low=2.0, high=2.0, n=3, noise=False, p=0.0)
@@ -131,8 +140,10 @@ def seed_difference(values_a: Sequence[float], values_b: Sequence[float]) -> See
 
 def holm(ps: Sequence[float]) -> list[float]:
     """p-values corrected for their number m: the i-th smallest becomes the largest of (m - j + 1) p_(j) over j <= i, at
-    most 1. Calling those below alpha real is wrong even once with a chance of at most alpha, whatever ties the tests
-    (Holm 1979).
+    most 1.
+
+    When all differences with a corrected p below alpha are called real, the chance that one or more of them is not is
+    at most alpha, however the tests depend on each other (Holm 1979).
 
     >>> holm([0.04, 0.01, 0.02])
     [0.04, 0.03, 0.04]

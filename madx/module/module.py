@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 from madx.base import Base
 from madx.composition import check_name
-from madx.contract.module_type import ComponentConfig, ModuleType, class_of
-from madx.contract.sites import Site
+from madx.contract.module_type import ComponentConfig, FusionType, ModuleType, class_of
+from madx.contract.sites import READS, Site
 from madx.errors import BaseError, ConfigError
 from madx.module.components import components_of
 from madx.module_types import MODULE_TYPES
+from madx.registry import provided
 
-ROLES = ("language", "task")
+ROLES = ("language", "task", "fusion")
 
 
 @dataclass
@@ -67,6 +68,7 @@ class Module(nn.Module):
                 f"The module {info.name!r} has no components; choose a preset or name at least one module type."
             )
         self.info = info
+        _require_role(info)
         self.units: dict[str, dict[str, ModuleType]] = {}  # site -> component -> its unit
         found = {component: self._sites(component, config, sites) for component, config in info.components.items()}
         shared = {c: MODULE_TYPES.get(c).shared(info.components[c], acting) for c, acting in found.items()}
@@ -77,10 +79,20 @@ class Module(nn.Module):
             for component, config in info.components.items():
                 if site in found[component]:
                     unit = MODULE_TYPES.get(component)(config, site)
+                    self._require_readable(component, unit)
                     unit.take_common(shared[component])
                     self._place(f"{site.name}.{component}", unit)
                     self.units.setdefault(site.name, {})[component] = unit
         self.head = nn.Linear(sites["encoder"].width, len(info.labels)) if info.labels else None
+
+    def _require_readable(self, component: str, unit: ModuleType) -> None:
+        """Raises ConfigError where a unit wants to read a tensor that its site does not have."""
+        there = READS.get(unit.site.kind, frozenset())
+        if lost := sorted(unit.reads - there):
+            raise ConfigError(
+                f"The module type {component!r} reads {', '.join(lost)} at {unit.site.name}, which is not there. A "
+                f"site of the kind {unit.site.kind} has: {', '.join(sorted(there)) or 'its value alone'}."
+            )
 
     def _sites(self, component: str, config: ComponentConfig, sites: dict[str, Site]) -> list[Site]:
         """The sites where a component acts; raises ConfigError where it acts at none, or at one of another class."""
@@ -134,9 +146,33 @@ class Module(nn.Module):
         """The beginning of the names of the tensors of one of `packed_units`."""
         return next(start for start, each in self.packed_units().items() if each is unit)
 
+    def push_to_hub(self, repository: str, **options: Any) -> Any:
+        """Publish the module on the Hugging Face hub as `owner/name`; options and result are those of `madx.Hub.push`.
+
+        >>> module.push_to_hub("juma/xlmr-swa", licence="cc-by-4.0")   # doctest: +SKIP
+        """
+        return provided("hub")().push(self, repository, **options)
+
     def parameter_count(self) -> int:
         """Trainable numbers, the head's included."""
         return sum(p.numel() for p in self.parameters())
+
+
+def _require_role(info: ModuleInfo) -> None:
+    """Raises ConfigError unless the role is `fusion` exactly when the components are of fusion types."""
+    fusing = [c for c in info.components if issubclass(MODULE_TYPES.get(c), FusionType)]
+    others = [c for c in info.components if c not in fusing]
+    if fusing and (others or info.role != "fusion"):
+        raise ConfigError(
+            f"The module {info.name!r} has the role {info.role!r} and the components {', '.join(info.components)}. "
+            f"{fusing[0]!r} joins other modules, so it stands alone in a module of role fusion: set role='fusion' "
+            f"and drop {', '.join(others) or 'nothing'}."
+        )
+    if info.role == "fusion" and not fusing:
+        raise ConfigError(
+            f"The module {info.name!r} has the role fusion, but {', '.join(others) or 'no component'} joins nothing: "
+            "take a fusion type, or the role language or task."
+        )
 
 
 def new_module(

@@ -65,7 +65,7 @@ class Gap:
     """The own score of `first` minus that of `second`, over the languages that both have; 95 % t interval over seeds.
 
     first, second: two module types of one source (within: `from eng`), or two sources of one module type (within: that
-    type).
+    type). inactive: modules that did not act in one of the predictions.
     """
 
     task: str
@@ -78,6 +78,7 @@ class Gap:
     high: float | None
     n: int
     noise: bool
+    inactive: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -156,11 +157,11 @@ def _gap(a: Entry, b: Entry) -> Gap | None:
     if a.task != b.task or (a.source == b.source) == (a.module_type == b.module_type):
         return None
     languages = [t for t in a.languages() if t in b.languages() and t not in (a.source, b.source)]
-    left, right = (e.scores(languages) if languages else {} for e in (a, b))
-    seeds = [s for s in left if s in right]
+    left, right = (e.matrix.macro(languages, e.control) for e in (a, b))
+    seeds = [s for s in left.scores if s in right.scores]
     if not seeds:
         return None
-    over = seed_difference([left[s] for s in seeds], [right[s] for s in seeds])
+    over = seed_difference([left.scores[s] for s in seeds], [right.scores[s] for s in seeds])
     one_source = a.source == b.source
     return Gap(
         a.task,
@@ -173,6 +174,7 @@ def _gap(a: Entry, b: Entry) -> Gap | None:
         high=over.high,
         n=over.n,
         noise=over.noise,
+        inactive=tuple(dict.fromkeys(left.inactive + right.inactive)),
     )
 
 

@@ -41,6 +41,11 @@ def _introduction(manifest: Manifest) -> str:
             f"It teaches the frozen base **{base}** the language `{manifest.language}`: put a task module, trained "
             "under another language's module, on top of it, and the task works in this language."
         )
+    elif manifest.role == "fusion":
+        what = (
+            f"It joins the changes that other modules would make to the frozen base **{base}**, by weights that it "
+            "learnt: load those modules too and name them before the semicolon."
+        )
     else:
         language = f", trained in `{manifest.language}`" if manifest.language else ""
         labels = ", ".join(f"`{_text(label)}`" for label in manifest.labels) or "none"
@@ -54,6 +59,8 @@ def _introduction(manifest: Manifest) -> str:
 
 def _usage(manifest: Manifest, place: str | None) -> str:
     note = {"language": "  # with a task module: '{0} + ner'", "task": "  # under a language module: 'swa + {0}'"}
+    fusion = manifest.role == "fusion"
+    composition = f"fuse(swa, hau; {manifest.name})" if fusion else manifest.name  # it acts on others' changes alone
     name = (manifest.base and (hub_base(manifest) or f"path/to/{_base_name(manifest)}")) or "path/to/base"
     lines = [
         "import madx",
@@ -62,7 +69,7 @@ def _usage(manifest: Manifest, place: str | None) -> str:
         f"engine.attach(madx.load({place!r}, base))"
         if place
         else f"engine.attach(madx.load_module({manifest.name!r}, base))  # the folder of this card",
-        f"engine.activate({manifest.name!r})" + note[manifest.role].format(manifest.name),
+        f"engine.activate({composition!r})" + note.get(manifest.role, "").format(manifest.name),
     ]
     return "## How to load\n\n```python\n" + "\n".join(lines) + "\n```"
 

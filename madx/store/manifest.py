@@ -51,7 +51,7 @@ def check_language(code: str | None, *, role: str = "language") -> str | None:
     came = "A language module without a language" if code is None else f"{code!r} is no language code"
     raise ConfigError(
         f"{came}: give an ISO 639-3 code of three small letters (swa, eng), or a BCP 47 tag (pt, pt-BR, sr-Latn, "
-        "zh-Hant-TW). Only a task module may have none."
+        "zh-Hant-TW). Only a task or fusion module may have none."
     )
 
 
@@ -122,7 +122,7 @@ class Manifest(Settings):
 
     format: int
     name: Annotated[str, AfterValidator(_name)]
-    role: Literal["language", "task"]
+    role: Literal["language", "task", "fusion"]
     language: str | None
     components: Annotated[tuple[ComponentRecord, ...], Field(strict=False), AfterValidator(_components)]
     base: BaseRecord | None

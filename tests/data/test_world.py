@@ -207,6 +207,7 @@ def tokenizer():
     return AutoTokenizer.from_pretrained(BASE)
 
 
+@pytest.mark.slow
 def test_base_is_small_and_predicts_better_than_frequencies(tokenizer):
     assert sum(path.stat().st_size for path in BASE.iterdir()) <= 8e6
     model = AutoModelForMaskedLM.from_pretrained(BASE, dtype=torch.float32).eval()

@@ -1,6 +1,8 @@
-"""The report in a real browser: nothing sticks out on a telephone, both modes colour the page, nothing is refused or fetched.
+"""The page of a run in a real browser: nothing sticks out on a telephone, both modes colour the page, nothing is
+fetched.
 
-A page beside the report holds it in frames of several widths and writes down what it measures. Skipped without Chromium.
+A page beside the report holds it in frames of several widths and writes down its measurements. Skipped without
+Chromium.
 """
 
 import json
@@ -9,7 +11,7 @@ import shutil
 import subprocess
 
 import pytest
-from test_page import fill
+from evaluation_tools import fill
 
 from madx.report.page import write_report
 
@@ -23,14 +25,18 @@ for (const width of widths) {
   const frame = document.createElement("iframe");
   frame.width = width; frame.height = 800;
   frame.onload = () => {
-    const page = frame.contentDocument, root = page.documentElement, style = frame.contentWindow.getComputedStyle(page.body);
-    const out = [...page.querySelectorAll("main > section > *, .panels > *, .sentence")].filter(e => e.getBoundingClientRect().right > width);
+    const view = frame.contentWindow, page = frame.contentDocument, root = page.documentElement;
+    const style = view.getComputedStyle(page.body);
+    const all = (selector) => [...page.querySelectorAll(selector)];
+    const right = (e) => e.getBoundingClientRect().right, wide = (e) => e.getBoundingClientRect().width;
+    const out = all("main > section > *, .panels > *, .sentence").filter((e) => right(e) > width);
+    const open = all("svg").filter((e) => e.closest("details:not([open])") === null);
     page.querySelector(".wide").focus();
     found[width] = {
-      over: root.scrollWidth - root.clientWidth, out: out.map(e => e.outerHTML.slice(0, 80)), background: style.backgroundColor,
-      hidden: [...page.querySelectorAll("svg")].filter(e => e.closest("details:not([open])") === null && e.getBoundingClientRect().width < 50).length,
-      focus: page.activeElement.className, fetched: frame.contentWindow.performance.getEntriesByType("resource").map(e => e.name),
-      text: frame.contentWindow.getComputedStyle(page.querySelector("svg text")).fill,
+      over: root.scrollWidth - root.clientWidth, out: out.map((e) => e.outerHTML.slice(0, 80)),
+      hidden: open.filter((e) => wide(e) < 50).length, focus: page.activeElement.className,
+      fetched: view.performance.getEntriesByType("resource").map((e) => e.name),
+      background: style.backgroundColor, text: view.getComputedStyle(page.querySelector("svg text")).fill,
     };
     if (--left === 0) document.title = "done " + JSON.stringify(found);
   };
@@ -41,7 +47,7 @@ for (const width of widths) {
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """What the harness measured in light and dark mode, by width."""
+    """The measurements of the harness in light and dark mode, by width."""
     browser = next(filter(None, map(shutil.which, NAMES)), None)
     if browser is None:
         pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed")

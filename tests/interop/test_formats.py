@@ -256,7 +256,7 @@ def settings_changed(text: bytes, rng: random.Random) -> bytes:
 
 @pytest.mark.slow
 def test_fuzz(form, tmp_path, monkeypatch):
-    """Some 500 damaged folders of each format: each is imported, or refused by a MadxError that leaves the store alone."""
+    """500 damaged folders of each format: each is imported, or refused by a MadxError that leaves the store alone."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
     base = tiny.base(num_hidden_layers=1)
     folder = export_modules("mine", {"mine": made(base, form)}, form, tmp_path / "m", base=base)

@@ -518,3 +518,9 @@ def test_a_module_that_records_no_base_needs_one(mine):
     alter(mine.root / "swa", lambda content: content.update(base=None))
     with pytest.raises(StoreError, match="records no base"):
         madx.load(mine.root / "swa")
+
+
+def test_a_module_publishes_itself(local_hub, writer, mine, base, monkeypatch):
+    monkeypatch.setattr("madx.interop.hub.Hub", lambda: writer)
+    pushed = mine.load("swa", base).push_to_hub("juma/itself", licence="cc0-1.0")
+    assert same(madx.load(pushed.reference, base), mine.load("swa", base))

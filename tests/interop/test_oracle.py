@@ -207,6 +207,21 @@ def test_rows_of_batch_split_and_parallel(bench):
     assert (both - bench.expected["parallel_task/last_hidden_state"]).abs().max() < TOLERANCE
 
 
+@pytest.mark.parametrize("case", ROWS)
+def test_a_route_gives_each_row_of_one_batch_its_own_modules(bench, case):
+    """The same cases in one forward pass; and rows of a LoRA beside rows of a prompt, each as if alone."""
+    first, second, cut = ROWS[case]
+    branches = torch.tensor([0] * cut + [1] * (4 - cut))
+    with torch.no_grad(), bench.engine.using(f"route({first}, {second})"):
+        hidden = bench.engine(bench.ids, bench.mask, branches=branches)
+    assert (hidden - bench.expected[f"{case}/last_hidden_state"]).abs().max() < TOLERANCE
+    with torch.no_grad(), bench.engine.using("route(lora_all, prompt, ia3)"):
+        hidden = bench.engine(bench.ids, bench.mask, branches=torch.tensor([0, 1, 2, 1]))
+    for row, name in enumerate(("lora_all", "prompt", "ia3", "prompt")):
+        expected = bench.expected[f"{name}/last_hidden_state"][row, -hidden.shape[1] :]
+        assert (hidden[row] - expected).abs().max() < TOLERANCE
+
+
 def test_rows_that_the_peer_gets_wrong_are_right_here(bench):
     """Its own trusted cases say what the rows should be, and ours are that."""
     for case in CORRECT_FROM:
@@ -217,11 +232,12 @@ def test_rows_that_the_peer_gets_wrong_are_right_here(bench):
         assert (hidden - bench.expected[f"{case}/last_hidden_state"][rows]).abs().max() > 0.1  # and the peer's are not
 
 
-def only(bench, name, part):
-    """A module with one part of another's, attached as `name.part`."""
+def only(bench, name, component):
+    """A module with one component of another, attached as `name.component`."""
     source = bench.engine.modules[name]
-    module = new_module(f"{name}.{part}", bench.base, components={part: source.info.components[part].model_dump()})
-    module.load_state_dict({k: v for k, v in source.state_dict().items() if f".{part}." in k})
+    settings = {component: source.info.components[component].model_dump()}
+    module = new_module(f"{name}.{component}", bench.base, components=settings)
+    module.load_state_dict({k: v for k, v in source.state_dict().items() if f".{component}." in k})
     bench.engine.attach(module)
     return module.name
 
@@ -236,7 +252,7 @@ def test_a_parallel_bottleneck_does_not_silence_the_language_module(bench):
     assert [len(summed[f"layer.{i}.ffn"]) for i in range(bench.base.depth)] == [2] * bench.base.depth
 
 
-def test_two_invertible_parts_compose(bench):
+def test_two_invertible_components_compose(bench):
     """The peer uses the first language's invertible component alone; here both act, and both are undone."""
     bottleneck = only(bench, "lang2", "bottleneck")
     assert bench.largest("stack_lang_lang2_task", *bench.run(Stack("lang", bottleneck, "task"))) < TOLERANCE

@@ -1,4 +1,4 @@
-"""What the jobs share: the memory of the process."""
+"""Parts that the jobs share: the memory of the process."""
 
 import os
 import resource

@@ -49,6 +49,7 @@ def here(folder, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 def test_a_language_module_of_texts_is_the_one_of_their_file(here):
     texts = Path("swa.txt").read_text().splitlines()
     forms = {
@@ -69,6 +70,7 @@ def test_a_language_module_of_texts_is_the_one_of_their_file(here):
     )
 
 
+@pytest.mark.slow
 def test_a_task_module_of_sentences_is_the_one_of_their_file_and_is_evaluated_on_others(here):
     files = {"data": "train.conll", "dev": "dev.conll"}
     read = {key: read_conll(path) for key, path in files.items()}
@@ -113,6 +115,11 @@ def test_inspect_takes_both_kinds(here):
     assert set(found.files) == {*map(str, (here / "kept" / "memory").glob("*"))} & set(found.files)
 
 
+def test_the_text_of_records_has_a_key(here):
+    rows = datasets.Dataset.from_dict({"title": ["a"], "body": ["the city"]})
+    assert Path(madx.TrainLanguage(**LANGUAGE, corpus=rows, text_key="body").corpus).read_text() == "the city\n"
+
+
 def test_an_iterator_is_read_once_and_no_further_than_the_limit(here):
     def endless():
         while True:
@@ -123,11 +130,11 @@ def test_an_iterator_is_read_once_and_no_further_than_the_limit(here):
 
 
 def test_the_columns_of_files_do_not_matter_to_sentences_in_memory(here):
-    path = sentences_as_file([(["a\tb", "#", ""], ["O", "I-PER", "O"]), ([], []), (["Dar"], ["I-LOC"])])
+    path = sentences_as_file([(["a\tb", "#"], ["O", "I-PER"]), (["Dar"], ["I-LOC"])])
     columns = Columns(token=3, tag=7, separator="tab", style="conllu")
     assert read_labelled(path, columns, task_type("ner")) == [
-        Sentence(("a\tb", "#", ""), ("O", "B-PER", "O"), 1),  # from IOB1, as a file would be read
-        Sentence(("Dar",), ("B-LOC",), 3),
+        Sentence(("a\tb", "#"), ("O", "B-PER"), 1),  # from IOB1, as a file would be read
+        Sentence(("Dar",), ("B-LOC",), 2),
     ]
 
 
@@ -147,13 +154,13 @@ def test_names_of_a_class_label_are_used(here):
     ("corpus", "wanted"),
     [
         (["swa.txt", "no file at all"], ["2 items", "1 name files ('swa.txt')", "iter(texts)"]),
-        (["a text", 3], ["text 2", "int"]),
+        (["a text", 3], ["corpus", "index 1", "int"]),
         ("a text\nof two lines", ["'a text", "corpus=[text]"]),
         ([], ["empty list"]),
-        (iter([]), ["holds no texts"]),
+        (iter([]), ["corpus is empty"]),
         (17, ["int"]),
-        (["half \ud800"], ["text 1", "surrogate"]),
-        (datasets.Dataset.from_dict({"a": ["x"], "b": ["y"]}), ["a, b", "select_columns"]),
+        (["half \ud800"], ["index 0", "surrogate"]),
+        (datasets.Dataset.from_dict({"a": ["x"], "b": ["y"]}), ["a, b", "text_key"]),
     ],
 )
 def test_a_corpus_that_cannot_be_read_is_refused(here, corpus, wanted):
@@ -165,10 +172,10 @@ def test_a_corpus_that_cannot_be_read_is_refused(here, corpus, wanted):
 @pytest.mark.parametrize(
     ("data", "wanted"),
     [
-        ([(["a", "b"], ["O"])], ["sentence 1", "2 tokens", "1 tags"]),
-        ([(["a"], ["O"]), "b"], ["sentence 2", "'b'"]),
-        ([({"a"}, ["O"])], ["sentence 1", "tokens"]),
-        ([], ["holds no sentences"]),
+        ([(["a", "b"], ["O"])], ["labelled data", "index 0", "2 words", "1 tags"]),
+        ([(["a"], ["O"]), "b"], ["index 1", "'b'"]),
+        ([({"a"}, ["O"])], ["index 0", "set"]),
+        ([], ["empty"]),
         (3, ["int"]),
     ],
 )
@@ -196,7 +203,7 @@ def test_files_are_left_as_they_are(here):
 
 def test_json_lines_are_read_as_a_file_and_faults_have_their_line(here):
     Path("x.jsonl").write_text('{"tokens": ["a"], "tags": ["O"]}\n\n[1]\n')
-    with pytest.raises(DataError, match=r"x.jsonl:3: an object"):
+    with pytest.raises(DataError, match=r"x.jsonl:3: a JSON list"):
         read_labelled("x.jsonl", Columns(), task_type("ner"))
     Path("x.jsonl").write_text('{"tokens": ["a"], "tags": ["Q-"]}\n')
     with pytest.raises(DataError, match=r"x.jsonl:1, word 1"):

@@ -18,6 +18,8 @@ from madx.jobs.evaluate import control_compositions
 from madx.jobs.reuse import content_name, identity, stored, taking_turns
 from madx.store import Store
 
+pytestmark = pytest.mark.slow  # every test trains several modules by command
+
 SMALL = "--set train.learning_rate=0.01 --set train.evaluate_every=2 --set train.progress=false --base base".split()
 
 

@@ -150,6 +150,7 @@ def test_a_run_with_regrowth_keeps_its_budget_and_restores_the_base(growth, monk
     assert not any(p._post_accumulate_grad_hooks for p in engine.base.model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("growth", ["gradients", "momentum"])
 @pytest.mark.parametrize("stop", [1, 4])
 def test_killed_between_regrowths_it_ends_the_same(growth, stop, tmp_path):

@@ -71,6 +71,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(spawn, tmp_path,
     assert results[0] == results[1]  # history, best step and tokens too
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(spawn, tmp_path, number):
     more = {"checkpoint_every": 10_000, "steps": 4000}  # it writes none by itself
@@ -161,6 +162,7 @@ def test_a_damaged_checkpoint_is_refused_in_words(tmp_path, damage):
         runs.train("mlm", steps=2, folder=tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("allowed", [1000, 20_000])
 def test_a_full_disk_leaves_the_checkpoint_before(spawn, tmp_path, allowed):
     """The limit on a file's size gives the same answer as a full disk, part of the way through."""

@@ -41,6 +41,7 @@ def top(sizes, scores, count, taken=()):
     ).tolist()
 
 
+@pytest.mark.slow
 @given(st.data())
 @examples(derandomize=True, max_examples=150, deadline=None)
 def test_top_is_the_sorted_order_with_the_first_of_equals(data):
@@ -137,6 +138,7 @@ def test_every_selection_trains(name):
     assert {row["phase"] for row in result.history} == ({"full 1", "sparse 1"} if full else {"sparse 1"})
 
 
+@pytest.mark.slow
 def test_selections_differ_and_chance_follows_its_seed():
     found = {}
     for name, seed in (("magnitude", 0), ("random", 0), ("random", 1), ("fisher", 0), ("svd", 0)):

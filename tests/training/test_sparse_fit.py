@@ -16,6 +16,7 @@ from madx.training.sparse.phases import Phase
 from madx.training.sparse.selections import SELECTIONS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
 def test_every_family_learns_and_gets_its_base_back(family):
     engine, task, unit = language(0.05, family=family)
@@ -79,6 +80,7 @@ def test_a_stop_at_any_moment_leaves_the_base(stop):
     assert all(p.grad is None and not p.requires_grad for p in engine.base.model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 4, 7, 11, 18])
 def test_a_killed_run_goes_on_in_any_phase(stop, tmp_path):
     """Two rounds of 4 full and 6 sparse steps; killed after `stop` losses, then started again."""

@@ -50,7 +50,7 @@ class Layout:
         sublayers: our sublayers (`attention`, `ffn`) -> the modules in a layer that hold their bottlenecks.
         maps: our linear maps (`attention.query`) -> theirs in a layer.
         attention: the module in a layer that repeats the prefixes of all layers.
-        prefixes: their name of the prefixes of self-attention.
+        prefixes: their name of the prefixes of self-attention; None: they act otherwise there than in madx.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Layout:
         sublayers: tuple[str, str] = ("attention.output", "output"),
         maps: dict[str, str] = _BERT_MAPS,
         attention: str = "attention.self",
-        prefixes: str = "self_prefix",
+        prefixes: str | None = "self_prefix",
     ):
         self.prefix, self.model_class, self.layer, self.maps = prefix, model_class, layer, maps
         self.sublayers = dict(zip(("attention", "ffn"), sublayers))
@@ -99,7 +99,7 @@ LAYOUTS = {
     "roberta": Layout("roberta", "RobertaAdapterModel"),
     "xlm-roberta": Layout("roberta", "XLMRobertaAdapterModel"),
     "electra": Layout("electra", "ElectraAdapterModel"),
-    "deberta-v2": Layout("deberta", "DebertaV2AdapterModel", maps=_DEBERTA_MAPS),
+    "deberta-v2": Layout("deberta", "DebertaV2AdapterModel", maps=_DEBERTA_MAPS, prefixes=None),
     "distilbert": Layout(
         "distilbert",
         "DistilBertAdapterModel",

@@ -39,8 +39,10 @@ def _by_component(module: Module) -> dict[str, dict[str, Tensor]]:
 
 
 def matrices_of(base: Base) -> Callable[[str], Tensor]:
-    """A function that gives the base's own matrix `(width, input width)` at the site of a linear map, without the weight
-    deltas that an engine may have added to it."""
+    """A function that gives the base's own matrix `(width, input width)` at the site of a linear map.
+
+    It is the matrix without the weight deltas that an engine may have added.
+    """
     engine: Any = base.engine
 
     def matrix(site: str) -> Tensor:

@@ -16,9 +16,10 @@ from madx.errors import ConfigError, StoreError, did_you_mean
 from madx.interop.composable_sft.file import CONFIG, FILE, decoded, read_tables, require_folder
 from madx.interop.composable_sft.head import Head, read_head
 from madx.interop.files import dense, other_files, read_json
+from madx.interop.formats import IMPORTED_ROLES
 from madx.interop.matching import require_same_base, same_base_name
 from madx.interop.report import ImportReport, ranges
-from madx.module import ROLES, Module, ModuleInfo, require_task_head
+from madx.module import Module, ModuleInfo, require_task_head
 from madx.module.presets import make_components
 
 #: key of config.json -> the word for it in messages
@@ -65,8 +66,8 @@ def import_composable_sft(
     made.
     """
     check_name(name)
-    if role not in ROLES:
-        raise ConfigError(f"The role is {role!r}; {did_you_mean(role, ROLES)}")
+    if role not in IMPORTED_ROLES:
+        raise ConfigError(f"The role is {role!r}; {did_you_mean(role, IMPORTED_ROLES)}")
     folder = require_folder(path)
     file, config = folder / FILE, read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     diffs, whole = read_tables(file)

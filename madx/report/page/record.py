@@ -1,17 +1,19 @@
-"""What a run of `madx evaluate` leaves in its folder, read again for a report: scores, predictions, records of the
-modules."""
+"""The folder of a run of `madx evaluate`, read for its report: scores, predictions, records of the modules."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from madx.data.labelled.conll import Sentence, read_conll
 from madx.errors import DataError
 from madx.report.files import write_files
 from madx.results.json import read_matrix
 from madx.results.matrix import TransferMatrix
+
+if TYPE_CHECKING:
+    from madx.module import ModuleInfo
 
 FORMAT = "madx modules of a run"
 #: version 1 (madx 0.1.0) calls the components of a module `parts`
@@ -31,8 +33,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One evaluation run. modules: name -> what the store records of it; empty components are left out of the
-    report."""
+    """One evaluation run. modules: name -> its record (`module_record`); empty for a run that wrote none."""
 
     folder: Path
     matrix: TransferMatrix
@@ -55,7 +56,7 @@ def prediction_file(language: str, control: str, seed: int) -> str:
     return f"{language}.{control}.seed{seed}.conll"
 
 
-def module_record(info: Any) -> dict[str, Any]:
+def module_record(info: "ModuleInfo") -> dict[str, Any]:
     """The part of a stored module's `ModuleInfo` that a report shows."""
     return {
         "role": info.role,
@@ -67,7 +68,7 @@ def module_record(info: Any) -> dict[str, Any]:
     }
 
 
-def save_modules(folder: str | Path, infos: Sequence[Any]) -> Path:
+def save_modules(folder: str | Path, infos: Sequence["ModuleInfo"]) -> Path:
     """Write the records of a run's modules beside its matrix."""
     content = {"format": FORMAT, "version": VERSION, "modules": {info.name: module_record(info) for info in infos}}
     text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"

@@ -30,8 +30,7 @@ def _template() -> Template:
 
 
 def to_html(content: dict[str, Any]) -> str:
-    """The report as one HTML file without scripts, fonts or pictures from elsewhere; content: `sections.context` of the
-    run."""
+    """The report as one HTML file that loads nothing from elsewhere. content: `sections.context` of the run."""
     labels = {p.label for w in content["errors"] for e in w.examples for p in (*e.gold, *e.predicted) if p.label}
     types = sorted({_type(label) for label in labels})
     return _template().render(**content, colour_of={label: types.index(_type(label)) % COLOURS for label in labels})

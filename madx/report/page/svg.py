@@ -91,7 +91,7 @@ def luminance(rgb: Iterable[float]) -> float:
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round values from low to high, about `count` of them.
+    """Round values from low to high, at most `count` + 1 of them.
 
     >>> ticks(0.3, 9.8)
     [2.5, 5.0, 7.5]

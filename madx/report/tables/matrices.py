@@ -6,6 +6,7 @@ import io
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from madx.report.tables.matrix import contrast_text
 from madx.report.tables.matrix import to_csv as matrix_csv
 from madx.report.tables.text import interval_text, markdown_table, score_text, signed, terminal_table
 from madx.results.cells import AVERAGE, Row
@@ -16,7 +17,7 @@ _OWN = (
     "Each score is under the target's own language module (without one, where a module type has none); mean ± standard "
     "deviation over seeds, percent points."
 )
-_GAPS = f"{NOISE} within noise: the 95 % t interval over seeds contains 0, or there is one seed"
+_GAPS = f"{NOISE} within noise: the 95 % t interval over seeds contains 0, or there is one seed; ! a module did not act"
 #: head and lines
 _Lines = tuple[list[str], list[list[str]]]
 
@@ -43,7 +44,7 @@ def _control_lines(matrices: Matrices, task: str) -> _Lines:
     for e in matrices.of(task):
         rows = e.averages()
         of = {c.minus: c for c in e.matrix.differences() if c.target == AVERAGE}
-        deltas = [of[m].mark + signed(of[m].delta) if m in of else "-" for m in ("none", "source")]
+        deltas = [contrast_text(of.get(minus)) for minus in ("none", "source")]
         lines.append([e.module_type, e.source, *(_cell(rows[c]) if c in rows else "-" for c in controls), *deltas])
     return ["module type", "source", *controls, "target - none", "target - source"], lines
 
@@ -52,7 +53,7 @@ def gap_text(gap: Gap) -> str:
     """`ner, from eng: adapters - sparse  ≈+1.2 (-0.3 to +2.7), 3 seeds, 2 languages`."""
     interval = "" if gap.low is None else f" ({interval_text(gap.low, gap.high)})"
     counts = f"{gap.n} seed{'s' * (gap.n > 1)}, {len(gap.languages)} language{'s' * (len(gap.languages) > 1)}"
-    value = NOISE * gap.noise + signed(gap.delta)
+    value = NOISE * gap.noise + signed(gap.delta) + "!" * bool(gap.inactive)
     return f"{gap.task}, {gap.within}: {gap.first} - {gap.second}  {value}{interval}, {counts}"
 
 

@@ -73,7 +73,7 @@ def _differences(matrix: TransferMatrix) -> list[str]:
     )
     head = ["language", "minus", "difference", "over seeds", "n", "over sentences", "p", "Holm"]
     lines = [_difference_line(c) for c in matrix.differences()]
-    footnotes = "\n".join("- " + line.removeprefix("- ") for line in notes(matrix))
+    footnotes = "\n".join(f"- {line}" for line in notes(matrix))
     return [text, markdown_table(head, lines, 2), footnotes]
 
 

@@ -3,16 +3,15 @@
 from collections.abc import Sequence
 
 from madx.metrics.significance import ALPHA, SAMPLES
-from madx.results.cells import AVERAGE
+from madx.results.cells import AVERAGE, Row
 from madx.results.contrasts import ALONE, NOISE, Contrast, like_best
 from madx.results.matrix import TransferMatrix
 
 
 def notes(matrix: TransferMatrix) -> list[str]:
-    """The footnotes, each one line; those of missing places begin with `- `."""
+    """The footnotes, each one line."""
     rows = matrix.table()
-    lines = [*_marks(matrix.differences(), len(matrix.pairs())), *_tests(matrix)]
-    lines += [f"- {r.target}, {r.control}: {r.reason}" for r in rows if r.mean is None]
+    lines = [*_marks(matrix.differences(), len(matrix.pairs())), *_tests(matrix), *_missing(rows)]
     averaged, others = matrix.averaged(), matrix.others()
     if 0 < len(averaged) < len(others):
         lines.append(
@@ -46,7 +45,19 @@ def _marks(shown: Sequence[Contrast], pairs: int) -> list[str]:
 
 
 def _listed(contrasts: Sequence[Contrast]) -> str:
-    return "; ".join(f"{c.target}: {c.control} - {c.minus}" for c in contrasts)
+    """`swa: target - none, source; hau: target - mean`."""
+    of: dict[tuple[str, str], list[str]] = {}
+    for c in contrasts:
+        of.setdefault((c.target, c.control), []).append(c.minus)
+    return "; ".join(f"{target}: {control} - {', '.join(minus)}" for (target, control), minus in of.items())
+
+
+def _missing(rows: Sequence[Row]) -> list[str]:
+    """A line for each column and reason: the languages that have no score there."""
+    of: dict[tuple[str, str], list[str]] = {}
+    for row in (r for r in rows if r.mean is None):
+        of.setdefault((row.control, row.reason), []).append(row.target)
+    return [f"no score under {control} for {', '.join(names)}: {reason}" for (control, reason), names in of.items()]
 
 
 def _tests(matrix: TransferMatrix) -> list[str]:

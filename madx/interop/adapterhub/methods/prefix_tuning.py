@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from madx.config import Settings
+from madx.errors import ConfigError
 from madx.interop.adapterhub.methods.activations import ACTIVATIONS_OUT, activation
 from madx.interop.adapterhub.methods.method import (
     Link,
@@ -94,7 +95,15 @@ class PrefixTuningMethod(Method):
         return config.model_dump(), faults
 
     def links(self, component: str, config: Any, *, tensors: dict[str, Tensor], around: Surroundings) -> list[Link]:
-        """One link for each tensor of the network, or one for the vector of all flat prefixes."""
+        """One link for each tensor of the network, or one for the vector of all flat prefixes.
+
+        Raises ConfigError for a base with relative positions: there prefixes have none.
+        """
+        if around.layout.prefixes is None:
+            raise ConfigError(
+                "Prefixes of AdapterHub have no relative positions in a DeBERTa base, those of madx stand before the "
+                "tokens, so the two compute different attentions. Take a base of another type, or a prompt."
+            )
         if config.flat:
             return [_flat_link(config.length, tensors, around)]
         found = []

@@ -25,7 +25,7 @@ def context(record: RunRecord) -> dict[str, Any]:
         "kind": matrix.scored.kind,
         "columns": {c: COLUMNS[c] for c in matrix.columns},
         "warnings": matrix.warnings(),
-        "notes": [note.removeprefix("- ") for note in notes(matrix)],
+        "notes": notes(matrix),
         "headline": scores.headline(matrix, differences),
         "scores": [scores.heatmap_of(matrix, metric, heading) for metric, heading in headings.items()],
         "score_tables": [scores.score_table(matrix, metric) for metric in headings],

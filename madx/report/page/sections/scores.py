@@ -11,7 +11,11 @@ from madx.results.contrasts import ALONE, NOISE, Contrast, like_best
 from madx.results.matrix import TransferMatrix
 
 #: the marks of a contrast in words
-_VERDICTS = {NOISE: "within noise", ALONE: "beyond noise before correction only", "": "beyond noise"}
+_VERDICTS = {
+    NOISE: "within noise",
+    ALONE: "beyond noise, but not after the correction for all pairs",
+    "": "beyond noise",
+}
 _SHORT_VERDICTS = {NOISE: "noise", ALONE: "before Holm", "": "beyond"}
 
 
