@@ -1,4 +1,4 @@
-"""Copies, pickles, gradient checkpointing and detached modules: each acts under its own composition alone."""
+"""Copies, pickles, gradient checkpointing and detached modules always use the composition that belongs to them."""
 
 import copy
 import pickle
