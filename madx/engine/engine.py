@@ -31,7 +31,7 @@ from madx.engine.decoder import decoder_of, frozen_output_embeddings
 from madx.engine.explain import explain
 from madx.engine.explanation import Explanation, RouteExplanation
 from madx.engine.forward import Forward, forget_replays, one_group, past_the_engine
-from madx.engine.heads import routed_labels, task_module
+from madx.engine.heads import pooling_of, routed_labels, routed_poolings, task_module
 from madx.engine.hooks import Hook
 from madx.engine.merge import merge
 from madx.engine.mlm_loss import LossAtDecoder, loss_of
@@ -41,6 +41,7 @@ from madx.engine.routing import Branches, RoutePlan
 from madx.engine.weight_deltas import WeightDeltas
 from madx.errors import CompositionError, MadxError
 from madx.module import Module, require_base, require_parameters, require_task_head
+from madx.module.pooling import Pooling
 
 
 class ModuleStore(Protocol):
@@ -281,6 +282,15 @@ class Engine:
             if route is None or rows is None:
                 return require_task_head(self.task_module())(hidden)
             return routed_labels(route, rows, hidden, self.modules)
+
+    def poolings(self, rows: int, *, branches: Branches | None = None) -> list[Pooling]:
+        """Return the pooling of the task module of each row of a batch: it makes the vector of a word, which the head
+        reads, from the states of the word's pieces. branches: under a route, those of the rows."""
+        route = self._route
+        if route is None and branches is None:
+            return [pooling_of(self.task_module())] * rows
+        route = routing.required(route)
+        return routed_poolings(route, route.numbers(branches, rows), self.modules)
 
     def groups(self, branches: Branches) -> list[list[int]]:
         """Under a route: the places of the rows that can share a forward pass; one group, but for branches with different

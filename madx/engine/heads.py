@@ -1,7 +1,9 @@
 """Heads: the task module of a composition, and the scores of a batch whose rows end in different task modules."""
 
 from collections.abc import Mapping
+from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from madx.composition import Stack
 from madx.engine.routing import RoutePlan, Rows
 from madx.errors import CompositionError
 from madx.module import Module, require_task_head
+from madx.module.pooling import Pooling
 
 
 def task_module(stack: Stack, modules: Mapping[str, Module]) -> Module:
@@ -38,3 +41,16 @@ def routed_labels(route: RoutePlan, rows: Rows, hidden: Tensor, modules: Mapping
         return require_task_head(found[0])(hidden)
     parts = rows.sorted(hidden).split(rows.counts)
     return rows.unsorted(torch.cat([require_task_head(module)(part) for module, part in zip(found, parts)]))
+
+
+def routed_poolings(route: RoutePlan, numbers: np.ndarray, modules: Mapping[str, Module]) -> list[Pooling]:
+    """The pooling of the task module that the stack of each row ends in. numbers `(rows,)`: the branch of each row."""
+    ranks = route.ranks[numbers].tolist()
+    found = {rank: pooling_of(task_module(route.stacks[rank], modules)) for rank in set(ranks)}
+    return [found[rank] for rank in ranks]
+
+
+def pooling_of(module: Module) -> Pooling:
+    """The pooling of a module with a head."""
+    require_task_head(module)
+    return cast(Pooling, module.pooling)  # it is made together with the head
