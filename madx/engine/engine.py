@@ -286,11 +286,9 @@ class Engine:
     def poolings(self, rows: int, *, branches: Branches | None = None) -> list[Pooling]:
         """Return the pooling of the task module of each row of a batch: it makes the vector of a word, which the head
         reads, from the states of the word's pieces. branches: under a route, those of the rows."""
-        route = self._route
-        if route is None and branches is None:
+        if self._route is None and branches is None:
             return [pooling_of(self.task_module())] * rows
-        route = routing.required(route)
-        return routed_poolings(route, route.numbers(branches, rows), self.modules)
+        return routed_poolings(routing.required(self._route), branches, rows, self.modules)
 
     def groups(self, branches: Branches) -> list[list[int]]:
         """Under a route: the places of the rows that can share a forward pass; one group, but for branches with different

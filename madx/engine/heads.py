@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from madx.composition import Stack
-from madx.engine.routing import RoutePlan, Rows
+from madx.engine.routing import Branches, RoutePlan, Rows
 from madx.errors import CompositionError
 from madx.module import Module, require_task_head
 from madx.module.pooling import Pooling
@@ -43,14 +42,16 @@ def routed_labels(route: RoutePlan, rows: Rows, hidden: Tensor, modules: Mapping
     return rows.unsorted(torch.cat([require_task_head(module)(part) for module, part in zip(found, parts)]))
 
 
-def routed_poolings(route: RoutePlan, numbers: np.ndarray, modules: Mapping[str, Module]) -> list[Pooling]:
-    """The pooling of the task module that the stack of each row ends in. numbers `(rows,)`: the branch of each row."""
-    ranks = route.ranks[numbers].tolist()
+def routed_poolings(
+    route: RoutePlan, branches: Branches | None, rows: int, modules: Mapping[str, Module]
+) -> list[Pooling]:
+    """Return the pooling of the task module that the stack of each row ends in. branches: one for each row."""
+    ranks = route.ranks[route.numbers(branches, rows)].tolist()
     found = {rank: pooling_of(task_module(route.stacks[rank], modules)) for rank in set(ranks)}
     return [found[rank] for rank in ranks]
 
 
 def pooling_of(module: Module) -> Pooling:
-    """The pooling of a module with a head."""
+    """Return the pooling of a module with a head; raises CompositionError for one without."""
     require_task_head(module)
     return cast(Pooling, module.pooling)  # it is made together with the head
