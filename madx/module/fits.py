@@ -73,6 +73,6 @@ def require_first_piece(module: Module, what: str) -> None:
     if module.info.pooling != FIRST:
         raise ConfigError(
             f"The head of {module.name!r} reads words by the pooling {module.info.pooling!r}, but {what} takes "
-            "a word's label at its first piece, so its predictions would be wrong. Use the module in madx, or train one "
-            "with pooling: first."
+            "a word's label at its first piece, so its predictions would be wrong. Use the module in madx, or train "
+            "one with pooling: first."
         )

@@ -189,7 +189,7 @@ def _require_words(info: ModuleInfo) -> None:
     """Raises ConfigError for an unknown pooling, and for one other than `first` of a module without a head."""
     if check_pooling(info.pooling) != FIRST and not info.labels:
         raise ConfigError(
-            f"The module {info.name!r} has the pooling {info.pooling!r}, but no labels and so no head that reads words: "
+            f"The module {info.name!r} has the pooling {info.pooling!r}, but no labels, so no head reads words: "
             "leave pooling out, or give labels."
         )
 
