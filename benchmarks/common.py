@@ -187,7 +187,7 @@ def sentence_rows(count: int, shape: str, *, file: str | None = None, seed: int 
         first = np.cumsum([1, *words])[:-1]
         ids = (0, *chance.integers(10, SHAPES[shape]["vocab_size"] - 10, sum(words)).tolist(), 2)
         labels = tuple(chance.integers(0, len(LABELS), len(words)).tolist())
-        rows.append(Row(ids, tuple(first.tolist()), tuple(range(len(words))), labels, number))
+        rows.append(Row(ids, tuple(first.tolist()), tuple(range(len(words))), labels, number, tuple(words)))
     return rows
 
 

@@ -58,6 +58,7 @@ def main(config: str, overrides: list[str]) -> None:
             task=settings.task,
             labels=labels.tags,
             licence=settings.licence,
+            pooling=settings.pooling,
         )
         engine.attach(module)
         engine.activate(f"{under} + {name}" if under else name)

@@ -107,6 +107,10 @@ def _labels(found: "Inspection") -> None:
         "words a sentence": [f"{r.length.mean:.1f}, at most {r.length.longest}" for r in reports],
         "tokens a sentence": [f"{r.pieces.mean:.1f}, at most {r.pieces.longest}" for r in reports],
         "pieces per word": [f"{r.pieces_per_word:.2f}" for r in reports],
+        "words of several pieces": [f"{r.divided:.0%}" for r in reports],
+        "names that begin with one": ["-" if r.divided_names is None else f"{r.divided_names:.0%}" for r in reports]
+        if spans
+        else [],
         "unknown tokens": [f"{r.unknown_rate:.3%}" for r in reports],
         "longer than a window": [f"{r.windows:,}" for r in reports],
         "tags": [r.scheme for r in reports],

@@ -74,6 +74,7 @@ def show(name: Name, store: Store = "modules") -> None:
         "language": info.language,
         "task": info.task,
         "labels": list(info.labels),
+        **({"pooling": info.pooling} if info.labels else {}),
         "components": {component: config.model_dump(mode="json") for component, config in info.components.items()},
         "base": info.base,
         "licence": info.licence,

@@ -32,7 +32,7 @@ from madx.engine.decoder import decoder_hooks, decoder_of
 from madx.engine.explain import explain
 from madx.engine.explanation import Explanation, RouteExplanation
 from madx.engine.forward import Forward, forget_replays, one_group, precision, without_the_engine
-from madx.engine.heads import head_call, routed_labels, task_module
+from madx.engine.heads import head_call, pooling_of, routed_labels, routed_poolings, task_module
 from madx.engine.hooks import Hook
 from madx.engine.merge import merge
 from madx.engine.mlm_loss import loss_of
@@ -43,6 +43,7 @@ from madx.engine.routing import Branches, RoutePlan
 from madx.engine.weight_deltas import WeightDeltas
 from madx.errors import CompositionError, MadxError
 from madx.module import Module, require_base, require_parameters, require_task_head
+from madx.module.pooling import Pooling
 
 
 class Engine:
@@ -276,6 +277,13 @@ class Engine:
                 scores: Tensor = require_task_head(self.task_module())(hidden)
                 return scores
             return routed_labels(route, rows, hidden, self.modules)
+
+    def poolings(self, rows: int, *, branches: Branches | None = None) -> list[Pooling]:
+        """Return the pooling of the task module of each row of a batch: it makes the vector of a word, which the head
+        reads, from the states of the word's pieces. branches: under a route, those of the rows."""
+        if self._route is None and branches is None:
+            return [pooling_of(self.task_module())] * rows
+        return routed_poolings(routing.required(self._route), branches, rows, self.modules)
 
     def groups(self, branches: Branches) -> list[list[int]]:
         """Group the rows of a batch under a route: the rows of a group can share a forward pass.

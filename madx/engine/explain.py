@@ -25,6 +25,8 @@ from madx.engine.protocols import RunningEngine
 from madx.engine.routing import Branches, RoutePlan
 from madx.engine.slots import Fill, SlotPlan
 from madx.engine.weight_deltas import changes
+from madx.module import Module
+from madx.module.pooling import FIRST
 
 
 def explain(
@@ -84,7 +86,7 @@ def _of_stack(engine: RunningEngine, stack: Stack, plan: Plan, measured: bool) -
         _base(engine),
         actions,
         _decoder(engine, plan.get("embeddings", [])),
-        f"{heads[-1]}: {len(engine.modules[heads[-1]].info.labels)} labels" if heads else "none",
+        _head(engine.modules[heads[-1]]) if heads else "none",
         [n for n in names if n not in acting],
         measured,
     )
@@ -104,6 +106,12 @@ def _of_route(engine: RunningEngine, plan: RoutePlan, numbers: np.ndarray | None
     return RouteExplanation(
         str(plan.route), _base(engine), found, list(shared), passes, list(inactive), numbers is not None
     )
+
+
+def _head(module: Module) -> str:
+    """The head in words, with its pooling where that is not the usual one."""
+    pooling = module.info.pooling
+    return f"{module.name}: {len(module.info.labels)} labels" + (f", pooling {pooling}" if pooling != FIRST else "")
 
 
 def _base(engine: RunningEngine) -> str:

@@ -1,6 +1,7 @@
 """Heads: the task module of a composition, and the scores of a batch whose rows end in different task modules."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from madx.engine.plan import Plan
 from madx.engine.routing import Branches, RoutePlan, Rows, sort
 from madx.errors import CompositionError
 from madx.module import Module, require_task_head
+from madx.module.pooling import Pooling
 
 
 def task_module(stack: Stack, modules: Mapping[str, Module]) -> Module:
@@ -51,3 +53,18 @@ def routed_labels(route: RoutePlan, rows: Rows, hidden: Tensor, modules: Mapping
         return scores
     parts = rows.sorted(hidden).split(rows.counts)
     return rows.unsorted(torch.cat([require_task_head(module)(part) for module, part in zip(found, parts)]))
+
+
+def routed_poolings(
+    route: RoutePlan, branches: Branches | None, rows: int, modules: Mapping[str, Module]
+) -> list[Pooling]:
+    """Return the pooling of the task module that the stack of each row ends in. branches: one for each row."""
+    ranks = route.ranks[route.numbers(branches, rows)].tolist()
+    found = {rank: pooling_of(task_module(route.stacks[rank], modules)) for rank in set(ranks)}
+    return [found[rank] for rank in ranks]
+
+
+def pooling_of(module: Module) -> Pooling:
+    """Return the pooling of a module with a head; raises CompositionError for one without."""
+    require_task_head(module)
+    return cast(Pooling, module.pooling)  # it is made together with the head

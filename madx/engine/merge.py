@@ -7,6 +7,7 @@ from madx.composition import require_stack
 from madx.engine.decoder import decoder_weights
 from madx.engine.protocols import RunningEngine
 from madx.errors import CompositionError
+from madx.module import require_first_piece
 
 
 def require_weights_alone(engine: RunningEngine, what: str) -> tuple[str, ...]:
@@ -30,10 +31,13 @@ def merge(engine: RunningEngine) -> nn.Linear | None:
     """Make the active composition part of the base's own weights; returns the head of its task module, if any.
 
     The base gets another name and fingerprint, the modules are detached, and the masked-LM decoder keeps theta_0.
-    Raises CompositionError for a composition that has other components than weight deltas, or none at all.
+    Raises CompositionError for a composition that has other components than weight deltas, or none at all; ConfigError
+    for a head with another pooling than `first`, which alone would not predict the same.
     """
     names, base = require_weights_alone(engine, "merged into the base"), engine.base
-    heads = [engine.modules[n].head for n in names if engine.modules[n].head is not None]
+    with_head = [engine.modules[n] for n in names if engine.modules[n].head is not None]
+    if with_head:
+        require_first_piece(with_head[-1], "a head by itself")
     for path, weight in decoder_weights(engine.deltas).items():
         decoder = base.model.get_submodule(path.rpartition(".")[0])
         decoder.weight = nn.Parameter(weight, requires_grad=False)
@@ -44,4 +48,4 @@ def merge(engine: RunningEngine) -> nn.Linear | None:
     engine.activate(None)
     for name in names:
         engine.detach(name)
-    return heads[-1] if heads else None
+    return with_head[-1].head if with_head else None

@@ -10,7 +10,7 @@ from madx.engine import Engine
 from madx.engine.decoder import decoder_weights
 from madx.engine.merge import require_weights_alone
 from madx.errors import CompositionError, StoreError
-from madx.module import require_task_head
+from madx.module import require_first_piece, require_task_head
 
 
 def export_plain(engine: Engine, folder: str | Path) -> Path:
@@ -21,7 +21,8 @@ def export_plain(engine: Engine, folder: str | Path) -> Path:
     change.
 
     Raises CompositionError for a composition with modules that do more than change weights, or with a head that the
-    base's own token classification model cannot hold; StoreError for a folder that is not empty.
+    base's own token classification model cannot hold; ConfigError for a head with another pooling than `first`;
+    StoreError for a folder that is not empty.
     """
     folder = Path(folder).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -51,6 +52,7 @@ def _classifier(engine: Engine) -> Any:
     from transformers import AutoModelForTokenClassification
 
     module = engine.task_module()
+    require_first_piece(module, "transformers' token classification pipeline")
     labels = module.info.labels
     config = _config(engine, id2label=dict(enumerate(labels)), label2id={label: i for i, label in enumerate(labels)})
     model = AutoModelForTokenClassification.from_config(config).eval()

@@ -1,6 +1,6 @@
 """A module: one named, trained, stored unit."""
 
-from madx.module.fits import require_base, require_parameters, require_task_head
+from madx.module.fits import require_base, require_first_piece, require_parameters, require_task_head
 from madx.module.module import ROLES, Module, ModuleInfo, new_module
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "ROLES",
     "new_module",
     "require_base",
+    "require_first_piece",
     "require_parameters",
     "require_task_head",
 ]

@@ -3,8 +3,9 @@
 from torch import nn
 
 from madx.base import Base
-from madx.errors import BaseError, CompositionError
+from madx.errors import BaseError, CompositionError, ConfigError
 from madx.module.module import Module, ModuleInfo
+from madx.module.pooling import FIRST
 
 
 def require_base(info: ModuleInfo, base: Base, *, allow_base_mismatch: bool = False) -> None:
@@ -62,3 +63,16 @@ def require_task_head(module: Module) -> nn.Linear:
             "End the composition with a task module, e.g. 'swa + ner'."
         )
     return module.head
+
+
+def require_first_piece(module: Module, what: str) -> None:
+    """Raise ConfigError for a module whose head reads words by another pooling than `first`.
+
+    what: the reader that takes labels at first pieces alone, for the message.
+    """
+    if module.info.pooling != FIRST:
+        raise ConfigError(
+            f"The head of {module.name!r} reads words by the pooling {module.info.pooling!r}, but {what} takes "
+            "a word's label at its first piece, so its predictions would be wrong. Use the module in madx, or train "
+            "one with pooling: first."
+        )

@@ -11,6 +11,7 @@ from madx.contract.module_type import ComponentConfig, FusionType, ModuleType, c
 from madx.contract.sites import READS, Site
 from madx.errors import BaseError, ConfigError
 from madx.module.components import components_of
+from madx.module.pooling import FIRST, Pooling, check_pooling
 from madx.module_types import MODULE_TYPES
 from madx.registry import provided
 
@@ -24,7 +25,8 @@ class ModuleInfo:
     name: its name in compositions; role: `language` or `task`; language: ISO 639-3 or BCP 47; components: settings by
     module type, in the order in which they act; base: `Base.identity()` of the base it was made for; tokenizer:
     fingerprint of that base's tokenizer; task, labels: of a task module; training: data files with sha256, steps, seed,
-    settings, versions, scores (`madx.store.training_record`); licence: SPDX.
+    settings, versions, scores (`madx.store.training_record`); licence: SPDX; pooling: the pieces of a word that the
+    head reads (`madx.module.pooling`).
     """
 
     name: str
@@ -37,6 +39,7 @@ class ModuleInfo:
     labels: tuple[str, ...] = ()
     training: dict[str, Any] = field(default_factory=dict)
     licence: str | None = None
+    pooling: str = FIRST
 
     def base_to_load(self, given: str | None = None, revision: str | None = None) -> dict[str, str | None]:
         """The arguments of `load_base`, name and revision: those given, else those that the module records.
@@ -54,8 +57,8 @@ class Module(nn.Module):
     """The weights of a module: one instance of a module type for each site and component, and the head of a task.
     A task module may be its head alone (preset `head_only`).
 
-    head: a linear map `(..., width) -> (..., labels)` or None. Tensors are named `layer.3.ffn.bottleneck.down.weight`,
-    `embeddings.invertible.F.down.weight`, `head.weight`.
+    head: a linear map `(..., width) -> (..., labels)` or None; pooling: makes the vectors of words that it reads, or
+    None. Tensors are named `layer.3.ffn.bottleneck.down.weight`, `embeddings.invertible.F.down.weight`, `head.weight`.
     """
 
     def __init__(self, info: ModuleInfo, sites: dict[str, Site]):
@@ -69,6 +72,7 @@ class Module(nn.Module):
             )
         self.info = info
         _require_role(info)
+        _require_words(info)
         self.units: dict[str, dict[str, ModuleType]] = {}  # site -> component -> its unit
         found = {component: self._sites(component, config, sites) for component, config in info.components.items()}
         shared = {c: MODULE_TYPES.get(c).shared(info.components[c], acting) for c, acting in found.items()}
@@ -83,7 +87,9 @@ class Module(nn.Module):
                     unit.take_common(shared[component])
                     self._place(f"{site.name}.{component}", unit)
                     self.units.setdefault(site.name, {})[component] = unit
-        self.head = nn.Linear(sites["encoder"].width, len(info.labels)) if info.labels else None
+        width = sites["encoder"].width
+        self.head = nn.Linear(width, len(info.labels)) if info.labels else None
+        self.pooling = Pooling(info.pooling, width) if info.labels else None
 
     def _require_readable(self, component: str, unit: ModuleType) -> None:
         """Raises ConfigError where a unit wants to read a tensor that its site does not have."""
@@ -153,6 +159,10 @@ class Module(nn.Module):
         """
         return provided("hub")().push(self, repository, **options)
 
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the head and of its pooling; none for a module without a head."""
+        return [p for part in (self.head, self.pooling) if part is not None for p in part.parameters()]
+
     def parameter_count(self) -> int:
         """Trainable numbers, the head's included."""
         return sum(p.numel() for p in self.parameters())
@@ -175,6 +185,15 @@ def _require_role(info: ModuleInfo) -> None:
         )
 
 
+def _require_words(info: ModuleInfo) -> None:
+    """Raises ConfigError for an unknown pooling, and for one other than `first` of a module without a head."""
+    if check_pooling(info.pooling) != FIRST and not info.labels:
+        raise ConfigError(
+            f"The module {info.name!r} has the pooling {info.pooling!r}, but no labels, so no head reads words: "
+            "leave pooling out, or give labels."
+        )
+
+
 def new_module(
     name: str,
     base: Base,
@@ -185,12 +204,14 @@ def new_module(
     task: str | None = None,
     labels: tuple[str, ...] = (),
     licence: str | None = None,
+    pooling: str = FIRST,
 ) -> Module:
     """Make a fresh module for a base, on the base's device.
 
     components: a preset's name, or settings by module type (`madx.module.components`); labels: of a task module, one
-    output of its head each. Raises ConfigError for unknown presets, module types and settings, and for components that
-    act nowhere on this base.
+    output of its head each; pooling: the pieces of a word that its head reads (`madx.module.pooling`). Raises
+    ConfigError for unknown presets, module types, settings and poolings, and for components that act nowhere on this
+    base.
 
     >>> new_module("swa", base, language="swa")                      # doctest: +SKIP
     >>> new_module("ner", base, role="task", components="pfeiffer", task="ner", labels=("O", "B-PER"))  # doctest: +SKIP
@@ -206,5 +227,6 @@ def new_module(
         labels=tuple(labels),
         tokenizer=base.tokenizer_fingerprint,
         licence=licence,
+        pooling=pooling,
     )
     return Module(info, base.sites).to(base.device)

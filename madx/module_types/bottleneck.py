@@ -179,7 +179,7 @@ class Bottleneck(ChangeType):
 
     @property
     def final_norm(self) -> bool:
-        """Whether the sublayer ends with residual and LN, as `config.final_norm` says."""
+        """True if the sublayer ends with residual and LN: `config.final_norm`."""
         return self.config.final_norm
 
     def branch(self, z: Tensor, view: Sublayer) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from madx.module.pooling import FIRST
 from madx.store.manifest import Manifest
 from madx.store.metadata import data_files, file_name, front_matter, hub_base
 
@@ -52,9 +53,14 @@ def _introduction(manifest: Manifest) -> str:
         task = f"the task `{_text(manifest.task)}`" if manifest.task else "a task"
         what = (
             f"It teaches the frozen base **{base}** {task}{language}. Put it on top of a language module; swap that "
-            f"one to change the language. Labels: {labels}."
+            f"one to change the language. Labels: {labels}.{_pooling(manifest)}"
         )
     return f"# {manifest.name}\n\nA {manifest.role} module of madx ({size}). {what}"
+
+
+def _pooling(manifest: Manifest) -> str:
+    """A sentence on the pieces of a word that the head reads, where these are not the usual ones."""
+    return "" if manifest.pooling == FIRST else f" The label of a word is read by the pooling `{manifest.pooling}`."
 
 
 def _usage(manifest: Manifest, place: str | None) -> str:

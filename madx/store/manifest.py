@@ -11,6 +11,7 @@ from madx.composition import check_name
 from madx.config import Settings
 from madx.errors import ConfigError, MadxError, did_you_mean
 from madx.module import ModuleInfo
+from madx.module.pooling import FIRST, Kind
 from madx.module.presets import make_components
 from madx.module_types import MODULE_TYPES
 from madx.store.training_record import Sha256, TrainingRecord
@@ -114,10 +115,11 @@ class WeightsRecord(Settings):
 
 
 class Manifest(Settings):
-    """All fields of `module.json` but its checksum, which stands for the others. Every key must be there.
+    """All fields of `module.json` but its checksum, which stands for the others. Every key but `pooling` must be there.
 
     format: version of the folder as it was read; components: a list, since they act in that order; tokenizer: its
-    fingerprint; licence: SPDX.
+    fingerprint; licence: SPDX; pooling: the pieces of a word that the head reads. That key is written only where it is
+    not `first`: a madx that knows no pooling reads all other modules, and refuses those that it would read wrongly.
     """
 
     format: int
@@ -132,6 +134,7 @@ class Manifest(Settings):
     training: TrainingRecord
     licence: str | None
     weights: WeightsRecord
+    pooling: Kind = "first"
 
     @model_validator(mode="after")
     def _is_something(self) -> "Manifest":
@@ -140,9 +143,20 @@ class Manifest(Settings):
         return self
 
     @model_validator(mode="after")
+    def _reads_words(self) -> "Manifest":
+        if self.pooling != FIRST and not self.labels:
+            raise ValueError(f"the pooling {self.pooling!r} without labels: a module without a head reads no words")
+        return self
+
+    @model_validator(mode="after")
     def _has_its_language(self) -> "Manifest":
         _as_value_error(check_language, self.language, role=self.role)
         return self
+
+    def content(self) -> dict[str, Any]:
+        """The fields as they are written, without the checksum."""
+        content = self.model_dump(mode="json")
+        return content if self.pooling != FIRST else {k: v for k, v in content.items() if k != "pooling"}
 
     def info(self) -> ModuleInfo:
         """The record as `Module` holds it."""
@@ -157,4 +171,5 @@ class Manifest(Settings):
             tokenizer=self.tokenizer,
             training=dict(self.training),
             licence=self.licence,
+            pooling=self.pooling,
         )

@@ -37,6 +37,7 @@ def manifest_of(info: ModuleInfo, weights: WeightsRecord) -> Manifest:
         "labels": list(info.labels),
         "training": info.training,
         "licence": info.licence,
+        "pooling": info.pooling,
         "weights": weights.model_dump(),
     }
     faults: list[str] = []
@@ -54,7 +55,7 @@ def to_text(manifest: Manifest) -> str:
             f"The record of {manifest.name!r} has format {manifest.format} and cannot be written without its weights: "
             "read both with madx.store.read_stored, which brings them to the current format."
         )
-    content = manifest.model_dump(mode="json")
+    content = manifest.content()
     content[CHECKSUM] = checksum(content)
     return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 

@@ -37,6 +37,12 @@ def encode(module: Module, dtype: str) -> tuple[Manifest, bytes]:
             f"The module {module.name!r} names {len(module.info.labels)} labels, but its head has {rows} rows. "
             "Labels are set when the module is made; make it anew with the right ones."
         )
+    if module.pooling is not None and module.pooling.kind != module.info.pooling:
+        raise StoreError(
+            f"The module {module.name!r} records the pooling {module.info.pooling!r}, but reads words by "
+            f"{module.pooling.kind!r}. The pooling is set when the module is made: set info.pooling back, or "
+            "make it anew."
+        )
     tensors = _stored_form(module, dtype)
     if faults := _unstorable(tensors, module.tensors(), dtype):
         raise StoreError(f"The module {module.name!r} cannot be stored:\n  " + "\n  ".join(faults))
@@ -163,9 +169,12 @@ def own_faults(tensors: dict[str, Tensor], manifest: Manifest, *, whole: dict[st
     packed = {name for name, kind in kinds.items() if kind.packed}
     faults = [fault for name in sorted(packed) for fault in _packed_faults(name, kinds[name], tensors)]
     faults += _head_faults(tensors, len(manifest.labels))
+    if ("pooling.weight" in tensors) != (manifest.pooling == "attention"):
+        there = "one" if "pooling.weight" in tensors else "none"
+        faults.append(f"pooling.weight: the pooling is {manifest.pooling}, the weights have {there}")
     for name, tensor in whole.items():
         steps = set(name.split("."))
-        if not name.startswith("head.") and not kinds.keys() & set(name.split(".")[:-1]):
+        if not name.startswith(("head.", "pooling.")) and not kinds.keys() & set(name.split(".")[:-1]):
             faults.append(f"{name}: belongs to none of the components {', '.join(sorted(kinds)) or '(there are none)'}")
         if tensor.is_floating_point() and tensor.dtype != DTYPES[manifest.weights.dtype] and not packed & steps:
             faults.append(f"{name}: stored as {_name(tensor.dtype)}, recorded as {manifest.weights.dtype}")

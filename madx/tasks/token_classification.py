@@ -1,4 +1,4 @@
-"""Token classification: one label for each word, predicted at the word's first piece."""
+"""Token classification: one label for each word, predicted from the pieces that the task module's pooling reads."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from madx.engine import Engine
 from madx.engine.entropy_mixing import EntropyMixing
 from madx.engine.explanation import Explanation, RouteExplanation
 from madx.errors import DataError
+from madx.module.pooling import FIRST, Pooling
 from madx.tasks.base import Batch, Task
 
 if TYPE_CHECKING:
@@ -183,12 +184,53 @@ class TokenClassification(Task):
 
 
 def word_logits(engine: Engine, batch: Batch) -> Tensor:
-    """Return the logits `(words of the batch, labels)` in float32, at the first piece of each word, row after row."""
+    """Return the logits `(words of the batch, labels)` in float32, row after row.
+
+    A word is read as the module says that predicts it, see `madx.module.pooling`; of the last layer only the states of
+    the pieces that are read are needed. Under a route the rows of a batch may have different poolings.
+    """
     branches = batch.get("branches")
-    rows, words = (batch["first"] >= 0).nonzero(as_tuple=True)
-    at = rows, batch["first"][rows, words]
+    rows, _ = (batch["first"] >= 0).nonzero(as_tuple=True)
+    vectors = _word_vectors(engine, batch)
+    return engine.label_logits(vectors, branches=None if branches is None else branches[rows]).float()
+
+
+def _word_vectors(engine: Engine, batch: Batch) -> Tensor:
+    """Return the vectors `(words of the batch, width)` that the heads read, row after row."""
+    branches, there = batch.get("branches"), batch["first"] >= 0
+    rows, words = there.nonzero(as_tuple=True)
+    first, sizes = batch["first"][rows, words], batch["pieces"][rows, words]
+    groups = _groups_of_rows(engine.poolings(len(there), branches=branches))
+    if len(groups) == 1:
+        ((pooling, _),) = groups
+        read = pooling.reads(first, sizes)
+        at = rows[read.words], read.positions
+        hidden = engine(batch["input_ids"], batch["attention_mask"], at=at, branches=branches)
+        return pooling(hidden, read.words, len(rows))
+    chosen = [torch.isin(rows, torch.tensor(of_group, device=rows.device)).nonzero()[:, 0] for _, of_group in groups]
+    reads = [pooling.reads(first[c], sizes[c]) for (pooling, _), c in zip(groups, chosen, strict=True)]
+    at = (
+        torch.cat([rows[c][read.words] for c, read in zip(chosen, reads, strict=True)]),
+        torch.cat([read.positions for read in reads]),
+    )
     hidden = engine(batch["input_ids"], batch["attention_mask"], at=at, branches=branches)
-    return engine.label_logits(hidden, branches=None if branches is None else branches[rows]).float()
+    parts = hidden.split([len(read.words) for read in reads])
+    vectors = [
+        pooling(part, read.words, len(c))
+        for (pooling, _), part, read, c in zip(groups, parts, reads, chosen, strict=True)
+    ]
+    return torch.cat(vectors)[torch.cat(chosen).argsort()]
+
+
+def _groups_of_rows(poolings: Sequence[Pooling]) -> list[tuple[Pooling, list[int]]]:
+    """Return the different poolings of a batch, each with its rows; one that reads first pieces for a batch of none."""
+    groups: list[tuple[Pooling, list[int]]] = []
+    for row, pooling in enumerate(poolings):
+        of_group = next((rows for other, rows in groups if pooling.alike(other)), None)
+        if of_group is None:
+            groups.append((pooling, of_group := []))
+        of_group.append(row)
+    return groups or [(Pooling(FIRST, 0), [])]
 
 
 def _for_each(sentences: Sequence[HasTokens], branches: Sequence[int] | None) -> Sequence[int] | None:

@@ -76,7 +76,7 @@ class Trainable(ABC):
 
     def parameter_groups(self, settings: TrainSettings) -> list[dict[str, Any]]:
         """The parameters by peak learning rate: `params` and `peak` of each group."""
-        head = set(self.module.head.parameters()) if self.module.head is not None else set()
+        head = set(self.module.head_parameters())
         rates = settings.learning_rate, settings.head_learning_rate or settings.learning_rate
         groups = [
             {"params": [p for p in self.parameters if (p in head) == of_head], "peak": peak}

@@ -20,7 +20,7 @@ SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=40)
 
 
 def rows_of(lengths):
-    return [Row(tuple(range(n)), (1,), (0,), (), i) for i, n in enumerate(lengths)]
+    return [Row(tuple(range(n)), (1,), (0,), (), i, (1,)) for i, n in enumerate(lengths)]
 
 
 def sentence(*words, tag="O"):
@@ -150,7 +150,7 @@ def test_wrong_settings(tokenizer):
 
 
 def test_merging_checks():
-    rows = [Row((0, 1), (1,), (0,), (), 0), Row((0, 1), (1,), (1,), (), 0)]
+    rows = [Row((0, 1), (1,), (0,), (), 0, (1,)), Row((0, 1), (1,), (1,), (), 0, (1,))]
     two = [SimpleNamespace(tokens=("a", "b"))]
     assert merge_predictions(rows, [["X"], ["Y"]], two) == [["X", "Y"]]
     for given_rows, tags, expected in (
@@ -191,13 +191,14 @@ def test_epochs_and_seeds_differ_and_padding_is_small():
 
 
 def test_collate():
-    rows = [Row((0, 5, 6, 2), (1, 2), (0, 1), (1, 0), 0), Row((0, 7, 2), (1,), (3,), (2,), 1)]
+    rows = [Row((0, 5, 6, 2), (1, 2), (0, 1), (1, 0), 0, (1, 1)), Row((0, 7, 2), (1,), (3,), (2,), 1, (1,))]
     tensors = collate(rows, pad_id=1)
     assert tensors["input_ids"].tolist() == [[0, 5, 6, 2], [0, 7, 2, 1]]
     assert tensors["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
-    assert tensors["first"].tolist() == [[1, 2], [1, -1]] and tensors["labels"].tolist() == [[1, 0], [2, -100]]
+    assert tensors["first"].tolist() == [[1, 2], [1, -1]] and tensors["pieces"].tolist() == [[1, 1], [1, 0]]
+    assert tensors["labels"].tolist() == [[1, 0], [2, -100]]
     assert {t.dtype for t in tensors.values()} == {torch.int64}
-    assert "labels" not in collate([Row((0, 2), (), (), (), 0)], pad_id=1)
+    assert "labels" not in collate([Row((0, 2), (), (), (), 0, ())], pad_id=1)
 
 
 def test_wrong_budget():

@@ -160,6 +160,20 @@ def test_a_labelled_set_is_counted(tokenizer):
     )
 
 
+def test_names_inside_words_recommend_another_pooling(tokenizer):
+    divided = Sentence(("xAnna", "a", "the"), ("B-PER", "O", "O"), 1)
+    whole = Sentence(("the", "the"), ("B-LOC", "O"), 5)
+    malformed = Sentence(("a", "xAnna"), ("O", "loc"), 8)  # its tags are left out, not its words
+    r = inspect_labels([malformed, *[divided] * 9, whole], tokenizer, path="x")
+    pieces = [len(tokenizer(word, add_special_tokens=False)["input_ids"]) for word in ("xAnna", "a", "the")]
+    assert pieces[0] > 1 and pieces[1:] == [1, 1]
+    assert r.divided_names == 0.9 and r.divided == 10 / 31
+    assert has(r.warnings, "90% of the names", "pooling: last")
+    r = inspect_labels([divided, whole], tokenizer, path="x")
+    assert r.divided_names == 0.5 and not has(r.warnings, "pooling")
+    assert inspect_labels([whole], tokenizer, path="x", inventory=Inventory("T", ("O", "B-LOC"))).divided_names is None
+
+
 def test_invalid_sequences_are_all_counted_and_the_first_named(tokenizer):
     good = [Sentence(("a", "the"), ("B-PER", "I-PER"), n) for n in range(1, 90, 3)]
     bad = [Sentence(("a", "in"), ("O", "I-LOC"), 100), Sentence(("a", "in"), ("B-PER", "loc"), 104)]

@@ -49,13 +49,14 @@ def collate(rows: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
     """Return the rows of a batch as int64 tensors.
 
     `input_ids` and `attention_mask`: `(batch, tokens)`, padded with `pad_id` and 0. `first`: `(batch, words)`, the
-    position of the first piece of each word, padded with -1. `labels`: `(batch, words)`, padded with -100; left out for
-    rows without labels.
+    position of the first piece of each word, padded with -1. `pieces`: `(batch, words)`, the number of pieces of each
+    word, padded with 0. `labels`: `(batch, words)`, padded with -100; left out for rows without labels.
     """
     result = {
         "input_ids": _padded([row.input_ids for row in rows], pad_id),
         "attention_mask": _padded([(1,) * len(row) for row in rows], 0),
         "first": _padded([row.first for row in rows], -1),
+        "pieces": _padded([row.pieces for row in rows], 0),
     }
     if any(row.labels for row in rows):
         result["labels"] = _padded([row.labels for row in rows], IGNORED)

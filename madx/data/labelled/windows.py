@@ -35,6 +35,7 @@ class Row:
     words: the places of these words in the sentence, `(words,)`.
     labels: the label ids of these words, `(words,)`; empty for a sentence without tags.
     sentence: the index of the sentence.
+    pieces: the number of pieces of each of these words, `(words,)`; they stand side by side, all of them in this row.
     """
 
     input_ids: tuple[int, ...]
@@ -42,6 +43,7 @@ class Row:
     words: tuple[int, ...]
     labels: tuple[int, ...]
     sentence: int
+    pieces: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -62,9 +64,10 @@ def encode_words(
     max_length: tokens of a row at most, with the frame.
     overlap: pieces that neighbouring windows share at most; by default a quarter of the room for pieces.
 
-    A single word longer than a window keeps its first pieces and is predicted as well. A word without any piece, such
-    as a control character, becomes the unknown token. Raises ConfigError for sizes that leave no room, and DataError
-    for a tag that is not in the label set.
+    A window holds whole words, so every word is read in a window with all of its pieces. A single word longer than a
+    window keeps its first pieces and is predicted from them; the last of these is then its last piece. A word without
+    any piece, such as a control character, becomes the unknown token. Raises ConfigError for sizes that leave no room,
+    and DataError for a tag that is not in the label set.
     """
     room = max_length - 2
     overlap = max(room, 0) // 4 if overlap is None else overlap
@@ -86,6 +89,7 @@ def encode_words(
                     words=tuple(predicted),
                     labels=() if ids is None else tuple(ids[word] for word in predicted),
                     sentence=number,
+                    pieces=tuple(len(words[word]) for word in predicted),
                 )
             )
     return rows

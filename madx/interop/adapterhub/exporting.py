@@ -16,7 +16,7 @@ from madx.interop.adapterhub.layouts import layout_of
 from madx.interop.adapterhub.links import written
 from madx.interop.files import new_folder
 from madx.interop.matching import public_name
-from madx.module import Module, require_base
+from madx.module import Module, require_base, require_first_piece
 
 #: the version written; every later release reads it
 VERSION = "adapters.1.3.0"
@@ -34,6 +34,7 @@ def export_adapterhub(
     a folder in use.
     """
     require_base(module.info, base)
+    require_first_piece(module, "AdapterHub's tagging head")
     layout, folder, name = layout_of(base.config.model_type), Path(folder).expanduser(), as_name or module.name
     if "." in name or hasattr(nn.ModuleDict(), name):
         raise ConfigError(

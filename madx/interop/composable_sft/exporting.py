@@ -12,7 +12,7 @@ from madx.errors import ConfigError
 from madx.interop.composable_sft.file import CONFIG, FILE, LARGEST, encoded
 from madx.interop.composable_sft.head import write_config, write_head
 from madx.interop.files import new_folder
-from madx.module import Module, require_base
+from madx.module import Module, require_base, require_first_piece
 
 
 def export_composable_sft(module: Module, folder: str | Path, *, base: Base) -> Path:
@@ -27,6 +27,7 @@ def export_composable_sft(module: Module, folder: str | Path, *, base: Base) -> 
     folder in use.
     """
     require_base(module.info, base)
+    require_first_piece(module, "the token classifier of composable-sft")
     if other := [component for component in module.info.components if component != "sparse_diff"]:
         raise ConfigError(
             f"The module {module.name!r} cannot be written as a file of composable-sft: it has "

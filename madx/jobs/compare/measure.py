@@ -99,6 +99,7 @@ def candidate(job: TrainTask, base: Base, task: TokenClassification) -> Iterator
                 components=job.components,
                 task=job.task,
                 labels=task.labels.tags,
+                pooling=job.pooling,
             )
         )
         engine.activate(Stack(*under, NAME))

@@ -168,6 +168,7 @@ class _Run:
             task=settings.task,
             labels=self.labels.tags,
             licence=settings.licence,
+            pooling=settings.pooling,
         )
 
     def _record(
@@ -225,6 +226,7 @@ def _identity(settings: TrainTask, engine: Engine) -> dict[str, Any]:
         "language",
         "task",
         "components",
+        "pooling",
         "epochs",
         "batch_size",
         "tokens_per_batch",

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from madx.jobs.labelled import FORMS, Columns
 from madx.jobs.settings import COMPONENTS, JobSettings, LabelledData
+from madx.module.pooling import Kind as Pooling
 from madx.training import TrainSettings
 
 
@@ -44,6 +45,10 @@ class TrainTask(JobSettings):
         description="Several languages: batches in proportion to size^(1/temperature); large: all alike.",
     )
     components: str | dict[str, Any] = Field(default="pfeiffer", description=COMPONENTS)
+    pooling: Pooling = Field(
+        default="first",
+        description="The pieces of a word that its label is read at: first, last, first_last, mean, max or attention.",
+    )
     columns: Columns = Field(default=Columns(), description="How the files are read.")
     epochs: int = Field(default=100, ge=1, description="Passes over the training data.")
     batch_size: int | None = Field(default=16, ge=1, description="Sentences in a step; null: by tokens_per_batch.")

@@ -27,7 +27,7 @@ def l1_per_parameter(trainee: Trainee[SparseDiff], given: float | None, *, all_e
     model: Any = base.model
     default = LANGUAGE_L1 if module.info.role == "language" and not all_entries else 0.0
     tied = model.get_input_embeddings().weight.numel() if base.family.tied else 0
-    head = sum(p.numel() for p in module.head.parameters()) if module.head is not None else 0
+    head = sum(p.numel() for p in module.head_parameters())
     return (given if given is not None else default) / (sum(p.numel() for p in model.parameters()) + tied + head)
 
 
