@@ -131,7 +131,7 @@ def test_each_fits_half_precision_but_not_their_sum(dtype, largest):
 # ---- bad input, as a user meets it -----------------------------------------------------------------------------------
 
 
-def test_every_bad_difference_has_its_words(tmp_path):
+def test_every_bad_delta_has_its_own_message(tmp_path):
     """The list of what can be wrong with a difference; after each the base is as before."""
     base, other, store = tiny.base(), tiny.base(seed=4), Store(tmp_path)
     engine, state = Engine(base), snapshot(base)
@@ -184,7 +184,7 @@ def test_every_bad_difference_has_its_words(tmp_path):
         assert unchanged(base, state)
 
 
-def test_bad_differences_by_command(tmp_path, monkeypatch):
+def test_bad_deltas_by_command(tmp_path, monkeypatch):
     """Too many entries are refused before training; a file of another base, or a cut one, before prediction."""
     folder = fill(tmp_path)
     monkeypatch.chdir(folder)

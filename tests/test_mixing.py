@@ -93,7 +93,7 @@ def test_gradient_equals_finite_difference(task):
         slope = (rows_entropy(engine, task, mixing, there) - rows_entropy(engine, task, mixing, back)) / 2e-6
         expected = gradients[site][child, row].item()
         assert abs(expected) > 1e-6 and slope[row].item() == pytest.approx(expected, rel=1e-4, abs=1e-9)
-        assert slope[[r for r in range(4) if r != row]].abs().max() < 1e-9  # no row moves another
+        assert slope[[r for r in range(4) if r != row]].abs().max() < 1e-9  # no row changes another row
 
 
 def test_a_row_gets_what_it_gets_alone_and_again(engine, task):
@@ -150,7 +150,7 @@ def test_words_of_a_long_sentence_lie_in_several_rows(engine, task):
         ("average(diff, hau) + ner", "diff is a weight delta.*Average modules"),
     ],
 )
-def test_what_cannot_be_moved_is_refused(engine, composition, text):
+def test_weights_that_cannot_be_optimised_are_refused(engine, composition, text):
     if "diff" in composition:
         engine.attach(new_module("diff", engine.base, language="zul", components="lt_sft"))
     with engine.using(composition), pytest.raises(CompositionError, match=text):

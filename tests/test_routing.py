@@ -355,7 +355,7 @@ def test_a_module_that_no_branch_names_is_not_trained():
         made.train_only("ner", "yor")
 
 
-# ---- differences of weights ------------------------------------------------------------------------------------------
+# ---- weight deltas ---------------------------------------------------------------------------------------------------
 
 
 def test_branches_with_different_weights_go_through_one_after_the_other():
@@ -369,7 +369,7 @@ def test_branches_with_different_weights_go_through_one_after_the_other():
     assert all(torch.equal(p, theta[n]) for n, p in made.base.encoder.named_parameters())
 
 
-def test_one_difference_of_weights_for_all_rows_takes_one_pass(monkeypatch):
+def test_one_weight_delta_for_all_rows_takes_one_pass(monkeypatch):
     made = engine(swa="madx", yor="madx", ner="lt_sft_task")
     require_equal(made, route_of("swa + ner", "yor + ner"), [1, 0, 1])
     monkeypatch.setattr(ActiveComposition, "add_weights", None)
@@ -380,7 +380,7 @@ def test_one_difference_of_weights_for_all_rows_takes_one_pass(monkeypatch):
     assert all(p.grad is not None for n, p in made.module("swa").named_parameters() if "embeddings" not in n)
 
 
-def test_a_difference_that_all_branches_share_is_trained_on_mixed_batches():
+def test_a_weight_delta_that_all_branches_share_is_trained_on_mixed_batches():
     made = engine(
         swa="madx",
         yor="madx",
@@ -548,7 +548,7 @@ def test_explained_and_measured_on_the_rows_of_each_branch():
     assert of[0, "swa"].change == pytest.approx(alone["swa"], rel=1e-3)
 
 
-def test_differences_of_weights_are_measured_and_left_as_they_were():
+def test_weight_deltas_are_measured_and_left_unchanged():
     made = engine(swa="lt_sft", yor="lt_sft", ner="pfeiffer")
     made.activate("route(swa + ner, yor + ner)")
     before = made(*tiny.inputs(2), branches=[0, 1])

@@ -1,4 +1,4 @@
-"""Differences of weights on every base family: theta_0 + delta exactly, theta_0 back bit for bit, whatever happens."""
+"""Weight deltas on every base family: theta is theta_0 + delta exactly, and theta_0 is restored exactly after any error."""
 
 import pytest
 import tiny
@@ -224,7 +224,7 @@ def test_large_numbers_at_different_places_do_not_overflow():
         assert unchanged(base, state)
 
 
-def test_a_difference_lost_in_rounding_is_inactive():
+def test_a_delta_lost_in_rounding_is_inactive():
     base = tiny.base()
     base.model.to(torch.bfloat16)
     engine = Engine(base)
@@ -310,7 +310,7 @@ def test_no_copy_of_the_embeddings_without_need(ids):
 
 @torch.no_grad()
 @pytest.mark.parametrize("language", ["sparse", "adapter"])
-def test_differences_and_adapters_in_one_composition(base, ids, language):
+def test_weight_deltas_and_adapters_in_one_composition(base, ids, language):
     engine, state = Engine(base), snapshot(base)
     adapter = tiny.wake(new_module("adapter", base, components="pfeiffer"))
     engine.attach(adapter), engine.attach(sparse(base, "sparse"))
@@ -517,7 +517,7 @@ def test_python_objects_and_text_agree():
         assert engine.activate(made) == engine.activate(text)
 
 
-def test_a_difference_of_another_shape_is_refused_even_on_a_sister_base():
+def test_a_delta_of_another_shape_is_refused_even_on_a_sister_base():
     base, other, sister = tiny.base(), tiny.base(intermediate_size=48), tiny.base(seed=3)
     made = sparse(base, "a")
     with pytest.raises(BaseError, match="of other parameters.*intermediate.dense.bias"):

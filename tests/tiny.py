@@ -160,5 +160,5 @@ def snapshot(base) -> dict[str, torch.Tensor]:
 
 
 def unchanged(base, state) -> bool:
-    """Whether the weights are those of a snapshot, bit for bit."""
+    """Return true if all weights equal those of a snapshot exactly."""
     return all(torch.equal(v, state[k]) for k, v in base.model.state_dict().items())
