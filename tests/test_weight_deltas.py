@@ -1,4 +1,4 @@
-"""Weight deltas on every base family: theta is theta_0 + delta exactly, and theta_0 is restored exactly after any error."""
+"""Weight deltas: theta = theta_0 + delta in place, an exact way back, the decoder, compositions, explanations, merging."""
 
 import pytest
 import tiny
