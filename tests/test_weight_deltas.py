@@ -1,4 +1,4 @@
-"""Weight deltas: theta = theta_0 + delta in place, an exact way back, the decoder, compositions, explanations, merging."""
+"""Weight deltas on every base family: theta is theta_0 + delta exactly, and theta_0 comes back exactly after errors."""
 
 import pytest
 import tiny
