@@ -1,4 +1,4 @@
-"""Weight deltas on every base family: theta is theta_0 + delta exactly, and theta_0 is restored exactly after any error."""
+"""Weight deltas on every base family: theta is exactly theta_0 + delta, and theta_0 is restored after any error."""
 
 import pytest
 import tiny

@@ -150,7 +150,7 @@ def scatter(unit) -> dict[str, torch.Tensor]:
 
 
 def dense(made) -> dict[str, torch.Tensor]:
-    """The same of a module."""
+    """Copy the weights of a module."""
     return scatter(made.units["weights"]["sparse_diff"])
 
 
