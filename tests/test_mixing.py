@@ -73,7 +73,7 @@ def test_entropy_falls_and_weights_sum_to_one(engine, task):
 
 
 def exact_scores(engine, batch):
-    """What `word_logits` gives, in the base's own precision."""
+    """Compute `word_logits` in the base's own precision."""
     hidden = engine(batch["input_ids"], batch["attention_mask"])
     rows, words = (batch["first"] >= 0).nonzero(as_tuple=True)
     return engine.label_logits(hidden[rows, batch["first"][rows, words]])

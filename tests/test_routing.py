@@ -67,7 +67,7 @@ def everything(made, ids, mask, branches=None, *, scores=("hidden", "masked", "l
 
 
 def apart(made, route, ids, mask, branches, **options):
-    """The same, each row in a forward pass of its own."""
+    """Run each row in its own forward pass, for comparison."""
     rows = []
     for row, number in enumerate(branches):
         with made.using(route.branches[number]):

@@ -142,7 +142,7 @@ def sparse(base, name, seed=0, *, entries=400, std=0.3, **more):
 
 
 def scatter(unit) -> dict[str, torch.Tensor]:
-    """The difference of a `sparse_diff` as full tensors, entry by entry: name -> tensor."""
+    """Return the weight delta of a `sparse_diff` unit as full tensors: name -> tensor."""
     flat = torch.zeros(unit.space.size)
     flat[unit.indices.long()] = unit.values.detach()
     parts = flat.split([p.numel for p in unit.space.parameters])
@@ -150,7 +150,7 @@ def scatter(unit) -> dict[str, torch.Tensor]:
 
 
 def dense(made) -> dict[str, torch.Tensor]:
-    """The same of a module."""
+    """Return the weight delta of a module with `sparse_diff` as full tensors: name -> tensor."""
     return scatter(made.units["weights"]["sparse_diff"])
 
 
