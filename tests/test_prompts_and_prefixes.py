@@ -146,7 +146,7 @@ def test_what_cannot_be_is_refused_before_the_first_forward_pass():
             with pytest.raises(ConfigError, match="length"):
                 new_module("m", made.base, components={kind: {"length": length}})
     made.activate("prefix")
-    with pytest.raises(CompositionError, match="past the engine"):
+    with pytest.raises(CompositionError, match="without the engine"):
         made.base.encoder(input_ids=tiny.inputs()[0])
 
 
