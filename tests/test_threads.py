@@ -59,6 +59,7 @@ def test_a_thousand_requests_in_64_threads(engine):
     assert mixed(engine, STACKS, requests=1000, threads=64) == []
 
 
+@pytest.mark.slow
 def test_weight_deltas_take_turns(engine):
     engine.attach(tiny.sparse(engine.base, "delta"))
     before = tiny.snapshot(engine.base)
@@ -102,6 +103,7 @@ def test_routes_in_threads(engine):
     assert all(torch.allclose(each, expected[k % 4], atol=1e-5) for k, each in enumerate(found))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("languages", [None, {"swa": "swa", "eng": "base"}])
 def test_one_predictor_in_threads(tmp_path, languages):
     """The case of a server: many requests at once to one loaded stack, or to one route over languages."""

@@ -16,6 +16,7 @@ from madx.interop.adapterhub.layouts import LAYOUTS
 from madx.interop.adapterhub.methods.activations import ACTIVATIONS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", sorted(LAYOUTS))
 @pytest.mark.parametrize("safetensors", [False, True])
 def test_round_trip_on_every_family(model_type, safetensors, tmp_path):

