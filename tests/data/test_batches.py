@@ -210,6 +210,7 @@ def test_wrong_budget():
 # --- real data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["yor-masakhaner2/dev", "eng-uner/dev", "por-uner/dev"])
 def test_real_sentences(shared, real_tokenizer, name):
     """The pieces are those of transformers for lists of words, and windows of 64 tokens give back every tag."""

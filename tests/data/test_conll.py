@@ -199,6 +199,7 @@ def test_writing_is_whole_or_not_at_all(tmp_path, monkeypatch):
     assert file.read_text().startswith("a b c") and list(tmp_path.iterdir()) == [file]
 
 
+@pytest.mark.slow
 def test_real_files(shared):
     """Yoruba is decomposed in the file and composed in memory; every file has the three types."""
     files = sorted((shared / "data" / "ner").glob("*/*.conll"))

@@ -71,6 +71,7 @@ FLOW = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     bottleneck=st.none() | BOTTLENECKS,

@@ -25,7 +25,10 @@ from madx.store.card import model_card
 from madx.store.module_json import from_text
 
 #: huggingface_hub 2's own upload over LFS is not up to date with its HTTP library
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,  # each test starts a server
+    pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
+]
 HOME = "/home/juma/texts/swa.txt"
 VERSION1 = Path(__file__).parents[1] / "fixtures" / "v1"
 
@@ -156,7 +159,6 @@ def test_modules_published_by_0_1_0_are_pulled_loaded_and_pushed_on(name, local_
     assert same(store.load("again", base), expected) and store.verify(base=base) == []
 
 
-@pytest.mark.slow
 def test_revisions_pin_what_is_pulled(local_hub, writer, anybody, mine, theirs, base):
     first = writer.push("swa", "juma/swa", store=mine)
     other, third = (
@@ -247,7 +249,6 @@ def test_a_repository_without_a_card_gets_one(local_hub, anybody, mine, theirs):
 # ---- out of reach ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["offline", "down", "broken", "portal"])
 def test_what_was_fetched_before_is_used_when_the_hub_is_out_of_reach(
     how, local_hub, writer, anybody, mine, theirs, monkeypatch, caplog

@@ -72,6 +72,7 @@ def test_gradients_of_gates_are_those_of_the_formula(groups):
     assert any(0 < float((gate(a[n], noise[n]) == 0).float().mean()) < 1 for n in a), "some gates are shut"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [False, True])
 def test_a_high_price_shuts_gates_and_fewer_entries_differ(groups):
     shares = {}

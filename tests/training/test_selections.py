@@ -125,6 +125,7 @@ def test_fisher_has_no_dropout_and_refuses_data_without_predictions(monkeypatch)
         squares(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SELECTIONS.names())
 def test_every_selection_trains(name):
     engine, task, unit = language(400)
