@@ -72,11 +72,20 @@ class ActiveComposition:
         if isinstance(composition, Route):
             route = RoutePlan(composition, self.base.sites, self.modules, watch)
             for each in route.plans:
-                require_reached(each, self.reached())
+                self._check(each)
             return route
         plan = Compiler(self.base.sites, self.modules, watch).stack(composition)
-        require_reached(plan, self.reached())
+        self._check(plan)
         return plan
+
+    def _check(self, plan: Plan) -> None:
+        """Raise CompositionError for a plan that cannot act on this base."""
+        require_reached(plan, self.reached())
+        if plan.slots.length and getattr(self.base.config, "conv_kernel_size", 0):
+            raise CompositionError(
+                f"The base {self.base.label} mixes neighbouring positions by a convolution, so slots before the tokens "
+                "would change the first tokens. Use module types without slots on this base."
+            )
 
     def module(self, name: str) -> Module:
         """Return an attached module. Raises CompositionError, with the nearest name, if it is not attached."""
@@ -88,12 +97,16 @@ class ActiveComposition:
 
     def activate(self, composition: Composition | Item | None) -> Composition:
         """See `Engine.activate`."""
+        self._default = self._switch(composition)
+        return self._default
+
+    def _switch(self, composition: Composition | Item | None) -> Composition:
+        """Make a composition the one of this context."""
         composition = as_composition(composition)
         stack = self._first_stack(composition, self._compiled(composition))
         with self.lock:
             self.add_weights(stack)
         self._here.set((composition, None))
-        self._default = composition
         return composition
 
     @staticmethod
@@ -104,11 +117,8 @@ class ActiveComposition:
     @contextmanager
     def using(self, composition: Composition | Item | None) -> Iterator[None]:
         """See `Engine.using`."""
-        composition, before = as_composition(composition), self._here.get()
-        stack = self._first_stack(composition, self._compiled(composition))
-        with self.lock:
-            self.add_weights(stack)
-        self._here.set((composition, None))
+        before = self._here.get()
+        self._switch(composition)
         try:
             yield
         finally:
@@ -204,12 +214,6 @@ class ActiveComposition:
             self.add_weights(Stack())
         self._plans = {c: plan for c, plan in self._plans.items() if name not in c.names()}
         self._terms.forget()
-
-    @contextmanager
-    def bare_base(self) -> Iterator[None]:
-        """Remove all weight deltas inside a `with` block, e.g. to copy the base."""
-        with self.with_weights_of(Stack()):
-            yield
 
     def close(self) -> None:
         """Remove all deltas and forget everything."""

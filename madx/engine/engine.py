@@ -226,7 +226,7 @@ class Engine:
                 self.base, self._current, backward=self._backward, hooked=bool(self._needs), weights=weights
             )
             if isinstance(plan, RoutePlan) or branches is not None:
-                route = routing.required(active.route())
+                route = routing.required(plan if isinstance(plan, RoutePlan) else None)
                 rows = route.rows(branches, len(input_ids), input_ids.device)
                 return forward.routed(route, rows, input_ids, attention_mask, at=at, add_weights=active.add_weights)
             cache = self.cache if self.cache is not None and self.cache.plan is plan else None
@@ -376,7 +376,7 @@ class Engine:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Engine":
         """Make a new engine on a new base with copies of all modules and the same composition; the store is shared."""
-        with self._active.bare_base():
+        with self._active.with_weights_of(Stack()):
             self._hooks.remove()
             forget_replays(self.base.encoder)
             self.base.engine = None

@@ -67,25 +67,42 @@ class Forward:
             offsets: under a route, the first row of each branch.
             cache: of a training run whose lower layers do not change.
         """
-        length = max((slots.length for *_, slots in groups), default=0)
-        if length:
-            return self._with_slots(plan, ids, mask, at, SlotBatch(length, groups), offsets)
+        length = max((each.length for *_, each in groups), default=0)
+        slots = SlotBatch(length, groups) if length else None
+        tokens = Tokens(mask)
+        more: dict[str, Tensor] = {}
+        if slots is not None:
+            cache = None  # states are kept for tokens alone
+            tokens = slots.tokens(torch.ones_like(ids) if mask is None else mask)
+            ids, at = self._with_slots(ids, length), None if at is None else (at[0], at[1] + length)
+            more = self._token_types(ids)
         narrowed = at is not None and self.hooked and can_narrow(self.base, plan)
         keys = keys_of(ids, mask) if cache is not None else []
         given = cache.known(keys, ids) if cache is not None else None
         call = Call(
             plan,
-            Tokens(mask),
+            tokens,
+            slots,
             at=at if narrowed else None,
             given=given,
             offsets=offsets,
             backward=self.backward,
             weights=self.weights,
         )
-        hidden = self._encode(call, ids, mask)
+        hidden = self._encode(call, ids, tokens.mask, **more)
         if cache is not None and given is None and CACHED in call.seen:
             cache.put(keys, call.seen.pop(CACHED), ids)
-        return chosen(hidden, at, narrowed=narrowed)
+        return hidden[:, length:] if at is None and length else chosen(hidden, at, narrowed=narrowed)
+
+    def _with_slots(self, ids: Tensor, length: int) -> Tensor:
+        """Put dummy ids for the slots before the tokens."""
+        return torch.cat([ids.new_full((len(ids), length), self.base.config.pad_token_id or 0), ids], dim=1)
+
+    def _token_types(self, ids: Tensor) -> dict[str, Tensor]:
+        """Return the token types, all zero, for a base that has such: transformers 4 has zeros of its own for as many
+        positions as the base has, and slots and tokens may be more."""
+        embeddings = self.base.encoder.get_submodule(self.base.family.embeddings)
+        return {"token_type_ids": torch.zeros_like(ids)} if hasattr(embeddings, "token_type_ids") else {}
 
     def routed(
         self,
@@ -120,46 +137,6 @@ class Forward:
             return found[0]
         whole = rows.unsorted(found[0] if len(found) == 1 else torch.cat(found))
         return whole if at is None else whole[at]
-
-    def _with_slots(
-        self,
-        plan: Plan,
-        ids: Tensor,
-        mask: Tensor | None,
-        at: Positions | None,
-        slots: SlotBatch,
-        offsets: Sequence[int],
-    ) -> Tensor:
-        self._require_room(ids, slots.length)
-        given = torch.ones_like(ids) if mask is None else mask
-        tokens = slots.tokens(given)
-        front = ids.new_full((len(ids), slots.length), self.base.config.pad_token_id or 0)
-        moved = None if at is None else (at[0], at[1] + slots.length)
-        narrowed = moved is not None and can_narrow(self.base, plan)
-        call = Call(
-            plan,
-            tokens,
-            slots,
-            at=moved if narrowed else None,
-            offsets=offsets,
-            backward=self.backward,
-            weights=self.weights,
-        )
-        longer = torch.cat([front, ids], dim=1)
-        embeddings = self.base.encoder.get_submodule(self.base.family.embeddings)
-        # slots and tokens may outnumber the base's positions, for which alone transformers 4 has zeros of its own
-        types = {"token_type_ids": torch.zeros_like(longer)} if hasattr(embeddings, "token_type_ids") else {}
-        hidden = self._encode(call, longer, tokens.mask, **types)
-        if at is None:
-            return hidden[:, slots.length :]
-        return chosen(hidden, moved, narrowed=narrowed)
-
-    def _require_room(self, ids: Tensor, length: int) -> None:
-        if getattr(self.base.config, "conv_kernel_size", 0):
-            raise CompositionError(
-                f"The base {self.base.label} mixes neighbouring positions by a convolution, so slots before the tokens "
-                "would change the first tokens. Use module types without slots on this base."
-            )
 
     def _encode(self, call: Call, ids: Tensor, mask: Tensor | None, **more: Tensor) -> Tensor:
         replay_in_own_call(self.base.encoder, self.current)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from madx.contract.rules import undone
 from madx.contract.views import LayerOutput, Projection, Sublayer
 from madx.engine.call import Call, CurrentCall
-from madx.engine.plan import RowFlags
 from madx.engine.slots import masked
 from madx.errors import CompositionError, MadxError
 
@@ -111,14 +110,9 @@ class AtNorm(Hook):
         flag = call.plan.without_norm.get(self.site)
         if flag is None:
             return self.original(view.sum)
-        return view.value if flag is True else _by_rows(flag, view)
-
-
-def _by_rows(flag: bool | RowFlags, view: Sublayer) -> Tensor:
-    if not isinstance(flag, RowFlags):
-        return view.norm(view.sum)
-    without = flag.rows(view.sum.device)
-    return torch.where(without[:, None, None], view.value, view.norm(view.sum))
+        if flag is True:
+            return view.value
+        return torch.where(flag.rows(view.sum.device)[:, None, None], view.value, self.original(view.sum))
 
 
 class AtOutput(Hook):

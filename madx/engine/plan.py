@@ -49,7 +49,7 @@ class Plan(dict[str, Steps]):
     ):
         super().__init__(steps or {})
         self.slots, self.refusal = slots, refusal
-        self.without_norm: dict[str, bool | RowFlags] = {}
+        self.without_norm: dict[str, Literal[True] | RowFlags] = {}
 
 
 class Compiler:
