@@ -214,6 +214,15 @@ class SlotsType(ModuleType):
 
     kinds = frozenset({"slots"})
 
+    def require_room(self) -> None:
+        """Raise ConfigError if the slots leave no room for text; a type calls it once its length is known."""
+        positions = self.site.positions
+        if positions is not None and self.length >= positions:
+            raise ConfigError(
+                f"{self.name}.length is {self.length}, but the longest input of this base has {positions} positions, "
+                f"so no room is left for text. Give a length below {positions}."
+            )
+
     @property
     @abstractmethod
     def length(self) -> int:

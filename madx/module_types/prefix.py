@@ -24,7 +24,6 @@ from madx.contract.activations import ACTIVATIONS, check_activation
 from madx.contract.module_type import MODULE_TYPES, ComponentConfig, SlotsType
 from madx.contract.sites import Site
 from madx.contract.views import Slots
-from madx.errors import ConfigError
 
 PRESETS: dict[str, tuple[dict[str, Any], str]] = {
     "prefix": ({}, "prefix of 30 keys and values in each layer, through an MLP of 512 (Li & Liang 2021)"),
@@ -87,11 +86,7 @@ class Prefix(SlotsType):
 
     def __init__(self, config: PrefixConfig, site: Site):
         super().__init__(config, site)
-        if site.positions is not None and config.length >= site.positions:
-            raise ConfigError(
-                f"prefix.length is {config.length}, but the longest input of this base has {site.positions} positions, "
-                f"so no room is left for text. Give a length below {site.positions}."
-            )
+        self.require_room()
         #: the number of this layer among those where the component acts
         self.number = sorted(config.layers(site.depth)).index(int(site.layer or 0))
         if config.flat:

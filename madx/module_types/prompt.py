@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from madx.contract.module_type import MODULE_TYPES, ComponentConfig, SlotsType
 from madx.contract.sites import Site
 from madx.contract.views import Slots
-from madx.errors import ConfigError
 
 PRESETS: dict[str, tuple[dict[str, Any], str]] = {
     "prompt": ({}, "prompt of 10 learned vectors before the tokens (Lester et al. 2021)"),
@@ -50,11 +49,7 @@ class Prompt(SlotsType):
 
     def __init__(self, config: PromptConfig, site: Site):
         super().__init__(config, site)
-        if site.positions is not None and config.length >= site.positions:
-            raise ConfigError(
-                f"prompt.length is {config.length}, but the longest input of this base has {site.positions} positions, "
-                f"so no room is left for text. Give a length below {site.positions}."
-            )
+        self.require_room()
         self.vectors = nn.Parameter(torch.empty(config.length, site.width))
         if config.init == "normal":
             nn.init.normal_(self.vectors, std=0.02)
