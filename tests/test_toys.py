@@ -202,12 +202,9 @@ def test_a_class_at_a_site_of_another_class_is_refused():
         def acts_at(cls, config, site):
             return site.kind == "embeddings"
 
-    toys.MODULE_TYPES.register("misplaced")(Misplaced)
-    try:
+    with toys.registered(misplaced=Misplaced):
         with pytest.raises(ConfigError, match="ChangeType.*embeddings.*would not act"):
             new_module("m", tiny.base(), components={"misplaced": {}})
-    finally:
-        del toys.MODULE_TYPES._classes["misplaced"]
 
 
 @pytest.mark.parametrize("kind", ["toy_change", "toy_map", "toy_slots"])

@@ -3,8 +3,9 @@
 import pytest
 import tiny
 import torch
+import toys
 
-from madx.contract.module_type import MODULE_TYPES, ChangeType, ComponentConfig
+from madx.contract.module_type import ChangeType, ComponentConfig
 from madx.engine import Engine
 from madx.module import new_module
 
@@ -39,10 +40,9 @@ class Looker(ChangeType):
 
 @pytest.fixture
 def looker(monkeypatch):
-    MODULE_TYPES.register("looker")(Looker)
     monkeypatch.setattr(Looker, "seen", {})
-    yield monkeypatch
-    del MODULE_TYPES._classes["looker"]
+    with toys.registered(looker=Looker):
+        yield monkeypatch
 
 
 def looked(family: str, **module) -> tuple[Engine, dict, torch.Tensor]:

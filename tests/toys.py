@@ -133,12 +133,13 @@ TOYS = {
 
 
 @contextmanager
-def registered() -> Iterator[None]:
-    """The toys under their names, for the length of a `with` block."""
-    for name, toy in TOYS.items():
-        MODULE_TYPES.register(name)(toy)
+def registered(**types: type) -> Iterator[None]:
+    """Module types under their names, for the length of a `with` block; without types, the toys."""
+    added = types or TOYS
+    for name, each in added.items():
+        MODULE_TYPES.register(name)(each)
     try:
         yield
     finally:
-        for name in TOYS:
+        for name in added:
             del MODULE_TYPES._classes[name]

@@ -1,13 +1,12 @@
 """Toy module types for tests of training: a shift with every training hook, and a weight delta of rank one."""
 
-from contextlib import contextmanager
-
 import tiny
 import tiny_runs as runs
 import torch
+import toys
 from torch import nn
 
-from madx.contract.module_type import MODULE_TYPES, ChangeType, ComponentConfig, Delta, WeightsType
+from madx.contract.module_type import ChangeType, ComponentConfig, Delta, WeightsType
 from madx.data.labelled.labels import LabelSet
 from madx.engine import Engine
 from madx.module import new_module
@@ -100,15 +99,9 @@ def draw(like, drop, seed, step):
     return (torch.rand(like.shape, generator=generator) >= drop).to(like.dtype)
 
 
-@contextmanager
 def registered():
     """The toys are module types within the block."""
-    MODULE_TYPES._classes.update(shift=Shift, outer=Outer)
-    try:
-        yield
-    finally:
-        for name in ("shift", "outer"):
-            del MODULE_TYPES._classes[name]
+    return toys.registered(shift=Shift, outer=Outer)
 
 
 def engine_with(components, *, under=None, seed=0):
