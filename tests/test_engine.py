@@ -3,6 +3,7 @@
 import pytest
 import tiny
 import torch
+import toys
 from tiny import snapshot, unchanged
 
 from madx.composition import Average, Stack, parse
@@ -48,6 +49,28 @@ def test_idle_and_closed_are_bit_identical(base, ids):
     assert [n for n, _ in base.model.named_parameters()] == names
     assert unchanged(base, state)
     assert not any("forward" in m.__dict__ or m._forward_hooks or m._forward_pre_hooks for m in base.model.modules())
+
+
+@torch.no_grad()
+def test_a_mask_given_by_position_is_seen_like_a_named_one(base, ids):
+    """A call of the encoder itself, as in a user's own code, hands the mask to the modules either way."""
+    seen = []
+
+    class Reads(toys.ToyChange):
+        def forward(self, view):
+            seen.append(view.mask.clone())
+            return super().forward(view)
+
+    ids, mask = ids
+    assert not mask.all()
+    with toys.registered(reads=Reads):
+        engine = Engine(base)
+        engine.attach(module(base, "swa", {"reads": {}}))
+        engine.activate("swa")
+        named = base.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        by_place = base.encoder(ids, mask).last_hidden_state
+    assert torch.equal(named, by_place)
+    assert len(seen) == 2 * base.depth and all(torch.equal(each, mask.bool()) for each in seen)
 
 
 @torch.no_grad()

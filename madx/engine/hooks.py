@@ -10,6 +10,7 @@ refused; `copy.deepcopy(engine)` makes a new base with an engine of its own.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from inspect import signature
 from typing import Any, NoReturn
 
 import torch
@@ -246,7 +247,9 @@ class AtEncoder(Hook):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.current.get() is not None:
             return self._run(*args, **kwargs)
-        with self.enter(kwargs):
+        # a caller may give the attention mask by position, so the arguments go in under their names
+        named = signature(self.original).bind(*args, **kwargs).arguments if args else kwargs
+        with self.enter(named):
             return self._run(*args, **kwargs)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
