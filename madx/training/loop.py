@@ -156,8 +156,8 @@ class Loop:
         metric, best = self.task.metric, self.result.best.get(self.task.metric, math.nan)
         on = " from here" if self.checkpoint else ""
         return (
-            f"Training has diverged at step {self.step} of {self.run.steps}: {fault}. The best {metric} was {best:.2f}, at "
-            f"step {self.result.best_step}. No module was stored. Give a lower train.learning_rate (it is "
+            f"Training has diverged at step {self.step} of {self.run.steps}: {fault}. The best {metric} was {best:.2f} "
+            f"(step {self.result.best_step}). No module was stored. Give a lower train.learning_rate (it is "
             f"{self.settings.learning_rate:g}) or a longer train.warmup; or train.stop_diverged=false, with which the "
             f"same command goes on{on} and ends with the best weights."
         )
