@@ -10,6 +10,7 @@ from rich.text import Text
 
 from madx.cli.console import FIRST, out, quiet_transformers
 from madx.cli.options import SavedBase, StackText, Store, below, load_recorded_base
+from madx.errors import DataError
 
 if TYPE_CHECKING:
     from madx.engine import Engine
@@ -63,6 +64,8 @@ def predict(
 
     quiet_transformers()
     predictor = Predictor(stack, languages=below(language, "--language"), store=store, base=base)
+    if not text and sys.stdin is None:  # it was closed, by <&- or by what started the command
+        raise DataError("There is no text: none was given, and standard input is closed. Write the TEXT in quotes.")
     lines = iter(text) if text else text_lines(sys.stdin.buffer, name="standard input")
     numbered = (predictor.read(line, number) for number, line in enumerate(lines, 1))
     read = numbered if predictor.languages is not None else (line for _, line in numbered)

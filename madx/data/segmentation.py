@@ -15,36 +15,35 @@ import regex
 UNSPACED = r"[\p{Line_Break=SA}\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}ーｰ]"
 #: a stretch of such a script, with the marks and joiners of its letters
 RUN = regex.compile(rf"{UNSPACED}[{UNSPACED}\p{{M}}\u200C\u200D]*", regex.V1)
-_SCRIPTS = ("Thai", "Lao", "Khmer", "Myanmar", "Hiragana", "Katakana", "Han", "Bopomofo")
-_SCRIPT = regex.compile("|".join(rf"(?P<{name}>\p{{{name}}})" for name in _SCRIPTS))
+_WRITING = {
+    "Thai": r"\p{Thai}",
+    "Lao": r"\p{Lao}",
+    "Khmer": r"\p{Khmer}",
+    "Burmese": r"\p{Myanmar}",
+    "Chinese or Japanese": r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}]",
+}
 log = logging.getLogger("madx")
 
 
 def segment(run: str) -> list[str] | None:
-    """Return the words of a stretch of text without spaces, or None if the segmenter is not installed.
+    """Return the words of a stretch of text without spaces, or None if no segmenter is installed.
 
-    The first stretch of each script that cannot be segmented is reported, once in a process.
+    In that case a notice says, once in a process for each way of writing, how the text is cut and what to install.
     """
     cut = _segmenter()
     if cut is None:
-        report_unsegmented(run)
+        _report(next((name for name, letter in _WRITING.items() if regex.match(letter, run, regex.V1)), "This text"))
         return None
     # ICU's offsets count UTF-16 units, so the pieces themselves are read
     return [piece for piece in cut(run) if piece]
 
 
-def report_unsegmented(run: str) -> None:
-    """Say, once for each script, that its text is cut by character, and what to install."""
-    if found := _SCRIPT.search(run):
-        _report(str(found.lastgroup))
-
-
 @cache
-def _report(script: str) -> None:
+def _report(writing: str) -> None:
     log.warning(
-        "text in %s script is written without spaces and is cut by character, because no segmenter is installed. For "
-        "words: pip install 'madx[segmentation]' (Python 3.11 or newer), or put spaces between the words.",
-        script,
+        "%s is written without spaces and is cut by character, because no segmenter is installed. For words: pip "
+        "install 'madx[segmentation]' (Python 3.11 or newer), or put spaces between the words.",
+        writing,
     )
 
 

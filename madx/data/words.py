@@ -13,8 +13,8 @@ letter, and these additions keep together what labelled sets count as one token:
     address       web and mail addresses, @names and #tags       juma@example.org
     signs         a repeated sign, and signs between spaces      ...  ?!  :-)
 
-Scripts without spaces are cut by the dictionaries of ICU, or by character; see `madx.data.segmentation`. The Ethiopic
-word space (ሰላም፡ለዓለም) and the Tibetan tsheg between two letters separate words, as white space does.
+Scripts without spaces are cut by the dictionaries of ICU, or by character; see `madx.data.segmentation`. Between two
+letters the Ethiopic word space (ሰላም፡ለዓለም) and the Tibetan tsheg separate words, as white space does.
 
 `docs/real_input.md` has the share of sentences on which this rule agrees with the tokens of labelled sets.
 """
@@ -42,7 +42,6 @@ _FREE = rf"[{_SIGN}--{_QUOTE}]"
 
 # U+200B marks places where a line may break between words
 _SPACE = r"\s\p{Z}\p{Cc}\u200B"
-_SPACES = regex.compile(rf"[{_SPACE}]+", _FLAGS)
 _GAPS = regex.compile(rf"[{_SPACE}]+|(?<=[\p{{L}}\p{{M}}\p{{N}}])[\u1361\u0F0B](?=[\p{{L}}\p{{N}}])", _FLAGS)
 _BOUNDARY = regex.compile(r"\b", _FLAGS)
 # characters without a shape of their own: marks of the direction of writing, soft hyphens, and the byte order mark
@@ -83,13 +82,15 @@ _SUFFIX = regex.compile(r"[\p{Ll}\p{Lo}\p{N}Yy]", _FLAGS)
 # signs that stand alone in tokenised text only; French sets spaces before ! ? : ; and inside « »
 _APART = regex.compile(r"(?<!\S)(?:[.,()\"“”।॥።፣،؛۔。、，！？]|''|``|፡፡)(?!\S)", _FLAGS)
 _ATTACHED = regex.compile(
-    r"(?<=[^\s,;])[,;](?!\S)|[\p{L}\p{M}\p{N}][:!?…)\]”»\"](?!\S)|(?<!\S)[(\[“«\"][\p{L}\p{N}]"
+    r"(?<=[^\s,;])[,;](?!\S)|[\p{L}\p{M}\p{N}][:!?…)\]”»\"؛،؟۔።፣፤।॥](?!\S)|(?<!\S)[(\[“«\"][\p{L}\p{N}]"
     rf"|(?:{_LETTER}\p{{M}}*){{5}}\.(?!\S)|[^\s.!?][.!?।።。]\s*$",
     _FLAGS,
 )
 _LETTERS = regex.compile(r"[\p{L}\p{M}]+", _FLAGS)
 _FORMAT = regex.compile(r"\p{Cf}+", _FLAGS)
 _NO_LETTERS = regex.compile(r"[^\p{L}\p{M}\p{N}]+", _FLAGS)
+# a letter with its marks; UAX 29 keeps Katakana together
+_CHARACTER = regex.compile(r"[\p{Katakana}ーｰ][\p{Katakana}ーｰ\p{M}]*|\X[\p{M}\u200C\u200D]*", _FLAGS)
 #: longer stretches between spaces than this are not remembered; scripts without spaces make them
 _REMEMBERED = 40
 
@@ -112,7 +113,7 @@ def word_spans(text: str, *, segmented: bool = True) -> list[Span]:
     [(0, 7), (7, 8), (9, 14)]
     """
     if is_tokenised(text):
-        return list(_trimmed(text, _between(_SPACES, text)))
+        return list(_trimmed(text, _between(_GAPS, text)))
     found: list[Span] = []
     for start, end in _between(_GAPS, text):
         chunk = text[start:end]
@@ -169,7 +170,7 @@ def count_words(text: str) -> int:
 def _pieces(run: str) -> list[str]:
     """Return the words of a stretch of a script without spaces, or its characters where no segmenter is installed."""
     found = segment(run)
-    return regex.findall(r"\X", run) if found is None else found
+    return _CHARACTER.findall(run) if found is None else found
 
 
 def _between(gaps: regex.Pattern[str], text: str) -> Iterator[Span]:

@@ -10,6 +10,7 @@ from madx.base import load_base
 from madx.composition import Composition, Stack, as_composition, require_stack
 from madx.data.labelled.labels import LabelSet
 from madx.data.labelled.memory import sentences_of
+from madx.data.labelled.sentences import Sentence
 from madx.data.words import Span, word_spans
 from madx.engine import Engine
 from madx.errors import CompositionError, ConfigError, StoreError, did_you_mean
@@ -239,7 +240,9 @@ def _placed(row: Any, where: str) -> tuple[str, list[Span]]:
     words; words are joined by spaces."""
     if isinstance(row, str):
         return checked_text(row, where), word_spans(row)
-    if isinstance(row, Mapping) and "tokens" in row:
+    if isinstance(row, Sentence):
+        tokens = row.tokens
+    elif isinstance(row, Mapping) and "tokens" in row:
         tokens = tuple(row["tokens"])
     elif isinstance(row, (list, tuple)) and all(isinstance(each, str) for each in row):
         tokens = tuple(row)
