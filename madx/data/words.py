@@ -16,7 +16,7 @@ letter, and these additions keep together what labelled sets count as one token:
 Scripts without spaces are cut by the dictionaries of ICU, or by character; see `madx.data.segmentation`. Between two
 letters the Ethiopic word space (ሰላም፡ለዓለም) and the Tibetan tsheg separate words, as white space does.
 
-`docs/real_input.md` has the share of sentences on which this rule agrees with the tokens of labelled sets.
+`docs/words.md` has the share of sentences on which this rule agrees with the tokens of labelled sets.
 """
 
 from collections.abc import Iterable, Iterator
@@ -46,6 +46,7 @@ _GAPS = regex.compile(rf"[{_SPACE}]+|(?<=[\p{{L}}\p{{M}}\p{{N}}])[\u1361\u0F0B](
 _BOUNDARY = regex.compile(r"\b", _FLAGS)
 # characters without a shape of their own: marks of the direction of writing, soft hyphens, and the byte order mark
 _UNSEEN = "\u00ad\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
+_UNSEEN_FIRST = _UNSEEN + "\u200c\u200d"
 
 #: no boundary before or after these: they join what stands on both sides
 _JOINING = regex.compile(
@@ -235,9 +236,12 @@ def _joined(found: list[Span], kept: set[int]) -> Iterable[Span]:
 
 
 def _trimmed(text: str, found: Iterable[Span]) -> Iterator[Span]:
-    """Yield the words without characters at their edges that have no shape; words of nothing else are left out."""
+    """Yield the words without characters at their edges that have no shape; words of nothing else are left out.
+
+    A joiner belongs to the letter before it, so one that follows no letter is left out, too.
+    """
     for start, end in found:
-        while start < end and text[start] in _UNSEEN:
+        while start < end and text[start] in _UNSEEN_FIRST:
             start += 1
         while start < end and text[end - 1] in _UNSEEN:
             end -= 1

@@ -184,6 +184,8 @@ class Predictor:
             yield from self._predict(batch)
 
     def _known(self, line: Line, number: int) -> Line:
+        if not (isinstance(line, (tuple, list)) and len(line) == 2 and isinstance(line[1], str)):
+            raise DataError(f"Line {number} is {line!r:.60}: give text, or a pair of language and text.")
         language, text = line
         if self.languages is None or language not in self.languages and text.strip():
             allowed = "lines without a language" if self.languages is None else ", ".join(self.languages)

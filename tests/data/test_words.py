@@ -50,13 +50,14 @@ CUT = {
     "quotes": '|“|Habari|”|, |"|Juma|"|.',
     "signs without a shape": "\ufeffJuma \u200fשלום\u200f\u200b|x\u00ady\u2028z\u00a0w",
     "a mark without its letter": "a \u0323e\u0301 b",
-    "nothing": " \t\u3000\u200b\ufeff ",
+    "joiners without a letter": "a \u200c b \u200dc\u200c",
+    "nothing": " \t\u3000\u200b\ufeff \u200d ",
 }
 
 
 @pytest.mark.parametrize("text", CUT.values(), ids=list(CUT))
 def test_words_keep_their_marks_and_joiners(text):
-    unseen = re.compile("^[\u200f\ufeff]|[\u200f]$")
+    unseen = re.compile("^[\u200c\u200d\u200f\ufeff]|\u200f$")
     separators = r"[\s\u200b|]+|(?<=ም)፡|(?<=ད)་"
     wanted = [w for w in (unseen.sub("", part) for part in re.split(separators, text)) if w]
     given_text = text.replace("|", "")

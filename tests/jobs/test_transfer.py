@@ -212,3 +212,10 @@ def test_a_base_of_another_kind_is_refused(t):
     with pytest.raises(MadxError, match="was made for the base"):
         other.predict(LINE, language="swa")
     other.close()
+
+
+@pytest.mark.parametrize("line", [5, None, ("swa",), ("swa", 5), b"Juma"])
+def test_a_line_that_is_no_text_is_refused(t, line):
+    predictor = Predictor("swa + ner@1", store="modules", base="base")
+    with pytest.raises(DataError, match="Line 2 is .*give text, or a pair of language and text"):
+        list(predictor(["Juma", line]))
