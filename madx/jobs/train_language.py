@@ -138,6 +138,11 @@ def describe(blocks: Blocks) -> str:
 
 def _packed(settings: TrainLanguage, base: Base) -> Blocks:
     """Tokenise and pack the corpus, or take it from the cache; its warnings are logged."""
+    if settings.block_size > base.max_tokens:
+        log.warning(
+            "block_size %s is cut to %s, the most tokens that %s reads at once; set block_size=%s to say so.",
+            *(settings.block_size, base.max_tokens, base.label, base.max_tokens),
+        )
     blocks = pack_corpus(
         settings.corpus,
         base.tokenizer,
