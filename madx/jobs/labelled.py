@@ -11,6 +11,7 @@ from madx.data.labelled.conll import read_conll
 from madx.data.labelled.json_lines import read_json_lines
 from madx.data.labelled.memory import read_dataset
 from madx.data.labelled.sentences import Sentence
+from madx.data.labelled.spans import renamed
 from madx.data.labelled.tags import Inventory
 from madx.data.text.corpora import is_dataset, sha256_of
 from madx.errors import ConfigError
@@ -44,7 +45,12 @@ class Columns(Settings):
         default=False, description="Mend invalid IOB2 (an I- that follows nothing) instead of refusing it."
     )
     ignore: tuple[str, ...] = Field(
-        default=(), strict=False, description="Entity types to read as O, e.g. [DATE] for MasakhaNER."
+        default=(),
+        strict=False,
+        description="Entity types to leave out of gold tags and of scored predictions, e.g. [DATE] for MasakhaNER.",
+    )
+    map: dict[str, str] = Field(
+        default={}, description="Entity types to rename in gold tags and in scored predictions, e.g. {PERSON: PER}."
     )
 
 
@@ -62,16 +68,16 @@ def read_labelled(
     """
     scheme, inventory = columns.scheme if checked and columns.scheme else "none", task.inventory if checked else None
     if inventory is not None:
-        if scheme not in ("auto", "none") or columns.ignore or columns.repair:
+        if scheme not in ("auto", "none") or columns.ignore or columns.map or columns.repair:
             raise ConfigError(
                 f"columns of the task {task.name!r}: its tags are {inventory.name}, one for each word, and no spans; "
-                "leave scheme, repair and ignore out."
+                "leave scheme, repair, ignore and map out."
             )
         scheme = "none"
     sentences = _read(source, columns, task, scheme=scheme, inventory=inventory)
-    if not columns.ignore:
+    if not columns.ignore and not columns.map:
         return sentences
-    return [replace(s, tags=tuple("O" if tag[2:] in columns.ignore else tag for tag in s.tags)) for s in sentences]
+    return [replace(s, tags=tuple(renamed(s.tags, ignore=columns.ignore, names=columns.map))) for s in sentences]
 
 
 def _read(

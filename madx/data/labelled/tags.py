@@ -15,7 +15,8 @@ from typing import NamedTuple
 from madx.errors import ConfigError, DataError, did_you_mean
 
 SCHEMES = ("auto", "iob1", "iob2", "bioes", "none")
-_FORM = re.compile(r"O|([BIESLUM])-(\S.*)")
+#: a type may hold blanks, but none at its ends, and nothing that would break the columns of a file
+_FORM = re.compile(r"O|([BIESLUM])-(\S(?:[^\t\r\n]*\S)?)")
 _IOB = set("BI")
 _OPEN, _CONTINUES = "BIM", "IMEL"  # letters of BIOES, BILOU and BMES after which an entity goes on; that continue one
 _OUTSIDE = ("O", "")
@@ -58,6 +59,16 @@ def split_tag(tag: str) -> tuple[str, str]:
     (('B', 'PER'), ('O', ''))
     """
     return (tag[0], tag[2:]) if tag != "O" else _OUTSIDE
+
+
+def is_iob2(tag: object) -> bool:
+    """Return whether a tag is O, B-TYPE or I-TYPE. A type may hold blanks and hyphens, `Person name`, `PER-`, but not
+    begin or end with a blank.
+
+    >>> is_iob2("B-Person name"), is_iob2("S-PER"), is_iob2("B-")
+    (True, False, False)
+    """
+    return isinstance(tag, str) and tag[:1] in ("O", "B", "I") and _FORM.fullmatch(tag) is not None
 
 
 def check_forms(tags: Sequence[str]) -> None:
