@@ -12,6 +12,7 @@ from madx.data.labelled.conll import read_conll
 from madx.data.labelled.json_lines import read_json_lines
 from madx.data.labelled.memory import read_dataset
 from madx.data.labelled.sentences import Sentence
+from madx.data.labelled.spans import renamed
 from madx.data.labelled.tags import Inventory, is_span_tag
 from madx.data.labelled.words import checked_words
 from madx.data.text.corpora import is_dataset
@@ -58,11 +59,14 @@ class Columns(Settings):
         default=False, description="Mend invalid IOB2 (an I- that follows nothing) instead of refusing it."
     )
     ignore: tuple[str, ...] = Field(
-        default=(), strict=False, description="Entity types to read as O, e.g. [DATE] for MasakhaNER."
+        default=(),
+        strict=False,
+        description="Entity types to leave out of gold tags and of scored predictions, e.g. [DATE] for MasakhaNER.",
     )
     map: dict[str, str] = Field(
         default={},
-        description="Entity types (or plain tags) to read under another name, e.g. {PERSON: PER}; before ignore.",
+        description="Entity types to rename in gold tags and in scored predictions, e.g. {PERSON: PER}; or plain tags "
+        "to rename in the data.",
     )
 
 
@@ -118,12 +122,10 @@ def _check_columns(columns: Columns, task: type[TokenClassification]) -> None:
 
 
 def _renamed(tags: Sequence[str], columns: Columns, *, spans: bool) -> tuple[str, ...]:
-    """Return tags by the settings `map` and, after it, `ignore`."""
-    if spans:
-        tags = [f"{tag[:2]}{columns.map.get(tag[2:], tag[2:])}" if is_span_tag(tag) else tag for tag in tags]
-    else:
+    """Return tags by the settings `map` and `ignore`."""
+    if not spans:
         tags = [columns.map.get(tag, tag) for tag in tags]
-    return tuple("O" if tag[2:] in columns.ignore else tag for tag in tags)
+    return tuple(renamed(tags, ignore=columns.ignore, names=columns.map))
 
 
 def _read(

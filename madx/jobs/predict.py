@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from madx.base import load_base
 from madx.composition import Composition, Route, Stack, as_composition, require_stack
-from madx.data.labelled.labels import LabelSet, spans
+from madx.data.labelled.labels import LabelSet
 from madx.data.labelled.sentences import Sentence
+from madx.data.labelled.spans import Scoring, check_scoring, spans
 from madx.engine import Engine
 from madx.errors import CompositionError, DataError, did_you_mean
-from madx.jobs.common import info_of, pick_device
+from madx.jobs.common import info_of, pick_device, require_task_last
 from madx.jobs.labelled import task_type
 from madx.module import ModuleInfo
 from madx.store import Store
@@ -40,20 +41,20 @@ class Prediction:
     """The tags of one line of text.
 
     tokens, tags: its words and a tag for each; spans: whether the tags spell entities; language: that of the line,
-    under a predictor for several languages.
+    under a predictor for several languages; scoring: the reading of an I- that continues nothing.
     """
 
     tokens: tuple[str, ...]
     tags: tuple[str, ...]
     spans: bool = True
     language: str | None = None
+    scoring: Scoring = "strict"
 
     @property
     def entities(self) -> list[Entity]:
         """The entities that the tags spell; none where they are no spans."""
-        return [
-            Entity(kind, " ".join(self.tokens[a:b]), a, b) for kind, a, b in (spans(self.tags) if self.spans else ())
-        ]
+        found = spans(self.tags, self.scoring) if self.spans else ()
+        return [Entity(kind, " ".join(self.tokens[a:b]), a, b) for kind, a, b in found]
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -74,8 +75,10 @@ class Predictor:
     both cases lines come with their language, and those of all languages go through the base together.
     store, base, device: as in the settings of the jobs; base None: the one that the task module records.
     max_length: tokens of a window at most.
+    scoring: the reading of an I- that continues nothing, as in scores: strict, it is no entity; lenient, it begins one.
 
-    Raises CompositionError for a stack without a task module, StoreError for a module that is not stored.
+    Raises CompositionError for a stack without a task module or with it before a language module, StoreError for a
+    module that is not stored.
 
     >>> Predictor("swa + ner", store="modules")(["Juma anaishi Nairobi ."])   # doctest: +SKIP
     >>> Predictor("ner", languages={"swa": "swa", "yor": "yor"})([("swa", "Juma anaishi Nairobi .")])   # doctest: +SKIP
@@ -90,7 +93,10 @@ class Predictor:
         base: str | None = None,
         device: str = "auto",
         max_length: int = 256,
+        scoring: Scoring = "strict",
     ):
+        check_scoring(scoring)
+        self.scoring = scoring
         composition, folder = _below(as_composition(stack), languages), Store(store)
         infos = {name: info_of(folder, name) for name in composition.names()}
         task = _one_task(composition, infos)
@@ -159,8 +165,9 @@ class Predictor:
         branches = None if self.languages is None else [self.languages[str(language)] for language, _ in full]
         sentences = [Sentence(each, ()) for _, each in full]
         tags = iter(self.task.predict(self.engine, sentences, branches=branches)) if full else iter(())
+        spelt = self.task.inventory is None
         for (language, _), each in zip(lines, tokens, strict=True):
-            yield Prediction(each, tuple(next(tags)) if each else (), self.task.inventory is None, language)
+            yield Prediction(each, tuple(next(tags)) if each else (), spelt, language, self.scoring)
 
 
 def _below(composition: Composition, languages: Mapping[str, str] | None) -> Composition:
@@ -203,7 +210,9 @@ def _language(route: Route, number: int, infos: Mapping[str, ModuleInfo]) -> str
 
 
 def _one_task(composition: Composition, infos: Mapping[str, ModuleInfo]) -> ModuleInfo:
-    """The record of the task module. Raises CompositionError unless every branch has one and their labels are equal."""
+    """The record of the task module. Raises CompositionError unless every branch has one, above its
+    language modules, and their labels are equal."""
+    require_task_last(composition, infos)
     branches: Sequence[Stack] = composition.branches if isinstance(composition, Route) else (composition,)
     found = []
     for stack in branches:

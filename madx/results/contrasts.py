@@ -23,6 +23,8 @@ from madx.results.cells import BySeed, Groups, Row, macro
 
 NOISE, ALONE = "≈", "°"
 
+#: row of the table -> column -> the languages that the score there is over; a column that is not compared is left out
+Rows = Mapping[str, Mapping[str, Sequence[str]]]
 #: (column, seeds whose counts are added)
 System = tuple[str, tuple[int, ...]]
 #: F1 on all sentences, and on the resamples `(samples,)`
@@ -65,35 +67,47 @@ class Contrast:
         return NOISE if self.noise else ALONE if self.p_holm >= ALPHA else ""
 
 
-def contrasts(
-    groups: Groups, rows: Mapping[str, Sequence[str]], columns: Sequence[str], *, metric: str, samples: int, seed: int
-) -> list[Contrast]:
+def contrasts(groups: Groups, rows: Rows, *, metric: str, samples: int, seed: int) -> list[Contrast]:
     """All pairs of columns that have cells for a common seed, row by row.
 
-    groups: the cells. rows: name of a row -> its languages, several for the average. metric: the score that is
+    groups: the cells. rows: the rows of the table with the languages of each column. metric: the score that is
     compared. samples: resamples of the sentences, 0 for no test over sentences. Within a row the target's column is
-    first compared with the others, then each later column with the earlier ones.
+    first compared with the others, then each later column with the earlier ones. Two averages are compared over the
+    languages that both are over, if there are at least two: one would be that language's own row.
     """
     found: list[Contrast] = []
     resamples = _Resamples(groups, samples=samples, seed=seed)
-    for name, languages in rows.items():
-        means = {c: macro(groups, languages, control=c, metric=metric) for c in columns}
-        common = {(a, b): tuple(s for s in means[a].scores if s in means[b].scores) for a, b in _pairs(columns)}
-        common = {pair: seeds for pair, seeds in common.items() if seeds}
-        drawn = resamples.mean(languages, common) if samples and common else {}
-        for (a, b), seeds in common.items():
-            sentences = None
-            if drawn:
-                one, other = drawn[a, seeds], drawn[b, seeds]
-                sentences = judged(one[0] - other[0], one[1] - other[1])
-            number = len(languages)
-            found.append(_contrast(name, (a, b), means, seeds=seeds, sentences=sentences, languages=number))
+    for name, columns in rows.items():
+        least = 2 if any(len(languages) > 1 for languages in columns.values()) else 1
+        for languages, pairs in _by_languages(columns).items():
+            if len(languages) < least:
+                continue
+            means = {c: macro(groups, languages, control=c, metric=metric) for pair in pairs for c in pair}
+            common = {(a, b): tuple(s for s in means[a].scores if s in means[b].scores) for a, b in pairs}
+            common = {pair: seeds for pair, seeds in common.items() if seeds}
+            drawn = resamples.mean(languages, common) if samples and common else {}
+            for (a, b), seeds in common.items():
+                sentences = None
+                if drawn:
+                    one, other = drawn[a, seeds], drawn[b, seeds]
+                    sentences = judged(one[0] - other[0], one[1] - other[1])
+                number = len(languages)
+                found.append(_contrast(name, (a, b), means, seeds=seeds, sentences=sentences, languages=number))
     return [replace(c, p_holm=p) for c, p in zip(found, holm([c.p for c in found]))]
+
+
+def _by_languages(columns: Mapping[str, Sequence[str]]) -> dict[tuple[str, ...], list[tuple[str, str]]]:
+    """The pairs of columns of a row, by the languages that both columns are over."""
+    found: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+    for a, b in _pairs([column for column, languages in columns.items() if languages]):
+        found.setdefault(tuple(t for t in columns[a] if t in columns[b]), []).append((a, b))
+    return found
 
 
 def _pairs(columns: Sequence[str]) -> list[tuple[str, str]]:
     others = [c for c in columns if c != "target"]
-    return [("target", c) for c in others] + [(b, a) for a, b in combinations(others, 2)]
+    own = [("target", c) for c in others] if "target" in columns else []
+    return own + [(b, a) for a, b in combinations(others, 2)]
 
 
 def _contrast(
@@ -157,9 +171,19 @@ class _Resamples:
         return Statistics(*(sum(getattr(s, name) for s in found) for name in ("tp", "n_gold", "n_pred")))
 
 
+def comparable(rows: Iterable[Row]) -> list[Row]:
+    """The places of one row of the table that have a score and are over the same languages as the first of them.
+
+    Only averages differ in their languages: that of a proxy is over those that it serves.
+    """
+    scored = [r for r in rows if r.mean is not None]
+    return [r for r in scored if r.over == scored[0].over]
+
+
 def best(rows: Iterable[Row]) -> set[str]:
-    """The columns with the highest mean in one row of the table; a place with an inactive module cannot win."""
-    means = {r.control: r.mean for r in rows if r.mean is not None and not r.inactive}
+    """The columns with the highest mean in one row of the table; a place with an inactive module cannot win, nor can an
+    average over other languages than the first column's."""
+    means = {r.control: r.mean for r in comparable(rows) if r.mean is not None and not r.inactive}
     return {control for control, mean in means.items() if mean == max(means.values())}
 
 
@@ -171,6 +195,6 @@ def between(found: Iterable[Contrast], target: str, a: str, b: str) -> Contrast 
 def like_best(rows: Sequence[Row], pairs: Sequence[Contrast]) -> set[str]:
     """The columns of one row of the table that are not the best but differ from it by noise alone."""
     top = best(rows)
-    others = [r for r in rows if r.control not in top and r.mean is not None]
+    others = [r for r in comparable(rows) if r.control not in top]
     compared = {r.control: [between(pairs, r.target, r.control, t) for t in top] for r in others}
-    return {control for control, found in compared.items() if any(c is not None and c.noise for c in found)}
+    return {control for control, found in compared.items() if any(c is not None and c.mark == NOISE for c in found)}

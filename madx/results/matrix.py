@@ -31,6 +31,9 @@ class TransferMatrix:
     missing: tuple[Missing, ...] = ()
     targets: tuple[str, ...] = ()
     _groups: dict[tuple[str, str], dict[int, Cell]] = field(init=False, repr=False, compare=False)
+    #: places with the composition of another column -> that column; the groups with these places filled by its cells
+    _same: dict[tuple[str, str], str] = field(init=False, repr=False, compare=False)
+    _resolved: dict[tuple[str, str], dict[int, Cell]] = field(init=False, repr=False, compare=False)
     _pairs: dict[tuple[int, int], list[Contrast]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -45,8 +48,12 @@ class TransferMatrix:
                     f"two cells for language {cell.target}, control {cell.control}, seed {cell.seed}; keep one"
                 )
             group[cell.seed] = cell
+        same = {(m.target, m.control): m.same_as for m in missing if m.same_as and (m.target, m.control) not in groups}
+        resolved = groups | {(t, c): groups[t, other] for (t, c), other in same.items() if (t, other) in groups}
         for name, value in (("cells", cells), ("missing", missing), ("targets", order), ("_groups", groups)):
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "_same", same)
+        object.__setattr__(self, "_resolved", resolved)
         _check_scores(cells)
 
     @property
@@ -56,9 +63,17 @@ class TransferMatrix:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The four controls, then the proxies that occur."""
+        """The four controls, then the proxies that occur; a column is left out if it is another one under a second
+        name, that is, if it has no score of its own."""
         found = {c.control for c in self.cells} | {m.control for m in self.missing}
-        return (*CONTROLS, *(p for p in PROXIES if p in found))
+        return tuple(c for c in (*CONTROLS, *(p for p in PROXIES if p in found)) if c not in self.doubles())
+
+    def doubles(self) -> dict[str, list[str]]:
+        """The columns that have the composition of another one in every target language and no score of their own, each
+        with these others."""
+        rows, own = self.others() or list(self.targets), {c.control for c in self.cells}
+        found = {control: [self._same.get((t, control), "") for t in rows] for _, control in self._same}
+        return {c: list(dict.fromkeys(others)) for c, others in found.items() if all(others) and c not in own}
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -73,16 +88,26 @@ class TransferMatrix:
         """The cells of one place, by seed."""
         return list(self._groups.get((target, control), {}).values())
 
-    def averaged(self) -> list[str]:
-        """The languages of the average: no source, and with a cell under every control that has any.
+    def averaged(self, control: str | None = None) -> list[str]:
+        """The target languages of the average, no source among them: of the controls, or of one column.
 
-        So every control is averaged over the same languages. Proxies do not count: one that only some languages have
-        has no average.
+        Every control is averaged over the same languages, those with a score under every control that has any. A proxy
+        is averaged over the languages that it serves, since it stands in where controls are missing.
         """
         others = self.others()
+        if control in PROXIES:
+            return [t for t in others if self._scored(t, control)]
         used = {c.control for c in self.cells if c.target in others and c.control in CONTROLS}
-        used = used or {c.control for c in self.cells if c.target in others}
-        return [t for t in others if used and all(self.group(t, control) for control in used)]
+        return [t for t in others if used and all(self._scored(t, each) for each in used)]
+
+    def _scored(self, target: str, control: str) -> bool:
+        """True if a place has a score, be it that of another column with the same composition."""
+        return bool(self._resolved.get((target, control)))
+
+    def _double_of(self, languages: Sequence[str], control: str) -> str | None:
+        """The column that a column is under a second name in all of these languages; None if it is one of its own."""
+        found = {self._same.get((t, control)) for t in languages}
+        return found.pop() if len(found) == 1 else None
 
     def table(self, metric: str | None = None) -> list[Row]:
         """Language by language the row of every column, then the average over target languages (macro, per seed).
@@ -93,28 +118,37 @@ class TransferMatrix:
         if metric not in self.scored.metrics:
             raise DataError(f"unknown metric {metric!r}: {did_you_mean(metric, self.scored.metrics)}")
         rows = [self._row(t, [t], control, metric) for t in self.targets for control in self.columns]
-        return rows + [self._row(AVERAGE, self.averaged(), control, metric) for control in self.columns]
+        return rows + [self._row(AVERAGE, self.averaged(control), control, metric) for control in self.columns]
 
     def _row(self, name: str, languages: list[str], control: str, metric: str) -> Row:
-        found = self.macro(languages, control, metric)
-        values = list(found.scores.values())
+        double = self._double_of(languages, control)
+        found = BySeed({}, ()) if double else self.macro(languages, control, metric)
+        values, over = list(found.scores.values()), tuple(languages)
         if not values:
-            reason = self._why_missing(name, languages, control)
-            return Row(name, control, None, None, 0, reason=reason, languages=len(languages))
+            reason = self._why_missing(name, languages, control, double)
+            return Row(name, control, None, None, 0, reason=reason, languages=len(over), over=over)
         sd = stdev(values) if len(values) > 1 else None
-        return Row(name, control, fmean(values), sd, len(values), inactive=found.inactive, languages=len(languages))
+        inactive = found.inactive
+        return Row(name, control, fmean(values), sd, len(values), inactive=inactive, languages=len(over), over=over)
 
-    def _why_missing(self, name: str, languages: list[str], control: str) -> str:
+    def _why_missing(self, name: str, languages: list[str], control: str, double: str | None) -> str:
         reasons = [m.reason for m in self.missing if (m.target, m.control) == (name, control)]
         if reasons:
             return reasons[0]
         if name != AVERAGE:
             return "not evaluated"
+        if double:
+            return f"the composition of {double} in every language of the average: see {double}"
+        if control in PROXIES:
+            return "it has no score in a target language" if not languages else "its languages share no seed"
         return "not every language of the average has it" if languages else "no target language has every control"
 
     def macro(self, languages: Sequence[str], control: str, metric: str | None = None) -> BySeed:
-        """The mean score over languages, for each seed that all of them have, and the modules inactive in them."""
-        return macro(self._groups, languages, control=control, metric=metric or self.scored.metrics[0])
+        """The mean score over languages, for each seed that all of them have, and the modules inactive in them.
+
+        Where a place has the composition of another column, its score is that column's.
+        """
+        return macro(self._resolved, languages, control=control, metric=metric or self.scored.metrics[0])
 
     def pairs(self, *, samples: int = SAMPLES, seed: int = 0) -> list[Contrast]:
         """Every difference of two columns, per language and for the average, with both tests; see `contrasts.py`.
@@ -123,11 +157,13 @@ class TransferMatrix:
         seed).
         """
         if (samples, seed) not in self._pairs:
-            rows = {t: [t] for t in self.targets}
-            if len(averaged := self.averaged()) > 1:  # an average over one language would count that language twice
-                rows[AVERAGE] = averaged
+            rows = {t: {c: [t] for c in self.columns if self._groups.get((t, c))} for t in self.targets}
+            averages = {c: self.averaged(c) for c in self.columns}
+            averages = {c: over for c, over in averages.items() if not self._double_of(over, c)}
+            if any(len(over) > 1 for over in averages.values()):  # of one language it would count that language twice
+                rows[AVERAGE] = averages
             self._pairs[samples, seed] = contrasts(
-                self._groups, rows, self.columns, metric=self.scored.metrics[0], samples=samples, seed=seed
+                self._resolved, rows, metric=self.scored.metrics[0], samples=samples, seed=seed
             )
         return list(self._pairs[samples, seed])
 
