@@ -1,5 +1,6 @@
 """Raw text: every kind of file is read, and every kind of damage is named with file and line."""
 
+import bz2
 import gzip
 import hashlib
 import json
@@ -7,7 +8,7 @@ import unicodedata
 
 import pytest
 
-from madx.data.text.corpora import corpus_files, parse_dataset_name, read_corpus
+from madx.data.text.corpora import corpus_files, find_files, parse_dataset_name, read_corpus
 from madx.errors import ConfigError, DataError
 
 LINES = ["first line", "zweite Zeile", "mstari wa tatu"]
@@ -37,6 +38,42 @@ def test_folder_is_sorted_and_lists_keep_their_order(texts):
     (texts / "sub" / "z.txt").write_text("deep")
     assert list(read_corpus(texts)) == LINES * 4 + ["deep"]
     assert list(read_corpus([texts / "sub" / "z.txt", texts / "b.txt"])) == ["deep", *LINES]
+
+
+def test_what_a_folder_passes_over_is_said(texts, caplog):
+    for name in ("c.TXT", "d.text", "e.ndjson"):
+        (texts / name).write_text('{"text": "more"}\n')
+    (texts / "f.txt.bz2").write_bytes(bz2.compress(b"packed\n"))
+    (texts / ".hidden.pdf").write_text("x")
+    assert sorted(path.suffix for path in find_files(texts)) == [
+        *(".TXT", ".bz2", ".gz", ".gz", ".jsonl", ".ndjson", ".text", ".txt")
+    ]
+    assert not caplog.text
+    for name in ("g.json", "h.json", "i.pdf", "README"):
+        (texts / name).write_text("x")
+    (texts / "sub").mkdir()
+    (texts / "sub" / "loop").symlink_to(texts)
+    (texts / "sub" / "gone.txt").symlink_to(texts / "nowhere.txt")
+    assert len(find_files(texts)) == 8
+    for words in (
+        "5 of 13 files",
+        "2 .json ('g.json')",
+        "1 .pdf ('i.pdf')",
+        "1 no ending ('README')",
+        "no regular file",
+    ):
+        assert words in caplog.text
+    (texts / "only").mkdir()
+    (texts / "only" / "gone.txt").symlink_to(texts / "nowhere.txt")
+    with pytest.raises(DataError, match=r"holds no corpus file.*\.ndjson.*It holds 1 no regular file \('gone\.txt'\)"):
+        find_files(texts / "only")
+
+
+def test_a_linked_folder_is_read_once(texts, tmp_path):
+    (tmp_path / "linked").symlink_to(tmp_path / "there")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "x.txt").write_text("deep\n")
+    assert len(find_files(tmp_path)) == 5
 
 
 def test_text_is_nfc_stripped_and_lines_end_at_newlines_only(tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from madx.data.labelled.conll2012 import NAMES, document_rows, hold_names
 from madx.data.labelled.conllu import COLUMNS, conllu_rows
-from madx.data.labelled.rows import BEGIN, Words, plain_rows, separator_of
+from madx.data.labelled.rows import Words, is_of_document, plain_rows, separator_of
 from madx.data.labelled.tags import is_span_tag, split_tag
 from madx.data.labelled.words import ESCAPE, fault_beside, fault_of, may_be_words, shown
 from madx.data.text.files import Line, plain_name
@@ -110,7 +110,7 @@ def _read(path: Path, lines: list[Line], asked: Asked) -> Table:
     style, auto = style_of(path, asked.style), asked.detect and asked.style == "auto"
     if style == "conllu":
         return Table(list(conllu_rows(path, lines)), "\t", style)
-    if style == "conll2012" or (auto and any(line.text.startswith(BEGIN) for line in lines)):
+    if style == "conll2012" or (auto and any(is_of_document(line.text) for line in lines)):
         found = [] if style == "conll2012" else ["it has the columns of CoNLL-2012 and OntoNotes (#begin document)"]
         return Table(document_rows(path, lines, mark=mark), mark, "conll2012", found=found)
     rows, numbered = plain_rows(path, lines, mark=mark, detect=asked.detect)

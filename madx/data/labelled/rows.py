@@ -11,8 +11,7 @@ from madx.errors import DataError
 
 Words = list[tuple[int, list[str]]]  # a sentence: the line number and the cells of each word
 
-BEGIN, END = "#begin document", "#end document"
-_BREAK = ("-DOCSTART-", BEGIN, END)
+_DOCUMENT = re.compile(r"#(begin|end) document[^\t]*")  # the first and the last line of a document in CoNLL-2012
 _ASIDE = re.compile(r"# |#$|-DOCSTART-|#(begin|end) document")  # lines that do not show how many columns others have
 _CONLLU_COMMENT = re.compile(r"# \S+ = ")
 _BESIDE = re.compile(r"[0-9]+[-.][0-9]+")
@@ -61,13 +60,18 @@ def blocks(lines: Iterable[Line]) -> Iterator[list[Line]]:
     """Yield the lines between blank lines, and between those that begin or end a document."""
     block: list[Line] = []
     for line in lines:
-        if line.text.strip() and not line.text.startswith(_BREAK):
+        if line.text.strip() and not line.text.startswith("-DOCSTART-") and not is_of_document(line.text):
             block.append(line)
         elif block:
             yield block
             block = []
     if block:
         yield block
+
+
+def is_of_document(text: str) -> bool:
+    """Return whether a line begins or ends a document of CoNLL-2012: `#begin document (bc/cctv); part 000`."""
+    return text[:1] == "#" and _DOCUMENT.fullmatch(text) is not None
 
 
 def shown_line(text: str) -> str:

@@ -22,7 +22,7 @@ UPOS = frozenset("ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT 
 ESCAPE = "set columns.detect=false"
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _BESIDE = re.compile(r"[0-9]+[-.][0-9]+")  # multiword tokens and empty nodes, which stand between the numbers
-_CODE = re.compile(r"(?:[A-Za-z]{2,3}|simple)(?:[-_][A-Za-z0-9]{2,8}){0,2}:(?=.)", re.DOTALL)
+_CODE = re.compile(r"(?:[A-Za-z]{2,3}|simple)(?:[-_][A-Za-z0-9]{1,8}){0,2}:(?=.)", re.DOTALL)
 log = logging.getLogger(__name__)
 
 
