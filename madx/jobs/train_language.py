@@ -38,7 +38,7 @@ class TrainLanguage(JobSettings):
 
     language: str = Field(description="Language of the corpus: ISO 639-3 or BCP-47, e.g. swa.")
     corpus: Corpus = Field(
-        description="Raw text: .txt or .jsonl files, either with .gz after it, a folder of them, or "
+        description="Raw text: .txt or .jsonl files, also packed (.gz, .bz2, .xz), a folder of them, or "
         "datasets:NAME[:CONFIG][:SPLIT]. In Python also texts: a list, an iterator, a datasets.Dataset."
     )
     name: str | None = Field(default=None, description="Name of the module; null: the language.")

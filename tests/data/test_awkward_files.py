@@ -1,5 +1,7 @@
 """Real files in the layouts that people have, and the small cases of the reports: read rightly, or refused in words."""
 
+from unicodedata import normalize
+
 import pytest
 
 from madx.data.labelled.conll import read_conll
@@ -92,13 +94,15 @@ def test_the_small_cases(shared, caplog):
     assert scores.f1 == 100.0 and set(scores.per_type) == {"Person name", "Place"}
 
 
-@pytest.mark.parametrize("folder", ["ner", "scripts", "pos"])
-def test_ordinary_files_are_read_as_they_are(shared, caplog, folder):
+@pytest.mark.parametrize("folder, most", [("ner", 200_000), ("scripts", 10**9), ("pos", 200_000)])
+def test_ordinary_files_are_read_as_they_are(shared, caplog, folder, most):
     """None of them has a layout to be found out, or words that could be taken for something else."""
-    files = sorted((shared / "data" / folder).glob("*/test.conll"))
-    assert files
+    files = [f for f in sorted((shared / "data" / folder).glob("*/test.conll")) if f.stat().st_size < most]
+    assert len(files) > 1
     for file in files:
-        columns = {"tag_column": 1, "scheme": "none"} if folder == "pos" else {}
-        sentences = read_conll(file, **columns)
-        assert sentences == read_conll(file, detect=False, **columns) == checked_words(sentences, name=str(file))
+        sentences = read_conll(file, **({"tag_column": 1, "scheme": "none"} if folder == "pos" else {}))
+        lines = [line.split("\t") for line in file.read_text(encoding="utf-8").split("\n") if line]
+        assert [t for s in sentences for t in s.tags] == [line[1] for line in lines]
+        assert [w for s in sentences for w in s.tokens] == [normalize("NFC", line[0]) for line in lines]
+        assert checked_words(sentences, name=str(file)) == sentences
     assert not caplog.text
