@@ -107,6 +107,10 @@ def test_byte_order_marks(tmp_path, encoding):
     assert next(read_corpus(written(tmp_path, file.read_bytes(), "x.txt"))) == "Ọ̀yọ́ 🌍\tB-PER"
 
 
+def test_byte_order_marks_of_joined_files(tmp_path):
+    assert plain(read_conll(written(tmp_path, "Ada\tB-PER\nmet\tO\n\ufeff\n\ufeffBob\tB-PER\n"))) == SENTENCES
+
+
 @pytest.mark.parametrize("text, old", [("Bücher\tO\n", "ISO-8859-1"), ("“so”\tO\n", "WINDOWS-1252")])
 def test_other_encodings_are_refused_with_a_command(tmp_path, text, old):
     file = written(tmp_path, ("Ada\tO\n" + text).encode("cp1252"), "a b.conll")

@@ -23,7 +23,7 @@ SEPARATORS = {"tab": "\t", "\t": "\t", "whitespace": "", " ": ""}
 #: the columns of word and tag in each style
 STYLES = {"conll": (0, -1), "conllu": (1, 3), "conll2012": (3, NAMES)}
 #: the types of phrases, which files of CoNLL-2000 and CoNLL-2003 hold beside those of names
-_PHRASES = frozenset("ADJP ADVP CONJP INTJ LST NP PP PRT SBAR UCP VP".split())
+_PHRASES = frozenset("ADJP ADVP CONJP INTJ LST NC NP PC PP PRT SBAR UCP VC VP".split())
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ UPOS = frozenset("ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT 
 #: the way out of a wrong finding
 ESCAPE = "set columns.detect=false"
 _NUMBER = re.compile(r"[0-9]{1,9}")
+_NAMED = re.compile(r"(.*?)([0-9]{1,9})[.:)]?", re.DOTALL)
 _BESIDE = re.compile(r"[0-9]+[-.][0-9]+")  # multiword tokens and empty nodes, which stand between the numbers
 _CODE = re.compile(r"(?:[A-Za-z]{2,3}|simple)(?:[-_][A-Za-z0-9]{1,8}){0,2}:(?=.)", re.DOTALL)
 log = logging.getLogger(__name__)
@@ -66,15 +67,29 @@ def fault_beside(column: Column, others: Iterable[Column]) -> str | None:
     """Return what a column holds instead of words, as a comparison with columns that might be the words tells."""
     cells = list(chain.from_iterable(column))
     kinds = len(set(cells))
+    counted = len(cells) >= 10 and _are_counted(column)
     bare = len(cells) >= 5 and not any(map(_has_letter, cells[:50])) and _share(cells, _has_letter) <= 0.05
-    if not bare and (len(cells) < 200 or kinds > 60):
+    if not counted and not bare and (len(cells) < 200 or kinds > 60):
         return None
     rivals = [other for other in others if may_be_words(other, strict=True)]
+    if counted and rivals:
+        return "running numbers"
     if bare and rivals:
         return "numbers or signs without letters"
     if any(len(set(chain.from_iterable(rival))) > 5 * kinds for rival in rivals):
         return f"{kinds} different values only, as a column of tags does"
     return None
+
+
+def _are_counted(column: Column) -> bool:
+    """Return whether the words of each sentence are counted by names such as `s1-t1`, `s1-t2`."""
+    for cells in column:
+        found = [_NAMED.fullmatch(cell) for cell in cells]
+        if not all(found) or len({match[1] for match in found if match}) > 1:
+            return False
+        if any(int(b[2]) != int(a[2]) + 1 for a, b in pairwise(found) if a and b):
+            return False
+    return any(len(cells) > 1 for cells in column)
 
 
 def may_be_words(column: Column, *, strict: bool = False) -> bool:
@@ -97,17 +112,15 @@ def checked_words(
     if prefix:
         cut = [replace(s, tokens=tuple(_without(token, prefix) for token in s.tokens)) for s in sentences]
         if all(a.tokens == b.tokens for a, b in zip(cut, sentences)):
-            raise DataError(f"{name}: no word begins with columns.prefix {prefix!r}. Leave it out, or correct it.")
-        return cut
-    if not detect:
-        return list(sentences)
+            log.warning("%s: no word begins with columns.prefix %r, so none is changed.", name, prefix)
+        sentences = cut
     column = [s.tokens for s in sentences]
-    if fault := fault_of(column):
+    if detect and (fault := fault_of(column)):
         raise DataError(
             f"{name}: the words hold {fault}: {shown(column)}. Give the words of the sentences; if these are the "
             f"words, {ESCAPE}."
         )
-    return list(sentences) if prefix == "" else _without_codes(sentences, name=name)
+    return _without_codes(sentences, name=name) if detect and prefix is None else list(sentences)
 
 
 def shown(column: Column) -> str:

@@ -248,7 +248,7 @@ def _decoded(raw: bytes, *, path: Path, line: int, offset: int) -> str:
         ) from None
     if zero >= 0:
         raise DataError(f"{path}:{line}: a zero byte at offset {offset + zero}: a binary file. Name a text file.")
-    return text
+    return text.removeprefix("\ufeff")  # files that were joined have the marks of all
 
 
 def _convert(path: Path, encoding: str) -> str:
