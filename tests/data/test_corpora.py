@@ -82,6 +82,13 @@ def test_text_is_nfc_stripped_and_lines_end_at_newlines_only(tmp_path):
     assert list(read_corpus(file)) == [unicodedata.normalize("NFC", "ẹ\u0301 one"), "two\u2028still two"]
 
 
+def test_text_of_old_macs(tmp_path):
+    (tmp_path / "x.txt").write_bytes(b"one\r\rtwo\rthree")
+    (tmp_path / "x.jsonl").write_bytes(b'{"text": "one"}\r{"text": "two"}\r')
+    assert list(read_corpus(tmp_path / "x.txt")) == ["one", "two", "three"]
+    assert list(read_corpus(tmp_path / "x.jsonl")) == ["one", "two"]
+
+
 def test_streams(tmp_path):
     """The first lines come even if the last one is broken."""
     file = tmp_path / "x.txt"

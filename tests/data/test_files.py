@@ -94,9 +94,19 @@ def test_blanks_around_words_and_tags_and_lines(tmp_path):
     assert (sentence.tokens, sentence.tags) == SENTENCES[0]  # a tab at the end of each line is no column
 
 
-def test_a_separator_that_is_none_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"x\.conll:1: one column only.*U\+3000.*tabs instead"):
-        read_conll(written(tmp_path, "Ada\u3000B-PER\n"))
+@pytest.mark.parametrize("sign", ["\u3000", ",", ";", "|"])
+def test_a_separator_that_is_none_is_named(tmp_path, sign):
+    with pytest.raises(DataError) as error:
+        read_conll(written(tmp_path, f"Ada{sign}B-PER\n"))
+    assert "x.conll:1: one column only" in str(error.value) and f"U+{ord(sign):04X}" in str(error.value)
+    assert "write tabs instead" in str(error.value)
+
+
+@pytest.mark.parametrize("sign", ODD[:-1])
+@pytest.mark.parametrize("mark", ["\t", " "])
+def test_other_signs_at_the_end_of_each_line(tmp_path, sign, mark):
+    with pytest.raises(DataError, match=rf"x\.conll:1: the lines seem to end with U\+{ord(sign):04X}.*with LF"):
+        read_conll(written(tmp_path, COLUMNS.replace("\t", mark).replace("\n", sign)), scheme="none")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])

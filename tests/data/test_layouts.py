@@ -45,6 +45,21 @@ def test_numbers_that_run_through_the_file(tmp_path):
     assert [s.tokens for s in read_conll(file)] == [tuple(WORDS)] * 3
 
 
+@pytest.mark.parametrize("header", ["token\ttag\n", "word\tner_tags\n\n"])
+def test_a_line_that_names_the_columns(tmp_path, caplog, header):
+    file = file_of(tmp_path, WORDS, TAGS)
+    file.write_text(header + file.read_text())
+    assert [(s.tokens, s.tags) for s in read_conll(file)] == [(tuple(WORDS), tuple(TAGS))] * 3
+    assert "its first line names the columns" in caplog.text
+    (tmp_path / "x.conll").write_text("token\tO\nword\tO\n")
+    assert read_conll(tmp_path / "x.conll")[0].tokens == ("token", "word")
+
+
+def test_one_column_for_both(tmp_path):
+    with pytest.raises(DataError, match=r"columns\.token and columns\.tag are both 1"):
+        read_conll(file_of(tmp_path, WORDS, TAGS), token_column=1, tag_column=1)
+
+
 def test_universal_ner(tmp_path, caplog):
     """Comments, index, word, tag, a dash and the name of the annotator; multiword tokens have a line of their own."""
     file = file_of(tmp_path, numbers(), WORDS, TAGS, "-", "ada", before="# sent_id = 1\n# text = Ada ...\n")
@@ -120,6 +135,7 @@ def test_several_columns_of_the_same_types_are_refused(tmp_path):
         ("bc/cctv", None, "one value, 'bc/cctv'", "set columns.token=1"),
         (TAGS, None, "tags of spans", "set columns.token=1"),
         (UPOS, None, "parts of speech", "set columns.token=1"),
+        (["NOUN", "VERB"] * 5, None, "parts of speech", "set columns.token=1"),
         (numbers(), 0, "running numbers", "set columns.token=1"),
         ([f"1-{i}" for i in range(10)], None, "running numbers", "set columns.token=1"),
         ([f"s1-t{i}" for i in range(10)], None, "running numbers", "set columns.token=1"),
@@ -160,6 +176,7 @@ def test_no_other_column_and_words_in_the_column_of_tags(tmp_path):
         ("B-52\tB-X\nO\tO\n", ("B-52", "O")),
         ("X\tO\nSYM\tO\n_\tO\n", ("X", "SYM", "_")),
         ("".join(f"w{i}\tNOUN\tO\n" for i in range(1, 30)), tuple(f"w{i}" for i in range(1, 30))),
+        ("".join(f"w{i}\tw{i}\tlemma{i}\tO\n" for i in range(1, 30)), tuple(f"w{i}" for i in range(1, 30))),
         ("to:\tO\nre:x\tO\nhi\tO\nyou\tO\n", ("to:", "re:x", "hi", "you")),
         ("EU\tO\nREJECTS\tO\nGERMAN\tB-X\nCALL\tO\n" * 10, ("EU", "REJECTS", "GERMAN", "CALL") * 10),
     ],

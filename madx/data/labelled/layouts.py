@@ -24,6 +24,9 @@ SEPARATORS = {"tab": "\t", "\t": "\t", "whitespace": "", " ": ""}
 STYLES = {"conll": (0, -1), "conllu": (1, 3), "conll2012": (3, NAMES)}
 #: the types of phrases, which files of CoNLL-2000 and CoNLL-2003 hold beside those of names
 _PHRASES = frozenset("ADJP ADVP CONJP INTJ LST NC NP PC PP PRT SBAR UCP VC VP".split())
+#: names of the columns of words and of tags in the first line of a file
+_OF_WORDS = frozenset("form token tokens word words".split())
+_OF_TAGS = frozenset("entity iob label labels ne ner ner_tag ner_tags pos tag tags upos".split())
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,10 @@ def table_of(path: Path, lines: list[Line], asked: Asked) -> Table:
         table.found.append("its first column counts the words")
     table.token = token if asked.token is None else asked.token
     table.tag = tag if asked.tag is None else asked.tag
+    if table.token == table.tag:
+        raise DataError(
+            f"{path}: columns.token and columns.tag are both {table.tag}. Name two columns, counted from 0."
+        )
     in_range = all(-table.width <= column < table.width for column in (table.token, table.tag))
     if not in_range or not asked.detect:  # the reader names the line that lacks a column
         return table
@@ -115,6 +122,8 @@ def _read(path: Path, lines: list[Line], asked: Asked) -> Table:
         return Table(document_rows(path, lines, mark=mark), mark, "conll2012", found=found)
     rows, numbered = plain_rows(path, lines, mark=mark, detect=asked.detect)
     table = Table(rows, mark, "conll", numbered=numbered)
+    if asked.detect and rows:
+        _leave_header_out(table)
     if auto and mark and numbered and table.width == COLUMNS and not (asked.spans and _is_of_spans(table, -1)):
         try:
             rows = list(conllu_rows(path, lines))
@@ -122,6 +131,15 @@ def _read(path: Path, lines: list[Line], asked: Asked) -> Table:
             return table
         return Table(rows, mark, "conllu", found=["it has the ten columns of CoNLL-U"])
     return table
+
+
+def _leave_header_out(table: Table) -> None:
+    """Leave the first line out if its cells are names of columns, such as `token` and `ner_tags`."""
+    number, cells = table.rows[0][0]
+    names = {cell.strip().lower() for cell in cells}
+    if number == 1 and names & _OF_WORDS and names & _OF_TAGS:
+        table.rows = [table.rows[0][1:], *table.rows[1:]] if len(table.rows[0]) > 1 else table.rows[1:]
+        table.found.append("its first line names the columns")
 
 
 def _choose_tag(path: Path, table: Table, *, spans: bool) -> None:
@@ -182,7 +200,9 @@ def _check_words(path: Path, table: Table) -> None:
     token, tag = table.token % table.width, table.tag % table.width
     column = table.column(token)
     others = [c for c in range(table.width) if c not in (token, tag)]
-    fault = fault_of(column) or fault_beside(column, map(table.column, others))
+    fault = fault_of(column)
+    if fault is None and table.style == "conll":  # the other styles say which column holds the words
+        fault = fault_beside(column, map(table.column, others))
     if fault is None:
         return
     likely = [c for c in [*others, tag] if may_be_words(table.column(c), strict=True)]

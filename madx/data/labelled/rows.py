@@ -111,9 +111,9 @@ def _check_width(where: str, text: str, cells: list[str], *, width: int, mark: s
             f"{shown_line(text)}. Give every line the same columns, or set columns.separator to whitespace or tab."
         )
     if width < 2:
-        other = next((c for c in text if c.isspace() and c not in " \t"), "")
-        other = f" It holds U+{ord(other):04X}, which separates no columns: write tabs instead." if other else ""
+        other = next((c for c in text if c in ",;|" or (c.isspace() and c not in " \t")), "")
+        other = f" If {other!r} (U+{ord(other):04X}) separates them, write tabs instead." if other else ""
         raise DataError(
-            f"{where}: one column only, {by}: {shown_line(text)}. A line needs a word and its tag; if they are "
-            f"separated otherwise, set columns.separator.{other}"
+            f"{where}: one column only, {by}: {shown_line(text)}. A line needs a word and its tag, separated by a tab "
+            f"or blanks.{other}"
         )

@@ -58,7 +58,7 @@ def fault_of(column: Column) -> str | None:
     if len(cells) >= 5 and 0 < counts["O"] < len(cells):
         if sum(n for cell, n in counts.items() if is_span_tag(cell)) >= 0.95 * len(cells):
             return "tags of spans"
-    if len(cells) >= 10 and len(counts) > 2 and UPOS.issuperset(counts):
+    if len(cells) >= (20 if len(counts) == 2 else 10) and len(counts) > 1 and UPOS.issuperset(counts):
         return "parts of speech"
     return None
 
@@ -72,7 +72,7 @@ def fault_beside(column: Column, others: Iterable[Column]) -> str | None:
     if not counted and not bare and (len(cells) < 200 or kinds > 60):
         return None
     rivals = [other for other in others if may_be_words(other, strict=True)]
-    if counted and rivals:
+    if counted and any(not _are_counted(rival) and _digits(rival) < 0.5 for rival in rivals):
         return "running numbers"
     if bare and rivals:
         return "numbers or signs without letters"
@@ -177,6 +177,11 @@ def _without_code(token: str) -> str:
 
 def _share(cells: Sequence[str], test: Callable[[str], bool]) -> float:
     return sum(map(test, cells)) / max(len(cells), 1)
+
+
+def _digits(column: Column) -> float:
+    """Return the share of the cells with a digit."""
+    return _share(list(chain.from_iterable(column)), lambda cell: any(map(str.isdigit, cell)))
 
 
 def _has_letter(cell: str) -> bool:

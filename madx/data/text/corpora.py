@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from itertools import count, islice
 from os import PathLike, walk
 from os.path import realpath
@@ -176,11 +177,17 @@ def _files_of_folder(folder: Path) -> list[Path]:
         kinds = f" It holds {_kinds_of(other)}." if other else ""
         raise DataError(f"{folder}: the folder holds no corpus file. Allowed: {ALLOWED}.{kinds}")
     if other:
-        log.warning(
-            "%s: %s of %s files are passed over, since they are no corpus files: %s. Allowed: %s.",
-            *(folder, f"{len(other):,}", f"{len(found) + len(other):,}", _kinds_of(other), ALLOWED),
+        _warn_once(
+            f"{folder}: {len(other):,} of {len(found) + len(other):,} files are passed over, since they are no corpus "
+            f"files: {_kinds_of(other)}. Allowed: {ALLOWED}."
         )
     return sorted(found)
+
+
+@lru_cache(maxsize=64)
+def _warn_once(text: str) -> None:
+    """Warn of a folder's files: a job asks for them several times, to check, to read and to record them."""
+    log.warning("%s", text)
 
 
 def _kinds_of(paths: list[Path]) -> str:
