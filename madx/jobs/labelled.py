@@ -103,9 +103,9 @@ def _check_columns(columns: Columns, task: type[TokenClassification]) -> None:
     """Raise ConfigError for settings of columns that do not fit the task."""
     inventory = task.inventory
     if inventory is None:
-        wrong = {old: new for old, new in columns.map.items() if not is_span_tag(f"B-{new}") or new == "O"}
-        if wrong:
-            old, new = next(iter(wrong.items()))
+        wrong = [(old, new) for old, new in columns.map.items() if not is_span_tag(f"B-{new}") or is_span_tag(new)]
+        if wrong and columns.scheme is not None:
+            old, new = wrong[0]
             raise ConfigError(
                 f"columns.map reads {old!r} as {new!r}, which is no type of an entity. Give the type without its "
                 "letter, as in {PERSON: PER}; a type to be read as O goes into columns.ignore."

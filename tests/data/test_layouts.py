@@ -45,19 +45,24 @@ def test_numbers_that_run_through_the_file(tmp_path):
     assert [s.tokens for s in read_conll(file)] == [tuple(WORDS)] * 3
 
 
-@pytest.mark.parametrize("header", ["token\ttag\n", "word\tner_tags\n\n"])
+@pytest.mark.parametrize("header", ["id\tToken\ttag\n", "#\tWord\tNER_tags\n\n"])
 def test_a_line_that_names_the_columns(tmp_path, caplog, header):
-    file = file_of(tmp_path, WORDS, TAGS)
-    file.write_text(header + file.read_text())
-    assert [(s.tokens, s.tags) for s in read_conll(file)] == [(tuple(WORDS), tuple(TAGS))] * 3
-    assert "its first line names the columns" in caplog.text
+    for columns in ((numbers(), WORDS, TAGS), (WORDS, ["x"] * 10, TAGS)):
+        file = file_of(tmp_path, *columns)
+        file.write_text(header + file.read_text())
+        assert [(s.tokens, s.tags) for s in read_conll(file)] == [(tuple(WORDS), tuple(TAGS))] * 3
+        assert "line 1 names the columns" in caplog.text
+        caplog.clear()
     (tmp_path / "x.conll").write_text("token\tO\nword\tO\n")
     assert read_conll(tmp_path / "x.conll")[0].tokens == ("token", "word")
 
 
 def test_one_column_for_both(tmp_path):
-    with pytest.raises(DataError, match=r"columns\.token and columns\.tag are both 1"):
-        read_conll(file_of(tmp_path, WORDS, TAGS), token_column=1, tag_column=1)
+    file = file_of(tmp_path, TAGS, WORDS)
+    for tag in (1, -1):
+        with pytest.raises(DataError, match=r"column 1.*words and tags.*columns\.token and columns\.tag"):
+            read_conll(file, token_column=1, tag_column=tag, detect=False)
+    assert read_conll(file, token_column=1)[0].tags == tuple(TAGS)
 
 
 def test_universal_ner(tmp_path, caplog):

@@ -36,12 +36,12 @@ def test_types_are_renamed_and_left_out(write):
         assert found == [["B-PER", "I-PER", "O"], ["B-LOC", "O"]]
 
 
-@pytest.mark.parametrize("new", ["", " PER", "a\tb"])
+@pytest.mark.parametrize("new", ["", " PER", "a\tb", "B-PER", "O"])
 def test_a_map_to_no_type(write, new):
     with pytest.raises(ConfigError, match=r"columns\.map reads 'DATE' as .*columns\.ignore"):
         tags(write("x.conll", FINE), map={"DATE": new})
-    with pytest.raises(ConfigError, match=r"columns\.map reads 'DATE' as 'O'"):
-        tags(write("x.conll", FINE), map={"DATE": "O"})
+    found = tags(write("x.conll", FINE), scheme=None, map={"B-DATE": "B-TIME"})
+    assert found[1] == ["B-PER-", "B-TIME"]  # as they are, tags have no types
 
 
 def test_plain_tags_are_renamed(write):

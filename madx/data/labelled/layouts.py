@@ -13,7 +13,7 @@ from pathlib import Path
 
 from madx.data.labelled.conll2012 import NAMES, document_rows, hold_names
 from madx.data.labelled.conllu import COLUMNS, conllu_rows
-from madx.data.labelled.rows import Words, is_of_document, plain_rows, separator_of
+from madx.data.labelled.rows import Words, blocks, is_of_document, plain_rows, separator_of, split
 from madx.data.labelled.tags import is_span_tag, split_tag
 from madx.data.labelled.words import ESCAPE, fault_beside, fault_of, may_be_words, shown
 from madx.data.text.files import Line, plain_name
@@ -81,21 +81,22 @@ def table_of(path: Path, lines: list[Line], asked: Asked) -> Table:
     if not table.rows:
         return table
     token, tag = STYLES[table.style]
-    if table.numbered and table.style == "conll" and may_be_words(table.column(1)):
+    if asked.token is None and table.numbered and table.style == "conll" and may_be_words(table.column(1)):
         token = 1
         table.found.append("its first column counts the words")
     table.token = token if asked.token is None else asked.token
     table.tag = tag if asked.tag is None else asked.tag
-    if table.token == table.tag:
-        raise DataError(
-            f"{path}: columns.token and columns.tag are both {table.tag}. Name two columns, counted from 0."
-        )
-    in_range = all(-table.width <= column < table.width for column in (table.token, table.tag))
-    if not in_range or not asked.detect:  # the reader names the line that lacks a column
-        return table
-    if asked.tag is None:
+    if not all(-table.width <= column < table.width for column in (table.token, table.tag)):
+        return table  # the reader names the line that lacks a column
+    if asked.detect and asked.tag is None:
         _choose_tag(path, table, spans=asked.spans)
-    _check_words(path, table)
+    if table.token % table.width == table.tag % table.width:
+        raise DataError(
+            f"{path}: column {table.tag % table.width}, counted from 0, would hold words and tags. Set columns.token "
+            "and columns.tag to two columns."
+        )
+    if asked.detect:
+        _check_words(path, table)
     return table
 
 
@@ -120,10 +121,11 @@ def _read(path: Path, lines: list[Line], asked: Asked) -> Table:
     if style == "conll2012" or (auto and any(is_of_document(line.text) for line in lines)):
         found = [] if style == "conll2012" else ["it has the columns of CoNLL-2012 and OntoNotes (#begin document)"]
         return Table(document_rows(path, lines, mark=mark), mark, "conll2012", found=found)
+    header = _header(lines, mark) if asked.detect else None
+    lines = [line for line in lines if line is not header]
     rows, numbered = plain_rows(path, lines, mark=mark, detect=asked.detect)
-    table = Table(rows, mark, "conll", numbered=numbered)
-    if asked.detect and rows:
-        _leave_header_out(table)
+    found = [] if header is None else [f"line {header.number} names the columns"]
+    table = Table(rows, mark, "conll", numbered=numbered, found=found)
     if auto and mark and numbered and table.width == COLUMNS and not (asked.spans and _is_of_spans(table, -1)):
         try:
             rows = list(conllu_rows(path, lines))
@@ -133,13 +135,11 @@ def _read(path: Path, lines: list[Line], asked: Asked) -> Table:
     return table
 
 
-def _leave_header_out(table: Table) -> None:
-    """Leave the first line out if its cells are names of columns, such as `token` and `ner_tags`."""
-    number, cells = table.rows[0][0]
-    names = {cell.strip().lower() for cell in cells}
-    if number == 1 and names & _OF_WORDS and names & _OF_TAGS:
-        table.rows = [table.rows[0][1:], *table.rows[1:]] if len(table.rows[0]) > 1 else table.rows[1:]
-        table.found.append("its first line names the columns")
+def _header(lines: list[Line], mark: str) -> Line | None:
+    """Return the first line if its cells are names of columns, such as `token` and `ner_tags`."""
+    first = next((block[0] for block in blocks(lines)), None)
+    names = set(split(first.text.lower(), mark)) if first else set()
+    return first if names & _OF_WORDS and names & _OF_TAGS else None
 
 
 def _choose_tag(path: Path, table: Table, *, spans: bool) -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from madx.data.labelled.words import are_running
+from madx.data.labelled.words import BESIDE, are_running
 from madx.data.text.files import Line
 from madx.errors import DataError
 
@@ -14,7 +14,6 @@ Words = list[tuple[int, list[str]]]  # a sentence: the line number and the cells
 _DOCUMENT = re.compile(r"#(begin|end) document[^\t]*")  # the first and the last line of a document in CoNLL-2012
 _ASIDE = re.compile(r"# |#$|-DOCSTART-|#(begin|end) document")  # lines that do not show how many columns others have
 _CONLLU_COMMENT = re.compile(r"# \S+ = ")
-_BESIDE = re.compile(r"[0-9]+[-.][0-9]+")
 _BLANKS = re.compile(r"[ \t]+")
 
 
@@ -49,7 +48,7 @@ def plain_rows(path: Path, lines: list[Line], *, mark: str, detect: bool) -> tup
                 continue
             cells = split(line.text, mark)
             _check_width(f"{path}:{line.number}", line.text, cells, width=width, mark=mark)
-            if not (numbered and _BESIDE.fullmatch(cells[0])):
+            if not (numbered and BESIDE.fullmatch(cells[0])):
                 words.append((line.number, cells))
         if words:
             rows.append(words)

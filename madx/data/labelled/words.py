@@ -20,9 +20,10 @@ Column = Sequence[Sequence[str]]
 UPOS = frozenset("ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X _".split())
 #: the way out of a wrong finding
 ESCAPE = "set columns.detect=false"
+#: multiword tokens (3-4) and empty nodes (3.1), which stand between the numbers of words
+BESIDE = re.compile(r"[0-9]+[-.][0-9]+")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _NAMED = re.compile(r"(.*?)([0-9]{1,9})[.:)]?", re.DOTALL)
-_BESIDE = re.compile(r"[0-9]+[-.][0-9]+")  # multiword tokens and empty nodes, which stand between the numbers
 _CODE = re.compile(r"(?:[A-Za-z]{2,3}|simple)(?:[-_][A-Za-z0-9]{1,8}){0,2}:(?=.)", re.DOTALL)
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def are_running(column: Column) -> bool:
     >>> are_running([["1", "2", "3"], ["1", "2"]]), are_running([["7", "8"], ["9"]]), are_running([["1", "3"]])
     (True, True, False)
     """
-    sentences = [[cell for cell in cells if not _BESIDE.fullmatch(cell)] for cells in column]
+    sentences = [[cell for cell in cells if not BESIDE.fullmatch(cell)] for cells in column]
     cells = list(chain.from_iterable(sentences))
     if len(cells) < 2 or not all(_NUMBER.fullmatch(cell) for cell in cells):
         return False
