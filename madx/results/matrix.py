@@ -26,7 +26,7 @@ from madx.results.cells import (
     Row,
     macro,
 )
-from madx.results.contrasts import Contrast, contrasts
+from madx.results.contrasts import Contrast, Pair, contrasts, pairs_of
 
 
 @dataclass(frozen=True)
@@ -167,15 +167,24 @@ class TransferMatrix:
         """
         if (samples, seed) not in self._pairs:
             own = self._groups.keys() - self._same.keys()
-            rows = {t: {c: [t] for c in self.columns if (t, c) in own} for t in self.targets}
-            averages = {c: self.averaged(c) for c in self.columns}
-            averages = {c: over for c, over in averages.items() if not self._double_of(over, c)}
-            if any(len(over) > 1 for over in averages.values()):  # of one language it would count that language twice
-                rows[AVERAGE] = averages
+            rows: dict[str, dict[Pair, list[str]]] = {
+                t: {pair: [t] for pair in pairs_of([c for c in self.columns if (t, c) in own])} for t in self.targets
+            }
+            over = {pair: self._averaged_pair(pair) for pair in pairs_of(self.columns)}
+            # over one language it would count that language twice
+            rows[AVERAGE] = {pair: languages for pair, languages in over.items() if len(languages) > 1}
             self._pairs[samples, seed] = contrasts(
                 self._groups, rows, metric=self.scored.metrics[0], samples=samples, seed=seed
             )
         return list(self._pairs[samples, seed])
+
+    def _averaged_pair(self, pair: Pair) -> list[str]:
+        """The languages over which the averages of two columns are compared: those of the controls, or, with a proxy,
+        those that have a score under both columns. None where one column is another one under a second name."""
+        languages = self.averaged()
+        if any(column in PROXIES for column in pair):
+            languages = [t for t in self.others() if all(self._scored(t, column) for column in pair)]
+        return [] if any(self._double_of(languages, column) for column in pair) else languages
 
     def differences(self, *, samples: int = SAMPLES, seed: int = 0) -> list[Contrast]:
         """Those of `pairs` that compare the target module with the other controls, in the order of `BASELINES`."""
