@@ -20,7 +20,7 @@ from madx.data.labelled.labels import LabelSet
 from madx.errors import ConfigError
 from madx.jobs.common import bring_to, info_of, module_names, open_base, run_folder, versions
 from madx.jobs.evaluate import control_compositions
-from madx.jobs.evaluate.controls import doubles_of, language_modules, source_languages
+from madx.jobs.evaluate.controls import language_modules, source_languages
 from madx.jobs.gold import read_gold, remarks_on_files, scored_tags
 from madx.jobs.labelled import file_sha256, task_type
 from madx.jobs.languages import remarks_on_codes
@@ -68,14 +68,8 @@ def main(config: str, overrides: list[str]) -> None:
             compositions = control_compositions(
                 name, language=language, source=sources, modules=languages, mean_of=settings.mean_of
             )
-            compositions = {control: compositions[control] for control in settings.controls}
-            doubles = doubles_of(compositions)  # one other language: the mean of the others is its module
-            for control, composition in compositions.items():
-                if control in doubles:
-                    other = doubles[control]
-                    reason = f"its composition is that of {other} ({composition}): see {other}"
-                    missing[language, control] = Missing(language, control, reason, other)
-                    continue
+            for control in settings.controls:
+                composition = compositions[control]
                 if isinstance(composition, str):
                     missing[language, control] = Missing(language, control, composition)
                     continue

@@ -10,6 +10,7 @@ from madx.composition import Composition, Stack, as_composition, require_stack
 from madx.data.labelled.labels import LabelSet
 from madx.data.labelled.memory import sentences_of
 from madx.data.labelled.sentences import Sentence
+from madx.data.labelled.spans import Scoring, check_scoring
 from madx.engine import Engine
 from madx.errors import CompositionError, ConfigError, StoreError, did_you_mean
 from madx.interop.hub import Hub
@@ -100,14 +101,22 @@ class Transfer:
         return evaluate(**self._settings(Evaluate, settings, given, of="evaluate"))
 
     @overload
-    def predict(self, text: str, *, language: str, task: str | None = None, seed: int | None = None) -> Prediction: ...
+    def predict(
+        self, text: str, *, language: str, task: str | None = None, seed: int | None = None, scoring: Scoring = "strict"
+    ) -> Prediction: ...
     @overload
     def predict(
-        self, text: Iterable[Any], *, language: str, task: str | None = None, seed: int | None = None
+        self,
+        text: Iterable[Any],
+        *,
+        language: str,
+        task: str | None = None,
+        seed: int | None = None,
+        scoring: Scoring = "strict",
     ) -> list[Prediction]: ...
 
     def predict(
-        self, text: Any, *, language: str, task: str | None = None, seed: int | None = None
+        self, text: Any, *, language: str, task: str | None = None, seed: int | None = None, scoring: Scoring = "strict"
     ) -> Prediction | list[Prediction]:
         """Tag text in a language by that language's module and a task module.
 
@@ -118,6 +127,7 @@ class Transfer:
         task: a task module, or the name before @SEED of several; None: the only one in the store. seed: which of
         several;
         None: the smallest.
+        scoring: the reading of an I- that continues nothing, `strict` or `lenient`.
 
         Raises StoreError for a language without a module.
         """
@@ -125,6 +135,7 @@ class Transfer:
         composition = self._over(language, name)
         sentences = [Sentence(tokens, ()) for tokens in ([words(text)] if isinstance(text, str) else _tokens(text))]
         full = [sentence for sentence in sentences if sentence.tokens]
+        check_scoring(scoring)
         engine = self.engine
         for each in composition.names():
             if each not in engine.modules:
@@ -135,7 +146,7 @@ class Transfer:
         with engine.using(composition):
             tags = iter(job.predict(engine, full) if full else ())
         spans = job.inventory is None
-        found = [Prediction(s.tokens, tuple(next(tags)) if s.tokens else (), spans, None) for s in sentences]
+        found = [Prediction(s.tokens, tuple(next(tags)) if s.tokens else (), spans, None, scoring) for s in sentences]
         return found[0] if isinstance(text, str) else found
 
     # ---- modules -----------------------------------------------------------------------------------------------------

@@ -95,24 +95,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Missing:
-    """A place without a score of its own, with the reason: `no module for 'hau' in the store`.
-
-    same_as: the column whose composition this place would have. The place is then not compared with others, for it
-    would be another column's score under a second name, but an average over languages takes that score. Empty: the
-    place has no score at all.
-
-    Raises DataError on an unknown control.
-    """
+    """A place without a score, with the reason: `no module for 'hau' in the store`. Raises DataError on an unknown
+    control."""
 
     target: str
     control: str
     reason: str
-    same_as: str = ""
 
     def __post_init__(self) -> None:
         _check_column(self.control)
-        if self.same_as:
-            _check_column(self.same_as)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,10 @@ from madx.results.cells import BySeed, Groups, Row, macro
 
 NOISE, ALONE = "≈", "°"
 
-#: row of the table -> column -> the languages that the score there is over; a column that is not compared is left out
-Rows = Mapping[str, Mapping[str, Sequence[str]]]
+#: a column, and the one whose score is subtracted
+Pair = tuple[str, str]
+#: row of the table -> pair to compare -> the languages over which it is compared
+Rows = Mapping[str, Mapping[Pair, Sequence[str]]]
 #: (column, seeds whose counts are added)
 System = tuple[str, tuple[int, ...]]
 #: F1 on all sentences, and on the resamples `(samples,)`
@@ -68,22 +70,19 @@ class Contrast:
 
 
 def contrasts(groups: Groups, rows: Rows, *, metric: str, samples: int, seed: int) -> list[Contrast]:
-    """All pairs of columns that have cells for a common seed, row by row.
+    """The pairs of columns that have cells for a common seed, row by row.
 
-    groups: the cells. rows: the rows of the table with the languages of each column. metric: the score that is
-    compared. samples: resamples of the sentences, 0 for no test over sentences. Within a row the target's column is
-    first compared with the others, then each later column with the earlier ones. Two averages are compared over the
-    languages that both are over, if there are at least two: one would be that language's own row.
+    groups: the cells. rows: the pairs to compare. metric: the score that is compared. samples: resamples of the
+    sentences, 0 for no test over sentences.
     """
     found: list[Contrast] = []
     resamples = _Resamples(groups, samples=samples, seed=seed)
-    for name, columns in rows.items():
-        least = 2 if any(len(languages) > 1 for languages in columns.values()) else 1
-        for languages, pairs in _by_languages(columns).items():
-            if len(languages) < least:
-                continue
-            means = {c: macro(groups, languages, control=c, metric=metric) for pair in pairs for c in pair}
-            common = {(a, b): tuple(s for s in means[a].scores if s in means[b].scores) for a, b in pairs}
+    for name, pairs in rows.items():
+        of_row: dict[Pair, Contrast] = {}
+        for languages in dict.fromkeys(map(tuple, pairs.values())):
+            same = [pair for pair, over in pairs.items() if tuple(over) == languages]
+            means = {c: macro(groups, languages, control=c, metric=metric) for pair in same for c in pair}
+            common = {(a, b): tuple(s for s in means[a].scores if s in means[b].scores) for a, b in same}
             common = {pair: seeds for pair, seeds in common.items() if seeds}
             drawn = resamples.mean(languages, common) if samples and common else {}
             for (a, b), seeds in common.items():
@@ -92,19 +91,13 @@ def contrasts(groups: Groups, rows: Rows, *, metric: str, samples: int, seed: in
                     one, other = drawn[a, seeds], drawn[b, seeds]
                     sentences = judged(one[0] - other[0], one[1] - other[1])
                 number = len(languages)
-                found.append(_contrast(name, (a, b), means, seeds=seeds, sentences=sentences, languages=number))
+                of_row[a, b] = _contrast(name, (a, b), means, seeds=seeds, sentences=sentences, languages=number)
+        found += [of_row[pair] for pair in pairs if pair in of_row]
     return [replace(c, p_holm=p) for c, p in zip(found, holm([c.p for c in found]))]
 
 
-def _by_languages(columns: Mapping[str, Sequence[str]]) -> dict[tuple[str, ...], list[tuple[str, str]]]:
-    """The pairs of columns of a row, by the languages that both columns are over."""
-    found: dict[tuple[str, ...], list[tuple[str, str]]] = {}
-    for a, b in _pairs([column for column, languages in columns.items() if languages]):
-        found.setdefault(tuple(t for t in columns[a] if t in columns[b]), []).append((a, b))
-    return found
-
-
-def _pairs(columns: Sequence[str]) -> list[tuple[str, str]]:
+def pairs_of(columns: Sequence[str]) -> list[Pair]:
+    """Every pair of columns: the target's with each other one, then each later column with the earlier ones."""
     others = [c for c in columns if c != "target"]
     own = [("target", c) for c in others] if "target" in columns else []
     return own + [(b, a) for a, b in combinations(others, 2)]
@@ -112,7 +105,7 @@ def _pairs(columns: Sequence[str]) -> list[tuple[str, str]]:
 
 def _contrast(
     target: str,
-    pair: tuple[str, str],
+    pair: Pair,
     means: Mapping[str, BySeed],
     *,
     seeds: Sequence[int],
@@ -148,9 +141,7 @@ class _Resamples:
         self.groups, self.samples, self.seed = groups, samples, seed
         self._kept: dict[tuple[str, tuple[System, ...]], tuple[np.ndarray, np.ndarray]] = {}
 
-    def mean(
-        self, languages: Sequence[str], pairs: Mapping[tuple[str, str], tuple[int, ...]]
-    ) -> dict[System, Resampled]:
+    def mean(self, languages: Sequence[str], pairs: Mapping[Pair, tuple[int, ...]]) -> dict[System, Resampled]:
         """The scores of every column in the pairs, mean over the languages."""
         systems = tuple(dict.fromkeys((column, seeds) for pair, seeds in pairs.items() for column in pair))
         each = [self._of(language, systems) for language in languages]

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from madx.base import Base
@@ -25,6 +25,7 @@ from madx.jobs.languages import remarks_on_codes
 from madx.jobs.proxies import likeness
 from madx.module import ModuleInfo
 from madx.report import save as save_report
+from madx.report.files import write_files
 from madx.report.page import write_report
 from madx.report.page.record import PREDICTIONS, prediction_file, save_modules
 from madx.results.cells import Cell, Meta, Missing
@@ -167,19 +168,21 @@ class _Run:
                         engine, settings, name, language=language, sources=sources, languages=languages, alike=alike
                     )
                     doubles = doubles_of(compositions)
+                    found: dict[str, Cell] = {}
                     for control, composition in compositions.items():
                         cell: Cell | str
-                        if other := doubles.get(control, ""):
-                            cell = f"its composition is that of {other} ({composition}): see {other}"
+                        if control in doubles and doubles[control] in found:
+                            cell = self._again(found[doubles[control]], control)
                         elif isinstance(composition, str):
                             cell = composition
                         else:
                             cell = self._cell(task, composition, (language, control, seed), rows[language])
                         if isinstance(cell, str):
-                            missing[language, control] = Missing(language, control, cell, other)
+                            missing[language, control] = Missing(language, control, cell)
                         else:
-                            cells.append(cell)
+                            found[control] = cell
                         view.count(f"{language} {control}")
+                    cells += found.values()
                 engine.activate(None)
                 engine.detach(name)
         return cells, list(missing.values())
@@ -218,6 +221,14 @@ class _Run:
             write_conll(self.folder / PREDICTIONS / prediction_file(language, control, seed), sentences, predicted)
         record = explanation.as_dict() | ({"mixing": mixing.summary()} if mixing else {})
         return Cell(language, control, str(composition), seed, task.score(sentences, predicted), record)
+
+    def _again(self, cell: Cell, control: str) -> Cell:
+        """The cell of another column with the same composition, which is not computed a second time."""
+        if self.settings.predictions:
+            folder = self.folder / PREDICTIONS
+            written, copy = (folder / prediction_file(cell.target, c, cell.seed) for c in (cell.control, control))
+            write_files({copy.name: written.read_bytes()}, folder, what="predictions")
+        return replace(cell, control=control)
 
     def remove_stale_predictions(self, cells: list[Cell]) -> None:
         """Remove predictions of an earlier run in the same folder: the report would show them as this run's."""

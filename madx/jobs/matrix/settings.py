@@ -11,6 +11,7 @@ from madx.errors import ConfigError, MadxError
 from madx.jobs.common import layered
 from madx.jobs.evaluate import Evaluate
 from madx.jobs.labelled import Columns, task_type
+from madx.jobs.languages import check_spellings
 from madx.jobs.settings import SCORING, Corpus, DataSettings, JobSettings, LabelledData
 from madx.jobs.train_language import TrainLanguage
 from madx.jobs.train_task import TrainTask
@@ -146,6 +147,8 @@ class JobsOf:
 
     def _check_task(self, name: str, data: TaskData) -> None:
         self._try(f"tasks.{name}.task", lambda: task_type(data.task or name))
+        languages = dict.fromkeys([*self.settings.corpora, *data.train, *data.test])
+        self._try(f"tasks.{name}", lambda: check_spellings(languages, "the languages of corpora and labelled data"))
         for source in data.train:
             if source not in data.dev:
                 self.faults.append(f"tasks.{name}.dev: no data for the source language {source!r}; add dev.{source}")

@@ -30,29 +30,22 @@ def read_data(settings: TrainTask) -> tuple[dict[str, Split], LabelSet]:
     data: dict[str, Split] = {}
     seen: dict[str, str] = {}
     kind = task_type(settings.task)
+    check_scoring_of(kind, settings.scoring)
     for code, (train, dev) in settings.sources().items():
         data[code] = read_labelled(train, settings.columns, kind), read_labelled(dev, settings.columns, kind)
+        for sentences, file in zip(data[code], (train, dev), strict=True):
+            if kind.inventory is None:
+                require_entities(sentences, file, settings.columns)
         seen = LabelSet.from_sentences(data[code][0], source=train).seen | seen
     labels = kind.label_set([s for train, _ in data.values() for s in train], source="the training data")
     labels = LabelSet(labels.tags, seen)
     for code, (_, dev) in settings.sources().items():
         require(labels, LabelSet.from_sentences(data[code][1], source=dev))
-    _check_entities(settings, data, labels)
+        if kind.inventory is None:
+            for remark in remarks_on_types(f"the development data of {code}", data[code][1], labels):
+                log.warning("%s", remark)
     warn_of_equal_files(settings.sources())
     return data, labels
-
-
-def _check_entities(settings: TrainTask, data: dict[str, Split], labels: LabelSet) -> None:
-    """Raise DataError for data without any entity, and warn of development data that lack a type of the labels."""
-    kind = task_type(settings.task)
-    check_scoring_of(kind, settings.scoring)
-    if kind.inventory is not None:
-        return
-    for code, files in settings.sources().items():
-        for sentences, file in zip(data[code], files, strict=True):
-            require_entities(sentences, file, settings.columns)
-        for remark in remarks_on_types(f"the development data of {code}", data[code][1], labels):
-            log.warning("%s", remark)
 
 
 def task_over(settings: TrainTask, base: Base, labels: LabelSet, split: Split, *, seed: int) -> TokenClassification:

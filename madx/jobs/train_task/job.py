@@ -26,6 +26,7 @@ from madx.jobs.common import (
 )
 from madx.jobs.keywords import takes_keywords
 from madx.jobs.labelled import file_sha256, task_type
+from madx.jobs.languages import check_spellings
 from madx.jobs.train_task.data import Split, data_record, read_data, task_and_steps, task_over
 from madx.jobs.train_task.settings import TrainTask
 from madx.module import Module, new_module
@@ -100,6 +101,7 @@ def _checked_store(settings: TrainTask) -> Store:
     task_type(settings.task)
     for code in settings.sources():
         check_language(code)
+    check_spellings(settings.sources(), "the source languages")
     components_of(settings.components)
     check_name(settings.name or settings.task)
     names = settings.names()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from madx.data.labelled.spans import Scoring
 from madx.metrics.scores import EntityScores
 from madx.metrics.significance import ALPHA, SAMPLES
 from madx.report.marks import MARKS
@@ -25,11 +26,13 @@ def notes(matrix: TransferMatrix) -> list[str]:
 
 def _reading(matrix: TransferMatrix) -> list[str]:
     """The reading of spans, where scores are of spans."""
-    if matrix.scored is not EntityScores:
-        return []
+    return [scoring_note(matrix.meta.scoring)] if matrix.scored is EntityScores else []
+
+
+def scoring_note(scoring: Scoring) -> str:
+    """A reading of spans in words."""
     meaning = {"strict": "is no entity", "lenient": "begins an entity, as in conlleval"}
-    scoring = matrix.meta.scoring
-    return [f"scoring {scoring}: an I- that continues nothing {meaning[scoring]}"]
+    return f"scoring {scoring}: an I- that continues nothing {meaning[scoring]}"
 
 
 def _doubles(matrix: TransferMatrix) -> list[str]:

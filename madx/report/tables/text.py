@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from madx.results.cells import Row
+from madx.results.cells import AVERAGE, Row
 
 
 def score_text(mean: float | None, sd: float | None) -> str:
@@ -18,8 +18,8 @@ def score_text(mean: float | None, sd: float | None) -> str:
 
 def over_text(row: Row, rows: Sequence[Row]) -> str:
     """` (3)`, the number of languages of an average, where another average of its row is over others; else nothing."""
-    differ = len({r.over for r in rows if r.mean is not None}) > 1
-    return f" ({row.languages})" if differ and row.mean is not None else ""
+    differ = len({r.over for r in rows if r.mean is not None and r.target == AVERAGE}) > 1
+    return f" ({row.languages})" if differ and row.target == AVERAGE and row.mean is not None else ""
 
 
 def signed(value: float) -> str:
