@@ -16,12 +16,14 @@ from rich.console import Console
 import madx
 from madx import report
 from madx.config import load
-from madx.data.labelled.labels import LabelSet, require
+from madx.data.labelled.labels import LabelSet
 from madx.errors import ConfigError
 from madx.jobs.common import bring_to, info_of, module_names, open_base, run_folder, versions
 from madx.jobs.evaluate import control_compositions
 from madx.jobs.evaluate.controls import language_modules, source_languages
-from madx.jobs.labelled import file_sha256, read_labelled, task_type
+from madx.jobs.gold import read_gold, remarks_on_files, scored_tags
+from madx.jobs.labelled import file_sha256, task_type
+from madx.jobs.languages import remarks_on_codes
 from madx.results.cells import Cell, Meta, Missing
 from madx.results.matrix import TransferMatrix
 
@@ -42,11 +44,11 @@ def main(config: str, overrides: list[str]) -> None:
     languages = language_modules(store, settings, sources)
     used = dict.fromkeys([*languages.values(), *(settings.mean_of or [])])
 
-    # Data: test sentences, whose labels must be those of the task module.
+    # Data: test sentences, whose labels must be those of the task module; remarks on what they lack.
     kind, labels = task_type(info.task), LabelSet(info.labels)
-    data = {language: read_labelled(path, settings.columns, kind) for language, path in settings.targets.items()}
-    for language, sentences in data.items():
-        require(labels, LabelSet.from_sentences(sentences, source=settings.targets[language]))
+    gold = read_gold(settings.targets, settings.columns, kind, labels=labels, scoring=settings.scoring)
+    infos = [info_of(store, name) for name in tasks.values()]
+    remarks = [*remarks_on_files(settings.targets, infos), *remarks_on_codes([*sources, *settings.targets])]
 
     # Build: one engine over the base that the task module records, with all modules attached.
     chosen = info.base_to_load(settings.base, settings.revision)
@@ -58,10 +60,11 @@ def main(config: str, overrides: list[str]) -> None:
         engine.attach(store.load(name, base))
 
     # Swap and score: one composition for each control; a control that cannot be had gives its reason.
-    task = kind(base.tokenizer, labels, max_length=min(settings.max_length, base.max_tokens))
+    length = min(settings.max_length, base.max_tokens)
+    task = kind(base.tokenizer, labels, max_length=length, scoring=settings.scoring)
     cells, missing = [], {}
     for seed, name in tasks.items():
-        for language, sentences in data.items():
+        for language, sentences in gold.data.items():
             compositions = control_compositions(
                 name, language=language, source=sources, modules=languages, mean_of=settings.mean_of
             )
@@ -72,6 +75,8 @@ def main(config: str, overrides: list[str]) -> None:
                     continue
                 with engine.using(composition):
                     predicted = task.predict(engine, sentences)
+                    if kind.inventory is None:
+                        predicted = [scored_tags(tags, settings.columns) for tags in predicted]
                     explanation = task.explain(engine, sentences[:8])  # measured: does every module act?
                 scores = task.score(sentences, predicted)
                 cells.append(Cell(language, control, str(composition), seed, scores, explanation.as_dict()))
@@ -84,6 +89,8 @@ def main(config: str, overrides: list[str]) -> None:
         versions=versions(),
         note=settings.note,
         data={path: file_sha256(path) or "" for path in settings.targets.values()},
+        scoring=settings.scoring,
+        remarks=(*remarks, *gold.remarks),
     )
     matrix = TransferMatrix(meta, tuple(cells), tuple(missing.values()), tuple(settings.targets))
     files = report.save(matrix, run_folder(settings.run, f"evaluate-{settings.task_module}"))

@@ -215,6 +215,12 @@ FAULTS = {
     "no task module": (["predict", "--stack", "swa", "x"], ["no task module"]),
     "wrong base": (["predict", "--stack", "swa + ner@1", "--base", "other", "x"], ["was made for the base", "other"]),
     "target without path": (["evaluate", "--target", "swa"], ["--target 'swa'", "LANGUAGE=PATH"]),
+    "target twice": (
+        ["evaluate", "--target", "swa=a", "--target", "eng=c", "--target", "swa=b"],
+        ["--target 'swa=a', --target 'swa=b'", "keep one"],
+    ),
+    "task below language": (["predict", "--stack", "ner@1 + swa", "x"], ["from left to right", "write 'swa + ner@1'"]),
+    "task below language, explained": (["explain", "--stack", "ner@1 + swa"], ["write 'swa + ner@1'"]),
     "no target": (["evaluate"], ["targets"]),
     "wrong seeds": (["train-task", "--seeds", "1;2"], ["--seeds '1;2'", "1,2,3"]),
     "unknown module to show": (["modules", "show", "sw"], ["sw", "swa"]),

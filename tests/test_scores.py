@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 from seqeval.metrics import accuracy_score, classification_report
 from seqeval.scheme import IOB2
 
-from madx.errors import DataError
+from madx.errors import ConfigError, DataError
 from madx.metrics.scores import Statistics, entity_scores
+from madx.metrics.significance import resampled_f1
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 sentence = st.lists(st.tuples(st.sampled_from(TAGS), st.sampled_from(TAGS)), max_size=9)
@@ -17,16 +18,21 @@ def split(sentences):
     return [[g for g, _ in s] for s in sentences], [[p for _, p in s] for s in sentences]
 
 
-@given(pairs)
+#: the two readings, with the arguments by which seqeval has them
+READINGS = {"strict": {"mode": "strict", "scheme": IOB2}, "lenient": {}}
+
+
+@pytest.mark.parametrize("scoring", READINGS)
+@given(sentences=pairs)
 @settings(derandomize=True, max_examples=300, deadline=None)
-def test_equals_seqeval_strict_iob2(sentences):
+def test_equals_seqeval(scoring, sentences):
     gold, predicted = split(sentences)
-    scores = entity_scores(gold, predicted)
+    scores = entity_scores(gold, predicted, scoring=scoring)
     assert scores.token_accuracy == pytest.approx(100 * accuracy_score(gold, predicted))
     if not scores.gold + scores.predicted:  # seqeval's report fails without any entity
         assert scores.per_type == {} and (scores.precision, scores.recall, scores.f1) == (0, 0, 0)
         return
-    report = classification_report(gold, predicted, mode="strict", scheme=IOB2, output_dict=True, zero_division=0)
+    report = classification_report(gold, predicted, output_dict=True, zero_division=0, **READINGS[scoring])
     micro = report["micro avg"]
     assert (scores.precision, scores.recall, scores.f1) == pytest.approx(
         [100 * float(micro[m]) for m in ("precision", "recall", "f1-score")]
@@ -40,16 +46,17 @@ def test_equals_seqeval_strict_iob2(sentences):
         assert figures["support"] == report[name]["support"]
 
 
-@given(pairs)
+@pytest.mark.parametrize("scoring", READINGS)
+@given(sentences=pairs)
 @settings(derandomize=True, max_examples=50, deadline=None)
-def test_statistics_add_up_sentence_by_sentence(sentences):
+def test_statistics_add_up_sentence_by_sentence(scoring, sentences):
     gold, predicted = split(sentences)
-    scores = entity_scores(gold, predicted)
+    scores = entity_scores(gold, predicted, scoring=scoring)
     s = scores.statistics
     assert (s.tp.sum(), s.n_gold.sum(), s.n_pred.sum()) == (scores.correct, scores.gold, scores.predicted)
     for i, (g, p) in enumerate(zip(gold, predicted)):
         if g:
-            alone = entity_scores([g], [p])
+            alone = entity_scores([g], [p], scoring=scoring)
             assert (s.tp[i], s.n_gold[i], s.n_pred[i]) == (alone.correct, alone.gold, alone.predicted)
 
 
@@ -64,9 +71,30 @@ def test_by_hand():
     assert scores.token_accuracy == pytest.approx(100 * 4 / 6) and scores.sentences == 2
 
 
-def test_an_inside_tag_that_continues_nothing_is_no_entity():
-    scores = entity_scores([["B-PER", "O"]], [["I-PER", "O"]])
-    assert (scores.gold, scores.predicted, scores.correct) == (1, 0, 0)
+@pytest.mark.parametrize("scoring", READINGS)
+@given(sentences=pairs)
+@settings(derandomize=True, max_examples=50, deadline=None)
+def test_the_bootstrap_scores_the_whole_set_as_the_scores_do(scoring, sentences):
+    gold, predicted = split(sentences)
+    scores = entity_scores(gold, predicted, scoring=scoring)
+    whole, _ = resampled_f1([scores.statistics], samples=100, seed=0)
+    assert whole[0] == pytest.approx(scores.f1)
+
+
+@pytest.mark.parametrize("scoring, counts", [("strict", (1, 0, 0)), ("lenient", (1, 1, 1))])
+def test_an_inside_tag_that_continues_nothing(scoring, counts):
+    scores = entity_scores([["B-PER", "O"]], [["I-PER", "O"]], scoring=scoring)
+    assert (scores.gold, scores.predicted, scores.correct) == counts
+    assert scores == entity_scores([["B-PER", "O"]], [["I-PER", "O"]], scoring=scoring)
+
+
+def test_types_with_blanks_and_hyphens_are_scored_as_they_are_written():
+    gold = [["B-Person name", "I-Person name", "O"], ["B-PER", "B-PER-", "B-Ọ̀yọ́"]]
+    predicted = [["B-Person name", "I-Person name", "O"], ["B-PER-", "B-PER-", "B-Ọ̀yọ́"]]
+    scores = entity_scores(gold, predicted)
+    assert (scores.gold, scores.predicted, scores.correct) == (4, 4, 3)
+    assert set(scores.per_type) == {"Person name", "PER", "PER-", "Ọ̀yọ́"}
+    assert scores.per_type["PER-"] == {"precision": 50.0, "recall": 100.0, "f1": 200 / 3, "support": 1}
 
 
 @pytest.mark.parametrize(
@@ -101,6 +129,11 @@ def test_bad_input(gold, predicted, text):
 def test_statistics_are_checked(arrays, text):
     with pytest.raises(DataError, match=text):
         Statistics(*arrays)
+
+
+def test_an_unknown_reading_is_refused():
+    with pytest.raises(ConfigError, match="'conlleval'.*lenient"):
+        entity_scores([["O"]], [["O"]], scoring="conlleval")
 
 
 def test_statistics_cannot_be_changed():

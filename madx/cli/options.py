@@ -72,6 +72,9 @@ def settings(schema: type[S], config: Path | None, sets: list[str] | None, flags
     from madx.config import load
 
     sets = sets or []
+    keys = [each.partition("=")[0].strip() for each in sets]
+    for key in dict.fromkeys(key for key in keys if keys.count(key) > 1):
+        log.warning("--set %s is given %s times: the last value is taken.", key, keys.count(key))
     given = {key: json.dumps(value, ensure_ascii=False) for key, value in flags.items() if value is not None}
     outer = [key for key in given if any(each.strip().startswith(f"{key}.") for each in sets)]
     inner = [key for key in given if key not in outer]
@@ -134,7 +137,8 @@ def below(items: list[str] | None, flag: str) -> dict[str, str]:
 
 
 def pairs(items: list[str] | None, flag: str, form: str = "LANGUAGE=PATH") -> dict[str, str]:
-    """Name -> path of repeated flags NAME=PATH. Raises ConfigError naming every one that is not of the form.
+    """Name -> path of repeated flags NAME=PATH. Raises ConfigError naming every one that is not of the form, and for a
+    name that is given twice.
 
     >>> pairs(["swa=a.conll"], "--target")
     {'swa': 'a.conll'}
@@ -143,4 +147,7 @@ def pairs(items: list[str] | None, flag: str, form: str = "LANGUAGE=PATH") -> di
     wrong = [f"{flag} {''.join(s)!r}" for s in split if not all(s)]
     if wrong:
         raise ConfigError(f"{', '.join(wrong)}: {form} is needed, e.g. {flag} swa=data/swa/test.conll.")
-    return {language: path for language, _, path in split}
+    names = [name for name, _, _ in split]
+    if twice := [f"{flag} {''.join(s)!r}" for s in split if names.count(s[0]) > 1]:
+        raise ConfigError(f"{', '.join(twice)}: one name is given several times; each needs one path, so keep one.")
+    return {name: path for name, _, path in split}

@@ -28,6 +28,13 @@ class Format(str, Enum):
     json = "json"
 
 
+class Scoring(str, Enum):
+    """The readings of spans, as in `madx.data.labelled.spans`."""
+
+    strict = "strict"
+    lenient = "lenient"
+
+
 def predict(
     stack: StackText,
     text: Annotated[
@@ -45,6 +52,10 @@ def predict(
             "that name, or STACK, lies below --stack. Once for each language, e.g. --language swa --language eng=base.",
         ),
     ] = None,
+    scoring: Annotated[
+        Scoring,
+        typer.Option(help="Reading of an I- that continues nothing: strict, it is no entity; lenient, it begins one."),
+    ] = Scoring.strict,
     form: Annotated[
         Format,
         typer.Option(
@@ -63,7 +74,7 @@ def predict(
     from madx.jobs import Predictor
 
     quiet_transformers()
-    predictor = Predictor(stack, languages=below(language, "--language"), store=store, base=base)
+    predictor = Predictor(stack, languages=below(language, "--language"), store=store, base=base, scoring=scoring.value)
     if not text and sys.stdin is None:  # it was closed, by <&- or by what started the command
         raise DataError("There is no text: none was given, and standard input is closed. Write the TEXT in quotes.")
     lines = iter(text) if text else text_lines(sys.stdin.buffer, name="standard input")
@@ -154,13 +165,15 @@ def export(
 
 
 def _engine(stack: str, store: str, base: str | None) -> "Engine":
-    """An engine with a stack of stored modules active."""
+    """An engine with a stack of stored modules active. Raises CompositionError for a task module below a language's."""
     from madx.composition import as_composition
     from madx.engine import Engine
+    from madx.jobs.common import info_of, require_task_last
     from madx.store import Store as ModuleStore
 
     quiet_transformers()
     composition, modules = as_composition(stack), ModuleStore(store)
+    require_task_last(composition, {name: info_of(modules, name) for name in composition.names()})
     engine = Engine(load_recorded_base(composition, modules, base))
     for name in composition.names():
         engine.attach(modules.load(name, engine.base))

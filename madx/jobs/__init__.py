@@ -5,7 +5,8 @@ from madx.jobs.evaluate import Evaluate, EvaluateResult, evaluate
 from madx.jobs.inspect import Inspect, Inspection, inspect
 from madx.jobs.labelled import Columns
 from madx.jobs.matrix import Matrix, MatrixResult, make_plan, matrix
-from madx.jobs.predict import Entity, Prediction, Predictor
+from madx.jobs.predict import Predictor
+from madx.jobs.prediction import Entity, Prediction
 from madx.jobs.proxies import Proxies
 from madx.jobs.train_language import LanguageResult, TrainLanguage, train_language
 from madx.jobs.train_task import TaskResult, TrainTask, train_task

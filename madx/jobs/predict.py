@@ -1,105 +1,27 @@
 """Prediction: tags of text by a stack of stored modules, and the entities that the tags spell."""
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from statistics import fmean
-from typing import Any
-from unicodedata import normalize
+from dataclasses import replace
 
 from madx.base import load_base
 from madx.composition import Composition, Route, Stack, as_composition, require_stack
-from madx.data.labelled.labels import LabelSet, spans
-from madx.data.labelled.sentences import Sentence
-from madx.data.words import Span, word_spans
+from madx.data.labelled.labels import LabelSet
+from madx.data.labelled.spans import Scoring, check_scoring
+from madx.data.words import word_spans
 from madx.engine import Engine
 from madx.errors import CompositionError, DataError, did_you_mean
-from madx.jobs.common import info_of, pick_device
+from madx.jobs.common import info_of, pick_device, require_task_last
 from madx.jobs.labelled import task_type
+from madx.jobs.prediction import Prediction, checked_text, predictions
 from madx.module import ModuleInfo
 from madx.store import Store
-from madx.tasks.token_classification import TokenClassification
 
 #: lines that are batched together
 AT_ONCE = 256
 
 #: a line's language, if lines have one, and its text
 Line = tuple[str | None, str]
-
-
-@dataclass(frozen=True)
-class Entity:
-    """A span of words.
-
-    type: its type, e.g. LOC. text: the characters `start` to `end` (exclusive) of the text as it was given.
-    score: the confidence, 0..1: the mean over its words of the probability of the word's tag.
-    first_word, end_word: the numbers of its first word and of the one after its last.
-    """
-
-    type: str
-    text: str
-    start: int
-    end: int
-    score: float = field(compare=False)
-    first_word: int
-    end_word: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the entity with the keys that the pipelines of transformers use; the score has six digits."""
-        score = round(self.score, 6)
-        return {"entity_group": self.type, "score": score, "word": self.text, "start": self.start, "end": self.end}
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The tags of one line of text.
-
-    text: the line as it was given, in whatever normal form; of words given as a list, the words joined by spaces.
-    offsets: the place (start, end) of each word in the text, in characters, `end` exclusive.
-    tags, scores: for each word its tag and the probability of the tag, 0..1; predictions are equal if all but their
-    scores is, which rounding moves.
-    spans: whether the tags spell entities; language: that of the line, under a predictor for several languages.
-    """
-
-    text: str
-    offsets: tuple[Span, ...]
-    tags: tuple[str, ...]
-    scores: tuple[float, ...] = field(compare=False)
-    spans: bool = True
-    language: str | None = None
-
-    @property
-    def tokens(self) -> tuple[str, ...]:
-        """The words, as they stand in the text."""
-        return tuple(self.text[start:end] for start, end in self.offsets)
-
-    @property
-    def entities(self) -> list[Entity]:
-        """The entities that the tags spell; none where they are no spans."""
-        return [self._entity(*found) for found in (spans(self.tags) if self.spans else ())]
-
-    def _entity(self, kind: str, first: int, end: int) -> Entity:
-        start, stop = self.offsets[first][0], self.offsets[end - 1][1]
-        return Entity(kind, self.text[start:stop], start, stop, fmean(self.scores[first:end]), first, end)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all as an object for JSON: text, words with tags, and entities as in the pipelines of transformers.
-
-        Scores have six digits after the point. Of plain tags there is a list `words` instead of `entities`.
-        """
-        record: dict[str, Any] = {} if self.language is None else {"language": self.language}
-        record |= {"text": self.text, "tokens": self.tokens, "tags": self.tags, "offsets": self.offsets}
-        record["scores"] = [round(score, 6) for score in self.scores]
-        if self.spans:
-            return record | {"entities": [entity.to_dict() for entity in self.entities]}
-        words = zip(self.tags, record["scores"], self.tokens, self.offsets, strict=True)
-        return record | {
-            "words": [
-                {"entity": tag, "score": score, "word": word, "start": start, "end": end}
-                for tag, score, word, (start, end) in words
-            ]
-        }
 
 
 class Predictor:
@@ -111,8 +33,10 @@ class Predictor:
     both cases lines come with their language, and those of all languages go through the base together.
     store, base, device: as in the settings of the jobs; base None: the one that the task module records.
     max_length: tokens of a window at most.
+    scoring: the reading of an I- that continues nothing, as in scores: strict, it is no entity; lenient, it begins one.
 
-    Raises CompositionError for a stack without a task module, StoreError for a module that is not stored.
+    Raises CompositionError for a stack without a task module or with it before a language module, StoreError for a
+    module that is not stored.
 
     >>> Predictor("swa + ner", store="modules")(["Juma anaishi Nairobi ."])   # doctest: +SKIP
     >>> Predictor("ner", languages={"swa": "swa", "yor": "yor"})([("swa", "Juma anaishi Nairobi .")])   # doctest: +SKIP
@@ -127,7 +51,10 @@ class Predictor:
         base: str | None = None,
         device: str = "auto",
         max_length: int = 256,
+        scoring: Scoring = "strict",
     ):
+        check_scoring(scoring)
+        self.scoring = scoring
         composition, folder = _below(as_composition(stack), languages), Store(store)
         infos = {name: info_of(folder, name) for name in composition.names()}
         task = _one_task(composition, infos)
@@ -196,55 +123,8 @@ class Predictor:
         texts = [(text, word_spans(text)) for _, text in lines]
         languages = [language for language, _ in lines]
         numbers = None if self.languages is None else [self.languages.get(str(language), 0) for language in languages]
-        found = predictions(self.task, self.engine, texts, branches=numbers)
+        found = predictions(self.task, self.engine, texts, branches=numbers, scoring=self.scoring)
         yield from (replace(one, language=language) for one, language in zip(found, languages, strict=True))
-
-
-def predictions(
-    task: TokenClassification,
-    engine: Engine,
-    texts: Sequence[tuple[str, Sequence[Span]]],
-    *,
-    branches: Sequence[int] | None = None,
-) -> list[Prediction]:
-    """Return the predictions of the active composition for texts, each with the places of its words.
-
-    branches: under a route, the number of the branch of each text. A text without words gets no tags.
-    """
-    full = [number for number, (_, places) in enumerate(texts) if places]
-    sentences = [Sentence(_words(*texts[number]), ()) for number in full]
-    of_full = None if branches is None else [branches[number] for number in full]
-    tagged = task.predict_scored(engine, sentences, branches=of_full) if full else []
-    found = dict(zip(full, tagged, strict=True))
-    are_spans = task.inventory is None
-    return [
-        Prediction(
-            text,
-            tuple(places),
-            tuple(tag for tag, _ in found.get(number, ())),
-            tuple(score for _, score in found.get(number, ())),
-            are_spans,
-        )
-        for number, (text, places) in enumerate(texts)
-    ]
-
-
-def _words(text: str, places: Sequence[Span]) -> tuple[str, ...]:
-    """Return the words at some places of a text, in NFC, as the base's tokenizer has seen them in training."""
-    return tuple(normalize("NFC", text[start:end]) for start, end in places)
-
-
-def checked_text(text: str, where: str) -> str:
-    """Return a text. Raises DataError, at the place `where`, for half of a surrogate pair, which is no character."""
-    if half := re.search("[\ud800-\udfff]", text):
-        code = ord(half[0])
-        cause = (
-            f"the byte 0x{code - 0xDC00:02x} is not UTF-8. Write the text in UTF-8"
-            if 0xDC80 <= code <= 0xDCFF  # what Python makes of such a byte in an argument of a command
-            else f"\\u{code:04x} is half of a surrogate pair, no character. Correct the text's escapes"
-        )
-        raise DataError(f"{where}, character {half.start() + 1}: {cause}.")
-    return text
 
 
 def _below(composition: Composition, languages: Mapping[str, str] | None) -> Composition:
@@ -287,7 +167,9 @@ def _language(route: Route, number: int, infos: Mapping[str, ModuleInfo]) -> str
 
 
 def _one_task(composition: Composition, infos: Mapping[str, ModuleInfo]) -> ModuleInfo:
-    """The record of the task module. Raises CompositionError unless every branch has one and their labels are equal."""
+    """The record of the task module. Raises CompositionError unless every branch has one, above its
+    language modules, and their labels are equal."""
+    require_task_last(composition, infos)
     branches: Sequence[Stack] = composition.branches if isinstance(composition, Route) else (composition,)
     found = []
     for stack in branches:

@@ -21,6 +21,11 @@ COMPONENTS = (
     "A preset, as madx; a preset with settings changed, as {preset: madx, bottleneck: {reduction_factor: 4}}; or all "
     "settings by module type."
 )
+#: the description of the setting `scoring`
+SCORING = (
+    "Reading of an I- that continues nothing: strict, it is no entity; lenient, it begins one (conlleval, seqeval's "
+    "default)."
+)
 
 
 class DataSettings(Settings):

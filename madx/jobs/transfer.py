@@ -11,6 +11,7 @@ from madx.composition import Composition, Stack, as_composition, require_stack
 from madx.data.labelled.labels import LabelSet
 from madx.data.labelled.memory import sentences_of
 from madx.data.labelled.sentences import Sentence
+from madx.data.labelled.spans import Scoring, check_scoring
 from madx.data.words import Span, word_spans
 from madx.engine import Engine
 from madx.errors import CompositionError, ConfigError, StoreError, did_you_mean
@@ -19,7 +20,7 @@ from madx.interop.hub.hub import Pushed
 from madx.jobs.common import info_of, module_names, pick_device
 from madx.jobs.evaluate import Evaluate, EvaluateResult, evaluate
 from madx.jobs.labelled import task_type
-from madx.jobs.predict import Prediction, checked_text, predictions
+from madx.jobs.prediction import Prediction, checked_text, predictions
 from madx.jobs.settings import Corpus, JobSettings, LabelledData
 from madx.jobs.train_language import LanguageResult, TrainLanguage, train_language
 from madx.jobs.train_task import TaskResult, TrainTask, train_task
@@ -102,14 +103,22 @@ class Transfer:
         return evaluate(**self._settings(Evaluate, settings, given, of="evaluate"))
 
     @overload
-    def predict(self, text: str, *, language: str, task: str | None = None, seed: int | None = None) -> Prediction: ...
+    def predict(
+        self, text: str, *, language: str, task: str | None = None, seed: int | None = None, scoring: Scoring = "strict"
+    ) -> Prediction: ...
     @overload
     def predict(
-        self, text: Iterable[Any], *, language: str, task: str | None = None, seed: int | None = None
+        self,
+        text: Iterable[Any],
+        *,
+        language: str,
+        task: str | None = None,
+        seed: int | None = None,
+        scoring: Scoring = "strict",
     ) -> list[Prediction]: ...
 
     def predict(
-        self, text: Any, *, language: str, task: str | None = None, seed: int | None = None
+        self, text: Any, *, language: str, task: str | None = None, seed: int | None = None, scoring: Scoring = "strict"
     ) -> Prediction | list[Prediction]:
         """Tag text in a language by that language's module and a task module.
 
@@ -120,6 +129,7 @@ class Transfer:
         task: a task module, or the name before @SEED of several; None: the only one in the store. seed: which of
         several;
         None: the smallest.
+        scoring: the reading of an I- that continues nothing, `strict` or `lenient`.
 
         Raises StoreError for a language without a module.
         """
@@ -127,6 +137,7 @@ class Transfer:
         composition = self._over(language, name)
         rows = [text] if isinstance(text, str) else text
         texts = [_placed(row, f"text at index {index}") for index, row in enumerate(rows)]
+        check_scoring(scoring)
         engine = self.engine
         for each in composition.names():
             if each not in engine.modules:
@@ -135,7 +146,7 @@ class Transfer:
         length = min(MAX_LENGTH, engine.base.max_tokens)
         job = task_type(str(info.task))(engine.base.tokenizer, LabelSet(info.labels), max_length=length)
         with engine.using(composition):
-            found = predictions(job, engine, texts)
+            found = predictions(job, engine, texts, scoring=scoring)
         return found[0] if isinstance(text, str) else found
 
     # ---- modules -----------------------------------------------------------------------------------------------------

@@ -6,15 +6,15 @@ entities, summed over all sentences and types ("micro"):
 
     precision = tp / predicted    recall = tp / gold    F1 = 2 tp / (gold + predicted)
 
-Tags are read as seqeval's strict IOB2: an entity starts with `B-`, and an `I-` that continues nothing is no entity
-(Nakayama 2018, seqeval, `mode="strict", scheme=IOB2`).
+Tags are read by `madx.data.labelled.spans`: strictly, where an `I-` that continues nothing is no entity, as seqeval
+with `mode="strict", scheme=IOB2` (Nakayama 2018); or leniently, where it begins one, as conlleval and seqeval by
+default do.
 
 Words, each with one tag. accuracy = right / words. It equals the micro F1 in which every word is gold and predicted
 once, so the same counts and the same bootstrap serve both. Macro F1 is the mean of the F1 of all tags that are gold or
 predicted.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,11 +22,10 @@ from statistics import fmean
 from typing import ClassVar
 
 import numpy as np
-from seqeval.scheme import IOB2, Entities
 
+from madx.data.labelled.spans import Scoring, spans
+from madx.data.labelled.tags import is_iob2
 from madx.errors import DataError
-
-_TAG = re.compile(r"O|[BI]-[^\s-]\S*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,8 +153,12 @@ Scores = EntityScores | WordScores
 KINDS: dict[str, type[Scores]] = {kind.kind: kind for kind in (EntityScores, WordScores)}
 
 
-def entity_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> EntityScores:
+def entity_scores(
+    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], *, scoring: Scoring = "strict"
+) -> EntityScores:
     """Score predicted IOB2 tags against gold ones; sentence i of both lists has the same words.
+
+    scoring: how an I- that continues nothing is read, `strict` or `lenient`; see the top of the file.
 
     Equal to seqeval's micro average and per-type figures times 100, with zero_division=0: precision with nothing
     predicted, recall with nothing to find and F1 with neither are 0.
@@ -165,11 +168,11 @@ def entity_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
     (50.0, 100.0, 0)
 
     Raises DataError when the lists or two sentences differ in length, when there are no words, or on a tag that is not
-    IOB2.
+    IOB2; ConfigError for an unknown reading.
     """
     _check(gold, predicted)
     _check_iob2(gold, predicted)
-    found_gold, found_pred = _entities(gold), _entities(predicted)
+    found_gold, found_pred = ([set(spans(tags, scoring)) for tags in side] for side in (gold, predicted))
     hits = [g & p for g, p in zip(found_gold, found_pred)]
     per_type = _per_type(*(Counter(t for s in found for t, _, _ in s) for found in (hits, found_gold, found_pred)))
     statistics = Statistics(
@@ -238,13 +241,6 @@ def _prf(tp: int, n_gold: int, n_pred: int) -> tuple[float, float, float]:
     )
 
 
-def _entities(sentences: Sequence[Sequence[str]]) -> list[set[tuple[str, int, int]]]:
-    """For each sentence its set of (type, first word, word after the last), as seqeval reads them."""
-    # An IOB2 entity starts with B: a sentence without one need not pay for seqeval's slow token objects
-    parsed = Entities([list(s) if any(t[0] == "B" for t in s) else [] for s in sentences], IOB2)
-    return [{(e.tag, e.start, e.end) for e in sentence} for sentence in parsed.entities]
-
-
 def _check(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> None:
     """Raises DataError unless both sides have a tag for each word of the same sentences."""
     for name, sentences in (("gold", gold), ("predicted", predicted)):
@@ -267,7 +263,7 @@ def _check(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) ->
 
 def _check_iob2(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> None:
     for name, sentences in (("gold", gold), ("predicted", predicted)):
-        wrong = {t for s in sentences for t in s if not (isinstance(t, str) and _TAG.fullmatch(t))}
+        wrong = {t for s in sentences for t in s if not is_iob2(t)}
         if wrong:
             i = next(i for i, s in enumerate(sentences) if any(t in wrong for t in s))
             raise DataError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from madx.data.labelled.spans import SCORINGS, Scoring
 from madx.errors import DataError, did_you_mean
 from madx.metrics.scores import Scores
 
@@ -115,6 +116,10 @@ class Meta:
     data: file -> sha256.
     versions: library -> version.
     note: a remark that every report prints.
+    scoring: the reading of an I- that continues nothing, in scores of entities (`madx.data.labelled.spans`).
+    remarks: what a reader of the scores should know about the data, each one line, which every report prints.
+
+    Raises DataError on an unknown reading, and on remarks that are no lines of text.
     """
 
     task_module: str
@@ -123,10 +128,18 @@ class Meta:
     data: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     note: str = ""
+    scoring: Scoring = "strict"
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("data", "versions"):
             object.__setattr__(self, name, _plain(f"meta.{name}", getattr(self, name)))
+        if self.scoring not in SCORINGS:
+            raise DataError(f"unknown scoring {self.scoring!r}: {did_you_mean(str(self.scoring), SCORINGS)}")
+        remarks = self.remarks
+        if isinstance(remarks, str) or not all(isinstance(remark, str) for remark in remarks):
+            raise DataError(f"the remarks of a matrix must be a list of texts, got {remarks!r}")
+        object.__setattr__(self, "remarks", tuple(remarks))
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -139,7 +152,7 @@ class Row:
     """One place of the table: the mean over n seeds, and the standard deviation with n - 1 (None for one seed).
 
     Without a score the mean is None and `reason` says why. inactive: modules that did not act in one of the
-    predictions. languages: the number of languages in a row of the average, else 1.
+    predictions. languages: the number of languages in a row of the average, else 1. over: these languages.
     """
 
     target: str
@@ -150,6 +163,7 @@ class Row:
     inactive: tuple[str, ...] = ()
     reason: str = ""
     languages: int = 1
+    over: tuple[str, ...] = ()
 
 
 #: (language, control) -> seed -> cell

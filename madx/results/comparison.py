@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from madx.data.labelled.spans import Scoring
 from madx.metrics.significance import seed_difference
 
 
@@ -65,6 +66,7 @@ class Comparison:
     task, base: names. device: where it was measured.
     metric: the figure of the task that `Candidate.scores` holds.
     note: a remark that every report prints.
+    scoring: the reading of an I- that continues nothing, for a task whose scores are of spans.
     versions: library -> version. data: file -> sha256.
     """
 
@@ -76,6 +78,7 @@ class Comparison:
     versions: dict[str, str] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
     device: str = ""
+    scoring: Scoring | None = None
 
     def best(self) -> Candidate | None:
         """The candidate with the highest mean score."""

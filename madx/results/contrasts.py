@@ -23,6 +23,10 @@ from madx.results.cells import BySeed, Groups, Row, macro
 
 NOISE, ALONE = "≈", "°"
 
+#: a column, and the one whose score is subtracted
+Pair = tuple[str, str]
+#: row of the table -> pair to compare -> the languages over which it is compared
+Rows = Mapping[str, Mapping[Pair, Sequence[str]]]
 #: (column, seeds whose counts are added)
 System = tuple[str, tuple[int, ...]]
 #: F1 on all sentences, and on the resamples `(samples,)`
@@ -65,40 +69,43 @@ class Contrast:
         return NOISE if self.noise else ALONE if self.p_holm >= ALPHA else ""
 
 
-def contrasts(
-    groups: Groups, rows: Mapping[str, Sequence[str]], columns: Sequence[str], *, metric: str, samples: int, seed: int
-) -> list[Contrast]:
-    """All pairs of columns that have cells for a common seed, row by row.
+def contrasts(groups: Groups, rows: Rows, *, metric: str, samples: int, seed: int) -> list[Contrast]:
+    """The pairs of columns that have cells for a common seed, row by row.
 
-    groups: the cells. rows: name of a row -> its languages, several for the average. metric: the score that is
-    compared. samples: resamples of the sentences, 0 for no test over sentences. Within a row the target's column is
-    first compared with the others, then each later column with the earlier ones.
+    groups: the cells. rows: the pairs to compare. metric: the score that is compared. samples: resamples of the
+    sentences, 0 for no test over sentences.
     """
     found: list[Contrast] = []
     resamples = _Resamples(groups, samples=samples, seed=seed)
-    for name, languages in rows.items():
-        means = {c: macro(groups, languages, control=c, metric=metric) for c in columns}
-        common = {(a, b): tuple(s for s in means[a].scores if s in means[b].scores) for a, b in _pairs(columns)}
-        common = {pair: seeds for pair, seeds in common.items() if seeds}
-        drawn = resamples.mean(languages, common) if samples and common else {}
-        for (a, b), seeds in common.items():
-            sentences = None
-            if drawn:
-                one, other = drawn[a, seeds], drawn[b, seeds]
-                sentences = judged(one[0] - other[0], one[1] - other[1])
-            number = len(languages)
-            found.append(_contrast(name, (a, b), means, seeds=seeds, sentences=sentences, languages=number))
+    for name, pairs in rows.items():
+        of_row: dict[Pair, Contrast] = {}
+        for languages in dict.fromkeys(map(tuple, pairs.values())):
+            same = [pair for pair, over in pairs.items() if tuple(over) == languages]
+            means = {c: macro(groups, languages, control=c, metric=metric) for pair in same for c in pair}
+            common = {(a, b): tuple(s for s in means[a].scores if s in means[b].scores) for a, b in same}
+            common = {pair: seeds for pair, seeds in common.items() if seeds}
+            drawn = resamples.mean(languages, common) if samples and common else {}
+            for (a, b), seeds in common.items():
+                sentences = None
+                if drawn:
+                    one, other = drawn[a, seeds], drawn[b, seeds]
+                    sentences = judged(one[0] - other[0], one[1] - other[1])
+                number = len(languages)
+                of_row[a, b] = _contrast(name, (a, b), means, seeds=seeds, sentences=sentences, languages=number)
+        found += [of_row[pair] for pair in pairs if pair in of_row]
     return [replace(c, p_holm=p) for c, p in zip(found, holm([c.p for c in found]))]
 
 
-def _pairs(columns: Sequence[str]) -> list[tuple[str, str]]:
+def pairs_of(columns: Sequence[str]) -> list[Pair]:
+    """Every pair of columns: the target's with each other one, then each later column with the earlier ones."""
     others = [c for c in columns if c != "target"]
-    return [("target", c) for c in others] + [(b, a) for a, b in combinations(others, 2)]
+    own = [("target", c) for c in others] if "target" in columns else []
+    return own + [(b, a) for a, b in combinations(others, 2)]
 
 
 def _contrast(
     target: str,
-    pair: tuple[str, str],
+    pair: Pair,
     means: Mapping[str, BySeed],
     *,
     seeds: Sequence[int],
@@ -134,9 +141,7 @@ class _Resamples:
         self.groups, self.samples, self.seed = groups, samples, seed
         self._kept: dict[tuple[str, tuple[System, ...]], tuple[np.ndarray, np.ndarray]] = {}
 
-    def mean(
-        self, languages: Sequence[str], pairs: Mapping[tuple[str, str], tuple[int, ...]]
-    ) -> dict[System, Resampled]:
+    def mean(self, languages: Sequence[str], pairs: Mapping[Pair, tuple[int, ...]]) -> dict[System, Resampled]:
         """The scores of every column in the pairs, mean over the languages."""
         systems = tuple(dict.fromkeys((column, seeds) for pair, seeds in pairs.items() for column in pair))
         each = [self._of(language, systems) for language in languages]
@@ -157,9 +162,19 @@ class _Resamples:
         return Statistics(*(sum(getattr(s, name) for s in found) for name in ("tp", "n_gold", "n_pred")))
 
 
+def comparable(rows: Iterable[Row]) -> list[Row]:
+    """The places of one row of the table that have a score and are over the same languages as the first of them.
+
+    Only averages differ in their languages: that of a proxy is over those that it serves.
+    """
+    scored = [r for r in rows if r.mean is not None]
+    return [r for r in scored if r.over == scored[0].over]
+
+
 def best(rows: Iterable[Row]) -> set[str]:
-    """The columns with the highest mean in one row of the table; a place with an inactive module cannot win."""
-    means = {r.control: r.mean for r in rows if r.mean is not None and not r.inactive}
+    """The columns with the highest mean in one row of the table; a place with an inactive module cannot win, nor can an
+    average over other languages than the first column's."""
+    means = {r.control: r.mean for r in comparable(rows) if r.mean is not None and not r.inactive}
     return {control for control, mean in means.items() if mean == max(means.values())}
 
 
@@ -171,6 +186,6 @@ def between(found: Iterable[Contrast], target: str, a: str, b: str) -> Contrast 
 def like_best(rows: Sequence[Row], pairs: Sequence[Contrast]) -> set[str]:
     """The columns of one row of the table that are not the best but differ from it by noise alone."""
     top = best(rows)
-    others = [r for r in rows if r.control not in top and r.mean is not None]
+    others = [r for r in comparable(rows) if r.control not in top]
     compared = {r.control: [between(pairs, r.target, r.control, t) for t in top] for r in others}
-    return {control for control, found in compared.items() if any(c is not None and c.noise for c in found)}
+    return {control for control, found in compared.items() if any(c is not None and c.mark == NOISE for c in found)}

@@ -28,8 +28,8 @@ class Entry:
     @property
     def control(self) -> str:
         """The control of the entry's own score: `target`, or `none` when no target language has a module."""
-        others = {c.control for c in self.matrix.cells if c.target != self.source}
-        return "target" if "target" in others else "none"
+        own = any(self.matrix.macro([t], "target").scores for t in self.matrix.targets if t != self.source)
+        return "target" if own else "none"
 
     @property
     def metric(self) -> str:
@@ -51,13 +51,13 @@ class Entry:
     def own(self, target: str) -> Row:
         """Mean and deviation of the own score: of a language, or of the average over `languages`."""
         languages = self.languages() if target == AVERAGE else [target]
-        found = [c for c in self.matrix.cells if c.control == self.control and c.target in languages]
-        inactive = tuple(sorted({name for c in found for name in c.inactive}))
-        values = list(self.scores(languages).values()) if languages else []
+        found, over = self.matrix.macro(languages, self.control), tuple(languages)
+        values = list(found.scores.values())
         if not values:
-            return Row(target, self.control, None, None, 0, reason="no score", languages=len(languages))
+            return Row(target, self.control, None, None, 0, reason="no score", languages=len(over), over=over)
         sd = stdev(values) if len(values) > 1 else None
-        return Row(target, self.control, fmean(values), sd, len(values), inactive=inactive, languages=len(languages))
+        inactive = found.inactive
+        return Row(target, self.control, fmean(values), sd, len(values), inactive, languages=len(over), over=over)
 
 
 @dataclass(frozen=True)
@@ -181,10 +181,13 @@ def _gap(a: Entry, b: Entry) -> Gap | None:
 def joined(matrices: Sequence[TransferMatrix], *, task_module: str) -> TransferMatrix:
     """One matrix of several that differ in their seeds alone. A place is missing when none of them has a score
     there."""
+    if len(scorings := dict.fromkeys(m.meta.scoring for m in matrices)) > 1:
+        raise DataError(f"matrices scored by {' and '.join(scorings)} cannot be joined; evaluate all in one scoring")
     cells = tuple(cell for m in matrices for cell in m.cells)
     have = {(c.target, c.control) for c in cells}
     missing = {(m.target, m.control): m for each in matrices for m in each.missing}
     targets = tuple(dict.fromkeys(t for m in matrices for t in m.targets))
     data = {file: mark for m in matrices for file, mark in m.meta.data.items()}
-    meta = replace(matrices[0].meta, task_module=task_module, data=data)
+    remarks = tuple(dict.fromkeys(remark for m in matrices for remark in m.meta.remarks))
+    meta = replace(matrices[0].meta, task_module=task_module, data=data, remarks=remarks)
     return TransferMatrix(meta, cells, tuple(m for key, m in missing.items() if key not in have), targets)

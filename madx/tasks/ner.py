@@ -1,4 +1,4 @@
-"""Named entity recognition: tags in IOB2, scored by whole entities (CoNLL 2003; seqeval in its strict IOB2 mode)."""
+"""Named entity recognition: tags in IOB2, scored by whole entities (CoNLL 2003; `madx.data.labelled.spans`)."""
 
 from collections.abc import Sequence
 
@@ -14,6 +14,5 @@ class NER(TokenClassification):
 
     metric = "f1"
 
-    @staticmethod
-    def score(gold: Sequence[Sentence], predicted: Sequence[Sequence[str]]) -> EntityScores:
-        return entity_scores([list(s.tags) for s in gold], [list(p) for p in predicted])
+    def score(self, gold: Sequence[Sentence], predicted: Sequence[Sequence[str]]) -> EntityScores:
+        return entity_scores([s.tags for s in gold], predicted, scoring=self.scoring)

@@ -31,6 +31,5 @@ class POS(TokenClassification):
         """Return all tags of UPOS: a target language may use a tag that the training data of the source does not."""
         return LabelSet(UPOS.tags)
 
-    @staticmethod
-    def score(gold: Sequence[Sentence], predicted: Sequence[Sequence[str]]) -> WordScores:
-        return word_scores([list(s.tags) for s in gold], [list(p) for p in predicted])
+    def score(self, gold: Sequence[Sentence], predicted: Sequence[Sequence[str]]) -> WordScores:
+        return word_scores([s.tags for s in gold], predicted)

@@ -13,6 +13,7 @@ from torch import Tensor
 from madx.data.labelled.batches import batches, collate, merge_predictions
 from madx.data.labelled.labels import LabelSet
 from madx.data.labelled.sentences import HasTokens, Sentence
+from madx.data.labelled.spans import Scoring, check_scoring
 from madx.data.labelled.tags import Inventory
 from madx.data.labelled.windows import Row, encode_words
 from madx.data.text.masking import IGNORED
@@ -42,6 +43,7 @@ class TokenClassification(Task):
     batch_size, tokens_per_batch: rows of a global batch, or rows times the tokens of the longest row; one of the two.
     micro_batch: rows computed at once by one process; by default all of them.
     train_branches, dev_branches: under a route, the number of the branch of each sentence.
+    scoring: how an I- that continues nothing is read in scores (see `madx.data.labelled.spans`).
     """
 
     higher_is_better, repeats = True, True
@@ -69,14 +71,16 @@ class TokenClassification(Task):
         seed: int = 0,
         train_branches: Sequence[int] | None = None,
         dev_branches: Sequence[int] | None = None,
+        scoring: Scoring = "strict",
     ):
+        check_scoring(scoring)
         self.tokenizer, self.labels, self.max_length = tokenizer, labels, max_length
         self.train_rows = encode_words(tokenizer, train, labels, max_length=max_length)
         self.train_branches = _for_each(train, train_branches)
         self.dev_branches = _for_each(dev, dev_branches)
         self.dev, self.dev_rows = list(dev), encode_words(tokenizer, dev, labels, max_length=max_length)
         self.batch_size, self.tokens_per_batch = batch_size, tokens_per_batch
-        self.micro_batch, self.seed = micro_batch, seed
+        self.micro_batch, self.seed, self.scoring = micro_batch, seed, scoring
         self._starts = [0]  # the first step of each epoch, as far as needed: epochs differ under tokens_per_batch
         self._epoch: tuple[int, list[list[int]]] | None = None
 
@@ -196,9 +200,8 @@ class TokenClassification(Task):
         predicted = self.predict(engine, self.dev, rows=self.dev_rows, branches=self.dev_branches)
         return self.score(self.dev, predicted).summary()
 
-    @staticmethod
     @abstractmethod
-    def score(gold: Sequence[Sentence], predicted: Sequence[Sequence[str]]) -> EntityScores | WordScores:
+    def score(self, gold: Sequence[Sentence], predicted: Sequence[Sequence[str]]) -> EntityScores | WordScores:
         """Return the scores of predicted tags; `metric` is a figure in their `summary()`."""
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from madx.data.labelled.labels import LabelSet, require, spans
+from madx.data.labelled.labels import LabelSet, require
 from madx.data.labelled.sentences import Sentence
 from madx.errors import DataError
 
@@ -35,9 +35,25 @@ def test_ids_round_trip(rows):
     require(labels, LabelSet.from_sentences(sentences(*rows)))
 
 
-def test_spans():
-    assert spans([]) == []
-    assert spans(["B-A", "B-A", "I-A", "I-B", "O", "I-B"]) == [("A", 0, 1), ("A", 1, 3), ("B", 3, 4), ("B", 5, 6)]
+@pytest.mark.parametrize(
+    "lacking, way_out",
+    [
+        (["B-DATE"], ["columns.ignore=[DATE]", "columns.map={DATE: LOC}"]),
+        (["B-PERSON", "I-PERSON"], ["columns.ignore=[PERSON]", "columns.map={PERSON: PER}"]),
+        (["B-Person name"], ["columns.ignore=[Person name]", "columns.map={Person name: PER}"]),
+    ],
+)
+def test_labels_that_a_module_lacks_are_refused_with_the_settings_that_mend_it(lacking, way_out):
+    labels = LabelSet(("O", "B-LOC", "I-LOC", "B-PER", "I-PER"))
+    with pytest.raises(DataError) as caught:
+        require(labels, LabelSet(("O", "B-PER", *lacking)))
+    assert all(text in str(caught.value) for text in (*lacking, *way_out))
+
+
+def test_plain_labels_that_a_module_lacks_name_no_setting_of_spans():
+    with pytest.raises(DataError, match="VERB") as caught:
+        require(LabelSet(("NOUN",)), LabelSet(("NOUN", "VERB")))
+    assert "columns" not in str(caught.value)
 
 
 def test_a_mismatch_names_both_sides_and_the_place():

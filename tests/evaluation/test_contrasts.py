@@ -2,9 +2,13 @@ import csv
 import io
 import json
 import random
+import re
+from dataclasses import replace
+from html import unescape
 
 import numpy as np
 import pytest
+from evaluation_tools import printed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -12,9 +16,12 @@ from scipy import stats
 from madx.metrics.scores import entity_scores
 from madx.metrics.significance import holm, judged, resampled_f1, seed_difference
 from madx.report import to_csv, to_markdown
+from madx.report.marks import mark_of
+from madx.report.page.sections.scores import difference_figure, pair_table
 from madx.report.pictures.matrix import heatmap_figure
+from madx.report.tables.matrix import contrast_text
 from madx.report.tables.notes import notes
-from madx.results import Cell, Meta, Missing, TransferMatrix, to_json
+from madx.results import Cell, Meta, Missing, TransferMatrix, from_json, to_json
 from madx.results.contrasts import best, between, like_best
 
 META = Meta("ner", "eng", "tiny-base")
@@ -111,17 +118,101 @@ def test_noise_is_marked_beside_the_best_in_every_output():
     assert {"p", "p_holm", "p_seeds", "low", "high", "sentences", "noise"} <= content["pairs"][0].keys()
 
 
-def test_a_proxy_of_some_languages_has_no_average_and_shrinks_none():
+def average(m, control):
+    return next(r for r in m.table() if (r.target, r.control) == ("average", control))
+
+
+def test_a_proxy_is_averaged_over_the_languages_that_it_serves():
+    controls, seeds = ("none", "source", "target"), (1, 2)
     m = TransferMatrix(
         META,
-        tuple(cell(t, c, s) for t in ("swa", "hau") for c in ("none", "source", "target") for s in (1, 2))
-        + tuple(cell("hau", "weighted", s) for s in (1, 2)),
+        tuple(cell(t, c, s) for t in ("swa", "hau", "zul") for c in controls for s in seeds)
+        + tuple(cell("yor", c, s) for c in ("none", "source") for s in seeds)  # it has no module
+        + tuple(cell(t, "weighted", s) for t in ("hau", "yor") for s in seeds),
         missing=(Missing("swa", "weighted", "no text for 'swa'"),),
     )
-    assert m.averaged() == ["swa", "hau"]
-    gap = next(r for r in m.table() if (r.target, r.control) == ("average", "weighted"))
-    assert gap.mean is None and gap.reason == "not every language of the average has it"
-    assert "no text for 'swa'" in to_markdown(m)
+    assert m.averaged() == m.averaged("none") == ["swa", "hau", "zul"] and m.averaged("weighted") == ["hau", "yor"]
+    row = average(m, "weighted")
+    of_seeds = [np.mean([m.group(t, "weighted")[i].scores.f1 for t in ("hau", "yor")]) for i in (0, 1)]
+    assert (row.mean, row.languages, row.over) == (pytest.approx(np.mean(of_seeds)), 2, ("hau", "yor"))
+    assert average(m, "none").over == ("swa", "hau", "zul")
+    rows = [r for r in m.table() if r.target == "average"]
+    assert best(rows) == {"target"} and "weighted" not in like_best(rows, m.pairs())  # over other languages
+    found = {(c.control, c.minus): c for c in m.pairs(samples=200) if c.target == "average"}
+    assert ("target", "weighted") not in found, "one language alone has both, hau, whose own row has the pair"
+    assert found["weighted", "none"].languages == 2 and found["target", "none"].languages == 3
+    text, shown = to_markdown(m), printed(m, 200)
+    assert "average under weighted over the 2 of 4 target languages that it serves: hau, yor" in text
+    assert "average over 3 of 4 target languages, those with every control: swa, hau, zul" in text
+    for line in (next(x for x in t.splitlines() if x.strip("| ").startswith("average ")) for t in (text, shown)):
+        assert "(2)" in line and "(3)" in line
+    assert any("(2)" in t.get_text() for t in heatmap_figure(m).axes[0].texts)
+
+
+def test_averages_are_compared_over_the_languages_that_both_have():
+    seeds = (1, 2, 3)
+    m = TransferMatrix(
+        META,
+        tuple(cell(t, c, s) for t in ("swa", "hau", "zul") for c in ("none", "target") for s in seeds)
+        + tuple(cell(t, "weighted", s) for t in ("hau", "zul") for s in seeds),
+    )
+    found = between(m.pairs(samples=200), "average", "weighted", "none")
+    mean = np.mean(
+        [m.macro(["hau", "zul"], c).scores[s] * k for c, k in (("weighted", 2), ("none", -2)) for s in seeds]
+    )
+    assert found.languages == 2 and found.delta == pytest.approx(mean)
+    assert between(m.pairs(samples=200), "average", "target", "none").languages == 3
+
+
+def test_columns_with_one_composition_and_one_result_are_one_column():
+    seeds = (1, 2, 3)
+    cells = tuple(cell("swa", c, s) for c in ("none", "source", "target") for s in seeds)
+    again = tuple(replace(c, control="mean") for c in cells if c.control == "source")
+    m = TransferMatrix(META, cells + again)
+    assert m.columns == ("none", "source", "target") and m.doubles() == {"mean": ["source"]}
+    assert m.pairs(samples=200) == TransferMatrix(META, cells).pairs(samples=200)
+    for text in (to_markdown(m), printed(m)):
+        assert "no column mean: its compositions are those of source" in text
+    assert len(to_csv(m).splitlines()) == 1 + len(cells) and from_json(to_json(m)) == m
+    # in a second language the mean is a composition of its own: the column stays, and its average has both languages
+    more = tuple(cell("hau", c, s) for c in ("none", "source", "target", "mean") for s in seeds)
+    m = TransferMatrix(META, cells + again + more)
+    assert m.columns == ("none", "source", "target", "mean") and m.averaged() == ["swa", "hau"]
+    place = next(r for r in m.table() if (r.target, r.control) == ("swa", "mean"))
+    assert place.mean is None and place.reason == "its composition is that of source: see source"
+    both = np.mean([m.macro(["swa"], "source").scores[s] + m.macro(["hau"], "mean").scores[s] for s in seeds]) / 2
+    assert average(m, "mean").mean == pytest.approx(both)
+    assert between(m.pairs(), "swa", "mean", "none") is None and between(m.pairs(), "average", "mean", "none")
+    # the same composition with another result is no double: emea changes the weights of the mean
+    emea = tuple(replace(c, control="emea", scores=cell("swa", "emea", c.seed).scores) for c in again)
+    assert "emea" in TransferMatrix(META, cells + emea).columns
+
+
+def test_a_mark_means_one_thing_in_text_page_and_picture():
+    m = matrix("swa", "hau", "yor", seeds=(1, 2, 3))
+    shown = m.differences()
+    assert {c.mark for c in shown} >= {"°", ""}
+    page = str(difference_figure(m, shown).svg)
+    hints = dict(re.findall(r"<title>(\w+: target − \w+) [^,]+, ([^<]+)</title>", page))
+    assert len(hints) == len(shown)
+    figure = heatmap_figure(m)
+    drawn = {
+        (line.get_xdata()[0], line.get_marker()): line
+        for line in figure.axes[2].lines
+        if len(line.get_xdata()) == 1 and line.get_marker() in "os"
+    }
+    for c in shown:
+        mark = mark_of(c)
+        assert unescape(hints[f"{c.target}: target − {c.minus}"]) == mark.meaning
+        assert contrast_text(c).strip("+-0123456789.!") == mark.sign
+        if c.minus in ("none", "source"):
+            line = drawn[c.delta, "o" if c.minus == "none" else "s"]
+            half, hollow = line.get_fillstyle() == "left", line.get_markerfacecolor() == "white"
+            assert (half, hollow) == (mark.shape == "half", mark.shape == "hollow")
+    count = {shape: sum(mark_of(c).shape == shape for c in shown) for shape in ("hollow", "half", "full")}
+    assert page.count(" full half") == count["half"] and page.count('hollow"') == count["hollow"] + count["half"]
+    strong = pair_table(shown).strong
+    assert [i for i, c in enumerate(shown) if c.mark == ""] == strong and len(strong) == count["full"]
 
 
 def test_a_language_without_a_module_shows_its_proxy_in_the_picture():

@@ -56,7 +56,8 @@ def test_a_matrix_of_0_1_0_is_read_and_gives_the_figures_that_it_recorded():
         wanted = [{"inactive" if key == "silent" else key: value for key, value in f.items()} for f in recorded[name]]
         assert len(shown) == len(wanted) > 5, name
         for one, other in zip(shown, wanted):
-            assert one.keys() == other.keys() and one == {k: _near(v) for k, v in other.items()}, name
+            assert one.keys() - {"over"} == other.keys(), name
+            assert {k: v for k, v in one.items() if k != "over"} == {k: _near(v) for k, v in other.items()}, name
     assert from_json(to_json(m)) == m
 
 

@@ -147,6 +147,9 @@ def test_all_faults_at_once():
     with pytest.raises(ConfigError, match="no candidate 'ful'; did you mean 'full'"):
         jobs_of(settings(only=["ful"]))
     assert list(jobs_of(settings(only=["full", "head"]))) == ["head", "full"]
+    assert {job.scoring for job in jobs_of(settings(scoring="lenient")).values()} == {"lenient"}
+    with pytest.raises(ConfigError, match="candidates.a.scoring: compare sets it itself"):
+        jobs_of(settings(candidates={"a": {"scoring": "lenient"}}))
     with pytest.raises(ConfigError, match="did you mean 'ner'"):
         jobs_of(settings(task="nerr"))
 

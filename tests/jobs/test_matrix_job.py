@@ -12,9 +12,10 @@ from tiny_files import fill, write_conll
 
 import madx.jobs.reuse as reuse
 from madx.config import dump
-from madx.data.text.corpora import sha256_of
+from madx.data.text.files import sha256_of
 from madx.errors import ConfigError, TrainingError
 from madx.jobs import Matrix, make_plan, matrix
+from madx.jobs.matrix.settings import JobsOf
 from madx.store import Store
 
 pytestmark = pytest.mark.slow  # a whole matrix of modules is trained
@@ -291,6 +292,10 @@ FAULTS = {
     "a seed twice": ({"seeds": [1, 1]}, ["each seed once"]),
     "unknown control": ({"evaluation": {"controls": ["targets"]}}, ["evaluation.controls"]),
     "train is no mapping": ({"task": {"train": 3}}, ["task.train"]),
+    "two codes of one language": (
+        {"corpora": {"eng": "eng.txt", "sw": "swa.txt"}},
+        ["tasks.ner", "'sw' and 'swa' are codes of one language"],
+    ),
     "no language": ({"corpora": {"eng": "eng.txt", "Swahili": "swa.txt"}}, ["'Swahili' is no language code"]),
 }
 
@@ -301,6 +306,17 @@ def test_faults_of_the_settings_are_told_before_anything_runs(case, here):
     with pytest.raises(ConfigError) as error:
         make_plan(settings(**changes))
     assert all(text in str(error.value) for text in wanted), error.value
+
+
+def test_the_reading_of_spans_goes_to_every_job_of_a_task_with_spans(here):
+    plan = make_plan(settings(scoring="lenient", module_types={"head": {"language": None}}))
+    trained = [t.job.scoring for t in plan.trainings if t.name.startswith("ner")]
+    assert {*trained, *(s.job.scoring for s in plan.scorings)} == {"lenient"} and trained
+    data = {code: "pos.conllu" for code in ("eng",)}
+    jobs = JobsOf(settings(scoring="lenient", tasks={"pos": {"train": data, "dev": data, "test": data}}))
+    assert (
+        jobs.evaluation("adapters", "pos", "eng").scoring == jobs.task("adapters", "pos", "eng", 1).scoring == "strict"
+    )
 
 
 def test_all_faults_at_once(here):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from madx.data.labelled.labels import spans
 from madx.data.labelled.sentences import Sentence
+from madx.data.labelled.spans import spans
 from madx.data.labelled.tags import Inventory, TagFault, check_forms, detect_scheme, to_iob2
 from madx.data.labelled.windows import word_pieces
 from madx.data.text.packing import MANY_UNKNOWN

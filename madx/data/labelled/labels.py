@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from madx.data.labelled.sentences import Sentence
+from madx.data.labelled.tags import is_iob2
 from madx.errors import DataError, did_you_mean
 
 
@@ -33,7 +34,7 @@ class LabelSet:
         for sentence in sentences:
             for tag in sentence.tags:
                 seen.setdefault(tag, f"{source}:{sentence.line}")
-        if all(_is_span_tag(tag) for tag in seen):
+        if all(is_iob2(tag) for tag in seen):
             types = sorted({tag[2:] for tag in seen if tag != "O"})
             return cls(("O", *(f"{prefix}-{kind}" for kind in types for prefix in "BI")), seen)
         return cls(tuple(sorted(seen)), seen)
@@ -54,7 +55,7 @@ class LabelSet:
     @property
     def are_spans(self) -> bool:
         """True if all tags are O, B-TYPE or I-TYPE."""
-        return all(_is_span_tag(tag) for tag in self.tags)
+        return all(is_iob2(tag) for tag in self.tags)
 
     def encode(self, tags: Sequence[str]) -> list[int]:
         """Return the ids of tags. Raises DataError for a tag that is not in the set."""
@@ -70,37 +71,28 @@ class LabelSet:
         return [self.tags[i] for i in ids]
 
 
-def spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Return (type, start, end) of each span of IOB2 tags, `end` exclusive.
-
-    An I- that continues nothing begins a span, as in the evaluation script of CoNLL.
-
-    >>> spans(["B-PER", "I-PER", "O", "I-LOC"])
-    [('PER', 0, 2), ('LOC', 3, 4)]
-    """
-    found: list[tuple[str, int, int]] = []
-    for i, tag in enumerate(tags):
-        if tag == "O":
-            continue
-        kind = tag[2:]
-        if tag[0] == "I" and found and found[-1][0] == kind and found[-1][2] == i:
-            found[-1] = (kind, found[-1][1], i + 1)
-        else:
-            found.append((kind, i, i + 1))
-    return found
-
-
 def require(labels_of_module: LabelSet, labels_of_data: LabelSet) -> None:
-    """Raise DataError if the data holds tags that the module cannot predict."""
+    """Raise DataError if the data holds tags that the module cannot predict; the message names the settings for it."""
     present = labels_of_data.seen or dict.fromkeys(labels_of_data.tags, "the data")
-    lacking = [f"{tag} (first in {place})" for tag, place in present.items() if tag not in labels_of_module.ids]
+    lacking = {tag: place for tag, place in present.items() if tag not in labels_of_module.ids}
     if lacking:
+        listed = ", ".join(f"{tag} (first in {place})" for tag, place in lacking.items())
         raise DataError(
-            f"The data has labels that the task module cannot predict: {', '.join(lacking)}. "
+            f"The data has labels that the task module cannot predict: {listed}. "
             f"Labels of the module: {', '.join(labels_of_module.tags)}; of the data: {', '.join(present)}. "
-            "Evaluate on data with the module's labels, rename the tags, or train a task module on such data."
+            f"{_way_out(tuple(lacking), labels_of_module)}"
         )
 
 
-def _is_span_tag(tag: str) -> bool:
-    return tag == "O" or (tag[:2] in ("B-", "I-") and len(tag) > 2)
+def _way_out(lacking: Sequence[str], labels: LabelSet) -> str:
+    """Return what to do about tags that a module cannot predict."""
+    if not labels.are_spans or not all(map(is_iob2, lacking)):
+        return "Evaluate on data with the module's labels, or train a task module on such data."
+    types = list(dict.fromkeys(tag[2:] for tag in lacking))
+    own = next(iter(labels.types), "TYPE")
+    near = {kind: next((t for t in labels.types if t.casefold()[:3] == kind.casefold()[:3]), own) for kind in types}
+    return (
+        f"Set columns.ignore=[{', '.join(types)}] to leave these types out of the scores, or "
+        f"columns.map={{{', '.join(f'{kind}: {to}' for kind, to in near.items())}}} to rename them to types that the "
+        "module has, or train a task module on such data."
+    )

@@ -15,7 +15,8 @@ from typing import NamedTuple
 from madx.errors import ConfigError, DataError, did_you_mean
 
 SCHEMES = ("auto", "iob1", "iob2", "bioes", "none")
-_FORM = re.compile(r"O|([BIESLUM])-(\S.*)")
+#: a type may hold blanks, but none at its ends, and nothing that would break the columns of a file
+_FORM = re.compile(r"O|([BIESLUM])-(\S(?:[^\t\r\n]*\S)?)")
 _IOB = set("BI")
 _OPEN, _CONTINUES = "BIM", "IMEL"  # letters of BIOES, BILOU and BMES after which an entity goes on; that continue one
 _OUTSIDE = ("O", "")
@@ -60,12 +61,27 @@ def split_tag(tag: str) -> tuple[str, str]:
     return (tag[0], tag[2:]) if tag != "O" else _OUTSIDE
 
 
+def is_iob2(tag: object) -> bool:
+    """Return whether a tag is O, B-TYPE or I-TYPE. A type may hold blanks and hyphens, `Person name`, `PER-`, but not
+    begin or end with a blank.
+
+    >>> is_iob2("B-Person name"), is_iob2("S-PER"), is_iob2("B-")
+    (True, False, False)
+    """
+    return isinstance(tag, str) and tag[:1] in ("O", "B", "I") and _FORM.fullmatch(tag) is not None
+
+
+def is_span_tag(tag: str) -> bool:
+    """Return whether a tag is O, or one of the letters B I E S L U M with a hyphen and a type."""
+    return _FORM.fullmatch(tag) is not None
+
+
 def check_forms(tags: Sequence[str]) -> None:
     """Raise TagFault for the first tag that is neither O nor a letter with a type."""
     for index, tag in enumerate(tags):
-        if not _FORM.fullmatch(tag):
+        if not is_span_tag(tag):
             near = {"0": "O", "o": "O"}.get(tag) or (tag[:1].upper() + "-" + tag[2:])
-            hint = f"Did you mean {near!r}? " if _FORM.fullmatch(near) and tag[1:2] in ("", "-", "_") else ""
+            hint = f"Did you mean {near!r}? " if is_span_tag(near) and tag[1:2] in ("", "-", "_") else ""
             raise TagFault(
                 index,
                 f"tag {tag!r} is neither O nor one of the letters B I E S L U M with a hyphen and a type, as in B-PER. "

@@ -111,6 +111,7 @@ class _Run:
             versions=versions(),
             data={path: file_marks(path)[0] for path in names},
             device=str(self.base.device),
+            scoring=self.task.scoring if self.task.inventory is None else None,
         )
         return CompareResult(comparison, self.folder, save_report(comparison, self.folder), self.trained, self.reused)
 

@@ -5,11 +5,12 @@ from typing import Any
 from pydantic import Field
 
 from madx.config import faults_of
+from madx.data.labelled.spans import Scoring
 from madx.errors import ConfigError, MadxError, did_you_mean
 from madx.jobs.common import layered
 from madx.jobs.labelled import FORMS, Columns, task_type
 from madx.jobs.matrix.settings import OWN
-from madx.jobs.settings import JobSettings, LabelledData
+from madx.jobs.settings import SCORING, JobSettings, LabelledData
 from madx.jobs.train_task import TrainTask
 from madx.module.components import components_of
 from madx.store import check_language
@@ -37,6 +38,7 @@ class Compare(JobSettings):
     dev: LabelledData = Field(description="Development data, on which accuracy is measured.")
     task: str = Field(default="ner", description="The task: one of `madx tasks`.")
     columns: Columns = Field(default=Columns(), description="How the files are read.")
+    scoring: Scoring = Field(default="strict", description=SCORING)
     language_module: str | None = Field(
         default=None, description="Stored language module under every candidate; null: none."
     )
@@ -81,11 +83,13 @@ def jobs_of(settings: Compare) -> dict[str, TrainTask]:
         given = settings.candidates[name]
         merged = layered({"train": {"progress": settings.progress}}, settings.training, given)
         faults += [
-            f"candidates.{name}.{key}: compare sets it itself; leave it out" for key in merged if key in OWN["task"]
+            f"candidates.{name}.{key}: compare sets it itself; leave it out"
+            for key in merged
+            if key in (*OWN["task"], "scoring")
         ]
         fixed = {
             key: getattr(settings, key)
-            for key in ("base", "revision", "device", "store", "language", "data", "dev", "task")
+            for key in ("base", "revision", "device", "store", "language", "data", "dev", "task", "scoring")
         }
         fixed |= {
             "language_module": settings.language_module,

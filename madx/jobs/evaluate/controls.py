@@ -1,10 +1,13 @@
 """The language modules of an evaluation, and the composition of each control and proxy."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 from madx.composition import Average, Composition, Stack
+from madx.composition.algebra import Item
 from madx.engine import Engine
+from madx.jobs.common import require_language_modules
 from madx.jobs.evaluate.settings import Evaluate
+from madx.jobs.languages import check_code, check_spellings
 from madx.jobs.proxies import proxy_compositions
 from madx.module import ModuleInfo
 from madx.store import Store
@@ -20,8 +23,10 @@ def source_languages(info: ModuleInfo, given: str | list[str] | None = None) -> 
 def language_modules(store: Store, settings: Evaluate, sources: list[str]) -> dict[str, str]:
     """Language -> the name of its module, for the sources and targets that have one.
 
-    Raises StoreError for a module that the settings name and the store does not have.
+    Raises StoreError for a module that the settings name and the store does not have, and ConfigError for a module that
+    is no language module, for two codes of one language, and for a language whose module has another code of it.
     """
+    check_spellings(dict.fromkeys([*sources, *settings.targets]), "the source and target languages")
     stored = store.names()
     found: dict[str, str] = {}
     for language in dict.fromkeys([*sources, *settings.targets]):
@@ -32,8 +37,9 @@ def language_modules(store: Store, settings: Evaluate, sources: list[str]) -> di
             found[language] = name
         elif language in settings.modules:
             store.show(name)  # raises with the nearest name: it was asked for
-    for name in [*(settings.mean_of or []), *settings.proxies.modules()]:
-        store.show(name)
+        else:
+            check_code(language, stored)
+    require_language_modules(store, [*found.values(), *(settings.mean_of or []), *settings.proxies.modules()])
     return found
 
 
@@ -104,3 +110,34 @@ def compositions_of(
     chosen = settings.columns_chosen()
     only: list[str] = list(settings.only.get(language, chosen))
     return {c: found[c] if c in only else f"left out by the setting only.{language}" for c in chosen}
+
+
+def doubles_of(compositions: Mapping[str, Composition | str]) -> dict[str, str]:
+    """The columns of a language whose composition an earlier column has, each with that column.
+
+    With one other language the mean of the others is that language's module; with one similar language `nearest` and
+    `weighted` are the same. One score under two names would be compared with itself and count twice in corrections.
+    `emea` is left out: it changes the weights of its composition for each sentence.
+
+    >>> doubles_of({"source": Stack("eng", "ner"), "mean": Stack(Average("eng"), "ner"), "target": "no module"})
+    {'mean': 'source'}
+    """
+    first: dict[Hashable, str] = {}
+    found: dict[str, str] = {}
+    for column, composition in compositions.items():
+        if isinstance(composition, str) or column == "emea":
+            continue
+        other = first.setdefault(_without_order(composition), column)
+        if other != column:
+            found[column] = other
+    return found
+
+
+def _without_order(item: Composition | Item) -> Hashable:
+    """A composition by what it computes: the children of an average have no order."""
+    if isinstance(item, Stack):
+        return tuple(map(_without_order, item.items))
+    if isinstance(item, Average):
+        weights = (round(weight, 12) for weight in item.weights)
+        return "average", frozenset(zip(map(_without_order, item.children), weights, strict=True))
+    return item

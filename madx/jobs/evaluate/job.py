@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from madx.base import Base
 from madx.composition import Composition
 from madx.data.labelled.conll import write_conll
-from madx.data.labelled.labels import LabelSet, require
+from madx.data.labelled.labels import LabelSet
 from madx.data.labelled.sentences import Sentence
 from madx.data.labelled.windows import Row
 from madx.data.text.corpora import corpus_files
@@ -16,12 +16,16 @@ from madx.engine import Engine
 from madx.engine.entropy_mixing import EntropyMixing
 from madx.errors import CompositionError, ConfigError
 from madx.jobs.common import bring_to, info_of, module_names, open_base, run_folder, versions
-from madx.jobs.evaluate.controls import compositions_of, language_modules, source_languages
+from madx.jobs.evaluate.controls import compositions_of, doubles_of, language_modules, source_languages
 from madx.jobs.evaluate.settings import Evaluate, check_choice
+from madx.jobs.gold import read_gold, remarks_on_files, scored_tags
 from madx.jobs.keywords import takes_keywords
-from madx.jobs.labelled import file_sha256, read_labelled, task_type
+from madx.jobs.labelled import file_sha256, task_type
+from madx.jobs.languages import remarks_on_codes
 from madx.jobs.proxies import likeness
+from madx.module import ModuleInfo
 from madx.report import save as save_report
+from madx.report.files import write_files
 from madx.report.page import write_report
 from madx.report.page.record import PREDICTIONS, prediction_file, save_modules
 from madx.results.cells import Cell, Meta, Missing
@@ -59,41 +63,59 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     """
     store = Store(settings.store)
     tasks = module_names(store, settings.task_module, settings.seeds)
-    first = info_of(store, next(iter(tasks.values())))
-    if first.task not in TASKS.names():
-        raise ConfigError(
-            f"The module {first.name!r} (role {first.role}) is no task module; evaluate one that train-task made."
-        )
+    seeds = [info_of(store, name) for name in tasks.values()]
+    first = _one_task(seeds)
     sources = source_languages(first, settings.source)
     languages = language_modules(store, settings, sources)
     check_choice(settings, languages)
     kind = task_type(str(first.task))
-    data = {language: read_labelled(path, settings.columns, kind) for language, path in settings.targets.items()}
-    labels = LabelSet(first.labels)
-    for language, sentences in data.items():
-        require(labels, LabelSet.from_sentences(sentences, source=settings.targets[language]))
+    gold = read_gold(settings.targets, settings.columns, kind, labels=LabelSet(first.labels), scoring=settings.scoring)
+    codes = remarks_on_codes([*sources, *settings.targets])
+    remarks = [*remarks_on_files(settings.targets, seeds), *codes, *gold.remarks]
+    for remark in remarks:
+        log.warning("%s", remark)
     alike = likeness(settings.proxies) if set(settings.proxies.use) - {"emea"} else {}
     chosen = first.base_to_load(settings.base, settings.revision)
     base = open_base(settings.model_copy(update={"base": chosen["name"], "revision": chosen["revision"]}))
     used = dict.fromkeys([*languages.values(), *(settings.mean_of or []), *settings.proxies.modules()])
-    infos = [info_of(store, name) for name in [*used, *tasks.values()]]
+    infos = [*(info_of(store, name) for name in used), *seeds]
     bring_to(settings.precision, base, *(info.components for info in infos))
     engine = Engine(base)
     try:
         for name in used:
             engine.attach(store.load(name, engine.base))
-        run = _Run(settings, engine, store, kind, data)
+        run = _Run(settings, engine, store, kind, gold.data)
         cells, missing = run.cells(tasks, sources=sources, languages=languages, alike=alike)
     finally:
         engine.close()
-    matrix = TransferMatrix(_meta(settings, base, sources), tuple(cells), tuple(missing), tuple(settings.targets))
+    matrix = TransferMatrix(
+        _meta(settings, base, sources, remarks), tuple(cells), tuple(missing), tuple(settings.targets)
+    )
     files = save_report(matrix, run.folder)
     save_modules(run.folder, infos)
     run.remove_stale_predictions(cells)
     return EvaluateResult(matrix, run.folder, files + write_report(run.folder))
 
 
-def _meta(settings: Evaluate, base: Base, sources: list[str]) -> Meta:
+def _one_task(seeds: list[ModuleInfo]) -> ModuleInfo:
+    """The record of the first of the task modules. Raises ConfigError for one that is none, or that differs from the
+    others in more than its seed: a mean over them would mean nothing."""
+    first = seeds[0]
+    if first.task not in TASKS.names():
+        raise ConfigError(
+            f"The module {first.name!r} (role {first.role}) is no task module; evaluate one that train-task made."
+        )
+    for info in seeds[1:]:
+        if (info.task, info.labels) != (first.task, first.labels):
+            raise ConfigError(
+                f"The modules {first.name!r} (task {first.task}, labels {', '.join(first.labels)}) and {info.name!r} "
+                f"(task {info.task}, labels {', '.join(info.labels)}) are not one task in several seeds. Choose by "
+                "seeds=[...], or train them anew with the same data."
+            )
+    return first
+
+
+def _meta(settings: Evaluate, base: Base, sources: list[str], remarks: list[str]) -> Meta:
     """The record of an evaluation beside its scores."""
     texts = [file for text in settings.proxies.texts.values() for file in corpus_files(text)]
     return Meta(
@@ -104,6 +126,8 @@ def _meta(settings: Evaluate, base: Base, sources: list[str]) -> Meta:
         note=settings.note,
         data={path: file_sha256(path) or "" for path in settings.targets.values()}
         | {file.path: file.sha256 or "" for file in texts},
+        scoring=settings.scoring,
+        remarks=tuple(remarks),
     )
 
 
@@ -143,17 +167,22 @@ class _Run:
                     compositions = compositions_of(
                         engine, settings, name, language=language, sources=sources, languages=languages, alike=alike
                     )
+                    doubles = doubles_of(compositions)
+                    found: dict[str, Cell] = {}
                     for control, composition in compositions.items():
-                        cell: Cell | str = (
-                            composition
-                            if isinstance(composition, str)
-                            else self._cell(task, composition, (language, control, seed), rows[language])
-                        )
+                        cell: Cell | str
+                        if control in doubles and doubles[control] in found:
+                            cell = self._again(found[doubles[control]], control)
+                        elif isinstance(composition, str):
+                            cell = composition
+                        else:
+                            cell = self._cell(task, composition, (language, control, seed), rows[language])
                         if isinstance(cell, str):
                             missing[language, control] = Missing(language, control, cell)
                         else:
-                            cells.append(cell)
+                            found[control] = cell
                         view.count(f"{language} {control}")
+                    cells += found.values()
                 engine.activate(None)
                 engine.detach(name)
         return cells, list(missing.values())
@@ -162,7 +191,8 @@ class _Run:
         """Attach a task module; gives the task that reads its labels."""
         info = self.engine.attach(self.store.load(name, self.engine.base)).info
         length = min(self.settings.max_length, self.engine.base.max_tokens)
-        return self.kind(self.engine.base.tokenizer, LabelSet(info.labels), max_length=length)
+        scoring = self.settings.scoring
+        return self.kind(self.engine.base.tokenizer, LabelSet(info.labels), max_length=length, scoring=scoring)
 
     def _cell(
         self, task: TokenClassification, composition: Composition, place: tuple[str, str, int], rows: list[Row]
@@ -181,6 +211,8 @@ class _Run:
             except CompositionError as error:
                 return str(error)
         predicted = task.predict(engine, sentences, rows=rows, mixing=mixing)
+        if task.inventory is None:
+            predicted = [scored_tags(tags, settings.columns) for tags in predicted]
         explanation = task.explain(engine, sentences[:PROBE_SENTENCES])
         if explanation.inactive:
             inactive = ", ".join(explanation.inactive)
@@ -189,6 +221,14 @@ class _Run:
             write_conll(self.folder / PREDICTIONS / prediction_file(language, control, seed), sentences, predicted)
         record = explanation.as_dict() | ({"mixing": mixing.summary()} if mixing else {})
         return Cell(language, control, str(composition), seed, task.score(sentences, predicted), record)
+
+    def _again(self, cell: Cell, control: str) -> Cell:
+        """The cell of another column with the same composition, which is not computed a second time."""
+        if self.settings.predictions:
+            folder = self.folder / PREDICTIONS
+            written, copy = (folder / prediction_file(cell.target, c, cell.seed) for c in (cell.control, control))
+            write_files({copy.name: written.read_bytes()}, folder, what="predictions")
+        return replace(cell, control=control)
 
     def remove_stale_predictions(self, cells: list[Cell]) -> None:
         """Remove predictions of an earlier run in the same folder: the report would show them as this run's."""

@@ -5,10 +5,11 @@ from typing import Literal
 
 from pydantic import Field
 
+from madx.data.labelled.spans import Scoring
 from madx.errors import ConfigError, did_you_mean
 from madx.jobs.labelled import FORMS, Columns
 from madx.jobs.proxies import Proxies, check_proxies
-from madx.jobs.settings import JobSettings, LabelledData
+from madx.jobs.settings import SCORING, JobSettings, LabelledData
 
 Control = Literal["none", "source", "target", "mean"]
 Column = Literal["none", "source", "target", "mean", "nearest", "weighted", "arithmetic", "emea"]
@@ -55,6 +56,7 @@ class Evaluate(JobSettings):
         description="For single targets: which of the chosen controls and proxies, e.g. {swa: [none, weighted]}.",
     )
     columns: Columns = Field(default=Columns(), description="How the files are read.")
+    scoring: Scoring = Field(default="strict", description=SCORING)
     max_length: int = Field(default=256, ge=8, description="Tokens of a window at most.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="fp32",

@@ -18,6 +18,7 @@ from madx.data.text.corpora import find_files, is_dataset
 from madx.errors import MadxError
 from madx.jobs.common import weights_of
 from madx.jobs.evaluate import Evaluate
+from madx.jobs.gold import require_entities
 from madx.jobs.labelled import read_labelled, task_type
 from madx.jobs.matrix.settings import JobsOf, Matrix
 from madx.jobs.reuse import TrainJob, content_name, identity, source_digest, stored, taking_turns
@@ -230,7 +231,11 @@ class _Planner:
     def _sentences(self, path: str, job: TrainTask) -> list[Sentence]:
         key = f"{path} {job.columns!r} {job.task}"
         if key not in self._read:
-            self._read[key] = read_labelled(path, job.columns, task_type(job.task))
+            kind = task_type(job.task)
+            sentences = read_labelled(path, job.columns, kind)
+            if kind.inventory is None:
+                require_entities(sentences, path, job.columns)
+            self._read[key] = sentences
         return self._read[key]
 
     def _steps(self, job: TrainJob) -> int:

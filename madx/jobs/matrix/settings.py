@@ -6,15 +6,18 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field
 
 from madx.config import Settings, faults_of
+from madx.data.labelled.spans import Scoring
 from madx.errors import ConfigError, MadxError
 from madx.jobs.common import layered
 from madx.jobs.evaluate import Evaluate
 from madx.jobs.labelled import Columns, task_type
-from madx.jobs.settings import Corpus, DataSettings, JobSettings, LabelledData
+from madx.jobs.languages import check_spellings
+from madx.jobs.settings import SCORING, Corpus, DataSettings, JobSettings, LabelledData
 from madx.jobs.train_language import TrainLanguage
 from madx.jobs.train_task import TrainTask
 from madx.module.components import components_of
 from madx.store import check_language
+from madx.tasks import TASKS
 
 J = TypeVar("J", bound=Settings)
 
@@ -107,6 +110,7 @@ class Matrix(JobSettings):
     evaluation: dict[str, Any] = Field(
         default={}, description="Settings of evaluate; languages stand for modules, and proxies read the corpora."
     )
+    scoring: Scoring = Field(default="strict", description=SCORING)
     code: Literal["version", "source"] = Field(
         default="version",
         description="Code that counts as other, so that all is trained anew: another version, or any changed source "
@@ -143,6 +147,8 @@ class JobsOf:
 
     def _check_task(self, name: str, data: TaskData) -> None:
         self._try(f"tasks.{name}.task", lambda: task_type(data.task or name))
+        languages = dict.fromkeys([*self.settings.corpora, *data.train, *data.test])
+        self._try(f"tasks.{name}", lambda: check_spellings(languages, "the languages of corpora and labelled data"))
         for source in data.train:
             if source not in data.dev:
                 self.faults.append(f"tasks.{name}.dev: no data for the source language {source!r}; add dev.{source}")
@@ -173,7 +179,9 @@ class JobsOf:
         settings, data = self.settings, self.settings.tasks[name]
         if source not in data.dev:
             return None
-        merged = self._merged(settings.task, data.settings, settings.module_types[label].task) | {
+        merged = self._merged(
+            {"scoring": self._scoring(data, name)}, settings.task, data.settings, settings.module_types[label].task
+        ) | {
             "language": source,
             "data": data.train[source],
             "dev": data.dev[source],
@@ -189,6 +197,7 @@ class JobsOf:
         settings, data = self.settings, self.settings.tasks[name]
         merged = (
             self.shared
+            | {"scoring": self._scoring(data, name)}
             | settings.evaluation
             | {
                 "source": source,
@@ -204,6 +213,12 @@ class JobsOf:
             texts = {language: text for language, text in settings.corpora.items() if isinstance(text, str)}
             merged["proxies"] = {"texts": texts} | proxies
         return self._made(Evaluate, merged, "evaluation")
+
+    def _scoring(self, data: TaskData, name: str) -> Scoring:
+        """The reading of spans for a task; a task whose tags are no spans has none to choose."""
+        kind = data.task or name
+        spans = kind in TASKS.names() and TASKS.get(kind).inventory is None
+        return self.settings.scoring if spans else "strict"
 
     def raise_if_any(self) -> None:
         """Raises ConfigError that lists all faults found so far."""

@@ -15,9 +15,18 @@ from madx.contract.module_type import ComponentConfig
 from madx.data.labelled.labels import LabelSet
 from madx.engine import Engine
 from madx.errors import ConfigError
-from madx.jobs.common import info_of, is_main, open_training_base, run_folder, versions, weights_of
+from madx.jobs.common import (
+    info_of,
+    is_main,
+    open_training_base,
+    require_language_modules,
+    run_folder,
+    versions,
+    weights_of,
+)
 from madx.jobs.keywords import takes_keywords
 from madx.jobs.labelled import file_sha256, task_type
+from madx.jobs.languages import check_spellings
 from madx.jobs.train_task.data import Split, data_record, read_data, task_and_steps, task_over
 from madx.jobs.train_task.settings import TrainTask
 from madx.module import Module, new_module
@@ -92,12 +101,14 @@ def _checked_store(settings: TrainTask) -> Store:
     task_type(settings.task)
     for code in settings.sources():
         check_language(code)
+    check_spellings(settings.sources(), "the source languages")
     components_of(settings.components)
     check_name(settings.name or settings.task)
     names = settings.names()
     if len(names) != len(settings.seeds):
         raise ConfigError(f"seeds {settings.seeds}: each seed once.")
     store = Store(settings.store)
+    require_language_modules(store, settings.language_modules())
     for name in names.values():
         check_target(store.root / name, overwrite=settings.overwrite)
     return store
@@ -233,6 +244,7 @@ def _identity(settings: TrainTask, engine: Engine) -> dict[str, Any]:
         "max_length",
         "cycle",
         "temperature",
+        "scoring",
     )
     chosen = {key: getattr(settings, key) for key in keep} | {"columns": settings.columns.model_dump()}
 

@@ -4,8 +4,9 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from madx.data.labelled.spans import Scoring
 from madx.jobs.labelled import FORMS, Columns
-from madx.jobs.settings import COMPONENTS, JobSettings, LabelledData
+from madx.jobs.settings import COMPONENTS, SCORING, JobSettings, LabelledData
 from madx.module.pooling import Kind as Pooling
 from madx.training import TrainSettings
 
@@ -50,6 +51,7 @@ class TrainTask(JobSettings):
         description="The pieces of a word that its label is read at: first, last, first_last, mean, max or attention.",
     )
     columns: Columns = Field(default=Columns(), description="How the files are read.")
+    scoring: Scoring = Field(default="strict", description=SCORING)
     epochs: int = Field(default=100, ge=1, description="Passes over the training data.")
     batch_size: int | None = Field(default=16, ge=1, description="Sentences in a step; null: by tokens_per_batch.")
     tokens_per_batch: int | None = Field(default=None, ge=16, description="Tokens in a step, padding included.")

@@ -4,14 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from madx.data.labelled.conll import Sentence
-from madx.data.labelled.labels import spans
+from madx.data.labelled.sentences import Sentence
+from madx.data.labelled.spans import Scoring, Span, spans
 
 MISSED, INVENTED = "(missed)", "(nothing)"
 #: stands between the gold and the predicted tag of a wrong word
 ARROW = " → "
-#: type, first word, word after the last
-_Span = tuple[str, int, int]
 
 
 class Piece(NamedTuple):
@@ -31,12 +29,14 @@ class Example(NamedTuple):
     predicted: list[Piece]
 
 
-def confusion(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], kind: str) -> Counter[tuple[str, str]]:
+def confusion(
+    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], kind: str, *, scoring: Scoring = "strict"
+) -> Counter[tuple[str, str]]:
     """Counts of (gold, predicted) types, over words or entities.
 
-    gold, predicted: the tags of each sentence. kind: `words` or `entities`. A gold entity counts for the predicted
-    entity with which it shares most words, whatever its bounds; without one it counts as MISSED. A predicted entity
-    that shares no word with a gold entity counts against INVENTED.
+    gold, predicted: the tags of each sentence. kind: `words` or `entities`. scoring: the reading of spans. A gold
+    entity counts for the predicted entity with which it shares most words, whatever its bounds; without one it counts
+    as MISSED. A predicted entity that shares no word with a gold entity counts against INVENTED.
 
     >>> sorted(confusion([["B-PER", "I-PER", "O"]], [["B-ORG", "O", "B-LOC"]], "entities").items())
     [(('(nothing)', 'LOC'), 1), (('PER', 'ORG'), 1)]
@@ -46,7 +46,7 @@ def confusion(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]],
         if kind == "words":
             counts.update(zip(g, p))
             continue
-        found, wanted = spans(p), spans(g)
+        found, wanted = spans(p, scoring), spans(g, scoring)
         for label, start, end in wanted:
             shared = [(min(end, e) - max(start, s), other) for other, s, e in found]
             most = max(shared, default=(0, ""), key=lambda pair: (pair[0], pair[1] == label))
@@ -58,31 +58,38 @@ def confusion(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]],
 
 
 def examples(
-    sentences: Sequence[Sentence], predicted: Sequence[Sequence[str]], kind: str, *, most: int
+    sentences: Sequence[Sentence],
+    predicted: Sequence[Sequence[str]],
+    kind: str,
+    *,
+    most: int,
+    scoring: Scoring = "strict",
 ) -> tuple[list[Example], int]:
     """At most `most` sentences with an error, evenly spaced over the file, and the number of all sentences with an
-    error."""
-    wrong = [i for i, s in enumerate(sentences) if _differs(s.tags, predicted[i], kind)]
+    error. kind, scoring: as in `confusion`."""
+    wrong = [i for i, s in enumerate(sentences) if _differs(s.tags, predicted[i], kind, scoring)]
     chosen = [wrong[i * len(wrong) // most] for i in range(most)] if len(wrong) > most else wrong
-    return [_example(sentences[i], predicted[i], kind) for i in chosen], len(wrong)
+    return [_example(sentences[i], predicted[i], kind, scoring) for i in chosen], len(wrong)
 
 
-def _differs(gold: Sequence[str], predicted: Sequence[str], kind: str) -> bool:
-    return list(gold) != list(predicted) if kind == "words" else spans(gold) != spans(predicted)
+def _differs(gold: Sequence[str], predicted: Sequence[str], kind: str, scoring: Scoring) -> bool:
+    if kind == "words":
+        return list(gold) != list(predicted)
+    return spans(gold, scoring) != spans(predicted, scoring)
 
 
-def _example(sentence: Sentence, predicted: Sequence[str], kind: str) -> Example:
+def _example(sentence: Sentence, predicted: Sequence[str], kind: str, scoring: Scoring) -> Example:
     if kind == "words":
         pieces = [
             Piece(word) if gold == found else Piece(word, f"{gold}{ARROW}{found}", False)
             for word, gold, found in zip(sentence.tokens, sentence.tags, predicted)
         ]
         return Example(sentence.line, [], _joined(pieces))
-    gold, found = spans(sentence.tags), spans(predicted)
+    gold, found = spans(sentence.tags, scoring), spans(predicted, scoring)
     return Example(sentence.line, _pieces(sentence.tokens, gold, found), _pieces(sentence.tokens, found, gold))
 
 
-def _pieces(tokens: Sequence[str], own: Sequence[_Span], other: Sequence[_Span]) -> list[Piece]:
+def _pieces(tokens: Sequence[str], own: Sequence[Span], other: Sequence[Span]) -> list[Piece]:
     """One side of a sentence, its spans compared with those of the other side."""
     pieces, place = [], 0
     for label, start, end in own:

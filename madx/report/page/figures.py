@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from madx.report.marks import mark_of
 from madx.report.page.svg import Svg, log_ticks, shade, ticks
 from madx.report.tables.text import amount
 from madx.results.contrasts import Contrast
@@ -74,7 +75,8 @@ def heatmap(
 
 
 def intervals(title: str, names: Sequence[str], contrasts: Sequence[Contrast], baselines: Sequence[str]) -> Svg:
-    """For each language its differences to the baselines, with intervals over seeds; a hollow mark is within noise."""
+    """For each language its differences to the baselines, with intervals over seeds; the shapes of the marks are those
+    of `madx.report.marks`."""
     left, right, row = 12 + 7.6 * max(map(len, names)), WIDTH - 12, 18 * len(baselines) + 8
     ends = [v for c in contrasts for v in (c.delta, c.low, c.high) if v is not None] + [0.0]
     # the interval of two seeds may be far wider than the differences: it is cut
@@ -91,7 +93,7 @@ def intervals(title: str, names: Sequence[str], contrasts: Sequence[Contrast], b
     svg = Svg(WIDTH, bottom + 38, title)
     for number, minus in enumerate(baselines):
         x, y = left + 8 + (right - left) / 3 * (number % 3), 10 + 17 * (number // 3)
-        svg.mark(x, y, shape=number, css=f"s{number % 6} full")
+        svg.mark(x, y, shape=number, css=f"s{number % 6}")
         svg.text(x + 9, y + 4, f"− {minus}", css="label")
     for value in ticks(low, high, 5):
         svg.line(at(value), top, at(value), bottom, css="axis" if value == 0 else "grid")
@@ -106,13 +108,14 @@ def intervals(title: str, names: Sequence[str], contrasts: Sequence[Contrast], b
             place = top + row * y + 13 + 18 * number
             if found.low is not None and found.high is not None:
                 svg.line(at(found.low), place, at(found.high), place, css=f"s{number % 6} bar")
-            noise = "within noise" if found.noise else "beyond noise"
+            mark, inactive = mark_of(found), "; INACTIVE: " * bool(found.inactive) + ", ".join(found.inactive)
             svg.mark(
                 at(found.delta),
                 place,
                 shape=number,
-                css=f"s{number % 6} {'hollow' if found.noise else 'full'}",
-                hint=f"{name}: target − {minus} {found.delta:+.1f}, {noise}",
+                css=f"s{number % 6}",
+                filling=mark.shape,
+                hint=f"{name}: target − {minus} {found.delta:+.1f}, {mark.meaning}{inactive}",
             )
     return svg
 
@@ -157,7 +160,7 @@ def curves(title: str, lines: Sequence[Curve], *, y_name: str, logarithmic: bool
                 svg.mark(
                     *at(*point),
                     shape=number,
-                    css=f"s{number % 6} full",
+                    css=f"s{number % 6}",
                     hint=f"{line.name}: kept, step {point[0]:g}, {point[1]:.4g}",
                 )
         x, y = left + (number % 2) * 146, bottom + 44 + 17 * (number // 2)
@@ -192,6 +195,6 @@ def scatter(title: str, points: Sequence[tuple[str, float, float]], *, x_name: s
     svg.text(right, bottom + 33, x_name + (" (logarithmic)" if logarithmic else ""), css="quiet", anchor="end")
     for (name, _, y_value), x_value in zip(points, xs):
         x, y = left + (x_value - x0) / (x1 - x0) * (right - left), bottom - (y_value - y0) / (y1 - y0) * (bottom - top)
-        svg.mark(x, y, shape=0, css="s0 full", hint=f"{name}: {y_value:.1f}")
+        svg.mark(x, y, shape=0, css="s0", hint=f"{name}: {y_value:.1f}")
         svg.text(x + 8, y + 4, name, css="label")
     return svg

@@ -65,7 +65,9 @@ def _errors(wrong: Wrong) -> list[str]:
         f"`{wrong.composition}`, seed {wrong.seed}" + ("; some of them:" if wrong.examples else "")
     )
     examples = "\n".join(line for example in wrong.examples for line in _example(example))
-    return [head, *([examples] if examples else []), "Confusion, rows gold, columns predicted:", _table(wrong.table)]
+    note = f" ({wrong.confusion.note})" if wrong.confusion.note else ""
+    confusion = f"Confusion, rows gold, columns predicted{note}:"
+    return [head, *([examples] if examples else []), confusion, _table(wrong.table)]
 
 
 def _example(example: Example) -> list[str]:

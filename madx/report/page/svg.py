@@ -4,9 +4,13 @@ mode."""
 import math
 from collections.abc import Iterable
 from html import escape
+from typing import Literal
 
 #: cividis at five even steps: even in lightness, and told apart with every common colour vision (Nuñez et al. 2018)
 CIVIDIS = ((0, 34, 78), (66, 78, 108), (125, 124, 120), (187, 174, 109), (254, 232, 56))
+
+#: a point as an outline, with its left half full, or full
+Filling = Literal["hollow", "half", "full"]
 
 
 class Svg:
@@ -50,26 +54,38 @@ class Svg:
         """An open line through points."""
         self.parts.append(f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}" class="{css}"/>')
 
-    def mark(self, x: float, y: float, *, shape: int, css: str = "", hint: str = "") -> None:
-        """A point as circle, square, diamond or triangle, so that series differ without colour, too."""
+    def mark(self, x: float, y: float, *, shape: int, css: str = "", filling: Filling = "full", hint: str = "") -> None:
+        """A point as circle, square, diamond or triangle, so that series differ without colour, too.
+
+        css: the class of its colour. filling: a half point is a hollow one whose left half is full.
+        """
         r, inside = 4.0, f"<title>{escape(hint)}</title>" if hint else ""
-        corners = (
-            None,
-            ((-r, -r), (r, -r), (r, r), (-r, r)),
-            ((0, -1.3 * r), (1.3 * r, 0), (0, 1.3 * r), (-1.3 * r, 0)),
-            ((0, -1.2 * r), (1.2 * r, r), (-1.2 * r, r)),
+        whole, left = (
+            (None, ()),
+            (((-r, -r), (r, -r), (r, r), (-r, r)), ((-r, -r), (0, -r), (0, r), (-r, r))),
+            (((0, -1.3 * r), (1.3 * r, 0), (0, 1.3 * r), (-1.3 * r, 0)), ((0, -1.3 * r), (0, 1.3 * r), (-1.3 * r, 0))),
+            (((0, -1.2 * r), (1.2 * r, r), (-1.2 * r, r)), ((0, -1.2 * r), (0, r), (-1.2 * r, r))),
         )[shape % 4]
-        if corners is None:
-            self.parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r}" class="{css}">{inside}</circle>')
+        style = f"{css} {'hollow' if filling == 'half' else filling}"
+        if whole is None:
+            self.parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r}" class="{style}">{inside}</circle>')
         else:
-            points = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)
-            self.parts.append(f'<polygon points="{points}" class="{css}">{inside}</polygon>')
+            self.parts.append(f'<polygon points="{_points(x, y, whole)}" class="{style}">{inside}</polygon>')
+        if filling == "half":
+            arc = f"M{x:.1f},{y - r:.1f} A{r},{r} 0 0 0 {x:.1f},{y + r:.1f} Z"
+            shown = f'path d="{arc}"' if whole is None else f'polygon points="{_points(x, y, left)}"'
+            self.parts.append(f'<{shown} class="{css} full half"/>')
 
     def __str__(self) -> str:
         return (
             f'<svg role="img" aria-label="{escape(self.title)}" width="{self.width:.0f}" height="{self.height:.0f}" '
             f'viewBox="0 0 {self.width:.0f} {self.height:.0f}">{"".join(self.parts)}</svg>'
         )
+
+
+def _points(x: float, y: float, corners: Iterable[tuple[float, float]]) -> str:
+    """The corners of a shape around a place, as the attribute `points` has them."""
+    return " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)
 
 
 def shade(share: float) -> tuple[str, str]:

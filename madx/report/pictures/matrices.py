@@ -7,6 +7,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 from madx.report.pictures.drawing import colour_scale, png, score_square
+from madx.report.tables.text import over_text
 from madx.results.cells import AVERAGE, Row
 from madx.results.matrices import Entry, Matrices
 
@@ -64,7 +65,8 @@ def _panel(
             if row is None:
                 axes.text(x, y, "source" if labels else "-", ha="center", va="center", fontsize=8, color="#777777")
                 continue
-            score_square(axes, x, y, row, colours=colours)
+            over = over_text(row, [each for each in line if each is not None])
+            score_square(axes, x, y, row, colours=colours, mark=over)
             if names[x] == AVERAGE and 0 < row.languages < most:
                 _say_fewer(axes, x, y, f"{row.languages} of {most} languages")
     axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(places) - 0.5, -0.5))

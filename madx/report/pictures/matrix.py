@@ -11,9 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
+from madx.report.marks import Mark, legend, mark_of
 from madx.report.pictures.drawing import RED, colour_scale, png, score_square
+from madx.report.tables.text import over_text
 from madx.results.cells import AVERAGE, PROXIES
-from madx.results.contrasts import ALONE, NOISE, Contrast, like_best
+from madx.results.contrasts import NOISE, like_best
 from madx.results.matrix import TransferMatrix
 
 _SERIES = {"none": ("#0072B2", "o", -0.16), "source": ("#D55E00", "s", 0.16)}  # colour, marker, offset within a row
@@ -30,8 +32,7 @@ def heatmap_png(matrix: TransferMatrix) -> bytes:
 def heatmap_figure(matrix: TransferMatrix) -> Figure:
     """Left: mean ± sd per language and column. `-` is missing, a red frame is an inactive module, `≈` is within noise
     of the row's best. Right: target - none and target - source with their 95 % intervals over seeds; a language without
-    a module has its first proxy in target's place. A hollow mark is within noise, a half one is not beyond it after the
-    correction."""
+    a module has its first proxy in target's place. The shapes of the marks are those of `madx.report.marks`."""
     names = matrix.rows
     warnings = [part for line in matrix.warnings() for part in textwrap.wrap(line, _WRAP)]
     notes = textwrap.wrap(matrix.meta.note, _WRAP) if matrix.meta.note else []
@@ -73,7 +74,8 @@ def _scores(axes: Axes, matrix: TransferMatrix, names: Sequence[str]) -> ScalarM
         rows = [r for r in table if r.target == name]
         alike = like_best(rows, pairs)
         for x, row in enumerate(rows):
-            score_square(axes, x, y, row, colours=colours, mark=f" {NOISE}" * (row.control in alike))
+            mark = over_text(row, rows) + f" {NOISE}" * (row.control in alike)
+            score_square(axes, x, y, row, colours=colours, mark=mark)
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(names) - 0.5, -0.5))
     labels = [c if c in PROXIES else "no\nmodule" if c == "none" else f"{c}\nmodule" for c in columns]
     axes.set_xticks(range(len(columns)), labels, fontsize=9)
@@ -110,7 +112,9 @@ def _differences(axes: Axes, matrix: TransferMatrix, names: Sequence[str]) -> No
             y = names.index(c.target) + offset
             if c.low is not None and c.high is not None:
                 axes.plot([c.low, c.high], [y, y], color=colour, linewidth=1.6)
-            axes.plot([c.delta], [y], marker, markersize=6, zorder=3, **_filling(c, colour))
+            axes.plot(
+                [c.delta], [y], marker, markersize=6, zorder=3, **_filling(mark_of(c), RED if c.inactive else colour)
+            )
     if not shown:
         axes.set_xlim(-1, 1)
         text: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "backgroundcolor": "white"}
@@ -123,19 +127,19 @@ def _differences(axes: Axes, matrix: TransferMatrix, names: Sequence[str]) -> No
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelsize=8)
     axes.set_xlabel(f"difference in {matrix.scored.short}, points; bars: 95 % t interval over seeds", fontsize=8)
-    _legend(axes, halves=any(c.mark == ALONE for c in shown))
+    _legend(axes, legend(shown))
 
 
-def _legend(axes: Axes, *, halves: bool) -> None:
-    """Above the panel, so that it never covers a bar. halves: some marks are half full."""
-    axes.plot([], [], "o", markerfacecolor="white", markeredgecolor="#555555", label="hollow: within noise")
-    if halves:
-        half: dict[str, Any] = {"color": "#555555", "fillstyle": "left", "markerfacecoloralt": "white"}
-        axes.plot([], [], "o", label="half: not after Holm", **half)
+def _legend(axes: Axes, marks: Sequence[Mark]) -> None:
+    """Above the panel, so that it never covers a bar. marks: those that occur in the panel."""
+    for mark in marks:
+        axes.plot(
+            [], [], "o", label=f"{mark.shape} {mark.sign}".strip() + f": {mark.verdict}", **_filling(mark, "#555555")
+        )
     axes.legend(
         loc="lower center",
         bbox_to_anchor=(0.5, 1.0),
-        ncols=2 if halves else 3,
+        ncols=3,
         fontsize=8,
         frameon=False,
         handletextpad=0.2,
@@ -143,12 +147,15 @@ def _legend(axes: Axes, *, halves: bool) -> None:
     )
 
 
-def _filling(contrast: Contrast, colour: str) -> dict[str, Any]:
-    """Full, half or hollow, by how sure the difference is."""
-    edge = RED if contrast.inactive else colour
-    if contrast.mark == ALONE:
-        return {"color": edge, "fillstyle": "left", "markerfacecoloralt": "white"}
-    return {"markeredgecolor": edge, "markerfacecolor": "white" if contrast.noise else colour}
+def _filling(mark: Mark, colour: str) -> dict[str, Any]:
+    """The settings of a point in the shape of a mark."""
+    if mark.shape == "half":
+        return {"color": colour, "fillstyle": "left", "markerfacecoloralt": "white"}
+    return {
+        "color": colour,
+        "markeredgecolor": colour,
+        "markerfacecolor": "white" if mark.shape == "hollow" else colour,
+    }
 
 
 def _language_axis(axes: Axes, labels: list[str]) -> None:

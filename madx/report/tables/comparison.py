@@ -3,6 +3,7 @@
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from madx.report.tables.notes import scoring_note
 from madx.report.tables.text import amount, markdown_table, score_text, terminal_table
 from madx.results.comparison import Candidate, Comparison, spread
 from madx.results.contrasts import NOISE
@@ -16,6 +17,10 @@ _NOTES = (
     "cannot be told apart from the best: the 95 % t interval over seeds contains 0, or there is one seed.",
     "inference: time over the bare base's, the median over rounds (middle half of the rounds).",
 )
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    return [*_NOTES, *([] if comparison.scoring is None else [scoring_note(comparison.scoring)])]
 
 
 def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -48,7 +53,7 @@ def to_rich(comparison: Comparison) -> RenderableType:
         shown.add_column(name, justify="right" if number else "left", overflow="fold")
     for line in lines:
         shown.add_row(*map(Text, line))
-    remarks = [Text(note, style="dim") for note in (*_NOTES, comparison.note) if note]
+    remarks = [Text(note, style="dim") for note in (*_notes(comparison), comparison.note) if note]
     failed = [Text(f"FAILED: {line}", style="bold red") for line in comparison.failures()]
     return Group(shown, Text(""), *remarks, *failed)
 
@@ -57,7 +62,7 @@ def to_markdown(comparison: Comparison) -> str:
     """The table, what its columns mean, what failed, and what it was made from, as Markdown."""
     parts = [f"# {comparison.task} on `{comparison.base}`" + (f"\n\n{comparison.note}" if comparison.note else "")]
     parts += [f"> 🔴 **failed:** {line}" for line in comparison.failures()]
-    parts += [markdown_table(*table(comparison)), "\n".join(f"- {note}" for note in _NOTES)]
+    parts += [markdown_table(*table(comparison)), "\n".join(f"- {note}" for note in _notes(comparison))]
     sources = [f"- data `{file}`: sha256 `{mark}`" for file, mark in comparison.data.items()]
     sources += [f"- {library} {version}" for library, version in comparison.versions.items()]
     parts.append(f"## Made from\n\n- device {comparison.device}\n" + "\n".join(sources))

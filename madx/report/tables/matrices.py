@@ -6,9 +6,11 @@ import io
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from madx.metrics.scores import EntityScores
 from madx.report.tables.matrix import contrast_text
 from madx.report.tables.matrix import to_csv as matrix_csv
-from madx.report.tables.text import interval_text, markdown_table, score_text, signed, terminal_table
+from madx.report.tables.notes import scoring_note
+from madx.report.tables.text import interval_text, markdown_table, over_text, score_text, signed, terminal_table
 from madx.results.cells import AVERAGE, Row
 from madx.results.contrasts import NOISE
 from madx.results.matrices import Entry, Gap, Matrices
@@ -44,8 +46,9 @@ def _control_lines(matrices: Matrices, task: str) -> _Lines:
     for e in matrices.of(task):
         rows = e.averages()
         of = {c.minus: c for c in e.matrix.differences() if c.target == AVERAGE}
+        cells = [_cell(rows[c]) + over_text(rows[c], [*rows.values()]) if c in rows else "-" for c in controls]
         deltas = [contrast_text(of.get(minus)) for minus in ("none", "source")]
-        lines.append([e.module_type, e.source, *(_cell(rows[c]) if c in rows else "-" for c in controls), *deltas])
+        lines.append([e.module_type, e.source, *cells, *deltas])
     return ["module type", "source", *controls, "target - none", "target - source"], lines
 
 
@@ -55,6 +58,17 @@ def gap_text(gap: Gap) -> str:
     counts = f"{gap.n} seed{'s' * (gap.n > 1)}, {len(gap.languages)} language{'s' * (len(gap.languages) > 1)}"
     value = NOISE * gap.noise + signed(gap.delta) + "!" * bool(gap.inactive)
     return f"{gap.task}, {gap.within}: {gap.first} - {gap.second}  {value}{interval}, {counts}"
+
+
+def _remarks(matrices: Matrices) -> list[str]:
+    """The readings of spans, and what the matrices remark on their data, each once with its tasks."""
+    found: dict[str, list[str]] = {}
+    for e in matrices.entries:
+        scored = [scoring_note(e.matrix.meta.scoring)] if e.matrix.scored is EntityScores else []
+        for text in (*scored, *e.matrix.meta.remarks):
+            tasks = found.setdefault(text, [])
+            tasks += [] if e.task in tasks else [e.task]
+    return [f"{', '.join(tasks)}: {text}" for text, tasks in found.items()]
 
 
 def to_rich(matrices: Matrices) -> RenderableType:
@@ -76,7 +90,7 @@ def to_rich(matrices: Matrices) -> RenderableType:
         parts.append(Text("Differences of the averages over the languages that both have", style="bold"))
         parts += [Text("  " + gap_text(g), style="dim" if g.noise else "") for g in gaps]
     if matrices.entries:
-        parts += [Text(text, style="dim") for text in (_OWN, _GAPS, matrices.note) if text]
+        parts += [Text(text, style="dim") for text in (_OWN, _GAPS, *_remarks(matrices), matrices.note) if text]
     parts += [Text(line, style="bold red") for line in matrices.warnings()]
     parts += [Text(f"FAILED: {what}: {why}", style="bold red") for what, why in matrices.failures]
     return Group(*parts)
@@ -86,6 +100,8 @@ def to_markdown(matrices: Matrices) -> str:
     """Tables, differences and failures as Markdown, with a link to the matrix of every entry."""
     parts = ["# Transfer matrices", _OWN + (f" {matrices.note}" if matrices.note else "")]
     parts += [f"> 🔴 **{line}**" for line in matrices.warnings()]
+    if remarks := _remarks(matrices):
+        parts.append("\n".join(f"- {remark}" for remark in remarks))
     parts += [f"> 🔴 **failed:** {what}: {why}" for what, why in matrices.failures]
     for task in matrices.tasks():
         parts.append(f"## {task}")

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from madx.report.marks import mark_of
 from madx.report.tables.notes import notes
-from madx.report.tables.text import score_text, signed, terminal_table
+from madx.report.tables.text import over_text, score_text, signed, terminal_table
 from madx.results.cells import AVERAGE, BASELINES, Cell, Row
 from madx.results.contrasts import NOISE, Contrast, best, between, like_best
 from madx.results.matrix import TransferMatrix
@@ -22,7 +23,8 @@ def contrast_text(contrast: Contrast | None) -> str:
     """`≈+1.2`, `+3.4°`, with `!` where a module did not act; `-` for None."""
     if contrast is None:
         return "-"
-    before, after = (contrast.mark, "") if contrast.noise else ("", contrast.mark)
+    sign = mark_of(contrast).sign
+    before, after = (sign, "") if sign == NOISE else ("", sign)
     return before + signed(contrast.delta) + after + ("!" if contrast.inactive else "")
 
 
@@ -78,7 +80,7 @@ def _compared(matrix: TransferMatrix, target: str, control: str) -> dict[str, st
     found = {other: between(matrix.pairs(), target, control, other) for other in matrix.columns if other != control}
     pairs = {other: c for other, c in found.items() if c is not None}
     return {
-        "within_noise_of": " ".join(other for other, c in pairs.items() if c.noise),
+        "within_noise_of": " ".join(other for other, c in pairs.items() if c.mark == NOISE),
         "beyond_noise_of": " ".join(other for other, c in pairs.items() if not c.mark),
     }
 
@@ -132,7 +134,7 @@ def _score_cells(rows: Sequence[Row], pairs: Sequence[Contrast]) -> list[Text]:
     top, alike = best(rows), like_best(rows, pairs)
     return [
         Text(
-            score_text(r.mean, r.sd) + NOISE * (r.control in alike) + "!" * bool(r.inactive),
+            score_text(r.mean, r.sd) + over_text(r, rows) + NOISE * (r.control in alike) + "!" * bool(r.inactive),
             style="bold red" if r.inactive else "bold" if r.control in top else "",
         )
         for r in rows
@@ -142,5 +144,5 @@ def _score_cells(rows: Sequence[Row], pairs: Sequence[Contrast]) -> list[Text]:
 def _difference_cell(contrast: Contrast | None) -> Text:
     style = ""
     if contrast is not None:
-        style = "bold red" if contrast.inactive else "dim" if contrast.noise else ""
+        style = "bold red" if contrast.inactive else "dim" if contrast.mark == NOISE else ""
     return Text(contrast_text(contrast), style=style)

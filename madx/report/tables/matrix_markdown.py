@@ -5,7 +5,7 @@ from statistics import fmean, stdev
 
 from madx.report.tables.matrix import PER_TYPE, by_target, contrast_text, seeds_text
 from madx.report.tables.notes import notes
-from madx.report.tables.text import interval_text, markdown_table, score_text, upper_first
+from madx.report.tables.text import interval_text, markdown_table, over_text, score_text, upper_first
 from madx.results.cells import COLUMNS, Row
 from madx.results.contrasts import NOISE, Contrast, best, like_best
 from madx.results.matrix import TransferMatrix
@@ -46,9 +46,12 @@ def _scores(matrix: TransferMatrix) -> list[str]:
 def _score_cells(rows: list[Row], pairs: list[Contrast]) -> list[str]:
     top, alike = best(rows), like_best(rows, pairs)
     return [
-        f"**{score_text(r.mean, r.sd)}**"
+        f"**{score_text(r.mean, r.sd)}**{over_text(r, rows)}"
         if r.control in top
-        else score_text(r.mean, r.sd) + f" {NOISE}" * (r.control in alike) + " 🔴 inactive" * bool(r.inactive)
+        else score_text(r.mean, r.sd)
+        + over_text(r, rows)
+        + f" {NOISE}" * (r.control in alike)
+        + " 🔴 inactive" * bool(r.inactive)
         for r in rows
     ]
 

@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 
+from madx.data.labelled.spans import Scoring
+from madx.metrics.scores import EntityScores
 from madx.metrics.significance import ALPHA, SAMPLES
-from madx.results.cells import AVERAGE, Row
+from madx.report.marks import MARKS
+from madx.results.cells import AVERAGE, PROXIES, Row
 from madx.results.contrasts import ALONE, NOISE, Contrast, like_best
 from madx.results.matrix import TransferMatrix
 
@@ -11,13 +14,8 @@ from madx.results.matrix import TransferMatrix
 def notes(matrix: TransferMatrix) -> list[str]:
     """The footnotes, each one line."""
     rows = matrix.table()
-    lines = [*_marks(matrix.differences(), len(matrix.pairs())), *_tests(matrix), *_missing(rows)]
-    averaged, others = matrix.averaged(), matrix.others()
-    if 0 < len(averaged) < len(others):
-        lines.append(
-            f"{AVERAGE} over {len(averaged)} of {len(others)} target languages, those with every control: "
-            f"{', '.join(averaged)}"
-        )
+    lines = [*_reading(matrix), *matrix.meta.remarks, *_marks(matrix.differences(), len(matrix.pairs()))]
+    lines += [*_tests(matrix), *_missing(rows), *_doubles(matrix), *_averages(matrix)]
     if unexplained := dict.fromkeys(f"{c.target}, {c.control}" for c in matrix.cells if c.explanation is None):
         lines.append("no record of which modules acted: " + "; ".join(unexplained))
     counts = {t: {r.control: r.n for r in rows if r.target == t and r.n} for t in matrix.targets}
@@ -26,21 +24,57 @@ def notes(matrix: TransferMatrix) -> list[str]:
     return lines
 
 
+def _reading(matrix: TransferMatrix) -> list[str]:
+    """The reading of spans, where scores are of spans."""
+    return [scoring_note(matrix.meta.scoring)] if matrix.scored is EntityScores else []
+
+
+def scoring_note(scoring: Scoring) -> str:
+    """A reading of spans in words."""
+    meaning = {"strict": "is no entity", "lenient": "begins an entity, as in conlleval"}
+    return f"scoring {scoring}: an I- that continues nothing {meaning[scoring]}"
+
+
+def _doubles(matrix: TransferMatrix) -> list[str]:
+    """A line for each column that is another one under a second name, and is not shown."""
+    return [
+        f"no column {control}: its compositions are those of {' and '.join(others)}"
+        for control, others in matrix.doubles().items()
+    ]
+
+
+def _averages(matrix: TransferMatrix) -> list[str]:
+    """The languages that the averages are over, where these are not all target languages in every column."""
+    others, averaged = matrix.others(), matrix.averaged()
+    if len(others) < 2:
+        return []
+    lines = []
+    if 0 < len(averaged) < len(others):
+        lines.append(
+            f"{AVERAGE} over {len(averaged)} of {len(others)} target languages, those with every control: "
+            f"{', '.join(averaged)}"
+        )
+    of: dict[tuple[str, ...], list[str]] = {}
+    for column in (c for c in matrix.columns if c in PROXIES):
+        of.setdefault(tuple(matrix.averaged(column)), []).append(column)
+    return lines + [
+        f"{AVERAGE} under {', '.join(columns)} over the {len(over)} of {len(others)} target languages that it serves: "
+        f"{', '.join(over)}; it is compared with other averages over the languages that both have"
+        for over, columns in of.items()
+        if over and list(over) != averaged
+    ]
+
+
 def _marks(shown: Sequence[Contrast], pairs: int) -> list[str]:
     """The meaning of the marks at the differences, and which differences have them."""
     lines = []
     if noise := [c for c in shown if c.mark == NOISE]:
-        lines.append(
-            f"{NOISE} within noise (p >= {ALPHA} over seeds or over sentences, or there is one seed): {_listed(noise)}"
-        )
+        lines.append(f"{NOISE} {MARKS[NOISE].meaning}: {_listed(noise)}")
     elif shown:
         lines.append(f"no difference is within noise (p < {ALPHA} over seeds and over sentences)")
     if alone := [c for c in shown if c.mark == ALONE]:
         few = " (few seeds seldom pass it)" if max(c.n for c in alone) < 5 else ""
-        lines.append(
-            f"{ALONE} beyond noise alone, but not after Holm's correction over the {pairs} pairs of this matrix{few}: "
-            f"{_listed(alone)}"
-        )
+        lines.append(f"{ALONE} {MARKS[ALONE].meaning} over the {pairs} pairs of this matrix{few}: {_listed(alone)}")
     return lines
 
 

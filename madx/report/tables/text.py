@@ -6,12 +6,20 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from madx.results.cells import AVERAGE, Row
+
 
 def score_text(mean: float | None, sd: float | None) -> str:
     """`82.1 ± 0.6`; without deviation (one seed) `82.1`; without score `-`."""
     if mean is None:
         return "-"
     return f"{mean:.1f}" if sd is None else f"{mean:.1f} ± {sd:.1f}"
+
+
+def over_text(row: Row, rows: Sequence[Row]) -> str:
+    """` (3)`, the number of languages of an average, where another average of its row is over others; else nothing."""
+    differ = len({r.over for r in rows if r.mean is not None and r.target == AVERAGE}) > 1
+    return f" ({row.languages})" if differ and row.target == AVERAGE and row.mean is not None else ""
 
 
 def signed(value: float) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
+from madx.report.marks import legend
 from madx.report.page.record import RunRecord
 from madx.report.page.sections import compositions, errors, scores, training
 from madx.report.page.sections.blocks import Table
@@ -26,6 +27,7 @@ def context(record: RunRecord) -> dict[str, Any]:
         "columns": {c: COLUMNS[c] for c in matrix.columns},
         "warnings": matrix.warnings(),
         "notes": notes(matrix),
+        "marks": legend(),
         "headline": scores.headline(matrix, differences),
         "scores": [scores.heatmap_of(matrix, metric, heading) for metric, heading in headings.items()],
         "score_tables": [scores.score_table(matrix, metric) for metric in headings],

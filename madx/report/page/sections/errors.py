@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
+from madx.data.labelled.spans import stray
 from madx.report.page.confusion import INVENTED, MISSED, Example, confusion, examples
 from madx.report.page.figures import Square, heatmap
 from madx.report.page.record import RunRecord
@@ -50,15 +51,19 @@ def _wrong(record: RunRecord, target: str) -> Wrong | None:
         return None
     cell, first = read[0]
     kind = matrix.scored.kind
-    shown, wrong = examples(first.sentences, first.predicted, kind, most=_EXAMPLES)
+    scoring = matrix.meta.scoring
+    shown, wrong = examples(first.sentences, first.predicted, kind, most=_EXAMPLES, scoring=scoring)
     counts: Counter[tuple[str, str]] = Counter()
     for _, prediction in read:
-        counts += confusion([s.tags for s in prediction.sentences], prediction.predicted, kind)
-    figure, table = _confusion(target, counts, len(read))
+        counts += confusion([s.tags for s in prediction.sentences], prediction.predicted, kind, scoring=scoring)
+    predicted = [tags for _, prediction in read for tags in prediction.predicted]
+    uncounted = sum(map(stray, predicted)) if (kind, scoring) == ("entities", "strict") else 0
+    figure, table = _confusion(target, counts, len(read), uncounted)
     return Wrong(target, cell.composition, cell.seed, len(first.sentences), wrong, shown, figure, table)
 
 
-def _confusion(target: str, counts: Counter[tuple[str, str]], seeds: int) -> tuple[Figure, Table]:
+def _confusion(target: str, counts: Counter[tuple[str, str]], seeds: int, uncounted: int) -> tuple[Figure, Table]:
+    """uncounted: predicted spans that begin with I-, which the strict reading leaves out."""
     types = sorted({t for pair in counts for t in pair} - {MISSED, INVENTED})
     rows = types + [INVENTED] * any(gold == INVENTED for gold, _ in counts)
     columns = types + [MISSED] * any(predicted == MISSED for _, predicted in counts)
@@ -68,8 +73,9 @@ def _confusion(target: str, counts: Counter[tuple[str, str]], seeds: int) -> tup
     cell = max(_NARROW, 12 + 7 * max(map(len, columns), default=0))
     svg = heatmap(title, rows, columns, squares, low=0.0, high=1.0, cell=cell, row=28)
     lines = [[gold, *(f"{counts[gold, p]:,}" for p in columns)] for gold in rows]
-    note = "" if seeds == 1 else f"counts of {seeds} seeds together"
-    return Figure(target, svg, note), Table(["gold \\ predicted", *columns], lines)
+    notes = [f"counts of {seeds} seeds together"] * (seeds > 1)
+    notes += [f"{uncounted:,} predicted spans begin with I- and are not counted (strict)"] * (uncounted > 0)
+    return Figure(target, svg, "; ".join(notes)), Table(["gold \\ predicted", *columns], lines)
 
 
 def _confused(gold: str, predicted: str, count: int, total: int) -> Square:

@@ -3,20 +3,13 @@
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
+from madx.report.marks import mark_of
 from madx.report.page.figures import Square, heatmap, intervals
 from madx.report.page.sections.blocks import Figure, Table
-from madx.report.tables.text import interval_text, score_text, signed
+from madx.report.tables.text import interval_text, over_text, score_text, signed
 from madx.results.cells import AVERAGE, BASELINES, Row
-from madx.results.contrasts import ALONE, NOISE, Contrast, like_best
+from madx.results.contrasts import NOISE, Contrast, like_best
 from madx.results.matrix import TransferMatrix
-
-#: the marks of a contrast in words
-_VERDICTS = {
-    NOISE: "within noise",
-    ALONE: "beyond noise, but not after the correction for all pairs",
-    "": "beyond noise",
-}
-_SHORT_VERDICTS = {NOISE: "noise", ALONE: "before Holm", "": "beyond"}
 
 
 def headline(matrix: TransferMatrix, differences: Sequence[Contrast]) -> list[str]:
@@ -28,7 +21,7 @@ def headline(matrix: TransferMatrix, differences: Sequence[Contrast]) -> list[st
         if c.low is not None:
             over = f"95 % interval {interval_text(c.low, c.high)} over {c.n} seeds"
         of = f"on the average of {c.languages} languages" if name == AVERAGE else f"in {name}"
-        found.append(f"target − {c.minus}: {signed(c.delta)} points {of} ({over}): {_VERDICTS[c.mark]}.")
+        found.append(f"target − {c.minus}: {signed(c.delta)} points {of} ({over}): {mark_of(c).meaning}.")
     return found
 
 
@@ -40,22 +33,24 @@ def heatmap_of(matrix: TransferMatrix, metric: str, heading: str) -> Figure:
     for name in names:
         rows = [r for r in table if r.target == name]
         alike = like_best(rows, matrix.pairs()) if decides else set()
-        squares.append([_square(r, noise=r.control in alike) for r in rows])
+        squares.append([_square(r, over_text(r, rows), noise=r.control in alike) for r in rows])
     labels = [name + " (source)" * (name in matrix.meta.sources) for name in names]
     last = len(names) - 1 if names[-1] == AVERAGE else None
     svg = heatmap(f"{heading} by language and control", labels, matrix.columns, squares, separate=last)
     return Figure(heading, svg)
 
 
-def _square(row: Row, *, noise: bool) -> Square:
+def _square(row: Row, over: str, *, noise: bool) -> Square:
+    """over: the number of languages of an average, where averages are over different ones."""
     if row.mean is None:
         return Square(None, "–", hint=f"{row.target}, {row.control}: {row.reason}")
+    of = f", over {', '.join(row.over)}" if row.target == AVERAGE else ""
     inactive = f"; INACTIVE: {', '.join(row.inactive)}" if row.inactive else ""
     return Square(
         row.mean,
-        f"{row.mean:.1f}" + f" {NOISE}" * noise + "!" * bool(row.inactive),
+        f"{row.mean:.1f}" + over + f" {NOISE}" * noise + "!" * bool(row.inactive),
         below="" if row.sd is None else f"± {row.sd:.1f}",
-        hint=f"{row.target}, {row.control}: {score_text(row.mean, row.sd)}, n = {row.n}{inactive}",
+        hint=f"{row.target}, {row.control}: {score_text(row.mean, row.sd)}, n = {row.n}{of}{inactive}",
         loud=bool(row.inactive),
     )
 
@@ -65,7 +60,7 @@ def score_table(matrix: TransferMatrix, metric: str) -> Table:
     table, lines = matrix.table(metric), []
     for name in matrix.rows:
         rows = [r for r in table if r.target == name]
-        cells = [score_text(r.mean, r.sd) + " INACTIVE" * bool(r.inactive) for r in rows]
+        cells = [score_text(r.mean, r.sd) + over_text(r, rows) + " INACTIVE" * bool(r.inactive) for r in rows]
         lines.append([name, *cells, str(max(r.n for r in rows))])
     return Table(["language", *matrix.columns, "seeds"], lines)
 
@@ -80,7 +75,7 @@ def difference_figure(matrix: TransferMatrix, differences: Sequence[Contrast]) -
 def pair_table(contrasts: Sequence[Contrast]) -> Table:
     """Differences with both intervals, p and a verdict; bold where they are beyond noise after the correction."""
     header = "language, difference, points, 95 % over seeds, seeds, 95 % over sentences, p, Holm, verdict".split(", ")
-    strong = [i for i, c in enumerate(contrasts) if not c.mark]
+    strong = [i for i, c in enumerate(contrasts) if mark_of(c).shape == "full"]
     return Table(header, [_pair_line(c) for c in contrasts], 2, strong)
 
 
@@ -89,13 +84,13 @@ def _pair_line(c: Contrast) -> list[str]:
     return [
         c.target,
         f"{c.control} − {c.minus}",
-        c.mark + signed(c.delta),
+        mark_of(c).sign + signed(c.delta),
         interval_text(c.low, c.high, none="–"),
         str(c.n),
         "–" if sentences is None else interval_text(sentences.low, sentences.high),
         f"{c.p:.3f}",
         f"{c.p_holm:.3f}",
-        _SHORT_VERDICTS[c.mark] + ", INACTIVE" * bool(c.inactive),
+        mark_of(c).verdict + ", INACTIVE" * bool(c.inactive),
     ]
 
 
