@@ -14,6 +14,7 @@ from madx.base import load_base
 from madx.data.labelled.conll import read_conll
 from madx.data.labelled.labels import LabelSet
 from madx.data.labelled.spans import renamed
+from madx.engine import Engine
 from madx.errors import BaseError, CompositionError, ConfigError, DataError, MadxError
 from madx.jobs import Evaluate, Predictor, TrainTask, evaluate, train_task
 from madx.jobs.gold import expected_labels, scored_tags
@@ -207,6 +208,19 @@ def test_development_data_that_are_the_training_data_are_warned_of(folder, tmp_p
     Store(folder / "modules").remove("equal")
 
 
+def test_a_module_that_may_be_of_the_language_is_remarked(folder, tmp_path):
+    targets = {"swh": str(folder / "test.conll")}
+    found = evaluate(settings(folder, tmp_path / "run", targets=targets))
+    assert "modules.swh=swa" in " ".join(found.matrix.meta.remarks)
+    found = evaluate(settings(folder, tmp_path / "run", targets=targets, modules={"swh": "swa"}))
+    assert not found.matrix.meta.remarks and "target" in found.matrix.columns
+
+
+def test_types_that_nothing_has_are_remarked(folder, tmp_path):
+    said = remarks(folder, tmp_path, columns={"ignore": ["LOK"], "map": {"PERSN": "PER"}})
+    assert "columns.ignore names LOK" in said and "columns.map names PERSN" in said and "did you mean" in said
+
+
 # ---- refusals --------------------------------------------------------------------------------------------------------
 
 
@@ -300,6 +314,18 @@ def test_a_task_module_below_a_language_is_refused_in_prediction(folder):
         train_task(
             TrainTask(base="x", language="eng", data="x", dev="x", store=str(folder / "modules"), language_module="ner")
         )
+
+
+def test_the_engine_warns_of_a_task_module_below_a_language(folder, caplog):
+    engine = Engine(load_base(folder / "base"), store=Store(folder / "modules"))
+    for name in ("swa", "ner"):
+        engine.load(name)
+    with caplog.at_level(logging.WARNING, "madx"):
+        engine.activate("swa + ner")
+        assert not caplog.records
+        engine.activate("ner + swa")
+    assert "write 'swa + ner'" in caplog.text
+    engine.close()
 
 
 # ---- columns ---------------------------------------------------------------------------------------------------------

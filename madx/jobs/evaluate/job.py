@@ -21,7 +21,7 @@ from madx.jobs.evaluate.settings import Evaluate, check_choice
 from madx.jobs.gold import read_gold, remarks_on_files, scored_tags
 from madx.jobs.keywords import takes_keywords
 from madx.jobs.labelled import file_sha256, task_type
-from madx.jobs.languages import remarks_on_codes
+from madx.jobs.languages import remarks_on_codes, remarks_on_lacking
 from madx.jobs.proxies import likeness
 from madx.module import ModuleInfo
 from madx.report import save as save_report
@@ -70,8 +70,8 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     check_choice(settings, languages)
     kind = task_type(str(first.task))
     gold = read_gold(settings.targets, settings.columns, kind, labels=LabelSet(first.labels), scoring=settings.scoring)
-    codes = remarks_on_codes([*sources, *settings.targets])
-    remarks = [*remarks_on_files(settings.targets, seeds), *codes, *gold.remarks]
+    remarks = [*_on_languages(settings, store, sources, languages), *remarks_on_files(settings.targets, seeds)]
+    remarks += gold.remarks
     for remark in remarks:
         log.warning("%s", remark)
     alike = likeness(settings.proxies) if set(settings.proxies.use) - {"emea"} else {}
@@ -95,6 +95,15 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     save_modules(run.folder, infos)
     run.remove_stale_predictions(cells)
     return EvaluateResult(matrix, run.folder, files + write_report(run.folder))
+
+
+def _on_languages(settings: Evaluate, store: Store, sources: list[str], languages: Mapping[str, str]) -> list[str]:
+    """Remarks on the codes of the source and target languages, and on modules that may be theirs by another name."""
+    codes = list(dict.fromkeys([*sources, *settings.targets]))
+    lacking = [code for code in codes if code not in languages and code not in settings.modules]
+    infos = [row.info for row in store.list() if row.info is not None] if lacking else []
+    stored = {info.name: info.language for info in infos if info.role == "language"}
+    return [*remarks_on_codes(codes), *remarks_on_lacking(lacking, stored)]
 
 
 def _one_task(seeds: list[ModuleInfo]) -> ModuleInfo:

@@ -133,7 +133,9 @@ def _differences(axes: Axes, matrix: TransferMatrix, names: Sequence[str]) -> No
 def _legend(axes: Axes, marks: Sequence[Mark]) -> None:
     """Above the panel, so that it never covers a bar. marks: those that occur in the panel."""
     for mark in marks:
-        axes.plot([], [], "o", label=f"{mark.shape} {mark.sign}".strip() + f": {mark.verdict}", **_filling(mark, "#555555"))
+        axes.plot(
+            [], [], "o", label=f"{mark.shape} {mark.sign}".strip() + f": {mark.verdict}", **_filling(mark, "#555555")
+        )
     axes.legend(
         loc="lower center",
         bbox_to_anchor=(0.5, 1.0),
