@@ -185,6 +185,10 @@ FAULTS = {
         ["evaluate", "--target", "swa=a", "--target", "eng=c", "--target", "swa=b"],
         ["--target 'swa=a', --target 'swa=b'", "keep one"],
     ),
+    "training data twice": (
+        ["train-task", "--base", "base", "--language", "eng", "--data", "a", "--data", "b", "--dev", "c"],
+        ["--data is given 2 times", "a, b"],
+    ),
     "task below language": (["predict", "--stack", "ner@1 + swa", "x"], ["from left to right", "write 'swa + ner@1'"]),
     "task below language, explained": (["explain", "--stack", "ner@1 + swa"], ["write 'swa + ner@1'"]),
     "no target": (["evaluate"], ["targets"]),

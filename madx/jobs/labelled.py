@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from madx.config import Settings
 from madx.data.labelled.conll import read_conll
@@ -12,7 +12,7 @@ from madx.data.labelled.json_lines import read_json_lines
 from madx.data.labelled.memory import read_dataset
 from madx.data.labelled.sentences import Sentence
 from madx.data.labelled.spans import renamed
-from madx.data.labelled.tags import Inventory
+from madx.data.labelled.tags import Inventory, is_iob2
 from madx.data.text.corpora import is_dataset, sha256_of
 from madx.errors import ConfigError
 from madx.tasks import TASKS
@@ -52,6 +52,14 @@ class Columns(Settings):
     map: dict[str, str] = Field(
         default={}, description="Entity types to rename in gold tags and in scored predictions, e.g. {PERSON: PER}."
     )
+
+    @field_validator("map")
+    @classmethod
+    def _to_types(cls, given: dict[str, str]) -> dict[str, str]:
+        for old, new in given.items():
+            if new == "O" or not is_iob2(f"B-{new}"):
+                raise ValueError(f"{old!r} cannot become {new!r}, which is no entity type; to leave it out, set ignore")
+        return given
 
 
 def task_type(name: str) -> type[TokenClassification]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 import tiny_files
+from pydantic import ValidationError
 
 from madx.base import load_base
 from madx.data.labelled.conll import read_conll
@@ -168,6 +169,12 @@ def test_a_type_that_is_renamed_is_scored_as_the_module_calls_it(folder, tmp_pat
     assert cell(found).scores == cell(plain).scores
 
 
+@pytest.mark.parametrize("new", ["", "O", " PER", "a\tb"])
+def test_a_type_is_renamed_to_a_type_alone(new):
+    with pytest.raises(ValidationError, match="'PERSON' cannot become.*set ignore"):
+        Columns(map={"PERSON": new})
+
+
 def test_predicted_types_are_renamed_unless_the_module_was_trained_on_renamed_data():
     labels, columns = LabelSet(LABELS), Columns(map={"PER": "PERSON"})
     assert scored_tags(["B-PER", "I-PER", "B-LOC"], columns) == ["B-PERSON", "I-PERSON", "B-LOC"]
@@ -264,6 +271,7 @@ REFUSED = {
     "capitals": ({"targets": {"SWA": "A"}}, ["'SWA'", "'swa'"]),
     "a task module as a language's": ({"modules": {"swa": "ner"}}, ["'ner'", "role task"]),
     "a task module in the mean": ({"mean_of": ["ner"]}, ["'ner'", "role task"]),
+    "a module of no target": ({"modules": {"swaa": "swa"}}, ["'swaa'", "did you mean 'swa'"]),
     "a language module as the task's": ({"task_module": "swa"}, ["'swa'", "no task module"]),
 }
 

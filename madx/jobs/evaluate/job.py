@@ -67,7 +67,7 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     first = _one_task(seeds)
     sources = source_languages(first, settings.source)
     languages = language_modules(store, settings, sources)
-    check_choice(settings, languages)
+    check_choice(settings, languages, sources)
     kind = task_type(str(first.task))
     gold = read_gold(settings.targets, settings.columns, kind, labels=LabelSet(first.labels), scoring=settings.scoring)
     remarks = [*_on_languages(settings, store, sources, languages), *remarks_on_files(settings.targets, seeds)]
@@ -115,7 +115,7 @@ def _one_task(seeds: list[ModuleInfo]) -> ModuleInfo:
             f"The module {first.name!r} (role {first.role}) is no task module; evaluate one that train-task made."
         )
     for info in seeds[1:]:
-        if (info.task, info.labels) != (first.task, first.labels):
+        if (info.task, sorted(info.labels)) != (first.task, sorted(first.labels)):
             raise ConfigError(
                 f"The modules {first.name!r} (task {first.task}, labels {', '.join(first.labels)}) and {info.name!r} "
                 f"(task {info.task}, labels {', '.join(info.labels)}) are not one task in several seeds. Choose by "
