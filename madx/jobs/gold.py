@@ -8,8 +8,7 @@ types to it: then the module was trained on data that were renamed already.
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 from madx.data.labelled.labels import LabelSet, require
 from madx.data.labelled.sentences import Sentence
@@ -47,9 +46,9 @@ def read_gold(
         for language, sentences in data.items():
             require(labels, LabelSet.from_sentences(sentences, source=targets[language]))
         return Gold(data)
+    data = {language: read_labelled(path, columns, task) for language, path in targets.items()}
     as_written = columns.model_copy(update={"ignore": (), "map": {}})
-    read = {language: read_labelled(path, as_written, task) for language, path in targets.items()}
-    data = {language: _changed(sentences, columns) for language, sentences in read.items()}
+    read = data if as_written == columns else {k: read_labelled(path, as_written, task) for k, path in targets.items()}
     expected = expected_labels(labels, columns)
     for language, sentences in data.items():
         require_entities(sentences, targets[language], columns)
@@ -140,14 +139,6 @@ def warn_of_equal_files(sources: Mapping[str, tuple[str, str]]) -> None:
 def remarks_on_types(name: str, sentences: Sequence[Sentence], labels: LabelSet) -> list[str]:
     """Return a remark if sentences lack a type that the labels have; `name` says which sentences."""
     return _on_types({name: list(sentences)}, labels)
-
-
-def _changed(sentences: list[Sentence], columns: Columns) -> list[Sentence]:
-    """Sentences whose gold tags are as `columns.ignore` and `columns.map` make them."""
-    if not columns.ignore and not columns.map:
-        return sentences
-    how: dict[str, Any] = {"ignore": columns.ignore, "names": columns.map}
-    return [replace(s, tags=tuple(renamed(s.tags, **how))) for s in sentences]
 
 
 def _on_types(data: Mapping[str, list[Sentence]], labels: LabelSet) -> list[str]:

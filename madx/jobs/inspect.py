@@ -39,7 +39,7 @@ class Inspect(DataSettings):
     revision: str | None = Field(default=None, description="Commit, tag or branch of a downloaded base.")
     corpus: Corpus | None = Field(
         default=None,
-        description="Raw text: .txt or .jsonl files, either with .gz after it, a folder of them, or "
+        description="Raw text: .txt or .jsonl files, also packed (.gz, .bz2, .xz), a folder of them, or "
         "datasets:NAME[:CONFIG][:SPLIT]. In Python also texts in memory.",
     )
     data: dict[str, LabelledData] = Field(

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from madx.data.labelled.memory import sentences_of
-from madx.data.text.corpora import KINDS, is_dataset
+from madx.data.text.corpora import is_corpus_name, is_dataset
 from madx.data.text.memory import texts_of
 from madx.errors import DataError
 
@@ -125,7 +125,7 @@ def _is_file(item: Any) -> bool:
         return isinstance(item, os.PathLike)
     if len(item) > 4096 or "\n" in item or "\0" in item:
         return False
-    return is_dataset(item) or item.endswith(KINDS) or os.path.exists(item)
+    return is_dataset(item) or is_corpus_name(item) or os.path.exists(item)
 
 
 def _written(lines: Iterable[str], ending: str, what: str) -> str:

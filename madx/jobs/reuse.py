@@ -18,7 +18,8 @@ import madx.training
 from madx.base import Base
 from madx.config import renamed
 from madx.contract.module_type import ComponentConfig
-from madx.data.text.corpora import check_exists, find_files, is_dataset, sha256_of
+from madx.data.text.corpora import find_files, is_dataset
+from madx.data.text.files import check_exists, sha256_of
 from madx.errors import StoreError
 from madx.jobs.common import info_of, is_main, versions, weights_of
 from madx.jobs.settings import JobSettings

@@ -38,7 +38,7 @@ class TrainLanguage(JobSettings):
 
     language: str = Field(description="Language of the corpus: ISO 639-3 or BCP-47, e.g. swa.")
     corpus: Corpus = Field(
-        description="Raw text: .txt or .jsonl files, either with .gz after it, a folder of them, or "
+        description="Raw text: .txt or .jsonl files, also packed (.gz, .bz2, .xz), a folder of them, or "
         "datasets:NAME[:CONFIG][:SPLIT]. In Python also texts: a list, an iterator, a datasets.Dataset."
     )
     name: str | None = Field(default=None, description="Name of the module; null: the language.")
@@ -138,6 +138,11 @@ def describe(blocks: Blocks) -> str:
 
 def _packed(settings: TrainLanguage, base: Base) -> Blocks:
     """Tokenise and pack the corpus, or take it from the cache; its warnings are logged."""
+    if settings.block_size > base.max_tokens:
+        log.warning(
+            "block_size %s is cut to %s, the most tokens that %s reads at once; set block_size=%s to say so.",
+            *(settings.block_size, base.max_tokens, base.label, base.max_tokens),
+        )
     blocks = pack_corpus(
         settings.corpus,
         base.tokenizer,

@@ -1,5 +1,6 @@
 """Raw text: every kind of file is read, and every kind of damage is named with file and line."""
 
+import bz2
 import gzip
 import hashlib
 import json
@@ -7,7 +8,7 @@ import unicodedata
 
 import pytest
 
-from madx.data.text.corpora import corpus_files, parse_dataset_name, read_corpus
+from madx.data.text.corpora import corpus_files, find_files, parse_dataset_name, read_corpus
 from madx.errors import ConfigError, DataError
 
 LINES = ["first line", "zweite Zeile", "mstari wa tatu"]
@@ -39,10 +40,53 @@ def test_folder_is_sorted_and_lists_keep_their_order(texts):
     assert list(read_corpus([texts / "sub" / "z.txt", texts / "b.txt"])) == ["deep", *LINES]
 
 
+def test_what_a_folder_passes_over_is_said(texts, caplog):
+    for name in ("c.TXT", "d.text", "e.ndjson"):
+        (texts / name).write_text('{"text": "more"}\n')
+    (texts / "f.txt.bz2").write_bytes(bz2.compress(b"packed\n"))
+    (texts / ".hidden.pdf").write_text("x")
+    assert sorted(path.suffix for path in find_files(texts)) == [
+        *(".TXT", ".bz2", ".gz", ".gz", ".jsonl", ".ndjson", ".text", ".txt")
+    ]
+    assert not caplog.text
+    for name in ("g.json", "h.json", "i.pdf", "README"):
+        (texts / name).write_text("x")
+    (texts / "sub").mkdir()
+    (texts / "sub" / "loop").symlink_to(texts)
+    (texts / "sub" / "gone.txt").symlink_to(texts / "nowhere.txt")
+    assert len(find_files(texts)) == 8
+    for words in (
+        "5 of 13 files",
+        "2 .json ('g.json')",
+        "1 .pdf ('i.pdf')",
+        "1 no ending ('README')",
+        "no regular file",
+    ):
+        assert words in caplog.text
+    (texts / "only").mkdir()
+    (texts / "only" / "gone.txt").symlink_to(texts / "nowhere.txt")
+    with pytest.raises(DataError, match=r"holds no corpus file.*\.ndjson.*It holds 1 no regular file \('gone\.txt'\)"):
+        find_files(texts / "only")
+
+
+def test_a_linked_folder_is_read_once(texts, tmp_path):
+    (tmp_path / "linked").symlink_to(tmp_path / "there")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "x.txt").write_text("deep\n")
+    assert len(find_files(tmp_path)) == 5
+
+
 def test_text_is_nfc_stripped_and_lines_end_at_newlines_only(tmp_path):
     file = tmp_path / "x.txt"
     file.write_bytes("\ufeffẹ\u0301 one\r\n\n  two\u2028still two \n\u00a0\n".encode())
     assert list(read_corpus(file)) == [unicodedata.normalize("NFC", "ẹ\u0301 one"), "two\u2028still two"]
+
+
+def test_text_of_old_macs(tmp_path):
+    (tmp_path / "x.txt").write_bytes(b"one\r\rtwo\rthree")
+    (tmp_path / "x.jsonl").write_bytes(b'{"text": "one"}\r{"text": "two"}\r')
+    assert list(read_corpus(tmp_path / "x.txt")) == ["one", "two", "three"]
+    assert list(read_corpus(tmp_path / "x.jsonl")) == ["one", "two"]
 
 
 def test_streams(tmp_path):
@@ -70,14 +114,18 @@ def broken(tmp_path, name, content) -> str:
         ("x.txt", b"\n \n", "empty"),
         ("x.txt", b"good\nbad \xe9t\xe9\n", "x.txt:2: not UTF-8 text: byte 0xe9 at offset 9"),
         ("x.txt", b"good\nBM\0\0rest\n", "x.txt:2: a zero byte at offset 7"),
-        ("x.txt", "UTF-16".encode("utf-16"), "x.txt:1: not UTF-8"),
+        ("x.txt", "UTF-16".encode("utf-16-le"), "x.txt:1: a zero byte at offset 1, and not UTF-8 text"),
+        ("x.txt", "abc".encode("utf-16-be"), "Type iconv -f UTF-16BE -t UTF-8 "),
+        ("x.txt", b"\xff\xfeA\0\0", "not UTF-16 text, although its byte order mark says so"),
+        ("x.txt", b"na\xefve \x93quoted\x94", "iconv -f WINDOWS-1252 -t UTF-8"),
+        ("x.txt", b"PK\x03\x04 and more", "this is a ZIP archive"),
         ("x.jsonl", b'{"text": "a"}\n{"text": \n', "x.jsonl:2: not a JSON line"),
         ("x.jsonl", b'{"text": "a"}\n["b"]\n', "x.jsonl:2: a JSON list"),
         ("x.jsonl", b'{"body": "a", "id": 1}\n', "x.jsonl:1: no key 'text'; the keys are 'body', 'id'"),
         ("x.jsonl", b'{"text": 5}\n', "x.jsonl:1: 'text' holds int"),
         ("x.jsonl", b'{"text": "\\ud800"}\n', "x.jsonl:1: half of a surrogate pair"),
         ("x.txt.gz", b"plain text", "x.txt.gz:1: the compressed file is damaged"),
-        ("x.pdf", b"%PDF", "Allowed: .txt, .txt.gz, .jsonl, .jsonl.gz"),
+        ("x.pdf", b"%PDF", "Allowed: .txt, .text, .jsonl, .ndjson"),
     ],
 )
 def test_faults_name_file_and_line(tmp_path, name, content, expected):

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import tiny
 import tiny_files
-from pydantic import ValidationError
 
 from madx.base import load_base
 from madx.data.labelled.conll import read_conll
@@ -170,9 +169,9 @@ def test_a_type_that_is_renamed_is_scored_as_the_module_calls_it(folder, tmp_pat
 
 
 @pytest.mark.parametrize("new", ["", "O", " PER", "a\tb"])
-def test_a_type_is_renamed_to_a_type_alone(new):
-    with pytest.raises(ValidationError, match="'PERSON' cannot become.*set ignore"):
-        Columns(map={"PERSON": new})
+def test_a_type_is_renamed_to_a_type_alone(folder, tmp_path, new):
+    with pytest.raises(ConfigError, match="columns.map reads 'PERSON'.*columns.ignore"):
+        evaluate(settings(folder, tmp_path / "run", columns={"map": {"PERSON": new}}))
 
 
 def test_predicted_types_are_renamed_unless_the_module_was_trained_on_renamed_data():

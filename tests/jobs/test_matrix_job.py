@@ -12,7 +12,7 @@ from tiny_files import fill, write_conll
 
 import madx.jobs.reuse as reuse
 from madx.config import dump
-from madx.data.text.corpora import sha256_of
+from madx.data.text.files import sha256_of
 from madx.errors import ConfigError, TrainingError
 from madx.jobs import Matrix, make_plan, matrix
 from madx.jobs.matrix.settings import JobsOf

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 from os import PathLike
 
+from madx.data.text.files import Line
 from madx.errors import DataError
 
 COLUMNS = 10
@@ -21,15 +22,15 @@ _RANGE = re.compile(r"([1-9]\d*)-([1-9]\d*)")
 _EMPTY = re.compile(r"(0|[1-9]\d*)\.[1-9]\d*")
 
 
-def conllu_rows(path: str | PathLike[str], lines: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, list[str]]]]:
-    """Yield for each sentence the line number and the ten columns of its words; `lines` are (number, text).
+def conllu_rows(path: str | PathLike[str], lines: Iterable[Line]) -> Iterator[list[tuple[int, list[str]]]]:
+    """Yield for each sentence the line number and the ten columns of its words.
 
     Raises DataError, naming file and line, for a line without ten columns, and for an ID that is invalid or out of
     order: words count from 1 in each sentence, a range begins at the next word, an empty node follows its word.
     """
     words: list[tuple[int, list[str]]] = []
     covered, covered_at = 0, 0  # the end of the last range, and its line
-    for number, text in [*lines, (0, "")]:
+    for number, text, _ in [*lines, Line(0, "")]:
         if not text.strip():
             if covered > len(words):
                 raise DataError(

@@ -86,17 +86,18 @@ def _check_lists(tokens: Any, tags: Any, place: str) -> None:
 
 
 def _word(token: Any, index: int, place: Callable[[int], str], *, blank: bool) -> str:
-    """Return a word in NFC; `blank`: whether it may consist of white space alone."""
+    """Return a word in NFC without white space around it; `blank`: whether it may consist of white space alone."""
     if not isinstance(token, str):
         raise DataError(f"{place(index)}: {_shown(token)} is no text. Give each word as a string.")
     if not blank and not token.strip():
         raise DataError(f"{place(index)}: {token!r} is an empty word. Leave it and its tag out.")
+    token = token.strip() or token
     return token if token.isascii() else nfc(token, place(index))
 
 
 def _tag(tag: Any, index: int, place: Callable[[int], str], names: list[str]) -> str:
     if isinstance(tag, str):
-        return tag
+        return tag.strip()
     if isinstance(tag, bool) or not isinstance(tag, int) or not 0 <= tag < len(names):
         raise DataError(
             f"{place(index)}: tag {_shown(tag)} is no text. Allowed: strings, or numbers of a ClassLabel, which here "

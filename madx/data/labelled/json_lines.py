@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from madx.data.labelled.items import ItemReader
-from madx.data.labelled.lines import lines_of
+from madx.data.labelled.lines import labelled_lines
 from madx.data.labelled.sentences import Sentence
 from madx.data.labelled.tags import Inventory
 from madx.errors import DataError
@@ -32,13 +32,16 @@ def read_json_lines(
 
 
 def _objects(path: Path) -> Iterator[tuple[int, Any]]:
-    for number, text in lines_of(path):
+    for number, text, _ in labelled_lines(path):
         if not text.strip():
             continue
         try:
             item = json.loads(text)
         except ValueError as error:
-            raise DataError(f"{path}:{number}: not a JSON line: {error}. Correct the line.") from None
+            raise DataError(
+                f"{path}:{number}: not a JSON line: {error}. Each line must be one object; the rows of a JSON array "
+                "are written so by jq -c '.[]'."
+            ) from None
         if not isinstance(item, dict):
             raise DataError(
                 f'{path}:{number}: a JSON {type(item).__name__}, not an object {{"tokens": [...], "tags": [...]}}.'

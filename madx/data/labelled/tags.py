@@ -71,12 +71,17 @@ def is_iob2(tag: object) -> bool:
     return isinstance(tag, str) and tag[:1] in ("O", "B", "I") and _FORM.fullmatch(tag) is not None
 
 
+def is_span_tag(tag: str) -> bool:
+    """Return whether a tag is O, or one of the letters B I E S L U M with a hyphen and a type."""
+    return _FORM.fullmatch(tag) is not None
+
+
 def check_forms(tags: Sequence[str]) -> None:
     """Raise TagFault for the first tag that is neither O nor a letter with a type."""
     for index, tag in enumerate(tags):
-        if not _FORM.fullmatch(tag):
+        if not is_span_tag(tag):
             near = {"0": "O", "o": "O"}.get(tag) or (tag[:1].upper() + "-" + tag[2:])
-            hint = f"Did you mean {near!r}? " if _FORM.fullmatch(near) and tag[1:2] in ("", "-", "_") else ""
+            hint = f"Did you mean {near!r}? " if is_span_tag(near) and tag[1:2] in ("", "-", "_") else ""
             raise TagFault(
                 index,
                 f"tag {tag!r} is neither O nor one of the letters B I E S L U M with a hyphen and a type, as in B-PER. "

@@ -29,7 +29,7 @@ from madx.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 1  # to be raised when packing changes what it writes
+VERSION = 2  # to be raised when reading or packing changes what is written
 log = logging.getLogger(__name__)
 
 

@@ -3,24 +3,28 @@
 A source is a path, a list of paths, a folder, or `datasets:NAME[:CONFIG][:SPLIT]`. Texts come out in Unicode NFC.
 """
 
-import gzip
-import hashlib
 import json
+import logging
 import re
 import sys
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
+from functools import lru_cache
 from itertools import count, islice
-from os import PathLike
+from os import PathLike, walk
+from os.path import realpath
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 from unicodedata import normalize
 
+from madx.data.text.files import check_exists, check_file, lines_of, plain_name, sha256_of
 from madx.errors import ConfigError, DataError
 
-KINDS = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
+JSON_LINES = (".jsonl", ".ndjson")
+#: the endings of corpus files, in small or capital letters; that of a packed file may follow
+KINDS = (".txt", ".text", *JSON_LINES)
+ALLOWED = ".txt, .text, .jsonl, .ndjson, each of them also with .gz, .bz2 or .xz after it"
 SPLITS = ("train", "validation", "test", "dev")
+log = logging.getLogger(__name__)
 Source = str | PathLike[str] | list[Any] | tuple[Any, ...]
 
 
@@ -124,7 +128,11 @@ def corpus_files(source: Source) -> list[CorpusFile]:
 
 
 def find_files(source: Source) -> list[Path]:
-    """Return the files of a source; those of a folder and of its sub-folders are sorted."""
+    """Return the files of a source; those of a folder and of its sub-folders are sorted.
+
+    Files of a folder that are no corpus files are passed over, and a warning of the log names them; hidden ones, whose
+    names begin with a dot, are passed over without a word.
+    """
     if isinstance(source, (list, tuple)):
         if not source:
             raise DataError("The corpus is an empty list. Name at least one file, folder or data set.")
@@ -133,73 +141,72 @@ def find_files(source: Source) -> list[Path]:
         return [path for part in source for path in find_files(part)]
     path = Path(source)
     check_exists(path)
-    if not path.is_dir():
-        if not path.name.endswith(KINDS):
-            raise DataError(
-                f"{path}: files of this kind are not read as a corpus. Allowed: {', '.join(KINDS)}, a folder of them."
-            )
-        return [path]
-    files = (p for p in path.rglob("*") if p.name.endswith(KINDS) and p.is_file())
-    found = sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(path).parts))
-    if not found:
-        raise DataError(f"{path}: the folder holds no corpus file. Allowed: {', '.join(KINDS)}.")
-    return found
+    if path.is_dir():
+        return _files_of_folder(path)
+    if not is_corpus_name(path):
+        raise DataError(f"{path}: files of this kind are not read as a corpus. Allowed: {ALLOWED}, a folder of them.")
+    check_file(path)
+    return [path]
 
 
-def check_exists(path: Path) -> None:
-    """Raise DataError for a missing file or folder; the message suggests the nearest name in the same place."""
-    if path.exists():
-        return
-    there = path.parent
-    while not there.is_dir():  # a relative path ends at ".", an absolute one at "/"
-        there = there.parent
-    wanted = path.relative_to(there).parts[0] if there != path.parent else path.name
-    near = get_close_matches(wanted, sorted(p.name for p in there.iterdir()), n=1)
-    hint = (
-        f"did you mean {str(there / near[0])!r}?" if near else f"nothing in {str(there)!r} has a name like {wanted!r}."
-    )
-    raise DataError(f"{path}: no such file or folder; {hint}")
+def is_corpus_name(path: str | PathLike[str]) -> bool:
+    """Return whether a file has the name of a corpus file.
 
-
-def decode_line(raw: bytes, *, path: Path, line: int, offset: int) -> str:
-    """Decode a line of a file, which has `offset` bytes before it. A byte order mark at the start is left out.
-
-    Raises DataError, with file and line, for bytes that are not UTF-8 and for a zero byte.
+    >>> is_corpus_name("swa.TXT"), is_corpus_name("swa.jsonl.xz"), is_corpus_name("swa.pdf")
+    (True, True, False)
     """
-    if offset == 0:
-        raw = raw.removeprefix(b"\xef\xbb\xbf")
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}:{line}: not UTF-8 text: byte 0x{raw[error.start]:02x} at offset {offset + error.start}. "
-            "Save the file as UTF-8 (iconv -f OLD -t UTF-8), or name a text file."
-        ) from None
-    if "\0" in text:
-        raise DataError(
-            f"{path}:{line}: a zero byte at offset {offset + raw.index(0)}: this is a binary file. Name a text file."
+    return plain_name(path).endswith(KINDS)
+
+
+def _files_of_folder(folder: Path) -> list[Path]:
+    found, other, seen = [], [], set()
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be read: {error.strerror}. Make the folder readable.") from error
+
+    for name, folders, files in walk(folder, onerror=refuse, followlinks=True):
+        real = realpath(name)
+        folders[:] = [] if real in seen else [part for part in folders if not part.startswith(".")]
+        if real in seen:  # a link to a folder that was read before, perhaps to one above it
+            continue
+        seen.add(real)
+        paths = [Path(name, file) for file in files if not file.startswith(".")]
+        found += [path for path in paths if is_corpus_name(path) and path.is_file()]
+        other += [path for path in paths if not (is_corpus_name(path) and path.is_file())]
+    if not found:
+        kinds = f" It holds {_kinds_of(other)}." if other else ""
+        raise DataError(f"{folder}: the folder holds no corpus file. Allowed: {ALLOWED}.{kinds}")
+    if other:
+        _warn_once(
+            f"{folder}: {len(other):,} of {len(found) + len(other):,} files are passed over, since they are no corpus "
+            f"files: {_kinds_of(other)}. Allowed: {ALLOWED}."
         )
-    return text
+    return sorted(found)
+
+
+@lru_cache(maxsize=64)
+def _warn_once(text: str) -> None:
+    """Warn of a folder's files: a job asks for them several times, to check, to read and to record them."""
+    log.warning("%s", text)
+
+
+def _kinds_of(paths: list[Path]) -> str:
+    """Return the kinds of files that are passed over, each with a number and an example."""
+    kinds: dict[str, list[str]] = {}
+    for path in sorted(paths):
+        kind = path.suffix.lower() or "no ending"
+        kinds.setdefault(kind if path.is_file() else "no regular file", []).append(path.name)
+    shown = [f"{len(names):,} {kind} ({names[0]!r})" for kind, names in list(kinds.items())[:8]]
+    return ", ".join(shown + ["..."] * (len(kinds) > 8))
 
 
 def _file_texts(path: Path, text_key: str) -> Iterator[str]:
-    line, offset, json_lines = 0, 0, path.name.endswith((".jsonl", ".jsonl.gz"))
-    try:
-        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
-            for line, raw in enumerate(file, start=1):
-                text = decode_line(raw, path=path, line=line, offset=offset).strip()
-                offset += len(raw)
-                if text:
-                    text = _json_text(text, text_key, f"{path}:{line}") if json_lines else normalize("NFC", text)
-                if text:
-                    yield text
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(
-            f"{path}:{line + 1}: the compressed file is damaged or cut off after {offset} bytes of text ({error}). "
-            "Copy or compress it again."
-        ) from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}. Name a file that can be.") from error
+    json_lines = plain_name(path).endswith(JSON_LINES)
+    for line in lines_of(path):
+        if text := line.text.strip():
+            text = _json_text(text, text_key, f"{path}:{line.number}") if json_lines else normalize("NFC", text)
+        if text:
+            yield text
 
 
 def _json_text(line: str, text_key: str, where: str) -> str:
@@ -257,12 +264,3 @@ def never_empty(texts: Iterable[str], name: str) -> Iterator[str]:
         yield text
     if empty:
         raise DataError(f"{name}: the corpus is empty: nothing in it holds any text.")
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of the bytes of a file, which is read piece by piece."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

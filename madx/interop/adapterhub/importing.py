@@ -11,7 +11,7 @@ import torch
 
 from madx.base import Base
 from madx.composition import check_name
-from madx.data.text.corpora import sha256_of
+from madx.data.text.files import sha256_of
 from madx.errors import ConfigError, StoreError
 from madx.interop.adapterhub.config import check_version, read_config
 from madx.interop.adapterhub.files import CONFIG, WEIGHTS, read_tensors, require_folder

@@ -11,7 +11,7 @@ from torch import Tensor
 from madx.base import Base
 from madx.composition import check_name
 from madx.contract.sites import BaseParameter
-from madx.data.text.corpora import sha256_of
+from madx.data.text.files import sha256_of
 from madx.errors import ConfigError, StoreError, did_you_mean
 from madx.interop.composable_sft.file import CONFIG, FILE, decoded, read_tables, require_folder
 from madx.interop.composable_sft.head import Head, read_head

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from madx.data.text.corpora import sha256_of
+from madx.data.text.files import sha256_of
 from madx.errors import HubError, StoreError
 from madx.interop.hub.errors import explained, found_instead, unreachable
 from madx.interop.hub.place import Place

@@ -45,7 +45,7 @@ class RunRecord:
         if not path.exists():
             return None
         gold, found = (
-            read_conll(path, token_column=0, tag_column=n, separator="tab", scheme="none", style="conll")
+            read_conll(path, token_column=0, tag_column=n, separator="tab", scheme="none", style="conll", detect=False)
             for n in (1, 2)
         )
         return Prediction(gold, [s.tags for s in found])
