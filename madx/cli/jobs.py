@@ -23,6 +23,7 @@ from madx.cli.options import (
     renamed_flag,
     settings,
 )
+from madx.errors import ConfigError
 
 if TYPE_CHECKING:
     from madx.results.matrix import TransferMatrix
@@ -143,10 +144,7 @@ def train_task(
     with its language's module: --language eng --language deu --data eng=A --data deu=B --dev eng=C --dev deu=D.
     """
     several = language is not None and len(language) > 1
-    files = {
-        key: pairs(given, f"--{key}") if several and given else given[-1] if given else None
-        for key, given in (("data", data), ("dev", dev))
-    }
+    files = {key: _files(given, f"--{key}", several=several) for key, given in (("data", data), ("dev", dev))}
     flags = {
         "base": base,
         "language": language if several else language and language[0],
@@ -179,6 +177,18 @@ def train_task(
         shell("madx", "evaluate", "--store", chosen.store, "--task-module", chosen.name or chosen.task)
         + " --target swa=TEST.conll",
     )
+
+
+def _files(given: list[str] | None, flag: str, *, several: bool) -> dict[str, str] | str | None:
+    """The file of one source language, or those of several by language. Raises ConfigError for two files of one."""
+    if not given or several:
+        return pairs(given, flag) if given else None
+    if len(given) > 1:
+        raise ConfigError(
+            f"{flag} is given {len(given)} times for one language: {', '.join(given)}. Give one file, or several "
+            f"languages: --language eng --language deu {flag} eng=A {flag} deu=B."
+        )
+    return given[0]
 
 
 def evaluate(

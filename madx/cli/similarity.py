@@ -54,12 +54,12 @@ def similarity(
 
 
 def _once(texts: list[str]) -> dict[str, str]:
-    found = pairs(texts, "madx similarity")
-    if len(found) < len(texts):
+    languages = {text.partition("=")[0] for text in texts}
+    if len(languages) < len(texts):
         raise ConfigError(
-            f"{len(texts)} texts of {len(found)} languages: give one text for each; join the files of a language."
+            f"{len(texts)} texts of {len(languages)} languages: give one text for each; join the files of a language."
         )
-    return found
+    return pairs(texts, "madx similarity")
 
 
 def _table(alike: dict[str, dict[str, float]]) -> "Table":

@@ -168,12 +168,13 @@ def _engine(stack: str, store: str, base: str | None) -> "Engine":
     """An engine with a stack of stored modules active. Raises CompositionError for a task module below a language's."""
     from madx.composition import as_composition
     from madx.engine import Engine
-    from madx.jobs.common import info_of, require_task_last
+    from madx.jobs.common import info_of
+    from madx.module.order import require_task_last
     from madx.store import Store as ModuleStore
 
     quiet_transformers()
     composition, modules = as_composition(stack), ModuleStore(store)
-    require_task_last(composition, {name: info_of(modules, name) for name in composition.names()})
+    require_task_last(composition, {name: info_of(modules, name).role for name in composition.names()})
     engine = Engine(load_recorded_base(composition, modules, base))
     for name in composition.names():
         engine.attach(modules.load(name, engine.base))

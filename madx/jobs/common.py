@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,8 @@ import torch
 from accelerate import PartialState
 
 from madx.base import Base, load_base
-from madx.composition import Composition, Route, Stack
 from madx.contract.module_type import ComponentConfig, acts_on_weights
-from madx.errors import CompositionError, ConfigError, MadxError, StoreError
+from madx.errors import ConfigError, MadxError, StoreError
 from madx.jobs.settings import JobSettings
 from madx.module import ModuleInfo
 from madx.store import Store
@@ -152,25 +151,6 @@ def require_language_modules(store: Store, names: Iterable[str]) -> None:
             raise ConfigError(
                 f"The module {name!r} has the role {role} and cannot stand in a language's place, below the task "
                 "module. Name a language module; `madx modules list` shows the roles."
-            )
-
-
-def require_task_last(composition: Composition, infos: Mapping[str, ModuleInfo]) -> None:
-    """Raise CompositionError for a stack in which a language module stands after a task module, as `ner + swa`.
-
-    Modules act from left to right, and the head reads what the last one gives. infos: the records of the modules.
-    """
-    for stack in composition.branches if isinstance(composition, Route) else (composition,):
-        roles = [{infos[name].role for name in Stack(item).names()} for item in stack.items]
-        task = next((i for i, found in enumerate(roles) if "task" in found), len(roles))
-        late = [i for i in range(task + 1, len(roles)) if "language" in roles[i]]
-        if late:
-            right = [item for i, item in enumerate(stack.items) if i in late or "task" not in roles[i]]
-            right += [item for i, item in enumerate(stack.items) if i not in late and "task" in roles[i]]
-            raise CompositionError(
-                f"In '{stack}' the task module {stack.items[task]} stands before the language module "
-                f"{stack.items[late[0]]}. Modules act from left to right, and a task module is trained above those of "
-                f"languages: write '{Stack(*right)}'."
             )
 
 

@@ -46,6 +46,7 @@ LEARNING_CODE = (
     "training",
     "tasks",
     "data",
+    "metrics",
     "*.py",
     "jobs/train_*.py",
     "jobs/train_task",

@@ -44,6 +44,17 @@ def mean(e, languages, seed, control):
     )
 
 
+def test_matrices_of_two_readings_are_not_joined():
+    cells = [cell("swa", seed, "target", 0.7) for seed in (1, 2)]
+    read = {
+        scoring: Meta("ner", "eng", "tiny", scoring=scoring, remarks=(scoring,)) for scoring in ("strict", "lenient")
+    }
+    with pytest.raises(DataError, match="strict and lenient"):
+        joined([TransferMatrix(m, (c,)) for m, c in zip(read.values(), cells, strict=True)], task_module="ner")
+    again = joined([TransferMatrix(read["lenient"], (c,)) for c in cells], task_module="ner")
+    assert again.meta.scoring == "lenient" and again.meta.remarks == ("lenient",)
+
+
 def test_differences_pair_the_seeds_over_the_languages_of_both():
     a, b = (
         entry("adapters", targets=("swa", "hau")),

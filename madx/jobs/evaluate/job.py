@@ -21,7 +21,7 @@ from madx.jobs.evaluate.settings import Evaluate, check_choice
 from madx.jobs.gold import read_gold, remarks_on_files, scored_tags
 from madx.jobs.keywords import takes_keywords
 from madx.jobs.labelled import file_sha256, task_type
-from madx.jobs.languages import remarks_on_codes
+from madx.jobs.languages import remarks_on_codes, remarks_on_lacking
 from madx.jobs.proxies import likeness
 from madx.module import ModuleInfo
 from madx.report import save as save_report
@@ -67,11 +67,11 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     first = _one_task(seeds)
     sources = source_languages(first, settings.source)
     languages = language_modules(store, settings, sources)
-    check_choice(settings, languages)
+    check_choice(settings, languages, sources)
     kind = task_type(str(first.task))
     gold = read_gold(settings.targets, settings.columns, kind, labels=LabelSet(first.labels), scoring=settings.scoring)
-    codes = remarks_on_codes([*sources, *settings.targets])
-    remarks = [*remarks_on_files(settings.targets, seeds), *codes, *gold.remarks]
+    remarks = [*_on_languages(settings, store, sources, languages), *remarks_on_files(settings.targets, seeds)]
+    remarks += gold.remarks
     for remark in remarks:
         log.warning("%s", remark)
     alike = likeness(settings.proxies) if set(settings.proxies.use) - {"emea"} else {}
@@ -97,6 +97,15 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     return EvaluateResult(matrix, run.folder, files + write_report(run.folder))
 
 
+def _on_languages(settings: Evaluate, store: Store, sources: list[str], languages: Mapping[str, str]) -> list[str]:
+    """Remarks on the codes of the source and target languages, and on modules that may be theirs by another name."""
+    codes = list(dict.fromkeys([*sources, *settings.targets]))
+    lacking = [code for code in codes if code not in languages and code not in settings.modules]
+    infos = [row.info for row in store.list() if row.info is not None] if lacking else []
+    stored = {info.name: info.language for info in infos if info.role == "language"}
+    return [*remarks_on_codes(codes), *remarks_on_lacking(lacking, stored)]
+
+
 def _one_task(seeds: list[ModuleInfo]) -> ModuleInfo:
     """The record of the first of the task modules. Raises ConfigError for one that is none, or that differs from the
     others in more than its seed: a mean over them would mean nothing."""
@@ -106,7 +115,7 @@ def _one_task(seeds: list[ModuleInfo]) -> ModuleInfo:
             f"The module {first.name!r} (role {first.role}) is no task module; evaluate one that train-task made."
         )
     for info in seeds[1:]:
-        if (info.task, info.labels) != (first.task, first.labels):
+        if (info.task, sorted(info.labels)) != (first.task, sorted(first.labels)):
             raise ConfigError(
                 f"The modules {first.name!r} (task {first.task}, labels {', '.join(first.labels)}) and {info.name!r} "
                 f"(task {info.task}, labels {', '.join(info.labels)}) are not one task in several seeds. Choose by "

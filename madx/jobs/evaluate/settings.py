@@ -1,6 +1,6 @@
 """Settings of an evaluation, and the checks of them that need no base."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -72,12 +72,20 @@ class Evaluate(JobSettings):
         return [*self.controls, *self.proxies.use]
 
 
-def check_choice(settings: Evaluate, languages: Mapping[str, str]) -> None:
+def check_choice(settings: Evaluate, languages: Mapping[str, str], sources: Sequence[str]) -> None:
     """Check the choice of controls and proxies before data and base are read.
 
-    languages: language -> its module, for those that have one. Raises ConfigError where the choice makes no sense.
+    languages: language -> its module, for those that have one. sources: the source languages.
+
+    Raises ConfigError where the choice makes no sense.
     """
     chosen = settings.columns_chosen()
+    for language in settings.modules:
+        if language not in {*settings.targets, *sources}:
+            raise ConfigError(
+                f"modules speaks of {language!r}, which is neither a target nor the source; "
+                f"{did_you_mean(language, [*settings.targets, *sources])}"
+            )
     for language, columns in settings.only.items():
         if language not in settings.targets:
             raise ConfigError(
