@@ -22,7 +22,7 @@ from madx.module import Module, ModuleInfo, require_base
 from madx.store import folders
 from madx.store.card import model_card
 from madx.store.manifest import LAYOUT, Manifest
-from madx.store.module_json import from_text, to_text
+from madx.store.module_json import MOST_BYTES, from_text, to_text
 from madx.store.tensors import TensorFile
 from madx.store.version1 import to_current
 from madx.store.weights import encode, own_faults, read_weights, to_state, undamaged
@@ -169,7 +169,7 @@ def reading(folder: Path) -> Iterator[None]:
 
 def read_manifest(folder: Path) -> Manifest:
     """Read and check `module.json`. Raises StoreError."""
-    return from_text(_read(folder, LAYOUT.manifest), str(folder / LAYOUT.manifest))
+    return from_text(_read(folder, LAYOUT.manifest, most=MOST_BYTES + 1), str(folder / LAYOUT.manifest))
 
 
 def absolute(path: str | Path) -> Path:
@@ -202,9 +202,10 @@ def _there(folder: Path, file: str) -> Iterator[Path]:
         raise StoreError(f"{folder} is no whole module: it lacks the file {file}. Fetch the module again.") from error
 
 
-def _read(folder: Path, file: str) -> bytes:
-    with _there(folder, file) as path:
-        return path.read_bytes()
+def _read(folder: Path, file: str, *, most: int = -1) -> bytes:
+    """The first `most` bytes of a file; -1: all of them."""
+    with _there(folder, file) as path, open(path, "rb") as stream:
+        return stream.read(most)
 
 
 def _weights(folder: Path, manifest: Manifest) -> TensorFile:
