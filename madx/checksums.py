@@ -30,8 +30,10 @@ def checksum(content: dict[str, Any]) -> str:
     return hashlib.sha256(_canonical(fields)).hexdigest()
 
 
-def fault_of_checksum(content: dict[str, Any]) -> str:
+def fault_of_checksum(content: Any) -> str:
     """The disagreement of a content with its own checksum, in words; empty when they agree."""
+    if not isinstance(content, dict):
+        return f"it holds a {type(content).__name__}, not an object with a checksum"
     recorded = content.get(CHECKSUM)
     if recorded is None:
         return "missing"
