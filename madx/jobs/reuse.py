@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from madx.contract.module_type import ComponentConfig
 from madx.data.text.corpora import check_exists, find_files, is_dataset, sha256_of
 from madx.errors import StoreError
 from madx.jobs.common import info_of, is_main, versions, weights_of
+from madx.jobs.memory import sha256_once
 from madx.jobs.settings import JobSettings
 from madx.jobs.train_language import TrainLanguage, train_language
 from madx.jobs.train_task import TrainTask, train_task
@@ -176,10 +176,4 @@ def file_marks(source: str | Sequence[str], *, corpus: bool = False) -> list[str
     files = find_files(source if isinstance(source, str) else list(source)) if corpus else [Path(str(source))]
     for path in files:
         check_exists(path)
-    return [_sha256(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-
-
-@lru_cache(maxsize=4096)
-def _sha256(path: Path, size: int, changed: int) -> str:
-    """The sha256 of a file's bytes, read once: many modules of a plan share a corpus."""
-    return sha256_of(path)
+    return [sha256_once(path) for path in files]  # many modules of a plan share a corpus

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, ValidationInfo, model_validator
 
 from madx.config import Settings
-from madx.jobs.memory import as_files
+from madx.jobs.memory import as_files, require_whole
 
 if TYPE_CHECKING:
     #: raw text: a path, a list of paths, or texts in memory; once checked, paths alone
@@ -33,7 +33,10 @@ class DataSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _data_as_files(cls, values: Any, info: ValidationInfo) -> Any:
-        if info.mode == "json" or not isinstance(values, dict):
+        if not isinstance(values, dict):
+            return values
+        if info.mode == "json":
+            require_whole(values, [*cls.TEXTS, *cls.LABELLED])
             return values
         given = {key: values.get(key) for key in ("text_key", "limit") if "text_key" in cls.model_fields}
         return as_files(values, texts=cls.TEXTS, labelled=cls.LABELLED, **given)
