@@ -6,6 +6,7 @@ sha256 of the data, the base's and the tokenizer's fingerprint, the seed, the mo
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,8 @@ from madx.module import ModuleInfo
 from madx.module.components import components_of
 from madx.store import Store
 from madx.training.run import UNIMPORTANT
+
+log = logging.getLogger("madx")
 
 #: settings that do not change what is learnt, or that (base, data, seed, module under it) are compared by content
 NOT_LEARNT = frozenset(
@@ -104,7 +107,9 @@ def train_if_missing(store: Store, job: TrainJob, name: str, wanted: dict[str, A
     module
     is stored, its checkpoints are removed: they are three times as large as all that was trained.
     """
-    if stored(store, name, wanted, type(job)):
+    if name in store.names() and (faults := store.verify(name)):
+        log.warning("%s. The module is trained anew.", "; ".join(faults).rstrip("."))
+    elif stored(store, name, wanted, type(job)):
         return False
     run = f"{job.run}-{digest(wanted)}"
     if isinstance(job, TrainLanguage):

@@ -88,8 +88,8 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
         engine.close()
     matrix = TransferMatrix(_meta(settings, base, sources), tuple(cells), tuple(missing), tuple(settings.targets))
     files = save_report(matrix, run.folder)
-    save_modules(run.folder, infos)
     run.remove_stale_predictions(cells)
+    save_modules(run.folder, infos)
     return EvaluateResult(matrix, run.folder, files + write_report(run.folder))
 
 
