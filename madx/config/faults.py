@@ -43,11 +43,13 @@ class Faults(list[tuple[str, str]]):
 def explained(error: ValidationError, schema: type[Settings], data: dict[str, Any]) -> list[tuple[KeyPath, str]]:
     """Return (key path, text) of each fault. A union reports one fault for each of its members; they are joined."""
     if (count := error.error_count()) > TOO_MANY:
-        return [((), f"{count:,} values that are unknown or of another type, too many to list; is this the right file?")]
+        return [
+            ((), f"{count:,} values that are unknown or of another type, too many to list; is this the right file?")
+        ]
     found: dict[KeyPath, list[str]] = {}
     for fault in error.errors(include_url=False):
-        if len(found) > LISTED:
-            found[()] = [f"{count:,} values are unknown or of another type; the others are not listed"]
+        if len(found) >= LISTED - 1:
+            found[()] = [f"{count:,} values are unknown or of another type in all; the others are not listed"]
             break
         key = _existing(fault["loc"], data, add=fault["type"] == "missing")
         if fault["type"] == "extra_forbidden":

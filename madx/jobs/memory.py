@@ -73,8 +73,8 @@ def _require_whole(path: str) -> None:
         if os.path.isfile(path) and not sha256_once(Path(path)).startswith(kept[1]):
             raise DataError(
                 f"{path} is damaged or was altered: madx wrote it for data given in memory, and its content is not the "
-                "one that its name stands for. Remove it and give the data again; if it was changed on purpose, give it "
-                "another name."
+                "one that its name stands for. Remove it and give the data again; if it was changed on purpose, give "
+                "it another name."
             )
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}. Remove it and give the data again.") from error

@@ -1,6 +1,6 @@
 """Settings that the jobs share, and the data that a job takes: a file, or data in memory."""
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, model_validator
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 else:
     Corpus = str | list[str]
     LabelledData = str
+
+#: a seed of random numbers: torch takes 64 bits
+Seed = Annotated[int, Field(ge=0, lt=1 << 64)]
 
 #: the three forms of the setting `components`, for its description
 COMPONENTS = (

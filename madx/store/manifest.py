@@ -128,9 +128,7 @@ class Manifest(Settings):
     name: Annotated[str, AfterValidator(_name)]
     role: Literal["language", "task", "fusion"]
     language: str | None
-    components: Annotated[
-        tuple[ComponentRecord, ...], Field(strict=False), FailFast(), AfterValidator(_components)
-    ]
+    components: Annotated[tuple[ComponentRecord, ...], Field(strict=False), FailFast(), AfterValidator(_components)]
     base: BaseRecord | None
     tokenizer: Sha256 | None
     task: str | None

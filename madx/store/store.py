@@ -108,9 +108,9 @@ class Store:
         chosen = self.names() if name is None else [name]
         if unguarded := self.unguarded(chosen):
             log.warning(
-                "%s: stored in format 1 of madx 0.1.0, whose module.json has no checksum. The weights are compared with "
-                "it, but a change of its labels, settings or scores would not show. A module that is loaded and saved "
-                "again has one: store.save(store.load(name, base), overwrite=True).",
+                "%s: stored in format 1 of madx 0.1.0, whose module.json has no checksum. The weights are compared "
+                "with it, but a change of its labels, settings or scores would not show. A module that is loaded and "
+                "saved again has one: store.save(store.load(name, base), overwrite=True).",
                 ", ".join(unguarded),
             )
         return [fault for each in chosen for fault in self._faults(each, base)]

@@ -102,7 +102,7 @@ def _digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
     def digest(tensor: Tensor) -> str:
         total = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)}".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        total.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]  # a buffer
         return total.hexdigest()
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

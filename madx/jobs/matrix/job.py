@@ -130,7 +130,7 @@ class _Run:
 
 
 def _known(file: Path, job: Evaluate) -> TransferMatrix | None:
-    """The matrix of an earlier run of an evaluation; None when there is none, and, with a notice, when it is damaged."""
+    """The matrix of an earlier run of an evaluation; None when there is none and, with a notice, for a damaged one."""
     if not os.path.lexists(file):
         return None
     try:
