@@ -47,7 +47,7 @@ WORDS = {
 
 
 class YamlFault(Exception):
-    """What is wrong with a YAML text, in words, and the line where, counted from 1."""
+    """A fault of a YAML text in words, with its line, counted from 1, and its column where that is known."""
 
     def __init__(self, line: int, text: str, column: int | None = None):
         super().__init__(text)

@@ -131,6 +131,8 @@ def _read(text: str) -> tuple[TransferMatrix, int]:
         raise DataError(f"matrix.json is damaged or was altered (checksum: {fault}); evaluate again")
     try:
         return _matrix(content, old=version == 1), version
+    except DataError as error:
+        raise DataError(f"matrix.json is damaged: {error}; evaluate again") from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"matrix.json is damaged ({type(error).__name__}: {error}); evaluate again") from error
 

@@ -113,7 +113,7 @@ class Store:
                 "saved again has one: store.save(store.load(name, base), overwrite=True).",
                 ", ".join(unguarded),
             )
-        return [fault for each in chosen for fault in self._faults(each, base)]
+        return [fault for each in chosen for fault in self.faults(each, base=base)]
 
     def unguarded(self, names: Sequence[str] | None = None) -> list[str]:
         """The modules, of these or of all, whose record has no checksum: those in format 1."""
@@ -165,7 +165,8 @@ class Store:
         info, weights = (manifest.info(), manifest.weights) if manifest else (None, None)
         return StoredModule(name, path, size, info, weights, fault, manifest.format if manifest else None)
 
-    def _faults(self, name: str, base: Base | None) -> list[str]:
+    def faults(self, name: str, *, base: Base | None = None) -> list[str]:
+        """Every fault of one module, as `verify` gives them, without its warning."""
         try:
             self._own_folder(name)
         except MadxError as error:

@@ -65,7 +65,7 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
             f"The module {first.name!r} (role {first.role}) is no task module; evaluate one that train-task made."
         )
     sources = source_languages(first, settings.source)
-    languages = language_modules(store, settings, sources)
+    languages, damaged = language_modules(store, settings, sources)
     check_choice(settings, languages)
     kind = task_type(str(first.task))
     data = {language: read_labelled(path, settings.columns, kind) for language, path in settings.targets.items()}
@@ -83,7 +83,7 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
         for name in used:
             engine.attach(store.load(name, engine.base))
         run = _Run(settings, engine, store, kind, data)
-        cells, missing = run.cells(tasks, sources=sources, languages=languages, alike=alike)
+        cells, missing = run.cells(tasks, sources=sources, languages=languages, alike=alike, damaged=damaged)
     finally:
         engine.close()
     matrix = TransferMatrix(_meta(settings, base, sources), tuple(cells), tuple(missing), tuple(settings.targets))
@@ -128,8 +128,12 @@ class _Run:
         sources: list[str],
         languages: Mapping[str, str],
         alike: Mapping[str, Mapping[str, float]],
+        damaged: Mapping[str, str],
     ) -> tuple[list[Cell], list[Missing]]:
-        """Score every seed's task module on every target under every control; tasks: seed -> task module."""
+        """Score every seed's task module on every target under every control; tasks: seed -> task module.
+
+        damaged: language -> why its module cannot be used.
+        """
         engine, settings = self.engine, self.settings
         cells: list[Cell] = []
         missing: dict[tuple[str, str], Missing] = {}
@@ -141,7 +145,14 @@ class _Run:
                 for language, sentences in self.data.items():
                     rows[language] = rows.get(language) or task.rows_of(sentences)
                     compositions = compositions_of(
-                        engine, settings, name, language=language, sources=sources, languages=languages, alike=alike
+                        engine,
+                        settings,
+                        name,
+                        language=language,
+                        sources=sources,
+                        languages=languages,
+                        alike=alike,
+                        damaged=damaged,
                     )
                     for control, composition in compositions.items():
                         cell: Cell | str = (
