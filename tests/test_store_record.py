@@ -191,13 +191,15 @@ def test_a_training_record_comes_back_as_it_was(base, tmp_path):
         ("wide", "could not be read again: more than"),
     ],
 )
-def test_a_record_that_could_not_be_read_again_is_not_written(value, message, base, tmp_path):
+def test_a_record_that_could_not_be_read_again_is_not_written(value, message, base, tmp_path, monkeypatch):
+    monkeypatch.setattr("madx.store.module_json.MOST_BYTES", 50_000)
+    monkeypatch.setattr("madx.store.module_json.MOST_VALUES", 2000)
     made, inside = module(base), []
     inside.append(inside)
     deep = []
     for _ in range(100):
         deep = [deep]
-    named = {"deep": deep, "inside itself": inside, "large": "x" * (9 << 20), "wide": [0] * 300_000}
+    named = {"deep": deep, "inside itself": inside, "large": "x" * 60_000, "wide": [0] * 3000}
     made.info.training = {"mine": named.get(value, value) if isinstance(value, str) else value}
     with pytest.raises(StoreError, match=message):
         save_module(made, tmp_path / "swa")

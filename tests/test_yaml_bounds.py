@@ -79,15 +79,22 @@ def test_what_is_refused_is_refused_at_once_with_its_line(kind, tmp_path):
     text = "%YAML 1." + "9" * 5000 + "\n---\n" + HEAD if kind == "version of 5,000 digits" else HEAD + text
     path = tmp_path / "s.yaml"
     path.write_text(text)
-    tracemalloc.start()
     began = time.process_time()
+    with pytest.raises(ConfigError, match=f"s.yaml.*{message}" if message[0] != ":" else f"s.yaml{message}") as caught:
+        load(path, Chosen)
+    assert time.process_time() - began < 3, "a second on an idle machine"
+    assert len(str(caught.value)) < 50_000
+
+
+@pytest.mark.parametrize("kind", ["alias bomb", "deep lists", "nearly a number", "very long"])
+def test_a_refusal_takes_little_memory(kind, tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text(HEAD + REFUSED[kind][0])
+    tracemalloc.start()
     try:
-        with pytest.raises(
-            ConfigError, match=f"s.yaml.*{message}" if message[0] != ":" else f"s.yaml{message}"
-        ) as caught:
+        with pytest.raises(ConfigError):
             load(path, Chosen)
-        assert time.process_time() - began < 5  # a second, where memory is not traced and the machine is idle
-        assert tracemalloc.get_traced_memory()[1] < 200e6 and len(str(caught.value)) < 50_000
+        assert tracemalloc.get_traced_memory()[1] < 100e6
     finally:
         tracemalloc.stop()
 
@@ -175,11 +182,11 @@ def test_a_damaged_file_is_read_or_refused(tmp_path):
         "name: ner  # a remark\nsteps: 30\nrates:\n  rate: 1.0e-4\n  more: {swa: 1, 'yor': 2.5}\nwords:\n- a\n- \"b\"\n"
     )
     path, chance, refused = tmp_path / "s.yaml", random.Random(0), 0
-    for data in damaged(whole.encode(), count=600, seed=chance.randrange(100)):
+    for data in damaged(whole.encode(), count=240, seed=chance.randrange(100)):
         path.write_bytes(data)
         try:
             assert isinstance(load(path, Chosen), Chosen)
         except ConfigError as error:
             assert "s.yaml" in str(error)
             refused += 1
-    assert refused > 200
+    assert refused > 80
