@@ -25,7 +25,7 @@ def read(path: Path, lines: dict[KeyPath, str], faults: Faults) -> dict[str, Any
     try:
         with open(path, "rb") as file:
             data = file.read(MOST_BYTES + 1)
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig") if len(data) <= MOST_BYTES else ""
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
         hint = (

@@ -107,7 +107,7 @@ def train_if_missing(store: Store, job: TrainJob, name: str, wanted: dict[str, A
     module
     is stored, its checkpoints are removed: they are three times as large as all that was trained.
     """
-    if name in store.names() and (faults := store.faults(name)):
+    if name in store.names() and (faults := store.faults(name, card=False)):
         log.warning("%s. The module is trained anew.", "; ".join(faults).rstrip("."))
     elif stored(store, name, wanted, type(job)):
         return False

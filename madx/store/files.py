@@ -29,6 +29,9 @@ from madx.store.weights import encode, own_faults, read_weights, to_state, undam
 
 log = logging.getLogger("madx")
 
+#: the one fault with which a module still loads
+LACKS_CARD = f"lacks the file {LAYOUT.card}"
+
 # ---- saving ----------------------------------------------------------------------------------------------------------
 
 
@@ -145,7 +148,7 @@ def faults_of(folder: Path, base: Base | None) -> Iterator[str]:
             manifest = read_manifest(folder)
             file = _weights(folder, manifest)
             if not (folder / LAYOUT.card).is_file():
-                yield f"lacks the file {LAYOUT.card}"
+                yield LACKS_CARD
         if folder.name != manifest.name:
             yield f"calls itself {manifest.name!r}"
         with undamaged(file, manifest, folder) as tensors:

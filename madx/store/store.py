@@ -12,6 +12,7 @@ from madx.errors import MadxError, StoreError, did_you_mean
 from madx.module import Module, ModuleInfo
 from madx.store import folders
 from madx.store.files import (
+    LACKS_CARD,
     absolute,
     faults_of,
     load_module,
@@ -165,13 +166,17 @@ class Store:
         info, weights = (manifest.info(), manifest.weights) if manifest else (None, None)
         return StoredModule(name, path, size, info, weights, fault, manifest.format if manifest else None)
 
-    def faults(self, name: str, *, base: Base | None = None) -> list[str]:
-        """Every fault of one module, as `verify` gives them, without its warning."""
+    def faults(self, name: str, *, base: Base | None = None, card: bool = True) -> list[str]:
+        """Every fault of one module, as `verify` gives them, without its warning.
+
+        card: whether a missing README.md counts; a module loads without one.
+        """
         try:
             self._own_folder(name)
         except MadxError as error:
             return [f"{name}: {error}"]
-        return [f"{name}: {fault}" for fault in faults_of(self.root / name, base)]
+        found = [fault for fault in faults_of(self.root / name, base) if card or fault != LACKS_CARD]
+        return [f"{name}: {fault}" for fault in found]
 
     # after the methods that name the type `list`
     def list(self) -> list[StoredModule]:

@@ -33,7 +33,7 @@ def language_modules(store: Store, settings: Evaluate, sources: list[str]) -> tu
         name = settings.modules.get(language, language)
         if name is None:
             continue
-        if name in stored and language not in settings.modules and (faults := store.faults(name)):
+        if name in stored and language not in settings.modules and (faults := store.faults(name, card=False)):
             damaged[language] = f"the module is damaged: {faults[0]}"
             log.error("The module %s; it is left out. The others are evaluated.", "; ".join(faults).rstrip("."))
         elif name in stored:
