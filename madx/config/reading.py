@@ -65,6 +65,8 @@ def faults_of(schema: type[S], data: dict[str, Any]) -> tuple[S | None, list[str
         return schema.model_validate_json(json.dumps(data)), []
     except ValidationError as error:
         return None, [f"{dotted(key) or '(all)'}: {text}" for key, text in explained(error, schema, data)]
+    except (ValueError, TypeError, RecursionError) as error:  # of JSON: a number of thousands of digits
+        return None, [f"(all): cannot be written as JSON ({error})"]
 
 
 def to_dict(settings: Settings) -> dict[str, Any]:

@@ -6,9 +6,9 @@ sha256 of the data, the base's and the tokenizer's fingerprint, the seed, the mo
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from madx.data.text.corpora import find_files, is_dataset
 from madx.data.text.files import check_exists, sha256_of
 from madx.errors import StoreError
 from madx.jobs.common import info_of, is_main, versions, weights_of
+from madx.jobs.memory import sha256_once
 from madx.jobs.settings import JobSettings
 from madx.jobs.train_language import TrainLanguage, train_language
 from madx.jobs.train_task import TrainTask, train_task
@@ -29,6 +30,8 @@ from madx.module import ModuleInfo
 from madx.module.components import components_of
 from madx.store import Store
 from madx.training.run import UNIMPORTANT
+
+log = logging.getLogger("madx")
 
 #: settings that do not change what is learnt, or that (base, data, seed, module under it) are compared by content
 NOT_LEARNT = frozenset(
@@ -106,7 +109,9 @@ def train_if_missing(store: Store, job: TrainJob, name: str, wanted: dict[str, A
     module
     is stored, its checkpoints are removed: they are three times as large as all that was trained.
     """
-    if stored(store, name, wanted, type(job)):
+    if name in store.names() and (faults := store.faults(name, card=False)):
+        log.warning("%s. The module is trained anew.", "; ".join(faults).rstrip("."))
+    elif stored(store, name, wanted, type(job)):
         return False
     run = f"{job.run}-{digest(wanted)}"
     if isinstance(job, TrainLanguage):
@@ -178,10 +183,4 @@ def file_marks(source: str | Sequence[str], *, corpus: bool = False) -> list[str
     files = find_files(source if isinstance(source, str) else list(source)) if corpus else [Path(str(source))]
     for path in files:
         check_exists(path)
-    return [_sha256(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-
-
-@lru_cache(maxsize=4096)
-def _sha256(path: Path, size: int, changed: int) -> str:
-    """The sha256 of a file's bytes, read once: many modules of a plan share a corpus."""
-    return sha256_of(path)
+    return [sha256_once(path) for path in files]  # many modules of a plan share a corpus

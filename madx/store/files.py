@@ -22,12 +22,15 @@ from madx.module import Module, ModuleInfo, require_base
 from madx.store import folders
 from madx.store.card import model_card
 from madx.store.manifest import LAYOUT, Manifest
-from madx.store.module_json import from_text, to_text
+from madx.store.module_json import MOST_BYTES, from_text, to_text
 from madx.store.tensors import TensorFile
 from madx.store.version1 import to_current
 from madx.store.weights import encode, own_faults, read_weights, to_state, undamaged
 
 log = logging.getLogger("madx")
+
+#: the one fault with which a module still loads
+LACKS_CARD = f"lacks the file {LAYOUT.card}"
 
 # ---- saving ----------------------------------------------------------------------------------------------------------
 
@@ -145,7 +148,7 @@ def faults_of(folder: Path, base: Base | None) -> Iterator[str]:
             manifest = read_manifest(folder)
             file = _weights(folder, manifest)
             if not (folder / LAYOUT.card).is_file():
-                yield f"lacks the file {LAYOUT.card}"
+                yield LACKS_CARD
         if folder.name != manifest.name:
             yield f"calls itself {manifest.name!r}"
         with undamaged(file, manifest, folder) as tensors:
@@ -169,7 +172,7 @@ def reading(folder: Path) -> Iterator[None]:
 
 def read_manifest(folder: Path) -> Manifest:
     """Read and check `module.json`. Raises StoreError."""
-    return from_text(_read(folder, LAYOUT.manifest), str(folder / LAYOUT.manifest))
+    return from_text(_read(folder, LAYOUT.manifest, most=MOST_BYTES + 1), str(folder / LAYOUT.manifest))
 
 
 def absolute(path: str | Path) -> Path:
@@ -202,9 +205,10 @@ def _there(folder: Path, file: str) -> Iterator[Path]:
         raise StoreError(f"{folder} is no whole module: it lacks the file {file}. Fetch the module again.") from error
 
 
-def _read(folder: Path, file: str) -> bytes:
-    with _there(folder, file) as path:
-        return path.read_bytes()
+def _read(folder: Path, file: str, *, most: int = -1) -> bytes:
+    """The first `most` bytes of a file; -1: all of them."""
+    with _there(folder, file) as path, open(path, "rb") as stream:
+        return stream.read(most)
 
 
 def _weights(folder: Path, manifest: Manifest) -> TensorFile:

@@ -1,6 +1,8 @@
 """The store: a folder of modules, each in the folder of its name (`madx.store.files`)."""
 
+import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from madx.errors import MadxError, StoreError, did_you_mean
 from madx.module import Module, ModuleInfo
 from madx.store import folders
 from madx.store.files import (
+    LACKS_CARD,
     absolute,
     faults_of,
     load_module,
@@ -22,13 +25,16 @@ from madx.store.files import (
 )
 from madx.store.manifest import LAYOUT, Manifest, WeightsRecord
 
+log = logging.getLogger("madx")
+
 
 @dataclass(frozen=True)
 class StoredModule:
     """A row of `Store.list()`: what is stored under a name.
 
     path: its folder; bytes: size of its files on disk; info, weights: its record, None when that cannot be read; fault:
-    None for a module that looks whole (`Store.verify` reads the weights too).
+    None for a module that looks whole (`Store.verify` reads the weights too); format: of its files, None when that
+    cannot be read.
     """
 
     name: str
@@ -37,6 +43,7 @@ class StoredModule:
     info: ModuleInfo | None = None
     weights: WeightsRecord | None = None
     fault: str | None = None
+    format: int | None = None
 
 
 class Store:
@@ -93,13 +100,26 @@ class Store:
     def verify(self, name: str | None = None, *, base: Base | None = None) -> list[str]:
         """Every fault of one module or of all, as `name: fault`; empty when all is well. All files are read.
 
-        With a base, the modules are also compared with it, tensor by tensor.
+        With a base, the modules are also compared with it, tensor by tensor. A warning names the modules whose record
+        cannot be verified, since it has no checksum (`unguarded`).
         """
-        if name is None:
-            return [fault for each in self.names() for fault in self._faults(each, base)]
-        check_name(name)
-        self._require_known(name)
-        return self._faults(name, base)
+        if name is not None:
+            check_name(name)
+            self._require_known(name)
+        chosen = self.names() if name is None else [name]
+        if unguarded := self.unguarded(chosen):
+            log.warning(
+                "%s: stored in format 1 of madx 0.1.0, whose module.json has no checksum. The weights are compared "
+                "with it, but a change of its labels, settings or scores would not show. A module that is loaded and "
+                "saved again has one: store.save(store.load(name, base), overwrite=True).",
+                ", ".join(unguarded),
+            )
+        return [fault for each in chosen for fault in self.faults(each, base=base)]
+
+    def unguarded(self, names: Sequence[str] | None = None) -> list[str]:
+        """The modules, of these or of all, whose record has no checksum: those in format 1."""
+        rows = [self._row(name) for name in (self.names() if names is None else names)]
+        return [row.name for row in rows if row.format == 1]
 
     def remove(self, name: str) -> None:
         """Delete a module; raises StoreError when it is unknown or its folder holds files that are not madx's."""
@@ -144,14 +164,19 @@ class Store:
         except MadxError as error:
             fault = str(error)
         info, weights = (manifest.info(), manifest.weights) if manifest else (None, None)
-        return StoredModule(name, path, size, info, weights, fault)
+        return StoredModule(name, path, size, info, weights, fault, manifest.format if manifest else None)
 
-    def _faults(self, name: str, base: Base | None) -> list[str]:
+    def faults(self, name: str, *, base: Base | None = None, card: bool = True) -> list[str]:
+        """Every fault of one module, as `verify` gives them, without its warning.
+
+        card: whether a missing README.md counts; a module loads without one.
+        """
         try:
             self._own_folder(name)
         except MadxError as error:
             return [f"{name}: {error}"]
-        return [f"{name}: {fault}" for fault in faults_of(self.root / name, base)]
+        found = [fault for fault in faults_of(self.root / name, base) if card or fault != LACKS_CARD]
+        return [f"{name}: {fault}" for fault in found]
 
     # after the methods that name the type `list`
     def list(self) -> list[StoredModule]:

@@ -7,7 +7,7 @@ import torch
 from accelerate import PartialState
 
 from madx.engine import Engine
-from madx.errors import ConfigError
+from madx.errors import ConfigError, TrainingError
 from madx.module_types.sparse_diff import SparseDiff
 from madx.tasks.base import Task
 from madx.training import loop
@@ -99,4 +99,10 @@ def forget(folder: Path) -> None:
     phases = [path for pattern in ("round-*", "round-*/*") for path in folder.glob(pattern)]
     for place in (folder, folder / "full", *phases):
         for name in (loop.CHECKPOINT, SELECTED):
-            (place / name).unlink(missing_ok=True)
+            try:
+                (place / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise TrainingError(
+                    f"The checkpoint {place / name} cannot be removed: {error}. Remove it by hand, or give the run "
+                    "another folder."
+                ) from error

@@ -133,3 +133,34 @@ def test_the_recorded_revision_of_the_base_is_the_one_that_is_loaded(folder, tmp
         assert asked == [(name, "0123abc"), (name, "0123abc"), (name, "main"), (name, None)]
     finally:
         path.write_text(text)
+
+
+def test_one_damaged_module_hides_no_score_of_the_others(folder, tmp_path, caplog):
+    """A module that no setting names is left out with its reason; another one in the store is never looked at."""
+    store = Store(folder / "modules")
+    whole = result(folder, run=str(tmp_path / "whole")).matrix
+    weights = store.root / "swa" / "weights.safetensors"
+    kept, other = weights.read_bytes(), store.root / "zzz"
+    other.mkdir()
+    (other / "module.json").write_text("[" * 1000)
+    targets = {"swa": str(folder / "test.conll"), "eng": str(folder / "test.conll")}
+    card = store.root / "eng" / "README.md"
+    text = card.read_text()
+    card.unlink()  # a module without its card is whole enough
+    try:
+        weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+        found = result(folder, run=str(tmp_path / "a"), targets=targets).matrix
+        (why,) = [m.reason for m in found.missing if (m.target, m.control) == ("swa", "target")]
+        assert "the module is damaged: swa: " in why and "sha256" in why
+        assert found.group("swa", "none")[0].scores == whole.group("swa", "none")[0].scores
+        assert found.group("swa", "source") and found.group("eng", "source")
+        assert "The module swa: " in caplog.text and "it is left out" in caplog.text and "zzz" not in caplog.text
+        with pytest.raises(StoreError, match="swa.*damaged or was altered: its sha256"):
+            result(folder, run=str(tmp_path / "b"), modules={"swa": "swa"})
+        assert [row.name for row in store.list() if row.fault] == ["zzz"] and len(store.list()) >= 5
+        assert {fault.split(":")[0] for fault in store.verify()} == {"eng", "swa", "zzz"}
+    finally:
+        card.write_text(text)
+        weights.write_bytes(kept)
+        (other / "module.json").unlink()
+        other.rmdir()

@@ -2,6 +2,7 @@
 
 A corpus has a folder KEY/ in the cache, with `train.npy`, `held_out.npy` `(blocks, block_size)` and `blocks.json`. The
 key is a hash of the files' contents, the tokenizer and the settings, so a change of any of them makes a new folder.
+`blocks.json` holds the sha256 of both arrays, under a checksum: what was damaged on the disk is packed anew.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from madx.base.fingerprints import tokenizer_fingerprint
-from madx.data.text.corpora import Source, corpus_files, read_corpus
+from madx.checksums import CHECKSUM, checksum, fault_of_checksum, parse_json
+from madx.data.text.corpora import Source, corpus_files, read_corpus, sha256_of
 from madx.data.text.packing import MANY_UNKNOWN, TINY, CorpusStats, pack, tokenise
 from madx.data.text.tokenizing import frame_of
 from madx.errors import ConfigError, DataError
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 VERSION = 2  # to be raised when reading or packing changes what is written
+RECORD, ARRAYS = "blocks.json", ("train.npy", "held_out.npy")
 log = logging.getLogger(__name__)
 
 
@@ -145,7 +148,10 @@ def _fill(
         pack(flat, work, frame=frame, **sizes)
     except DataError as error:
         raise DataError(f"{source}: {error}") from None
-    (work / "blocks.json").write_text(json.dumps({"settings": settings, "stats": asdict(flat.stats)}, indent=1))
+    digests = {name: sha256_of(work / name) for name in ARRAYS}
+    record: dict[str, Any] = {"settings": settings, "stats": asdict(flat.stats), "sha256": digests}
+    record[CHECKSUM] = checksum(record)
+    (work / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 def _cache_root(cache: Path | str | None) -> Path:
@@ -163,16 +169,26 @@ def _behaviour(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _open(folder: Path) -> Blocks | None:
-    """Return the blocks of a cache folder, or None if there are none or if they are damaged."""
+    """Return the blocks of a cache folder, or None, with a notice, if they are damaged; None if there are none."""
+    if not os.path.lexists(folder):
+        return None
     try:
-        stats = CorpusStats(**json.loads((folder / "blocks.json").read_text())["stats"])
-        train, held_out = (BlockArray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ("train", "held_out"))
-    except FileNotFoundError:
+        record = parse_json((folder / RECORD).read_bytes())
+        if fault := fault_of_checksum(record):
+            old = " (an older madx wrote none)" if fault == "missing" else ""
+            raise ValueError(f"checksum of {RECORD}: {fault}{old}")
+        for name in ARRAYS:
+            if sha256_of(folder / name) != record["sha256"][name]:
+                raise ValueError(f"{name} is not as it was written")
+        stats = CorpusStats(**record["stats"])
+        train, held_out = (np.load(folder / name, mmap_mode="r") for name in ARRAYS)
+        if any(array.ndim != 2 or array.dtype.kind not in "iu" for array in (train, held_out)):
+            raise ValueError("the arrays hold no blocks")
+    except Exception as error:  # a foreign file fails in many ways, and each of them means the same
+        why = f"{type(error).__name__}: {error}"
+        log.warning("%s: the blocks in the cache are damaged (%.300s); the corpus is packed anew.", folder, why)
         return None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        log.warning("%s: the blocks in the cache are damaged (%s); the corpus is packed anew.", folder, error)
-        return None
-    return Blocks(train=train, held_out=held_out, stats=stats, folder=folder)
+    return Blocks(train=BlockArray(train), held_out=BlockArray(held_out), stats=stats, folder=folder)
 
 
 def _write_folder(folder: Path, fill: Callable[[Path, Path], None]) -> None:

@@ -17,7 +17,7 @@ from accelerate import PartialState
 from madx.base import Base
 from madx.composition import Stack
 from madx.engine import Engine
-from madx.errors import ConfigError
+from madx.errors import ConfigError, StoreError
 from madx.jobs.common import info_of, open_base, told_failure, versions, weights_of
 from madx.jobs.compare import measure
 from madx.jobs.compare.settings import Compare, jobs_of
@@ -137,10 +137,17 @@ class _Run:
             trained = train_if_missing(self.store, one, stored_as, wanted)
             (self.trained if trained else self.reused).append(stored_as)
             row, training = self.store.show(stored_as), info_of(self.store, stored_as).training
+            scores: Any = training.get("scores", {}).get("dev", {})
+            if "steps" not in training or self.task.metric not in scores:
+                raise StoreError(
+                    f"The record of the module {stored_as!r} lacks its steps, or its {self.task.metric} on "
+                    f"development data. Remove it (madx modules remove {stored_as}) and compare again: it is then "
+                    "trained anew."
+                )
             if not found["modules"] and row.weights is not None:  # of the first seed, whose inference is timed too
                 found |= {"storage": row.bytes, "parameters": row.weights.parameters, "steps": training["steps"]}
             found["modules"].append(stored_as)
-            found["scores"][seed] = training["scores"]["dev"][self.task.metric]
+            found["scores"][seed] = scores[self.task.metric]
 
     def _steps(self, job: TrainTask) -> int:
         """Steps to measure, no fewer than the candidate's selection needs."""

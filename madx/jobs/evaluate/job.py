@@ -66,7 +66,7 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     seeds = [info_of(store, name) for name in tasks.values()]
     first = _one_task(seeds)
     sources = source_languages(first, settings.source)
-    languages = language_modules(store, settings, sources)
+    languages, damaged = language_modules(store, settings, sources)
     check_choice(settings, languages, sources)
     kind = task_type(str(first.task))
     gold = read_gold(settings.targets, settings.columns, kind, labels=LabelSet(first.labels), scoring=settings.scoring)
@@ -85,15 +85,15 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
         for name in used:
             engine.attach(store.load(name, engine.base))
         run = _Run(settings, engine, store, kind, gold.data)
-        cells, missing = run.cells(tasks, sources=sources, languages=languages, alike=alike)
+        cells, missing = run.cells(tasks, sources=sources, languages=languages, alike=alike, damaged=damaged)
     finally:
         engine.close()
     matrix = TransferMatrix(
         _meta(settings, base, sources, remarks), tuple(cells), tuple(missing), tuple(settings.targets)
     )
     files = save_report(matrix, run.folder)
-    save_modules(run.folder, infos)
     run.remove_stale_predictions(cells)
+    save_modules(run.folder, infos)
     return EvaluateResult(matrix, run.folder, files + write_report(run.folder))
 
 
@@ -161,8 +161,12 @@ class _Run:
         sources: list[str],
         languages: Mapping[str, str],
         alike: Mapping[str, Mapping[str, float]],
+        damaged: Mapping[str, str],
     ) -> tuple[list[Cell], list[Missing]]:
-        """Score every seed's task module on every target under every control; tasks: seed -> task module."""
+        """Score every seed's task module on every target under every control; tasks: seed -> task module.
+
+        damaged: language -> why its module cannot be used.
+        """
         engine, settings = self.engine, self.settings
         cells: list[Cell] = []
         missing: dict[tuple[str, str], Missing] = {}
@@ -174,7 +178,14 @@ class _Run:
                 for language, sentences in self.data.items():
                     rows[language] = rows.get(language) or task.rows_of(sentences)
                     compositions = compositions_of(
-                        engine, settings, name, language=language, sources=sources, languages=languages, alike=alike
+                        engine,
+                        settings,
+                        name,
+                        language=language,
+                        sources=sources,
+                        languages=languages,
+                        alike=alike,
+                        damaged=damaged,
                     )
                     doubles = doubles_of(compositions)
                     found: dict[str, Cell] = {}

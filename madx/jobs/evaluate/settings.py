@@ -9,7 +9,7 @@ from madx.data.labelled.spans import Scoring
 from madx.errors import ConfigError, did_you_mean
 from madx.jobs.labelled import FORMS, Columns
 from madx.jobs.proxies import Proxies, check_proxies
-from madx.jobs.settings import SCORING, JobSettings, LabelledData
+from madx.jobs.settings import SCORING, JobSettings, LabelledData, Seed
 
 Control = Literal["none", "source", "target", "mean"]
 Column = Literal["none", "source", "target", "mean", "nearest", "weighted", "arithmetic", "emea"]
@@ -24,7 +24,7 @@ class Evaluate(JobSettings):
         default=None, description="The frozen base; null: the one that the task module records."
     )
     task_module: str = Field(default="ner", description="Task module, or the name before @SEED of several.")
-    seeds: list[int] | None = Field(
+    seeds: list[Seed] | None = Field(
         default=None, min_length=1, description="Which of several, TASK_MODULE@SEED; null: all that are stored."
     )
     source: str | list[str] | None = Field(

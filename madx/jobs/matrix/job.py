@@ -5,6 +5,7 @@ depends on it: the rest is done, and every failure is reported at the end.
 """
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -110,7 +111,7 @@ class _Run:
         name = f"{scoring.task}.{scoring.module_type}.{scoring.source}@{scoring.seed}"
         run = self.folder / "evaluations" / f"{name}-{self._mark(job)}"
         job = job.model_copy(update={"run": str(run)})
-        known = _known(run / "matrix.json")
+        known = _known(run / "matrix.json", job)
         if known is not None:
             self.result.reused.append(scoring.what)
             return known
@@ -128,9 +129,16 @@ class _Run:
         return digest(weights, settings, data, texts, versions()["madx"], self.code)
 
 
-def _known(file: Path) -> TransferMatrix | None:
-    """The matrix of an earlier run; None when there is none, or it can no longer be read."""
-    try:
-        return read_matrix(file)
-    except MadxError:
+def _known(file: Path, job: Evaluate) -> TransferMatrix | None:
+    """The matrix of an earlier run of an evaluation; None when there is none and, with a notice, for a damaged one."""
+    if not os.path.lexists(file):
         return None
+    try:
+        found = read_matrix(file)
+    except MadxError as error:
+        log.warning("%s: it is evaluated anew.", error)
+        return None
+    if found.meta.task_module != job.task_module or set(found.targets) != set(job.targets):
+        log.warning("%s is the matrix of another evaluation (%s): it is evaluated anew.", file, found.meta.task_module)
+        return None
+    return found

@@ -12,7 +12,7 @@ from madx.jobs.common import layered
 from madx.jobs.evaluate import Evaluate
 from madx.jobs.labelled import Columns, task_type
 from madx.jobs.languages import check_spellings
-from madx.jobs.settings import SCORING, Corpus, DataSettings, JobSettings, LabelledData
+from madx.jobs.settings import SCORING, Corpus, DataSettings, JobSettings, LabelledData, Seed
 from madx.jobs.train_language import TrainLanguage
 from madx.jobs.train_task import TrainTask
 from madx.module.components import components_of
@@ -101,7 +101,7 @@ class Matrix(JobSettings):
     module_types: dict[str, Recipe] = Field(
         min_length=1, description="Ways of transfer by name, e.g. adapters, sparse."
     )
-    seeds: list[int] = Field(default=[1, 2, 3], min_length=1, description="Seeds of the task modules.")
+    seeds: list[Seed] = Field(default=[1, 2, 3], min_length=1, description="Seeds of the task modules.")
     language_seeds: Literal["one", "each"] = Field(
         default="one", description="one: a language module of the first seed serves all; each: one for every seed."
     )
