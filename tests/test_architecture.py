@@ -28,7 +28,7 @@ FLOORS = (
     ("base", "module_types"),
     ("composition", "contract"),
     ("registry", "config"),
-    ("errors", "version"),
+    ("errors", "outside", "version"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -86,8 +86,8 @@ def import_module(
     for report in imported.reports:
         out.print(Text(str(report)))
     if len(names) > 1:
-        out.print(f"composition: {imported.composition}", markup=False)
-    out.print(f"stored {', '.join(names)} in {modules.root}", markup=False)
+        out.print(f"composition: {imported.composition}")
+    out.print(f"stored {', '.join(names)} in {modules.root}")
 
 
 def export_module(
@@ -116,7 +116,7 @@ def export_module(
     given = {name: modules.load(name, loaded) for name in composition.names()}
     written = export_modules(composition, given, form, folder, base=loaded, as_name=as_name)
     files = sorted(str(p.relative_to(written)) for p in written.rglob("*") if p.is_file())
-    out.print(f"wrote '{composition}' to {written}: {', '.join(files)}", markup=False)
+    out.print(f"wrote '{composition}' to {written}: {', '.join(files)}")
 
 
 def formats() -> None:

@@ -63,7 +63,7 @@ def inspect(
     if not found.warnings:
         out.print(Text("nothing to warn of", style="green"))
     if json:
-        out.print(f"written: {write_json(found, json)}", markup=False)
+        out.print(f"written: {write_json(found, json)}")
 
 
 def _corpus(found: "Inspection") -> None:
