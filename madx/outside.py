@@ -1,6 +1,6 @@
 """Text from outside (labels, languages, bases, paths, words of data, answers of servers), made safe to show.
 
-`visible` is for every place where text is shown; `markdown` and `code` are for Markdown, where text could also act as
+`visible` is for every place where text is shown, `visible_json` where JSON is printed; `markdown` and `code` are for Markdown, where text could also act as
 markup or as HTML. Texts are only changed where they are shown: what is stored, scored and compared stays as it came.
 """
 
@@ -36,6 +36,15 @@ def visible(text: object, *, lines: bool = True) -> str:
 
 def _escaped(match: re.Match[str]) -> str:
     return ascii(match[0])[1:-1]
+
+
+def visible_json(text: str) -> str:
+    r"""Return JSON with the same content in which no character is left that a terminal would obey.
+
+    >>> visible_json('{"a": "\u202e"}')
+    '{"a": "\\u202e"}'
+    """
+    return _HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def markdown(text: object) -> str:

@@ -86,6 +86,14 @@ def _install() -> None:
 
 def _check(response: Any, *_: Any, **__: Any) -> None:
     """Refuse an answer by its headers, before its body is read; count its body where there is a limit."""
+    try:
+        _check_headers(response)
+    except HubError:
+        response.close()  # requests leaves that to its caller
+        raise
+
+
+def _check_headers(response: Any) -> None:
     headers, asked = response.headers, str(response.request.url)
     if (commit := headers.get("X-Repo-Commit")) is not None:
         _require(COMMIT, commit, f"commit for {asked}", "a commit is 40 digits and letters from a to f")
@@ -135,20 +143,19 @@ def _check_length(response: Any, limit: _Limit, asked: str) -> None:
             del response.headers[name]
     # both libraries read every body through this method, after it was decompressed
     method = "iter_bytes" if hasattr(response, "iter_bytes") else "iter_content"
-    setattr(response, method, _counted(getattr(response, method), limit, asked))
+    chunks = getattr(response, method)
 
-
-def _counted(chunks: Callable[..., Iterator[bytes]], limit: _Limit, asked: str) -> Callable[..., Iterator[bytes]]:
-    def count(*args: Any, **options: Any) -> Iterator[bytes]:
+    def counted(*args: Any, **options: Any) -> Iterator[bytes]:
         length = 0
         for chunk in chunks(*args, **options):
             length, limit.seen = length + len(chunk), limit.seen + len(chunk)
             # a download that was cut off is taken up again, at most from its start
             if length > limit.most or limit.seen > 2 * limit.most:
+                response.close()
                 raise _too_long(asked, "sends more", limit)
             yield chunk
 
-    return count
+    setattr(response, method, counted)
 
 
 def _too_long(asked: str, what: str, limit: _Limit) -> HubError:

@@ -8,6 +8,7 @@ import typer
 from madx.cli.console import out, show_table
 from madx.cli.options import pairs, settings
 from madx.errors import ConfigError
+from madx.outside import visible_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,7 +44,7 @@ def similarity(
     weights = {a: proxy_weights(chosen, a, pool={b: b for b in alike if b != a}, alike=alike) for a in alike}
     if as_json:
         record = {"measure": chosen.measure, "ngram": chosen.ngram, "similarity": alike, "weights": weights}
-        out.print(json.dumps(record, indent=2, ensure_ascii=False))
+        out.print(visible_json(json.dumps(record, indent=2, ensure_ascii=False)))
         return
     show_table(_table(alike))
     out.print("As settings of `madx evaluate`, where modules are named after their languages:\n")

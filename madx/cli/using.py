@@ -10,7 +10,8 @@ import typer
 from rich.text import Text
 
 from madx.cli.console import FIRST, out, quiet_transformers
-from madx.cli.options import SavedBase, StackText, Store, below, load_recorded_base
+from madx.cli.options import SavedBase, StackText, Store, below, load_recorded_base, with_consent
+from madx.outside import visible, visible_json
 
 if TYPE_CHECKING:
     from madx.engine import Engine
@@ -62,7 +63,8 @@ def predict(
     from madx.jobs import Predictor
 
     quiet_transformers()
-    predictor = Predictor(stack, languages=below(language, "--language"), store=store, base=base)
+    given = below(language, "--language")
+    predictor = with_consent(lambda: Predictor(stack, languages=given, store=store, base=base))
     lines = text if text else (line.rstrip("\n") for line in sys.stdin)
     seen: list[str] = []
 
@@ -78,13 +80,14 @@ def predict(
         if form is Format.text:
             _print_text(line, prediction)
         elif FIRST and form is Format.conll:
-            typer.echo("".join(f"{token}\t{tag}\n" for token, tag in zip(prediction.tokens, prediction.tags)))
+            lines = "".join(f"{token}\t{tag}\n" for token, tag in zip(prediction.tokens, prediction.tags))
+            typer.echo(visible(lines) if sys.stdout.isatty() else lines)  # a file gets the words as they are
         elif FIRST:
             record: dict[str, Any] = {} if prediction.language is None else {"language": prediction.language}
             record |= {"text": line, "tokens": prediction.tokens, "tags": prediction.tags}
             if prediction.spans:
                 record["entities"] = [vars(entity) for entity in prediction.entities]
-            typer.echo(json.dumps(record, ensure_ascii=False))
+            typer.echo(visible_json(json.dumps(record, ensure_ascii=False)))
 
 
 def _print_text(line: str, prediction: "Prediction") -> None:
