@@ -56,15 +56,13 @@ def markdown(text: object) -> str:
     return _MARKUP.sub(lambda match: "\\" + match[0], visible(" ".join(str(text).split())))
 
 
-def code(text: object, *, table: bool = False) -> str:
-    r"""Return a text as code of Markdown, which is shown as it is; the quotes are longer than any in the text.
+def code(text: object) -> str:
+    """Return a text as code of Markdown, which is shown as it is; the quotes are longer than any in the text. In a
+    table, where a bar would end the cell, use `markdown`.
 
-    table: it stands in a cell of a table, where a bar would end the cell.
-
-    >>> code("swa + ner"), code("a`b"), code("a|b", table=True)
-    ('`swa + ner`', '`` a`b ``', '`a\\|b`')
+    >>> code("swa + ner"), code("a`b")
+    ('`swa + ner`', '`` a`b ``')
     """
     shown = visible(" ".join(str(text).split()))
     ticks = "`" * (1 + max(map(len, _BACKTICKS.findall(shown)), default=0))
-    inside = f" {shown} " if len(ticks) > 1 else shown
-    return f"{ticks}{inside.replace('|', chr(92) + '|') if table else inside}{ticks}"
+    return f"{ticks} {shown} {ticks}" if len(ticks) > 1 else f"{ticks}{shown}{ticks}"

@@ -50,7 +50,6 @@ def _shown(text: Text) -> Text:
     return result
 
 
-
 #: whether this process prints: of several (accelerate launch, torchrun) only the first does
 FIRST = os.environ.get("RANK", "0") == "0"
 #: results wrap nowhere: a path or a command can be copied, a pipe gets whole lines

@@ -10,8 +10,8 @@ import tiny
 from hub_server import Refusal
 from hub_tools import local_hub
 
-from madx.base import answers, load_base
-from madx.errors import HubError
+from madx.base import answers, guard, load_base
+from madx.errors import BaseError, HubError
 from madx.interop.hub import Hub
 from madx.interop.hub import download as download_file
 from madx.module import new_module
@@ -167,19 +167,45 @@ def test_where_redirects_may_lead(before, after, why):
 @pytest.fixture
 def published(hub, monkeypatch, tmp_path):
     """The tiny base as a repository of the hub, which load_base asks; gives its files."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    for home in ("constants", "file_download"):  # by version
+        monkeypatch.setattr(f"huggingface_hub.{home}.ENDPOINT", hub.url, raising=False)
+        monkeypatch.setattr(f"huggingface_hub.{home}.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     tiny.model().save_pretrained(tmp_path / "base")
     tiny.tokenizer().save_pretrained(tmp_path / "base")
     return {path.name: path.read_bytes() for path in Path(tmp_path / "base").iterdir()}
 
 
-def test_a_base_comes_from_the_commit_that_was_vetted(hub, published, monkeypatch):
+def test_a_base_comes_from_the_commit_that_was_vetted(hub, published):
     commit = hub.put("juma/mini", published)
     base = load_base("juma/mini")
     assert base.revision == commit == load_base("juma/mini", revision=commit).revision
-    later = {**published, "config.json": published["config.json"].replace(b"{", b'{"auto_map": {"AutoModel": "x.Y"},', 1)}
-    hub.put("juma/mini", later)
-    with pytest.raises(Exception, match="auto_map"):
+    named = published["config.json"].replace(b"{", b'{"auto_map": {"AutoModel": "x.Y"},', 1)
+    hub.put("juma/mini", published | {"config.json": named})
+    hub.log.clear()
+    with pytest.raises(BaseError, match="auto_map"):
         load_base("juma/mini")
+    assert hub.fetched() == {"config.json"}, "nothing else was fetched"
     assert load_base("juma/mini", revision=commit).fingerprint == base.fingerprint
+
+
+def test_old_transformers_are_warned_of_once_when_a_base_is_fetched(hub, published, monkeypatch, caplog):
+    hub.put("juma/mini", published)
+    hub.put("juma/maxi", published)
+    monkeypatch.setattr(guard, "_warned", set())
+    monkeypatch.setattr("transformers.__version__", "5.5.0")
+    guard.vetted_revision("juma/mini", None)
+    monkeypatch.setattr("transformers.__version__", "5.2.1")
+    guard.vetted_revision("juma/mini", None)
+    assert "CVE" not in caplog.text, "fetched before"
+    for _ in range(2):
+        guard.vetted_revision("juma/maxi", None)
+    assert caplog.text.count("CVE-2026-4372") == 1 and "transformers>=5.5" in caplog.text
+
+
+def test_a_base_of_a_hostile_hub_names_no_file(hub, published, tmp_path):
+    hub.put("juma/mini", published)
+    named(hub, "config.json", ETag=f'"{UP}"')
+    with pytest.raises(HubError, match="hash of a file"):
+        load_base("juma/mini")
+    assert not (tmp_path / "victim").exists()

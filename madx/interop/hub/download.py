@@ -73,9 +73,7 @@ def fetch(api: "HfApi", place: Place, check: Check) -> Fetched:
     return fetched
 
 
-def _download(
-    api: "HfApi", place: Place, file: str, *, size: int | None, most: int, sha256: str | None = None
-) -> Path:
+def _download(api: "HfApi", place: Place, file: str, *, size: int | None, most: int, sha256: str | None = None) -> Path:
     """The path of a file in the cache. A copy of another size or checksum than expected is fetched again.
 
     most: the largest file that is fetched, in bytes, whatever the hub says of its size.

@@ -114,7 +114,9 @@ def found_instead(files: list[str], place: Place) -> str:
 
 def listed(files: list[str]) -> str:
     """The first files in alphabetical order, and how many more there are."""
-    return ", ".join(visible(file[:100], lines=False) for file in sorted(files)[:8]) + (f" and {len(files) - 8} more" if len(files) > 8 else "")
+    return ", ".join(visible(file[:100], lines=False) for file in sorted(files)[:8]) + (
+        f" and {len(files) - 8} more" if len(files) > 8 else ""
+    )
 
 
 def _status(error: BaseException) -> int | None:

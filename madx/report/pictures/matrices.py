@@ -44,7 +44,9 @@ def picture(matrices: Matrices) -> Figure:
         for number, (x, names, places) in enumerate(panels):
             axes = figure.add_axes((x / width, y / height, _CELL * len(names) / width, body / height))
             _panel(axes, names, places, labels=[] if number else [_name(e) for e in entries], colours=colours)
-            figure.text(x / width, (top - 0.28) / height, literal(titles[number]), fontsize=11, weight="bold", va="center")
+            figure.text(
+                x / width, (top - 0.28) / height, literal(titles[number]), fontsize=11, weight="bold", va="center"
+            )
         top = y - _FOOT
     return figure
 

@@ -17,7 +17,6 @@ _BAR = re.compile(r"(?<!\\)\|")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
-
 def score_text(mean: float | None, sd: float | None) -> str:
     """`82.1 ± 0.6`; without deviation (one seed) `82.1`; without score `-`."""
     if mean is None:
