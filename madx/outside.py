@@ -1,7 +1,8 @@
 """Text from outside (labels, languages, bases, paths, words of data, answers of servers), made safe to show.
 
-`visible` is for every place where text is shown, `visible_json` where JSON is printed; `markdown` and `code` are for Markdown, where text could also act as
-markup or as HTML. Texts are only changed where they are shown: what is stored, scored and compared stays as it came.
+`visible` is for every place where text is shown, and `visible_json` for JSON that is printed. `markdown` and `code` are
+for Markdown, where text could also act as markup or as HTML. Texts are only changed where they are shown: what is
+stored, scored and compared stays as it came.
 """
 
 import re

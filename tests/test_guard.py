@@ -7,8 +7,7 @@ import pytest
 import tiny
 import transformers
 
-from madx.base import load_base, load_tokenizer
-from madx.base import guard
+from madx.base import guard, load_base, load_tokenizer
 from madx.base.guard import UntrustedBaseError, require_known, vetted_revision
 from madx.cli import options
 from madx.errors import BaseError, MadxError

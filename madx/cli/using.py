@@ -80,8 +80,8 @@ def predict(
         if form is Format.text:
             _print_text(line, prediction)
         elif FIRST and form is Format.conll:
-            lines = "".join(f"{token}\t{tag}\n" for token, tag in zip(prediction.tokens, prediction.tags))
-            typer.echo(visible(lines) if sys.stdout.isatty() else lines)  # a file gets the words as they are
+            rows = "".join(f"{token}\t{tag}\n" for token, tag in zip(prediction.tokens, prediction.tags))
+            typer.echo(visible(rows) if sys.stdout.isatty() else rows)  # a file gets the words as they are
         elif FIRST:
             record: dict[str, Any] = {} if prediction.language is None else {"language": prediction.language}
             record |= {"text": line, "tokens": prediction.tokens, "tags": prediction.tags}

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from store_tools import alter, module, task
 
-from madx.cli.console import PlainConsole, show_table
+from madx.cli.console import PlainConsole
 from madx.cli.using import _print_text
 from madx.data.labelled.conll import Sentence, write_conll
 from madx.jobs.predict import Prediction

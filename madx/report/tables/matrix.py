@@ -58,7 +58,7 @@ def csv_lines(matrix: TransferMatrix) -> Iterator[dict[str, object]]:
     meta = {"task_module": matrix.meta.task_module, "base": matrix.meta.base, "source": matrix.meta.source}
     for target in matrix.targets:
         for control in matrix.columns:
-            place = meta | {"target": target, "control": control}
+            place: dict[str, object] = {**meta, "target": target, "control": control}
             compared = _compared(matrix, target, control)
             yield from (place | compared | _figures(c) for c in matrix.group(target, control))
             missing = [m for m in matrix.missing if (m.target, m.control) == (target, control)]
