@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 from hub_server import Refusal
+from hub_tools import local_hub
 
 from madx.base import answers, guard, load_base
 from madx.errors import BaseError, HubError

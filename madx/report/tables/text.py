@@ -56,8 +56,8 @@ def amount(value: float | None, unit: str) -> str:
 def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]], text_columns: int = 1) -> str:
     """A table in Markdown whose columns are padded to equal width, so that its source reads well too.
 
-    The first `text_columns` columns stand to the left, the others, which hold numbers, to the right. Cells are Markdown,
-    so text from outside goes through `madx.outside.markdown` before.
+    The first `text_columns` columns stand to the left, the others, which hold numbers, to the right. Cells are
+    Markdown, so text from outside goes through `madx.outside.markdown` before.
     """
     cells = [[_BAR.sub(r"\\|", cell) for cell in line] for line in (head, *lines)]
     widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(head))]
