@@ -171,6 +171,7 @@ def published(hub, monkeypatch, tmp_path):
     for home in ("constants", "file_download"):  # by version
         monkeypatch.setattr(f"huggingface_hub.{home}.ENDPOINT", hub.url, raising=False)
         monkeypatch.setattr(f"huggingface_hub.{home}.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+    monkeypatch.setattr("transformers.utils.hub._is_offline_mode", False, raising=False)  # 4.57 reads it at import
     tiny.model().save_pretrained(tmp_path / "base")
     tiny.tokenizer().save_pretrained(tmp_path / "base")
     return {path.name: path.read_bytes() for path in Path(tmp_path / "base").iterdir()}
