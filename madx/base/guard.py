@@ -118,7 +118,7 @@ def vetted_revision(name: str, revision: str | None) -> str | None:
     with checked_answers(most=MOST):
         config = _fetched(name, CONFIG, revision)
         if config is None:
-            return revision  # transformers tells what is missing
+            raise BaseError(f"Cannot load the base {name!r}: it has no {CONFIG}. {GIVE}")
         _vet(config, name)
         commit = config.parent.name  # the layout of the cache: snapshots/COMMIT/FILE
         if not COMMIT.fullmatch(commit):

@@ -62,7 +62,9 @@ def named(hub, file: str, **headers: str) -> None:
 
 
 @pytest.mark.parametrize("file", LAYOUT.files)
-@pytest.mark.parametrize("tag", [f'"{UP}"', f'W/"{UP}"', "..", '""', "/etc/passwd", '"a\\b"', '"' + "a" * 300 + '"'])
+@pytest.mark.parametrize(
+    "tag", [f'"{UP}"', f'W/"{UP}"', "..", '""', "/nowhere/victim", '"a\\b"', '"' + "a" * 300 + '"']
+)
 def test_an_etag_names_no_file(file, tag, hub, pull):
     named(hub, file, **({"X_Linked_Etag": tag} if file == LAYOUT.weights else {"ETag": tag}))
     pull("tag" if file == LAYOUT.weights else "ETag", "hash of a file")
@@ -137,8 +139,8 @@ def test_a_stated_size_beyond_the_limit_is_refused_at_once(name, size, hub, pull
 
 
 def test_a_redirect_leads_to_the_web_alone(hub, pull):
-    named(hub, LAYOUT.weights, Location="file:///etc/passwd")
-    pull("file:///etc/passwd", "only http")
+    named(hub, LAYOUT.weights, Location="file:///nowhere/victim")
+    pull("file:///nowhere/victim", "only http")
 
 
 @pytest.mark.parametrize(
@@ -188,6 +190,14 @@ def test_a_base_comes_from_the_commit_that_was_vetted(hub, published):
         load_base("juma/mini")
     assert hub.fetched() == {"config.json"}, "nothing else was fetched"
     assert load_base("juma/mini", revision=commit).fingerprint == base.fingerprint
+
+
+def test_a_base_without_a_config_is_not_left_to_transformers(hub, published):
+    del published["config.json"]  # a hostile hub could show one to those who ask again
+    hub.put("juma/mini", published)
+    with pytest.raises(BaseError, match=r"it has no config\.json"):
+        load_base("juma/mini")
+    assert hub.fetched() == set()
 
 
 def test_old_transformers_are_warned_of_once_when_a_base_is_fetched(hub, published, monkeypatch, caplog):
