@@ -12,10 +12,12 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+from madx.base.answers import checked_answers
 from madx.base.families import Family, family_of, layout, weights_site
 from madx.base.fingerprints import base_fingerprint, tokenizer_fingerprint
+from madx.base.guard import GIVE, vetted_revision
 from madx.contract.sites import Site
-from madx.errors import BaseError
+from madx.errors import BaseError, MadxError
 
 log = logging.getLogger("madx")
 
@@ -140,8 +142,10 @@ class Base:
 def load_base(name: str | Path, *, revision: str | None = None, dtype: torch.dtype = torch.float32) -> Base:
     """Load a base from a local folder or by a model id, through transformers' Auto classes.
 
-    Raises BaseError for a base that cannot be found or read, whose family is not described, or whose tokenizer does not
-    fit its vocabulary.
+    Its configs are vetted first (`madx.base.guard`); no code of a base is ever run.
+
+    Raises BaseError for a base that cannot be found or read, whose config names code, whose family is not described, or
+    whose tokenizer does not fit its vocabulary.
 
     Args:
         name: a folder or a model id.
@@ -153,21 +157,22 @@ def load_base(name: str | Path, *, revision: str | None = None, dtype: torch.dty
     name = str(name)
     if Path(name).expanduser().exists():
         name = str(Path(name).expanduser())
+    revision = vetted_revision(name, revision)
+    own: dict[str, Any] = {"revision": revision, "trust_remote_code": False}  # None would ask a user in a terminal
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
-        family_of(config)
-        _prepare(config, name, revision)
-        model, info = AutoModelForMaskedLM.from_pretrained(
-            name, config=config, revision=revision, torch_dtype=torch.float32, output_loading_info=True
-        )
-        tokenizer = _load_tokenizer(name, revision)
-    except BaseError:
+        with checked_answers():
+            config = AutoConfig.from_pretrained(name, **own)
+            family_of(config)
+            _prepare(config, name, revision)
+            model, info = AutoModelForMaskedLM.from_pretrained(
+                name, config=config, torch_dtype=torch.float32, output_loading_info=True, **own
+            )
+            tokenizer = _load_tokenizer(name, revision)
+    except MadxError:
         raise
     except Exception as error:  # OSError, SafetensorError, UnpicklingError, TypeError ...: the file decides which
         raise BaseError(
-            f"Cannot load the base {name!r}: {(str(error).strip() or type(error).__name__).splitlines()[0]} "
-            "Give a folder with config.json, model.safetensors and tokenizer files, or the id of a model that is "
-            "downloaded or reachable."
+            f"Cannot load the base {name!r}: {(str(error).strip() or type(error).__name__).splitlines()[0]} {GIVE}"
         ) from error
     missing = sorted(info["missing_keys"])
     prefix = model.base_model_prefix + "."
@@ -184,6 +189,7 @@ def load_base(name: str | Path, *, revision: str | None = None, dtype: torch.dty
             "belong together."
         )
     base = Base(model, tokenizer, name=name, has_mlm_head=not missing)
+    base.revision = None if Path(name).exists() else revision  # the commit that was vetted
     nn.Module.to(base.model, dtype)
     return base
 
@@ -191,8 +197,12 @@ def load_base(name: str | Path, *, revision: str | None = None, dtype: torch.dty
 def load_tokenizer(name: str | Path, *, revision: str | None = None) -> Any:
     """Load the tokenizer of a base without its weights. Raises BaseError when it cannot be found or read."""
     name = str(Path(name).expanduser()) if Path(name).expanduser().exists() else str(name)
+    revision = vetted_revision(name, revision)
     try:
-        tokenizer = _load_tokenizer(name, revision)
+        with checked_answers():
+            tokenizer = _load_tokenizer(name, revision)
+    except MadxError:
+        raise
     except Exception as error:  # as in load_base
         raise BaseError(
             f"Cannot load the tokenizer of {name!r}: {(str(error).strip() or type(error).__name__).splitlines()[0]} "
@@ -220,7 +230,7 @@ def _load_tokenizer(name: str, revision: str | None) -> Any:
 
     fast: Any = PreTrainedTokenizerFast  # its annotations refuse the revision None, which it accepts
     try:
-        return AutoTokenizer.from_pretrained(name, revision=revision)
+        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     except ValueError as error:
         if "TokenizersBackend" not in str(error):
             raise

@@ -4,21 +4,58 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 from typer.core import TyperGroup
 
 from madx.errors import MadxError
+from madx.outside import visible
+
+
+class PlainConsole(Console):
+    """A console that shows text as it is, whoever wrote it: it knows no markup and obeys no control character.
+
+    All that the command prints goes through one of these, so labels, languages, bases, paths, words of data and answers
+    of servers need no care where they are printed. Colours come from `Text`, never from marks inside a text.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(markup=False, highlight=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Make a `Text` of a string: one that is printed, or a cell of a table."""
+        return super().render_str(visible(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the segments of whatever is printed, every `Text` in it with its control characters as escapes."""
+        return super().render(_shown(renderable) if isinstance(renderable, Text) else renderable, options)
+
+
+def _shown(text: Text) -> Text:
+    """The text as `visible` shows it, each character in its own style."""
+    if visible(text.plain) == text.plain:
+        return text
+    changed = [place for place, letter in enumerate(text.plain) if visible(letter) != letter]
+    result = text.blank_copy()
+    for piece in text.divide(sorted({end for place in changed for end in (place, place + 1)})):
+        escaped = Text(visible(piece.plain), style=piece.style)
+        for span in piece.spans:
+            escaped.stylize(span.style, span.start, None if span.end == len(piece) else span.end)
+        result.append_text(escaped)
+    return result
+
 
 #: whether this process prints: of several (accelerate launch, torchrun) only the first does
 FIRST = os.environ.get("RANK", "0") == "0"
 #: results wrap nowhere: a path or a command can be copied, a pipe gets whole lines
-out = Console(soft_wrap=True, highlight=False, emoji=False, quiet=not FIRST)
-notes = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False, quiet=not FIRST)
-errors = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+out = PlainConsole(soft_wrap=True, quiet=not FIRST)
+notes = PlainConsole(stderr=True, soft_wrap=True, quiet=not FIRST)
+errors = PlainConsole(stderr=True, soft_wrap=True)
 
 TRAINING = ("train-language", "train-task", "quickstart", "matrix", "compare")
 
@@ -108,4 +145,4 @@ def shell(*words: str) -> str:
 
 def show_table(table: RenderableType) -> None:
     """Print a rich table as wide as the terminal, or wide enough for most when the output is a pipe or a file."""
-    Console(quiet=not FIRST, highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
+    PlainConsole(quiet=not FIRST, width=None if sys.stdout.isatty() else 200).print(table)

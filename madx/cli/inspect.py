@@ -9,6 +9,7 @@ from rich.text import Text
 
 from madx.cli.console import out, show_table
 from madx.cli.options import Config, Sets, pairs, settings
+from madx.outside import visible_json
 
 if TYPE_CHECKING:
     from madx.jobs import Inspection
@@ -51,7 +52,7 @@ def inspect(
 
     found = run(settings(Inspect, config, sets, flags))
     if json == "-":
-        typer.echo(found.to_json(), nl=False)
+        typer.echo(visible_json(found.to_json()), nl=False)
         return
     _corpus(found)
     if found.data:
@@ -63,7 +64,7 @@ def inspect(
     if not found.warnings:
         out.print(Text("nothing to warn of", style="green"))
     if json:
-        out.print(f"written: {write_json(found, json)}", markup=False)
+        out.print(f"written: {write_json(found, json)}")
 
 
 def _corpus(found: "Inspection") -> None:

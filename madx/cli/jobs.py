@@ -22,6 +22,7 @@ from madx.cli.options import (
     pairs,
     renamed_flag,
     settings,
+    with_consent,
 )
 from madx.errors import ConfigError
 
@@ -221,7 +222,7 @@ def evaluate(
 
     quiet_transformers()
     chosen = settings(Evaluate, config, sets, flags)
-    result = run(chosen)
+    result = with_consent(lambda: run(chosen))
     _matrix(result.matrix)
     out.print("\nfiles: " + "  ".join(map(str, result.files)))
     if chosen.predictions:

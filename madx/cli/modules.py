@@ -11,6 +11,7 @@ from madx.cli import foreign
 from madx.cli.console import counted, out, show_table
 from madx.cli.options import Store
 from madx.errors import StoreError
+from madx.outside import visible
 
 if TYPE_CHECKING:
     from madx.module import ModuleInfo
@@ -35,7 +36,7 @@ def list_modules(store: Store = "modules") -> None:
     """List the modules of a store; a damaged one with its fault."""
     rows = _store(store).list()
     if not rows:
-        out.print(f"No modules in {store}. Train one with: madx train-language", markup=False)
+        out.print(f"No modules in {store}. Train one with: madx train-language")
         return
     table = Table("name", "role", "language", "components", "base", "parameters", "size", "score", box=SIMPLE)
     for row in rows:
@@ -83,7 +84,7 @@ def show(name: Name, store: Store = "modules") -> None:
         "folder": str(row.path),
     }
     record = {key: value for key, value in record.items() if value not in (None, [], {})}
-    out.print(yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=120).rstrip(), markup=False)
+    out.print(yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=120).rstrip())
 
 
 @app.command()
@@ -97,7 +98,7 @@ def verify(
     if faults:
         raise StoreError("Faults in the store:\n  " + "\n  ".join(faults))
     count = 1 if name else len(modules.names())
-    out.print(f"[green]{counted(count, 'module')} whole and as recorded[/] ({modules.root})")
+    out.print(Text.assemble((f"{counted(count, 'module')} whole and as recorded", "green"), f" ({modules.root})"))
 
 
 @app.command()
@@ -108,9 +109,10 @@ def remove(
     modules = _store(store)
     known = {row.name: row for row in modules.list()}
     if name in known and not yes:
-        typer.confirm(f"Delete the module {name} ({_size(known[name].bytes)}) in {known[name].path}?", abort=True)
+        question = f"Delete the module {name} ({_size(known[name].bytes)}) in {known[name].path}?"
+        typer.confirm(visible(question), abort=True)
     modules.remove(name)
-    out.print(f"removed {name} from {modules.root}", markup=False)
+    out.print(f"removed {name} from {modules.root}")
 
 
 app.command("import")(foreign.import_module)

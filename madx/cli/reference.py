@@ -40,7 +40,7 @@ def config(job: Annotated[Job, typer.Argument(help="The command that the setting
         Job.inspect: jobs.Inspect,
         Job.quickstart: Quickstart,
     }
-    out.print(f"# madx {job.value} FILE.yaml\n{describe(schemas[job])}".rstrip(), markup=False)
+    out.print(f"# madx {job.value} FILE.yaml\n{describe(schemas[job])}".rstrip())
 
 
 def tasks() -> None:
