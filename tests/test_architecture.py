@@ -28,6 +28,7 @@ FLOORS = (
     ("base", "module_types"),
     ("composition", "contract"),
     ("registry", "config"),
+    ("files",),
     ("errors", "version"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
