@@ -5,6 +5,8 @@ import typer
 from madx.cli import hub, jobs, many, modules, reference, similarity, using
 from madx.cli import inspect as inspecting
 from madx.cli.console import MadxGroup, ignore_warnings, out, set_up_messages
+from madx.cli.ending import run
+from madx.files.streams import prepare_streams
 from madx.version import __version__
 
 app = typer.Typer(
@@ -70,5 +72,6 @@ app.command("bases", rich_help_panel=KNOW)(reference.bases)
 
 def main() -> None:
     """The console script."""
+    prepare_streams()
     ignore_warnings()
-    app(prog_name="madx")
+    run(app)

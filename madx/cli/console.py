@@ -1,5 +1,6 @@
 """Output of the command: results on stdout, all else on stderr, errors as text, quiet libraries."""
 
+import errno
 import logging
 import os
 import sys
@@ -12,34 +13,74 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from madx.errors import MadxError
+from madx.files.reasons import in_words, lost_folder, reason
+from madx.files.streams import MESSAGES, silence_stdout, stdout_error
+
+
+class ResultConsole(Console):
+    """A console whose reader may go away (`| head`): rich would end the process; here the command ends itself."""
+
+    def on_broken_pipe(self) -> None:
+        """Pass the error on; called by rich while it is handled."""
+        raise BrokenPipeError(errno.EPIPE, "nobody reads the output any longer")
+
 
 #: whether this process prints: of several (accelerate launch, torchrun) only the first does
 FIRST = os.environ.get("RANK", "0") == "0"
 #: results wrap nowhere: a path or a command can be copied, a pipe gets whole lines
-out = Console(soft_wrap=True, highlight=False, emoji=False, quiet=not FIRST)
-notes = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False, quiet=not FIRST)
-errors = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+out = ResultConsole(soft_wrap=True, highlight=False, emoji=False, quiet=not FIRST)
+notes = Console(file=MESSAGES, soft_wrap=True, highlight=False, emoji=False, quiet=not FIRST)
+errors = Console(file=MESSAGES, soft_wrap=True, highlight=False, emoji=False)
 
 TRAINING = ("train-language", "train-task", "quickstart", "matrix", "compare")
 
 
 class MadxGroup(TyperGroup):
-    """The root of the commands. A MadxError ends with its text and code 1, Ctrl-C with 130; `--debug`: a traceback."""
+    """The root of the commands: every error that a user can meet ends as a text; with `--debug` as a traceback.
+
+    Exit codes: 1 after an error, 130 after Ctrl-C, 141 when nobody reads the output any longer (as shells count it).
+    """
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; a MadxError ends as one message and exit code 1, Ctrl-C with how to go on and 130."""
+        """Run the command, and write out what it printed."""
         try:
-            return super().invoke(ctx)
-        except MadxError as error:
+            result = super().invoke(ctx)
+            if (unwritten := stdout_error()) is not None:
+                raise unwritten
+            return result
+        except BaseException as error:
+            if (lost := stdout_error()) is not None:
+                silence_stdout()
+                if not isinstance(error, MadxError):
+                    if isinstance(lost, BrokenPipeError):
+                        raise typer.Exit(141) from None
+                    error = MadxError(f"Cannot write to stdout: {reason(lost)}.")
             if ctx.params.get("debug"):
+                raise error
+            if isinstance(error, KeyboardInterrupt):
+                errors.print(Text(_stopped(str(error), ctx.invoked_subcommand), style="yellow"))
+                raise typer.Exit(130) from None
+            if (text := in_words(error)) is None:
                 raise
-            errors.print(Text.assemble(("Error: ", "bold red"), (str(error), "red")))
+            print_error(text)
             raise typer.Exit(1) from None
-        except KeyboardInterrupt as stop:
-            if ctx.params.get("debug"):
-                raise
-            errors.print(Text(_stopped(str(stop), ctx.invoked_subcommand), style="yellow"))
-            raise typer.Exit(130) from None
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Read the words of the command line and run it; a full disk at `--help` or `--version` is told, too."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            lost = stdout_error()
+            silence_stdout()
+            print_error(f"Cannot write to stdout: {reason(lost)}." if lost is not None else str(in_words(error)))
+            raise SystemExit(1) from None
+
+
+def print_error(text: str) -> None:
+    """Print the text of an error to stderr."""
+    remark = lost_folder()
+    text += f" ({remark.removeprefix('; ')})" if remark and remark not in text else ""
+    errors.print(Text.assemble(("Error: ", "bold red"), (text, "red")))
 
 
 def _stopped(text: str, command: str | None) -> str:
@@ -108,4 +149,4 @@ def shell(*words: str) -> str:
 
 def show_table(table: RenderableType) -> None:
     """Print a rich table as wide as the terminal, or wide enough for most when the output is a pipe or a file."""
-    Console(quiet=not FIRST, highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
+    ResultConsole(quiet=not FIRST, highlight=False, width=None if sys.stdout.isatty() else 200).print(table)

@@ -9,7 +9,7 @@ from madx.errors import MadxError
 
 REASONS = {
     errno.ENOENT: "no such file or folder",
-    errno.ENOSPC: "the disk is full; make room and repeat",
+    errno.ENOSPC: "No space left on device: the disk is full; make room and repeat",
     errno.EDQUOT: "your quota on this disk is used up; make room and repeat",
     errno.EFBIG: "the file would be larger than allowed here; raise the limit (ulimit -f) or choose another folder",
     errno.EACCES: "permission denied; choose a folder of your own or change its permissions",

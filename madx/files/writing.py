@@ -152,7 +152,7 @@ def _left(path: Path, machine: str, process: int) -> bool:
         return not alive
     with suppress(OSError):
         newest = max(p.lstat().st_mtime for p in (path, *(path.rglob("*") if path.is_dir() else ())))
-        return time.time() - newest > OLD
+        return bool(time.time() - newest > OLD)
     return False
 
 

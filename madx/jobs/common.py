@@ -16,6 +16,7 @@ from accelerate import PartialState
 from madx.base import Base, load_base
 from madx.contract.module_type import ComponentConfig, acts_on_weights
 from madx.errors import ConfigError, MadxError, StoreError
+from madx.files.writing import check_folder
 from madx.jobs.settings import JobSettings
 from madx.module import ModuleInfo
 from madx.store import Store
@@ -176,7 +177,13 @@ def layered(*layers: dict[str, Any]) -> dict[str, Any]:
 
 def run_folder(given: str | None, default: str) -> Path:
     """The folder of a run's checkpoint, caches and reports."""
-    return Path(given) if given else Path("runs") / default
+    return Path(given).expanduser() if given else Path("runs") / default
+
+
+def check_folders(*folders: Path) -> None:
+    """Raise MadxError, before hours of work, for a folder of results that cannot be made or written to."""
+    for folder in folders:
+        check_folder(folder, "results")
 
 
 def told_failure(what: str, error: Exception) -> str:

@@ -1,10 +1,12 @@
 """Settings that the jobs share, and the data that a job takes: a file, or data in memory."""
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, model_validator
 
 from madx.config import Settings
+from madx.errors import MadxError
 from madx.jobs.memory import as_files
 
 if TYPE_CHECKING:
@@ -21,6 +23,18 @@ COMPONENTS = (
     "A preset, as madx; a preset with settings changed, as {preset: madx, bottleneck: {reduction_factor: 4}}; or all "
     "settings by module type."
 )
+
+
+#: a seed; its name becomes a part of the names of modules and folders
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def as_fault(check: Callable[[], object]) -> None:
+    """Run a check of ours for pydantic, which gathers ValueErrors alone."""
+    try:
+        check()
+    except MadxError as error:
+        raise ValueError(str(error)) from None
 
 
 class DataSettings(Settings):

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from madx.errors import DataError
+from madx.files.reading import read_text
+from madx.files.reasons import in_words
 from madx.metrics.scores import KINDS, EntityScores, Statistics
 from madx.metrics.significance import ALPHA, SAMPLES
 from madx.results.cells import Cell, Meta, Missing
@@ -76,9 +78,11 @@ def read_matrix(path: str | Path) -> TransferMatrix:
     """Read a matrix.json from a file. Raises DataError, naming the file, when it cannot be read."""
     path = Path(path)
     try:
-        return from_json(path.read_text(encoding="utf-8"))
+        return from_json(read_text(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); name a matrix.json that madx evaluate wrote") from error
+        raise DataError(
+            f"{path} cannot be read ({in_words(error)}); name a matrix.json that madx evaluate wrote"
+        ) from error
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 

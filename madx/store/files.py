@@ -97,8 +97,8 @@ def _require_own_case(folder: Path) -> None:
     for other in folder.parent.iterdir() if folder.parent.is_dir() else ():
         if other.name != folder.name and folded(other.name) == folded(folder.name) and looks_stored(other):
             raise StoreError(
-                f"{folder.parent} holds a module {other.name!r}; {folder.name!r} would be the same folder where the case "
-                "of letters makes no difference. Choose another name, or remove that module first."
+                f"{folder.parent} holds a module {other.name!r}; {folder.name!r} would be the same folder where the "
+                "case of letters makes no difference. Choose another name, or remove that module first."
             )
 
 

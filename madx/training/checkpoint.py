@@ -8,7 +8,6 @@ are JSON in its metadata.
 
 import json
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from madx.errors import TrainingError
+from madx.files.reading import why_no_file
+from madx.files.reasons import reason
+from madx.files.writing import placed
 
 VERSION = 2  # 1: madx 0.1.0
 
@@ -27,22 +29,16 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, An
 
     Raises TrainingError when the disk refuses.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        save_file(plain, temporary, metadata={"state": json.dumps({"version": VERSION, **state})})
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with placed(path) as temporary:
+            save_file(plain, temporary, metadata={"state": json.dumps({"version": VERSION, **state})})
     except Exception as error:  # safetensors has an error class of its own for a full disk
         raise TrainingError(
-            f"Cannot write the checkpoint {path}: {error}. The checkpoint before it is intact; free space on the disk "
-            "and start the same command again to go on from there."
+            f"Cannot write the checkpoint {path}: {reason(error)}. The checkpoint before it is intact; free "
+            "space on the disk and start the same command again to go on from there."
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def read_checkpoint(
@@ -52,8 +48,13 @@ def read_checkpoint(
 
     Raises TrainingError for a damaged file, a foreign one, and one that another version of madx has written.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
+    if fault := why_no_file(path):
+        raise TrainingError(
+            f"The checkpoint {path} cannot be read: {fault}. Remove it, or start with resume=false, to train from the "
+            "beginning."
+        )
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             state = json.loads((file.metadata() or {})["state"])

@@ -1,6 +1,5 @@
 """The progress of a job on the screen: a bar in a terminal, a line now and then elsewhere."""
 
-import sys
 import time
 
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from madx.files.streams import MESSAGES
 from madx.training.cpu_contention import CpuContention
 
 #: seconds between two lines when the output is no terminal
@@ -34,7 +34,7 @@ class ProgressView:
         self.title, self.steps, self.start = title, steps, start
         self.bar: Progress | None = None
         self.task = TaskID(0)
-        self.console = Console(file=sys.stderr) if shown else None
+        self.console = Console(file=MESSAGES) if shown else None
         self.contention = CpuContention() if shown else None
         self.began = self.last_line = time.monotonic()
         self.tokens, self.done = 0, start

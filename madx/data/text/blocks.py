@@ -9,9 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -25,6 +22,10 @@ from madx.data.text.corpora import Source, corpus_files, read_corpus
 from madx.data.text.packing import MANY_UNKNOWN, TINY, CorpusStats, pack, tokenise
 from madx.data.text.tokenizing import frame_of
 from madx.errors import ConfigError, DataError
+from madx.files.places import cache_root
+from madx.files.reading import opened, read_text
+from madx.files.reasons import reason
+from madx.files.writing import temporary_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -149,8 +150,7 @@ def _fill(
 
 
 def _cache_root(cache: Path | str | None) -> Path:
-    home = Path(os.environ.get("MADX_CACHE") or Path.home() / ".cache" / "madx")
-    return Path(cache) if cache else home / "blocks"
+    return Path(cache) if cache else cache_root() / "blocks"
 
 
 def _behaviour(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -165,7 +165,10 @@ def _behaviour(tokenizer: PreTrainedTokenizerBase) -> str:
 def _open(folder: Path) -> Blocks | None:
     """Return the blocks of a cache folder, or None if there are none or if they are damaged."""
     try:
-        stats = CorpusStats(**json.loads((folder / "blocks.json").read_text())["stats"])
+        stats = CorpusStats(**json.loads(read_text(folder / "blocks.json"))["stats"])
+        for name in ("train", "held_out"):
+            with opened(folder / f"{name}.npy"):  # numpy would wait for a named pipe in its place
+                pass
         train, held_out = (BlockArray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ("train", "held_out"))
     except FileNotFoundError:
         return None
@@ -178,22 +181,17 @@ def _open(folder: Path) -> Blocks | None:
 def _write_folder(folder: Path, fill: Callable[[Path, Path], None]) -> None:
     """Call `fill(work, scratch)` and rename `work` to `folder`, so that nobody ever sees an incomplete folder."""
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".packing-", dir=folder.parent))
-    except OSError as error:
-        raise DataError(f"{folder.parent}: no cache can be kept there: {error}. Set another cache folder.") from error
-    try:
-        work, scratch = temporary / "work", temporary / "scratch"
-        work.mkdir()
-        scratch.mkdir()
-        fill(work, scratch)
-        _replace_folder(work, folder, temporary / "old")
+        with temporary_folder(folder) as temporary:
+            work, scratch = temporary / "work", temporary / "scratch"
+            work.mkdir()
+            scratch.mkdir()
+            fill(work, scratch)
+            _replace_folder(work, folder, temporary / "old")
     except OSError as error:
         raise DataError(
-            f"{folder}: the packed blocks cannot be written: {error}. Free disk space or set another cache folder."
+            f"{folder}: the packed blocks cannot be written: {reason(error)}. Free disk space or set another cache "
+            "folder."
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _replace_folder(new: Path, folder: Path, aside: Path) -> None:

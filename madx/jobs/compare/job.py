@@ -18,7 +18,7 @@ from madx.base import Base
 from madx.composition import Stack
 from madx.engine import Engine
 from madx.errors import ConfigError
-from madx.jobs.common import info_of, open_base, told_failure, versions, weights_of
+from madx.jobs.common import check_folders, info_of, open_base, told_failure, versions, weights_of
 from madx.jobs.compare import measure
 from madx.jobs.compare.settings import Compare, jobs_of
 from madx.jobs.keywords import takes_keywords
@@ -56,6 +56,7 @@ def compare(settings: Compare) -> CompareResult:
     if PartialState().num_processes > 1:
         raise ConfigError("compare measures one process: start it without torchrun or accelerate launch.")
     jobs = jobs_of(settings)
+    check_folders(Path(settings.run))
     base = open_base(settings)
     data, labels = read_data(next(iter(jobs.values())))  # the same for all, but for its batches
     cut: dict[tuple[int | None, ...], TokenClassification] = {}

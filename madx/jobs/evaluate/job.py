@@ -14,14 +14,16 @@ from madx.data.labelled.windows import Row
 from madx.data.text.corpora import corpus_files
 from madx.engine import Engine
 from madx.engine.entropy_mixing import EntropyMixing
-from madx.errors import CompositionError, ConfigError
-from madx.jobs.common import bring_to, info_of, module_names, open_base, run_folder, versions
+from madx.errors import CompositionError, ConfigError, MadxError
+from madx.files.names import inside
+from madx.jobs.common import bring_to, check_folders, info_of, module_names, open_base, run_folder, versions
 from madx.jobs.evaluate.controls import compositions_of, language_modules, source_languages
 from madx.jobs.evaluate.settings import Evaluate, check_choice
 from madx.jobs.keywords import takes_keywords
 from madx.jobs.labelled import file_sha256, read_labelled, task_type
 from madx.jobs.proxies import likeness
 from madx.report import save as save_report
+from madx.report import to_markdown
 from madx.report.page import write_report
 from madx.report.page.record import PREDICTIONS, prediction_file, save_modules
 from madx.results.cells import Cell, Meta, Missing
@@ -67,6 +69,7 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     sources = source_languages(first, settings.source)
     languages = language_modules(store, settings, sources)
     check_choice(settings, languages)
+    check_folders(run_folder(settings.run, f"evaluate-{settings.task_module}"))
     kind = task_type(str(first.task))
     data = {language: read_labelled(path, settings.columns, kind) for language, path in settings.targets.items()}
     labels = LabelSet(first.labels)
@@ -87,7 +90,11 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     finally:
         engine.close()
     matrix = TransferMatrix(_meta(settings, base, sources), tuple(cells), tuple(missing), tuple(settings.targets))
-    files = save_report(matrix, run.folder)
+    try:
+        files = save_report(matrix, run.folder)
+    except MadxError:  # hours of work must not go with a full disk
+        log.error("The scores cannot be stored, so they are printed here:\n%s", to_markdown(matrix))
+        raise
     save_modules(run.folder, infos)
     run.remove_stale_predictions(cells)
     return EvaluateResult(matrix, run.folder, files + write_report(run.folder))
@@ -186,13 +193,14 @@ class _Run:
             inactive = ", ".join(explanation.inactive)
             log.error("%s, %s: INACTIVE %s: the score does not show what it does", language, control, inactive)
         if settings.predictions:
-            write_conll(self.folder / PREDICTIONS / prediction_file(language, control, seed), sentences, predicted)
+            file = inside(self.folder, PREDICTIONS, prediction_file(language, control, seed))
+            write_conll(file, sentences, predicted)
         record = explanation.as_dict() | ({"mixing": mixing.summary()} if mixing else {})
         return Cell(language, control, str(composition), seed, task.score(sentences, predicted), record)
 
     def remove_stale_predictions(self, cells: list[Cell]) -> None:
         """Remove predictions of an earlier run in the same folder: the report would show them as this run's."""
         written = {prediction_file(c.target, c.control, c.seed) for c in cells} if self.settings.predictions else set()
-        for file in (self.folder / PREDICTIONS).glob("*.conll"):
+        for file in inside(self.folder, PREDICTIONS).glob("*.conll"):
             if file.name not in written:
-                file.unlink()
+                file.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from madx.contract.module_type import ComponentConfig
 from madx.data.labelled.labels import LabelSet
 from madx.engine import Engine
 from madx.errors import ConfigError
-from madx.jobs.common import info_of, is_main, open_training_base, run_folder, versions, weights_of
+from madx.jobs.common import check_folders, info_of, is_main, open_training_base, run_folder, versions, weights_of
 from madx.jobs.keywords import takes_keywords
 from madx.jobs.labelled import file_sha256, task_type
 from madx.jobs.train_task.data import Split, data_record, read_data, task_and_steps, task_over
@@ -99,7 +99,8 @@ def _checked_store(settings: TrainTask) -> Store:
         raise ConfigError(f"seeds {settings.seeds}: each seed once.")
     store = Store(settings.store)
     for name in names.values():
-        check_target(store.root / name, overwrite=settings.overwrite)
+        check_target(store.root / check_name(name), overwrite=settings.overwrite)
+    check_folders(store.root, run_folder(settings.run, f"train-task-{settings.name or settings.task}"))
     return store
 
 

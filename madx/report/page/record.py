@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from madx.data.labelled.conll import Sentence, read_conll
 from madx.errors import DataError
+from madx.files.names import check_file_name, inside
+from madx.files.reading import read_text
 from madx.report.files import write_files
 from madx.results.json import read_matrix
 from madx.results.matrix import TransferMatrix
@@ -41,7 +43,7 @@ class RunRecord:
 
     def prediction(self, language: str, control: str, seed: int) -> Prediction | None:
         """The predictions of one cell; None when the run did not write them."""
-        path = self.folder / PREDICTIONS / prediction_file(language, control, seed)
+        path = inside(self.folder, PREDICTIONS, prediction_file(language, control, seed), kind=DataError)
         if not path.exists():
             return None
         gold, found = (
@@ -52,7 +54,9 @@ class RunRecord:
 
 
 def prediction_file(language: str, control: str, seed: int) -> str:
-    """Name of the file with the predictions of one cell."""
+    """Name of the file with the predictions of one cell. Raises DataError for names that no file can have."""
+    for name, what in ((language, "target"), (control, "control"), (str(seed), "seed")):
+        check_file_name(name, what, kind=DataError)
     return f"{language}.{control}.seed{seed}.conll"
 
 
@@ -89,7 +93,7 @@ def read_run(folder: str | Path) -> RunRecord:
     if not modules.is_file():  # a run of an older madx
         return RunRecord(folder, matrix)
     try:
-        content = json.loads(modules.read_text(encoding="utf-8"))
+        content = json.loads(read_text(modules))
         if content["format"] != FORMAT or content["version"] not in READ:
             raise DataError(
                 f"{modules}: format {content['format']!r} version {content['version']!r} is not read; evaluate again."
