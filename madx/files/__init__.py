@@ -1,1 +1,1 @@
-"""What all rooms need around files: names that may become paths, reading, writing, and reasons in words."""
+"""Ground of all rooms that touch files: names that may become paths, reading, writing, and reasons in words."""

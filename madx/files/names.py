@@ -29,14 +29,14 @@ def fault_of(name: object) -> str | None:
         return f"it contains {wrong[0]!a}"
     if name != name.strip() or name[0] == "." or name[-1] == ".":
         return "it begins or ends with a blank or a dot"
-    if is_device(name):
+    if is_kept_by_system(name):
         return "Windows keeps this name for a device"
     return None
 
 
-def is_device(name: str) -> bool:
-    """Tell whether the system at hand keeps a name for a device."""
-    return os.name == "nt" and name.partition(".")[0].rstrip().lower() in DEVICES
+def is_kept_by_system(name: str) -> bool:
+    """Tell whether the system at hand would take a name for a device, or drop the dot at its end."""
+    return os.name == "nt" and (name.partition(".")[0].rstrip().lower() in DEVICES or name.endswith("."))
 
 
 def check_file_name(name: str, what: str, *, kind: type[MadxError] = ConfigError) -> str:
