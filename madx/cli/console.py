@@ -12,8 +12,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 from typer.core import TyperGroup
 
-from madx.errors import MadxError
-from madx.files.reasons import in_words, lost_folder, reason
+from madx.files.reasons import in_words
 from madx.files.streams import MESSAGES, silence_stdout, stdout_error
 
 
@@ -49,14 +48,12 @@ class MadxGroup(TyperGroup):
                 raise unwritten
             return result
         except BaseException as error:
-            if (lost := stdout_error()) is not None:
+            if stdout_error() is not None or isinstance(error, OSError):
                 silence_stdout()
-                if not isinstance(error, MadxError):
-                    if isinstance(lost, BrokenPipeError):
-                        raise typer.Exit(141) from None
-                    error = MadxError(f"Cannot write to stdout: {reason(lost)}.")
+            if isinstance(error, BrokenPipeError):
+                raise typer.Exit(141) from None
             if ctx.params.get("debug"):
-                raise error
+                raise
             if isinstance(error, KeyboardInterrupt):
                 errors.print(Text(_stopped(str(error), ctx.invoked_subcommand), style="yellow"))
                 raise typer.Exit(130) from None
@@ -70,16 +67,13 @@ class MadxGroup(TyperGroup):
         try:
             return super().main(*args, **kwargs)
         except OSError as error:
-            lost = stdout_error()
             silence_stdout()
-            print_error(f"Cannot write to stdout: {reason(lost)}." if lost is not None else str(in_words(error)))
+            print_error(str(in_words(error)))
             raise SystemExit(1) from None
 
 
 def print_error(text: str) -> None:
     """Print the text of an error to stderr."""
-    remark = lost_folder()
-    text += f" ({remark.removeprefix('; ')})" if remark and remark not in text else ""
     errors.print(Text.assemble(("Error: ", "bold red"), (text, "red")))
 
 

@@ -25,6 +25,8 @@ REASONS = {
     errno.EIO: "Input/output error: the disk or the network under it failed; check them and repeat",
     errno.ESTALE: "the network disk has lost the file; mount it anew and repeat",
 }
+#: errors of writing to an open stream; where madx writes files, it says which
+UNNAMED = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EPIPE)
 #: parts of the texts by which torch and the C++ library tell that memory is used up
 NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc", "not enough memory")
 #: libraries that read files; other than on purpose, they raise errors of their own only for damaged ones
@@ -86,6 +88,8 @@ def in_words(error: BaseException) -> str | None:
         return f"A file or an input is not {error.encoding} text ({error.reason}): save it as UTF-8."
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename is not None else ""
+        if not place and error.errno in UNNAMED:
+            place = "Cannot write the output: "
         return f"{place}{reason(error)}."
     if is_no_path(error):
         return f"A text cannot be a path ({error}): choose another."

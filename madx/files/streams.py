@@ -63,7 +63,10 @@ def prepare_streams() -> None:
     for _ in closed:
         os.open(os.devnull, os.O_RDWR)  # the lowest free number
     if sys.stdin is None:
-        sys.stdin = open(os.devnull, encoding="utf-8")
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - it lives as long as the process
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        MESSAGES.write("stdout is closed: what the command prints is lost; what it stores is not.\n")
     codecs.register_error(ESCAPED, _escaped)
     if sys.stdout is not None and getattr(sys.stdout, "errors", "") in ("strict", "surrogateescape"):
         with suppress(AttributeError, ValueError):

@@ -101,6 +101,8 @@ def check_folder(folder: str | Path, what: str, *, kind: type[MadxError] = MadxE
     folder = Path(folder).expanduser()
     doing = f"keep {what} in {str(folder)[:300]!r}"
     with explained(doing, kind, advice="Give another folder."):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(folder)  # a path that no folder can have is refused here
         there = folder
         while not os.path.lexists(there) and there != there.parent:
             there = there.parent
