@@ -68,6 +68,8 @@ class MadxGroup(TyperGroup):
             return super().main(*args, **kwargs)
         except OSError as error:
             silence_stdout()
+            if "--debug" in (kwargs.get("args") or [*args, *sys.argv]):
+                raise
             print_error(str(in_words(error)))
             raise SystemExit(1) from None
 

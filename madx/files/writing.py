@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from madx.errors import MadxError
+from madx.files.places import user_path
 from madx.files.reasons import explained
 
 TEMPORARY = re.compile(r"\.madx-([0-9a-f]{8})-([0-9]+)-[0-9a-f]{8}\.tmp")
@@ -48,7 +49,7 @@ def write_named(path: str | Path, content: bytes) -> None:
 
     Raises OSError.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if path.exists() and not path.is_file() and not path.is_dir():  # /dev/stdout, a pipe: it must not be replaced
         path.write_bytes(content)
     else:
@@ -98,7 +99,7 @@ def check_folder(folder: str | Path, what: str, *, kind: type[MadxError] = MadxE
 
     what: what will be kept there, for the error.
     """
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     doing = f"keep {what} in {str(folder)[:300]!r}"
     with explained(doing, kind, advice="Give another folder."):
         with suppress(FileNotFoundError, NotADirectoryError):

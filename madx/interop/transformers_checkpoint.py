@@ -10,6 +10,7 @@ from madx.engine import Engine
 from madx.engine.decoder import decoder_weights
 from madx.engine.merge import require_weights_alone
 from madx.errors import CompositionError
+from madx.files.places import user_path
 from madx.interop.files import new_folder, require_free
 from madx.module import require_first_piece, require_task_head
 
@@ -25,7 +26,7 @@ def export_plain(engine: Engine, folder: str | Path) -> Path:
     base's own token classification model cannot hold; ConfigError for a head with another pooling than `first`;
     StoreError for a folder that is not empty.
     """
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     require_free(folder)
     require_weights_alone(engine, "written as a plain checkpoint")
     tasks = [n for n in engine.composition.names() if engine.modules[n].head is not None]

@@ -16,6 +16,7 @@ from accelerate import PartialState
 from madx.base import Base, load_base
 from madx.contract.module_type import ComponentConfig, acts_on_weights
 from madx.errors import ConfigError, MadxError, StoreError
+from madx.files.places import user_path
 from madx.files.writing import check_folder
 from madx.jobs.settings import JobSettings
 from madx.module import ModuleInfo
@@ -177,7 +178,7 @@ def layered(*layers: dict[str, Any]) -> dict[str, Any]:
 
 def run_folder(given: str | None, default: str) -> Path:
     """The folder of a run's checkpoint, caches and reports."""
-    return Path(given).expanduser() if given else Path("runs") / default
+    return user_path(given) if given else Path("runs") / default
 
 
 def check_folders(*folders: Path) -> None:

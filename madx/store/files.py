@@ -19,6 +19,7 @@ from madx.base import Base
 from madx.composition import HUB_MARK
 from madx.errors import MadxError, StoreError
 from madx.files.names import folded
+from madx.files.places import user_path
 from madx.files.reading import read_bytes
 from madx.files.reasons import explained
 from madx.module import Module, ModuleInfo, require_base
@@ -75,7 +76,9 @@ def check_target(folder: str | Path, *, overwrite: bool = False) -> None:
     """Raise StoreError when no module can be saved as this folder; a long training asks this before it starts."""
     folder = absolute(folder)
     if folder.is_symlink():
-        raise StoreError(f"{folder} is a link, not a folder to replace. Save to {folder.resolve()} or remove it.")
+        raise StoreError(
+            f"{folder} is a link, not a folder to replace. Save to {os.path.realpath(folder)} or remove it."
+        )
     _require_own_case(folder)
     if not os.path.lexists(folder):
         return
@@ -193,7 +196,7 @@ def read_manifest(folder: Path) -> Manifest:
 def absolute(path: str | Path) -> Path:
     """The path without `~` and `..`. Links are kept: the last one must stay visible as a link. Raises StoreError."""
     with explained(f"use the path {str(path)[:300]!r}", StoreError):
-        found = Path(os.path.abspath(os.path.expanduser(path)))
+        found = Path(os.path.abspath(user_path(path)))
         with suppress(FileNotFoundError, NotADirectoryError):
             os.lstat(found)  # a path that no file can have is refused here
         return found

@@ -127,7 +127,7 @@ class Store:
         for path in (folder, *(folder / file for file in LAYOUT.files)):
             if path.is_symlink():
                 raise StoreError(
-                    f"{path} is a link; a store reads only its own files. Copy {path.resolve()} here, or load "
+                    f"{path} is a link; a store reads only its own files. Copy {os.path.realpath(path)} here, or load "
                     "that by its path."
                 )
         return folder

@@ -1,44 +1,12 @@
 """Only regular files are read, and whatever lies in their place is refused at once."""
 
 import os
-import socket
 import time
 
 import pytest
+from odd_files import KINDS, make
 
 from madx.files.reading import opened, read_bytes, why_no_file
-
-ZERO = "/dev/zero"
-
-
-def make(kind, path):
-    """Put something at a path that is no regular file."""
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "device":
-        path.symlink_to(ZERO)
-    elif kind == "loop":
-        path.symlink_to(path)
-    elif kind == "dangling":
-        path.symlink_to(path.with_name("nothing"))
-    elif kind == "folder":
-        path.mkdir()
-    elif kind == "socket":
-        here = os.getcwd()
-        os.chdir(path.parent)  # the path of a socket may have 108 bytes
-        with socket.socket(socket.AF_UNIX) as made:
-            made.bind(path.name)
-        os.chdir(here)
-
-
-KINDS = {
-    "pipe": "named pipe",
-    "device": "device",
-    "loop": "leads back to itself",
-    "dangling": "no such file",
-    "folder": "a folder",
-    "socket": "socket",
-}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes and devices of POSIX")
