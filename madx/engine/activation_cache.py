@@ -69,7 +69,7 @@ class States:
             except OSError as error:
                 self.file_room = 0
                 log.warning(
-                    "States of frozen layers are no longer kept on disk (%s); the others are computed anew in each epoch.",
+                    "States of frozen layers are no longer kept on disk (%s); the others are computed in each epoch.",
                     reason(error),
                 )
 

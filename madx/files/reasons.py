@@ -28,7 +28,14 @@ REASONS = {
 #: errors of writing to an open stream; where madx writes files, it says which
 UNNAMED = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EPIPE)
 #: parts of the texts by which torch and the C++ library tell that memory is used up
-NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc", "not enough memory")
+NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "bad_alloc",
+    "not enough memory",
+    "failed to map segment",
+)
 #: libraries that read files; other than on purpose, they raise errors of their own only for damaged ones
 READERS = ("safetensors", "safetensors_rust", "json", "yaml", "zipfile", "zlib", "gzip", "lzma", "_pickle", "pickle")
 SOURCES_OF_READERS = "files from elsewhere are fetched again, `madx modules verify` tells which module is damaged"
