@@ -1,19 +1,19 @@
 """Names and files that lead elsewhere, hang or have no end: refused in words at every door."""
 
-import json
 import os
 import time
 
 import pytest
 import tiny
+from cli_tools import failed, run
 from odd_files import KINDS, make
 from store_tools import module
 
 from madx.config import check
-from madx.data.text.blocks import _open
+from madx.data.text.blocks import _only_files
 from madx.errors import ConfigError, DataError, MadxError, StoreError, TrainingError
 from madx.interop.files import load, read_json, require_free
-from madx.jobs import Evaluate, Matrix, TrainTask, evaluate, train_task
+from madx.jobs import Evaluate, Matrix, evaluate, train_task
 from madx.results.json import read_matrix
 from madx.store import LAYOUT, Store, load_module, read_info
 from madx.training.checkpoint import read_checkpoint
@@ -54,13 +54,6 @@ def test_a_module_with_something_else_in_the_place_of_a_file(kind, file, base, t
     assert [row.name for row in store.list() if row.fault is None] == ["other"]
 
 
-def test_a_record_without_an_end(base, tmp_path, monkeypatch):
-    Store(tmp_path).save(module(base))
-    monkeypatch.setattr("madx.store.files.LARGEST_RECORD", 100)
-    with pytest.raises(StoreError, match="module.json has more than 100 bytes"):
-        read_info(tmp_path / "swa")
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_files_that_madx_reads(kind, tmp_path):
     for name in ("checkpoint.safetensors", "matrix.json", "adapter_config.json", "pytorch_adapter.bin"):
@@ -75,13 +68,14 @@ def test_other_files_that_madx_reads(kind, tmp_path):
         load(tmp_path / "pytorch_adapter.bin")
 
 
-def test_a_pipe_in_the_cache_of_blocks(tmp_path):
-    (tmp_path / "blocks.json").write_text(json.dumps({"stats": {}}))
-    make("pipe", tmp_path / "train.npy")
-    assert _open(tmp_path) is None
-    (tmp_path / "blocks.json").unlink()
-    make("pipe", tmp_path / "blocks.json")
-    assert _open(tmp_path) is None
+@pytest.mark.parametrize("name", ["blocks.json", "train.npy", "held_out.npy"])
+def test_a_pipe_in_the_cache_of_blocks(name, tmp_path, caplog):
+    for each in ("blocks.json", "train.npy", "held_out.npy"):
+        (tmp_path / each).touch()
+    assert _only_files(tmp_path)
+    (tmp_path / name).unlink()
+    make("pipe", tmp_path / name)
+    assert not _only_files(tmp_path) and f"{name} is damaged (it is a named pipe" in caplog.text
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------
@@ -108,19 +102,17 @@ def test_targets_and_tasks_that_are_no_file_names(name):
             check(Matrix, good | wrong, what="the settings")
 
 
+def test_the_command_names_the_target():
+    for target in (UP, "/etc/x", "swa."):
+        assert f"target {target!r} would become the name of a file" in failed(
+            run("evaluate", "--target", f"{target}=x")
+        )
+
+
 def test_targets_that_are_one_file_elsewhere():
     with pytest.raises(ConfigError, match="would be one file"):
         evaluation(targets={"swa": "x.conll", "SWA": "y.conll"})
     assert evaluation(targets={"con": "x.conll", "Kiswahili": "y.conll"}).targets
-
-
-@pytest.mark.parametrize("seed", [-1, 2**63, 2**64])
-def test_seeds_that_no_generator_takes(seed):
-    for settings in ({"seeds": [seed]}, {"seeds": [1, seed]}):
-        with pytest.raises(ConfigError, match="seeds"):
-            check(TrainTask, {"base": "b", "language": "eng", "data": "x", "dev": "y"} | settings, what="the settings")
-        with pytest.raises(ConfigError, match="seeds"):
-            evaluation(**settings)
 
 
 def test_a_name_that_is_too_long_with_its_seed_is_found_before_training(tmp_path):

@@ -5,8 +5,6 @@ input of its lowest layer is computed once for each sentence and kept: in memory
 another limit, then not at all. No gradient flows below that layer in any case, since nothing there requires one.
 """
 
-import errno
-import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,9 +19,6 @@ from madx.engine.call import CurrentCall
 from madx.engine.hooks import Hook
 from madx.engine.plan import Plan
 from madx.engine.protocols import RunningEngine
-from madx.files.reasons import reason
-
-log = logging.getLogger("madx")
 
 GB = 1 << 30
 #: The key under which a call keeps the input of the lowest trained layer.
@@ -59,31 +54,12 @@ class States:
         if size <= self.room:
             self._kept[key], self.room = state.to("cpu", copy=True), self.room - size
         elif size <= self.file_room:
-            try:
-                self._filed[key] = (
-                    self._write(state.cpu().contiguous().view(torch.uint8).numpy().tobytes()),
-                    size,
-                    state.dtype,
-                )
-                self.file_room -= size
-            except OSError as error:
-                self.file_room = 0
-                log.warning(
-                    "States of frozen layers are no longer kept on disk (%s); the others are computed in each epoch.",
-                    reason(error),
-                )
-
-    def _write(self, data: bytes) -> int:
-        """Append to the file; gives the place. Raises OSError."""
-        if self._file is None:
-            if self.folder is not None:
-                self.folder.mkdir(parents=True, exist_ok=True)
-            # without a buffer, so that a full disk shows here; it lives as long as this object
-            self._file = tempfile.TemporaryFile(dir=self.folder, buffering=0)  # noqa: SIM115
-        place = self._file.seek(0, 2)
-        if self._file.write(data) < len(data):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return place
+            if self._file is None:
+                if self.folder is not None:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                self._file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115 - lives as long as this object
+            self._filed[key], self.file_room = (self._file.seek(0, 2), size, state.dtype), self.file_room - size
+            self._file.write(state.cpu().contiguous().view(torch.uint8).numpy().tobytes())
 
     def get(self, key: bytes, width: int) -> Tensor:
         """Return a state that is kept, `(tokens, width)`. Raises KeyError for another key."""

@@ -19,7 +19,6 @@ from madx.files.reasons import as_madx_errors
 from madx.jobs.common import check_folders, weights_of
 from madx.jobs.evaluate import Evaluate, evaluate
 from madx.jobs.reuse import identity, train_if_missing
-from madx.jobs.settings import Seed
 from madx.jobs.train_language import TrainLanguage
 from madx.jobs.train_task import TrainTask
 from madx.results.matrix import TransferMatrix
@@ -51,7 +50,7 @@ class Quickstart(Settings):
     targets: list[str] = Field(
         default=["swa", "fin", "ind"], min_length=1, description="Target languages, unseen by the base."
     )
-    seeds: list[Seed] = Field(default=[1, 2, 3], min_length=1, description="Seeds of the task module.")
+    seeds: list[int] = Field(default=[1, 2, 3], min_length=1, description="Seeds of the task module.")
     corpus_sentences: int = Field(default=12000, ge=200, description="Sentences of raw text for a language.")
     train_sentences: int = Field(default=2000, ge=50, description="Labelled English sentences.")
     test_sentences: int = Field(default=400, ge=50, description="Labelled sentences of each test set.")

@@ -1,7 +1,7 @@
 """Settings that the jobs share, and the data that a job takes: a file, or data in memory."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, model_validator
 
@@ -23,10 +23,6 @@ COMPONENTS = (
     "A preset, as madx; a preset with settings changed, as {preset: madx, bottleneck: {reduction_factor: 4}}; or all "
     "settings by module type."
 )
-
-
-#: a seed; its name becomes a part of the names of modules and folders
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 def as_fault(check: Callable[[], object]) -> None:

@@ -15,7 +15,7 @@ from madx.data.text.corpora import corpus_files, find_files
 from madx.engine import Engine
 from madx.jobs.common import check_folders, is_main, open_training_base, run_folder, versions
 from madx.jobs.keywords import takes_keywords
-from madx.jobs.settings import COMPONENTS, Corpus, JobSettings, Seed
+from madx.jobs.settings import COMPONENTS, Corpus, JobSettings
 from madx.module import Module, new_module
 from madx.module.components import components_of
 from madx.store import Store, check_language, check_target
@@ -56,7 +56,7 @@ class TrainLanguage(JobSettings):
     held_out_blocks: int = Field(
         default=200, ge=1, description="Held-out blocks that perplexity is measured on, at most."
     )
-    seed: Seed = Field(default=1, description="Seed of initial weights, data order and masks.")
+    seed: int = Field(default=1, ge=0, description="Seed of initial weights, data order and masks.")
     train: TrainSettings = Field(default=TrainSettings(), description="The training loop.")
     run: str | None = Field(default=None, description="Folder of the run; null: runs/train-language-NAME.")
     resume: bool = Field(default=True, description="Go on from the run's checkpoint if there is one.")

@@ -20,7 +20,7 @@ from madx.composition import HUB_MARK
 from madx.errors import MadxError, StoreError
 from madx.files.names import folded
 from madx.files.places import user_path
-from madx.files.reading import read_bytes
+from madx.files.reading import opened
 from madx.files.reasons import explained
 from madx.module import Module, ModuleInfo, require_base
 from madx.store import folders
@@ -32,9 +32,6 @@ from madx.store.version1 import to_current
 from madx.store.weights import encode, own_faults, read_weights, to_state, undamaged
 
 log = logging.getLogger("madx")
-
-#: bytes of a record or a card; those of the largest tasks have a few hundred thousand
-LARGEST_RECORD = 64 << 20
 
 # ---- saving ----------------------------------------------------------------------------------------------------------
 
@@ -228,8 +225,8 @@ def _there(folder: Path, file: str) -> Iterator[Path]:
 
 
 def _read(folder: Path, file: str) -> bytes:
-    with _there(folder, file) as path:
-        return read_bytes(path, most=LARGEST_RECORD)
+    with _there(folder, file) as path, opened(path) as stream:
+        return stream.read()
 
 
 def _weights(folder: Path, manifest: Manifest) -> TensorFile:

@@ -23,7 +23,7 @@ from madx.data.text.packing import MANY_UNKNOWN, TINY, CorpusStats, pack, tokeni
 from madx.data.text.tokenizing import frame_of
 from madx.errors import ConfigError, DataError
 from madx.files.places import cache_root
-from madx.files.reading import opened, read_text
+from madx.files.reading import why_no_file
 from madx.files.reasons import reason
 from madx.files.writing import temporary_folder
 
@@ -124,7 +124,7 @@ def pack_corpus(
         "tokenizer": [tokenizer_fingerprint(tokenizer), _behaviour(tokenizer)],
     }
     folder = _cache_root(cache) / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
-    if not refresh and (blocks := _open(folder)):
+    if not refresh and _only_files(folder) and (blocks := _open(folder)):
         log.info("%s: tokenised before, %s blocks read from the cache %s", source, f"{len(blocks):,}", folder)
         return blocks
     _write_folder(folder, lambda work, scratch: _fill(work, scratch, source, tokenizer, settings))
@@ -165,10 +165,7 @@ def _behaviour(tokenizer: PreTrainedTokenizerBase) -> str:
 def _open(folder: Path) -> Blocks | None:
     """Return the blocks of a cache folder, or None if there are none or if they are damaged."""
     try:
-        stats = CorpusStats(**json.loads(read_text(folder / "blocks.json"))["stats"])
-        for name in ("train", "held_out"):
-            with opened(folder / f"{name}.npy"):  # numpy would wait for a named pipe in its place
-                pass
+        stats = CorpusStats(**json.loads((folder / "blocks.json").read_text())["stats"])
         train, held_out = (BlockArray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ("train", "held_out"))
     except FileNotFoundError:
         return None
@@ -176,6 +173,15 @@ def _open(folder: Path) -> Blocks | None:
         log.warning("%s: the blocks in the cache are damaged (%s); the corpus is packed anew.", folder, error)
         return None
     return Blocks(train=train, held_out=held_out, stats=stats, folder=folder)
+
+
+def _only_files(folder: Path) -> bool:
+    """Tell whether a cache folder holds regular files alone, as far as it is there: a named pipe would never end."""
+    found = {path: why_no_file(path) for path in folder.iterdir()} if folder.is_dir() else {}
+    faults = [f"{path.name} is damaged ({fault})" for path, fault in found.items() if fault]
+    if faults:
+        log.warning("%s: %s; the corpus is packed anew.", folder, ", ".join(faults))
+    return not faults
 
 
 def _write_folder(folder: Path, fill: Callable[[Path, Path], None]) -> None:

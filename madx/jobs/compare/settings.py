@@ -9,7 +9,7 @@ from madx.errors import ConfigError, MadxError, did_you_mean
 from madx.jobs.common import layered
 from madx.jobs.labelled import FORMS, Columns, task_type
 from madx.jobs.matrix.settings import OWN
-from madx.jobs.settings import JobSettings, LabelledData, Seed
+from madx.jobs.settings import JobSettings, LabelledData
 from madx.jobs.train_task import TrainTask
 from madx.module.components import components_of
 from madx.store import check_language
@@ -51,7 +51,7 @@ class Compare(JobSettings):
     training: dict[str, Any] = Field(
         default={"epochs": 3}, description="Settings of train-task for all candidates; each candidate's own go first."
     )
-    seeds: list[Seed] = Field(
+    seeds: list[int] = Field(
         default=[1, 2, 3], min_length=1, description="Seeds of the trainings that accuracy is measured on."
     )
     measured_steps: int = Field(

@@ -9,7 +9,7 @@ from madx.errors import ConfigError, did_you_mean
 from madx.files.names import check_file_names
 from madx.jobs.labelled import FORMS, Columns
 from madx.jobs.proxies import Proxies, check_proxies
-from madx.jobs.settings import JobSettings, LabelledData, Seed, as_fault
+from madx.jobs.settings import JobSettings, LabelledData, as_fault
 
 Control = Literal["none", "source", "target", "mean"]
 Column = Literal["none", "source", "target", "mean", "nearest", "weighted", "arithmetic", "emea"]
@@ -24,7 +24,7 @@ class Evaluate(JobSettings):
         default=None, description="The frozen base; null: the one that the task module records."
     )
     task_module: str = Field(default="ner", description="Task module, or the name before @SEED of several.")
-    seeds: list[Seed] | None = Field(
+    seeds: list[int] | None = Field(
         default=None, min_length=1, description="Which of several, TASK_MODULE@SEED; null: all that are stored."
     )
     source: str | list[str] | None = Field(

@@ -11,7 +11,7 @@ from madx.files.names import check_file_names
 from madx.jobs.common import layered
 from madx.jobs.evaluate import Evaluate
 from madx.jobs.labelled import Columns, task_type
-from madx.jobs.settings import Corpus, DataSettings, JobSettings, LabelledData, Seed, as_fault
+from madx.jobs.settings import Corpus, DataSettings, JobSettings, LabelledData, as_fault
 from madx.jobs.train_language import TrainLanguage
 from madx.jobs.train_task import TrainTask
 from madx.module.components import components_of
@@ -105,7 +105,7 @@ class Matrix(JobSettings):
     module_types: dict[str, Recipe] = Field(
         min_length=1, description="Ways of transfer by name, e.g. adapters, sparse."
     )
-    seeds: list[Seed] = Field(default=[1, 2, 3], min_length=1, description="Seeds of the task modules.")
+    seeds: list[int] = Field(default=[1, 2, 3], min_length=1, description="Seeds of the task modules.")
     language_seeds: Literal["one", "each"] = Field(
         default="one", description="one: a language module of the first seed serves all; each: one for every seed."
     )
