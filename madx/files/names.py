@@ -86,7 +86,7 @@ def inside(folder: Path, *names: str, kind: type[MadxError] = MadxError) -> Path
     try:
         outside = not path.resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError, ValueError) as error:  # a link that leads to itself; a zero byte
-        raise kind(f"{path!s:.200} is no usable path ({error}). Remove it or name another folder.") from None
+        raise kind(f"{str(path)!a:.200} is no usable path ({error}). Remove it or name another folder.") from None
     if outside:
         raise kind(f"{path} leads out of the folder {folder} and is not used. Remove it, or name another folder.")
     return path

@@ -6,6 +6,8 @@ import os
 import platform
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -185,6 +187,15 @@ def check_folders(*folders: Path) -> None:
     """Raise MadxError, before hours of work, for a folder of results that cannot be made or written to."""
     for folder in folders:
         check_folder(folder, "results")
+
+
+@contextmanager
+def kept_in_checkpoints() -> Iterator[None]:
+    """Say, where a trained module cannot be stored, that the training itself is not lost."""
+    try:
+        yield
+    except StoreError as error:
+        raise StoreError(f"{error} The training is kept in its run's folder: the same command stores it.") from error
 
 
 def told_failure(what: str, error: Exception) -> str:

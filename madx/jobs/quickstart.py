@@ -15,6 +15,7 @@ from madx.base import load_base
 from madx.config import Settings
 from madx.data import world
 from madx.errors import ConfigError, did_you_mean
+from madx.files.places import user_path
 from madx.files.reasons import as_madx_errors
 from madx.jobs.common import check_folders, weights_of
 from madx.jobs.evaluate import Evaluate, evaluate
@@ -108,7 +109,8 @@ def quickstart(settings: Quickstart) -> QuickstartResult:
 
 def out_folder(settings: Quickstart) -> Path:
     """The folder of the quick start; a module type other than the default has a folder of its own."""
-    return Path(settings.out) / settings.module_type if settings.module_type != "bottleneck" else Path(settings.out)
+    out = user_path(settings.out)
+    return out if settings.module_type == "bottleneck" else out / settings.module_type
 
 
 def language_job(settings: Quickstart, language: str) -> TrainLanguage:

@@ -13,7 +13,7 @@ from madx.composition import check_name
 from madx.data.text.blocks import Blocks, pack_corpus
 from madx.data.text.corpora import corpus_files, find_files
 from madx.engine import Engine
-from madx.jobs.common import check_folders, is_main, open_training_base, run_folder, versions
+from madx.jobs.common import check_folders, is_main, kept_in_checkpoints, open_training_base, run_folder, versions
 from madx.jobs.keywords import takes_keywords
 from madx.jobs.settings import COMPONENTS, Corpus, JobSettings
 from madx.module import Module, new_module
@@ -124,7 +124,8 @@ def train_language(settings: TrainLanguage) -> LanguageResult:
         engine.close()
     module.info.training = _record(settings, blocks, result, steps=steps, before=before, after=after)
     module.info.training["precision"] = train.precision
-    saved = store.save(module, overwrite=settings.overwrite) if is_main() else store.root / name
+    with kept_in_checkpoints():
+        saved = store.save(module, overwrite=settings.overwrite) if is_main() else store.root / name
     return LanguageResult(module, saved, before, after, result, blocks.warnings())
 
 

@@ -15,7 +15,16 @@ from madx.contract.module_type import ComponentConfig
 from madx.data.labelled.labels import LabelSet
 from madx.engine import Engine
 from madx.errors import ConfigError
-from madx.jobs.common import check_folders, info_of, is_main, open_training_base, run_folder, versions, weights_of
+from madx.jobs.common import (
+    check_folders,
+    info_of,
+    is_main,
+    kept_in_checkpoints,
+    open_training_base,
+    run_folder,
+    versions,
+    weights_of,
+)
 from madx.jobs.keywords import takes_keywords
 from madx.jobs.labelled import file_sha256, task_type
 from madx.jobs.train_task.data import Split, data_record, read_data, task_and_steps, task_over
@@ -74,7 +83,8 @@ def train_task(settings: TrainTask) -> TaskResult:
             result.modules.append(module)
             result.training.append(trained)
         # stored after the last seed: a killed run finds the store as it was, and goes on from its checkpoints
-        result.folders = _store_all(store, result.modules, overwrite=settings.overwrite)
+        with kept_in_checkpoints():
+            result.folders = _store_all(store, result.modules, overwrite=settings.overwrite)
     finally:
         engine.close()
     return result
