@@ -29,6 +29,7 @@ FLOORS = (
     ("base", "module_types"),
     ("composition", "contract"),
     ("registry", "config"),
+    ("files",),
     ("errors", "outside", "version", "checksums"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,5 +1,6 @@
 """Output of the command: results on stdout, all else on stderr, errors as text, quiet libraries."""
 
+import errno
 import logging
 import os
 import sys
@@ -13,7 +14,8 @@ from rich.segment import Segment
 from rich.text import Text
 from typer.core import TyperGroup
 
-from madx.errors import MadxError
+from madx.files.reasons import in_words
+from madx.files.streams import MESSAGES, silence_stdout, stdout_error
 from madx.outside import visible
 
 
@@ -21,11 +23,16 @@ class PlainConsole(Console):
     """A console that shows text as it is, whoever wrote it: it knows no markup and obeys no control character.
 
     All that the command prints goes through one of these, so labels, languages, bases, paths, words of data and answers
-    of servers need no care where they are printed. Colours come from `Text`, never from marks inside a text.
+    of servers need no care where they are printed. Colours come from `Text`, never from marks inside a text. Its reader
+    may go away (`| head`): rich would end the process; here the command ends itself.
     """
 
     def __init__(self, **options: Any):
         super().__init__(markup=False, highlight=False, emoji=False, **options)
+
+    def on_broken_pipe(self) -> None:
+        """Pass the error on; called by rich while it is handled."""
+        raise BrokenPipeError(errno.EPIPE, "nobody reads the output any longer")
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Make a `Text` of a string: one that is printed, or a cell of a table."""
@@ -54,29 +61,55 @@ def _shown(text: Text) -> Text:
 FIRST = os.environ.get("RANK", "0") == "0"
 #: results wrap nowhere: a path or a command can be copied, a pipe gets whole lines
 out = PlainConsole(soft_wrap=True, quiet=not FIRST)
-notes = PlainConsole(stderr=True, soft_wrap=True, quiet=not FIRST)
-errors = PlainConsole(stderr=True, soft_wrap=True)
+notes = PlainConsole(file=MESSAGES, soft_wrap=True, quiet=not FIRST)
+errors = PlainConsole(file=MESSAGES, soft_wrap=True)
 
 TRAINING = ("train-language", "train-task", "quickstart", "matrix", "compare")
 
 
 class MadxGroup(TyperGroup):
-    """The root of the commands. A MadxError ends with its text and code 1, Ctrl-C with 130; `--debug`: a traceback."""
+    """The root of the commands: every error that a user can meet ends as a text; with `--debug` as a traceback.
+
+    Exit codes: 1 after an error, 130 after Ctrl-C, 141 when nobody reads the output any longer (as shells count it).
+    """
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; a MadxError ends as one message and exit code 1, Ctrl-C with how to go on and 130."""
+        """Run the command, and write out what it printed."""
         try:
-            return super().invoke(ctx)
-        except MadxError as error:
+            result = super().invoke(ctx)
+            if (unwritten := stdout_error()) is not None:
+                raise unwritten
+            return result
+        except BaseException as error:
+            if stdout_error() is not None or isinstance(error, OSError):
+                silence_stdout()
+            if isinstance(error, BrokenPipeError):
+                raise typer.Exit(141) from None
             if ctx.params.get("debug"):
                 raise
-            errors.print(Text.assemble(("Error: ", "bold red"), (str(error), "red")))
+            if isinstance(error, KeyboardInterrupt):
+                errors.print(Text(_stopped(str(error), ctx.invoked_subcommand), style="yellow"))
+                raise typer.Exit(130) from None
+            if (text := in_words(error)) is None:
+                raise
+            print_error(text)
             raise typer.Exit(1) from None
-        except KeyboardInterrupt as stop:
-            if ctx.params.get("debug"):
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Read the words of the command line and run it; a full disk at `--help` or `--version` is told, too."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            silence_stdout()
+            if "--debug" in (kwargs.get("args") or [*args, *sys.argv]):
                 raise
-            errors.print(Text(_stopped(str(stop), ctx.invoked_subcommand), style="yellow"))
-            raise typer.Exit(130) from None
+            print_error(str(in_words(error)))
+            raise SystemExit(1) from None
+
+
+def print_error(text: str) -> None:
+    """Print the text of an error to stderr."""
+    errors.print(Text.assemble(("Error: ", "bold red"), (text, "red")))
 
 
 def _stopped(text: str, command: str | None) -> str:

@@ -10,6 +10,7 @@ from rich.text import Text
 from madx.cli.console import out, quiet_transformers, show_table
 from madx.cli.options import SavedBase, Store, load_recorded_base, with_consent
 from madx.errors import ConfigError
+from madx.files.places import user_path
 
 Per = "Of a composition: NAME=VALUE for each module, once each."
 
@@ -46,14 +47,12 @@ def import_module(
 
     Example: madx modules import downloads/sw-wiki --from adapterhub --name swa --role language --language swa
     """
-    from pathlib import Path
-
     from madx.base import load_base
     from madx.base.guard import require_known
     from madx.interop import FORMATS, ImportRequest, import_into
     from madx.store import Store as ModuleStore
 
-    reader, path = FORMATS.get(form)(), Path(folder).expanduser()
+    reader, path = FORMATS.get(form)(), user_path(folder)
     names = tuple(reader.members(path)) or ((name,) if name is not None else ())
     if not names:
         raise ConfigError("The files hold one module: give its name, e.g. --name swa.")

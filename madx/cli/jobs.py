@@ -25,6 +25,7 @@ from madx.cli.options import (
     with_consent,
 )
 from madx.errors import ConfigError
+from madx.files.names import check_file_names
 
 if TYPE_CHECKING:
     from madx.results.matrix import TransferMatrix
@@ -216,7 +217,9 @@ def evaluate(
     `configs/evaluate_proxies.yaml` adds proxies for the module of a language that has none.
     """
     flags = {"task_module": task_module, "store": store, "base": base, "run": output}
-    flags |= {f"targets.{language}": path for language, path in pairs(target, "--target").items()}
+    targets = pairs(target, "--target")
+    check_file_names(targets, "target")  # before they become dotted keys
+    flags |= {f"targets.{language}": path for language, path in targets.items()}
     from madx.jobs import Evaluate
     from madx.jobs import evaluate as run
 

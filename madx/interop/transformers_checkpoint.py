@@ -9,7 +9,9 @@ from torch import nn
 from madx.engine import Engine
 from madx.engine.decoder import decoder_weights
 from madx.engine.merge import require_weights_alone
-from madx.errors import CompositionError, StoreError
+from madx.errors import CompositionError
+from madx.files.places import user_path
+from madx.interop.files import new_folder, require_free
 from madx.module import require_first_piece, require_task_head
 
 
@@ -24,18 +26,15 @@ def export_plain(engine: Engine, folder: str | Path) -> Path:
     base's own token classification model cannot hold; ConfigError for a head with another pooling than `first`;
     StoreError for a folder that is not empty.
     """
-    folder = Path(folder).expanduser()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise StoreError(f"{folder} is not an empty folder. Give one that does not exist yet.")
+    folder = user_path(folder)
+    require_free(folder)
     require_weights_alone(engine, "written as a plain checkpoint")
     tasks = [n for n in engine.composition.names() if engine.modules[n].head is not None]
     model = _classifier(engine) if tasks else _masked_lm(engine)
-    try:
-        model.save_pretrained(folder)
+    with new_folder(folder) as made:
+        model.save_pretrained(made)
         if engine.base.tokenizer is not None:
-            engine.base.tokenizer.save_pretrained(folder)
-    except OSError as error:
-        raise StoreError(f"Cannot write the checkpoint {folder}: {error}.") from error
+            engine.base.tokenizer.save_pretrained(made)
     return folder
 
 

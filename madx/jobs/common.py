@@ -6,7 +6,8 @@ import os
 import platform
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from accelerate import PartialState
 from madx.base import Base, load_base
 from madx.contract.module_type import ComponentConfig, acts_on_weights
 from madx.errors import ConfigError, MadxError, StoreError
+from madx.files.places import user_path
+from madx.files.writing import check_folder
 from madx.jobs.settings import JobSettings
 from madx.module import ModuleInfo
 from madx.store import Store
@@ -191,7 +194,22 @@ def layered(*layers: dict[str, Any]) -> dict[str, Any]:
 
 def run_folder(given: str | None, default: str) -> Path:
     """The folder of a run's checkpoint, caches and reports."""
-    return Path(given) if given else Path("runs") / default
+    return user_path(given) if given else Path("runs") / default
+
+
+def check_folders(*folders: Path) -> None:
+    """Raise MadxError, before hours of work, for a folder of results that cannot be made or written to."""
+    for folder in folders:
+        check_folder(folder, "results")
+
+
+@contextmanager
+def kept_in_checkpoints() -> Iterator[None]:
+    """Say, where a trained module cannot be stored, that the training itself is not lost."""
+    try:
+        yield
+    except StoreError as error:
+        raise StoreError(f"{error} The training is kept in its run's folder: the same command stores it.") from error
 
 
 def told_failure(what: str, error: Exception) -> str:

@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -29,6 +28,9 @@ from madx.data.text.corpora import is_corpus_name, is_dataset
 from madx.data.text.files import sha256_of
 from madx.data.text.memory import texts_of
 from madx.errors import DataError
+from madx.files.places import cache_root
+from madx.files.reasons import reason
+from madx.files.writing import sweep_once, temporary_name
 
 log = logging.getLogger("madx")
 
@@ -172,17 +174,19 @@ def _is_file(item: Any) -> bool:
 
 def _written(lines: Iterable[str], ending: str, what: str) -> str:
     """Write lines to a file named by their content, whole or not at all; gives its path."""
-    folder = Path(os.environ.get("MADX_CACHE") or Path.home() / ".cache" / "madx") / FOLDER
+    folder = cache_root() / FOLDER
+    temporary = folder / temporary_name()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".writing-", dir=folder)
+        sweep_once(folder)
+        handle = open(temporary, "xb")  # noqa: SIM115 - closed below
     except OSError as error:
         raise DataError(
-            f"{folder}: {what} in memory cannot be kept there: {error}. Set MADX_CACHE to another folder."
+            f"{folder}: {what} in memory cannot be kept there: {reason(error)}. Set MADX_CACHE to another folder."
         ) from error
     digest, count = hashlib.sha256(), 0
     try:
-        with os.fdopen(handle, "wb") as file:
+        with handle as file:
             for line in lines:
                 raw = line.encode() + b"\n"
                 digest.update(raw)
@@ -192,8 +196,8 @@ def _written(lines: Iterable[str], ending: str, what: str) -> str:
         os.replace(temporary, path)
     except OSError as error:
         raise DataError(
-            f"{folder}: {what} in memory cannot be written: {error}. Free disk space, or set MADX_CACHE to another "
-            "folder."
+            f"{folder}: {what} in memory cannot be written: {reason(error)}. Free disk space, or set MADX_CACHE to "
+            "another folder."
         ) from error
     finally:
         with suppress(FileNotFoundError):

@@ -15,7 +15,9 @@ from madx.base import load_base
 from madx.config import Settings
 from madx.data import world
 from madx.errors import ConfigError, did_you_mean
-from madx.jobs.common import weights_of
+from madx.files.places import user_path
+from madx.files.reasons import as_madx_errors
+from madx.jobs.common import check_folders, weights_of
 from madx.jobs.evaluate import Evaluate, evaluate
 from madx.jobs.reuse import identity, train_if_missing
 from madx.jobs.settings import Seed
@@ -72,6 +74,7 @@ class QuickstartResult:
     reused: list[str]
 
 
+@as_madx_errors()
 def quickstart(settings: Quickstart) -> QuickstartResult:
     """Train language modules and a task module on the miniature world, swap the former, evaluate. Raises MadxError."""
     for language in settings.targets:
@@ -80,6 +83,7 @@ def quickstart(settings: Quickstart) -> QuickstartResult:
                 f"No target language {language!r} in the miniature world; "
                 f"{did_you_mean(language, [c for c in world.languages() if c != SOURCE])}"
             )
+    check_folders(out_folder(settings))
     out, base = out_folder(settings), load_base(world.BASE)
     store = Store(out / "modules")
     reused: list[str] = []
@@ -106,7 +110,8 @@ def quickstart(settings: Quickstart) -> QuickstartResult:
 
 def out_folder(settings: Quickstart) -> Path:
     """The folder of the quick start; a module type other than the default has a folder of its own."""
-    return Path(settings.out) / settings.module_type if settings.module_type != "bottleneck" else Path(settings.out)
+    out = user_path(settings.out)
+    return out if settings.module_type == "bottleneck" else out / settings.module_type
 
 
 def language_job(settings: Quickstart, language: str) -> TrainLanguage:

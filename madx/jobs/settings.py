@@ -1,10 +1,12 @@
 """Settings that the jobs share, and the data that a job takes: a file, or data in memory."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, model_validator
 
 from madx.config import Settings
+from madx.errors import MadxError
 from madx.jobs.memory import as_files, require_whole
 
 if TYPE_CHECKING:
@@ -29,6 +31,14 @@ SCORING = (
     "Reading of an I- that continues nothing: strict, it is no entity; lenient, it begins one (conlleval, seqeval's "
     "default)."
 )
+
+
+def as_fault(check: Callable[[], object]) -> None:
+    """Run a check of ours for pydantic, which gathers ValueErrors alone."""
+    try:
+        check()
+    except MadxError as error:
+        raise ValueError(str(error)) from None
 
 
 class DataSettings(Settings):

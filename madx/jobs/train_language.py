@@ -13,7 +13,7 @@ from madx.composition import check_name
 from madx.data.text.blocks import Blocks, pack_corpus
 from madx.data.text.corpora import corpus_files, find_files
 from madx.engine import Engine
-from madx.jobs.common import is_main, open_training_base, run_folder, versions
+from madx.jobs.common import check_folders, is_main, kept_in_checkpoints, open_training_base, run_folder, versions
 from madx.jobs.keywords import takes_keywords
 from madx.jobs.settings import COMPONENTS, Corpus, JobSettings, Seed
 from madx.module import Module, new_module
@@ -103,6 +103,7 @@ def train_language(settings: TrainLanguage) -> LanguageResult:
     components = components_of(settings.components)
     store = Store(settings.store)
     check_target(store.root / name, overwrite=settings.overwrite)
+    check_folders(store.root, run_folder(settings.run, f"train-language-{name}"))
     find_files(settings.corpus)  # a missing corpus is reported before a large base is loaded
     base, train = open_training_base(settings, settings.train, components)
     base.require_mlm_head()
@@ -123,7 +124,8 @@ def train_language(settings: TrainLanguage) -> LanguageResult:
         engine.close()
     module.info.training = _record(settings, blocks, result, steps=steps, before=before, after=after)
     module.info.training["precision"] = train.precision
-    saved = store.save(module, overwrite=settings.overwrite) if is_main() else store.root / name
+    with kept_in_checkpoints():
+        saved = store.save(module, overwrite=settings.overwrite) if is_main() else store.root / name
     return LanguageResult(module, saved, before, after, result, blocks.warnings())
 
 

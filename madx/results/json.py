@@ -13,6 +13,8 @@ from typing import Any
 
 from madx.checksums import CHECKSUM, checksum, fault_of_checksum, parse_json
 from madx.errors import DataError
+from madx.files.reading import read_text
+from madx.files.reasons import in_words
 from madx.metrics.recount import faults_of_scores
 from madx.metrics.scores import KINDS, EntityScores, Statistics
 from madx.metrics.significance import ALPHA, SAMPLES
@@ -90,9 +92,11 @@ def read_matrix(path: str | Path) -> TransferMatrix:
     """Read a matrix.json from a file. Raises DataError, naming the file, when it cannot be read."""
     path = Path(path)
     try:
-        matrix, version = _read(path.read_text(encoding="utf-8"))
+        matrix, version = _read(read_text(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); name a matrix.json that madx evaluate wrote") from error
+        raise DataError(
+            f"{path} cannot be read ({in_words(error)}); name a matrix.json that madx evaluate wrote"
+        ) from error
     except MemoryError as error:
         raise DataError(f"{path} cannot be read: it needs more memory than there is") from error
     except DataError as error:

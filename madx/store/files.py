@@ -7,7 +7,7 @@ is recorded and names each mismatch. A module is never loaded in part.
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,10 @@ from torch.overrides import TorchFunctionMode
 from madx.base import Base
 from madx.composition import HUB_MARK
 from madx.errors import MadxError, StoreError
+from madx.files.names import folded
+from madx.files.places import user_path
+from madx.files.reading import opened
+from madx.files.reasons import explained
 from madx.module import Module, ModuleInfo, require_base
 from madx.store import folders
 from madx.store.card import model_card
@@ -43,7 +47,7 @@ def save_module(module: Module, folder: str | Path, *, overwrite: bool = False, 
     the disk refuses.
     """
     folder = absolute(folder)
-    with folders.explained(f"store the module {module.name!r} in {folder}"):
+    with explained(f"store the module {module.name!r} in {folder}", StoreError):
         check_target(folder, overwrite=overwrite)
     manifest, data = encode(module, dtype)
     return write_stored(folder, manifest, data, overwrite=overwrite)
@@ -62,7 +66,8 @@ def write_stored(
         LAYOUT.manifest: to_text(manifest).encode(),
         LAYOUT.card: (model_card(manifest) if card is None else card).encode(),
     }
-    with folders.explained(f"store the module {manifest.name!r} in {folder} (what was there before is unchanged)"):
+    doing = f"store the module {manifest.name!r} in {folder} (what was there before is unchanged)"
+    with explained(doing, StoreError):
         folders.write_folder(folder, files, check=lambda: check_target(folder, overwrite=overwrite))
     return folder
 
@@ -71,7 +76,10 @@ def check_target(folder: str | Path, *, overwrite: bool = False) -> None:
     """Raise StoreError when no module can be saved as this folder; a long training asks this before it starts."""
     folder = absolute(folder)
     if folder.is_symlink():
-        raise StoreError(f"{folder} is a link, not a folder to replace. Save to {folder.resolve()} or remove it.")
+        raise StoreError(
+            f"{folder} is a link, not a folder to replace. Save to {os.path.realpath(folder)} or remove it."
+        )
+    _require_own_case(folder)
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():
@@ -85,6 +93,16 @@ def check_target(folder: str | Path, *, overwrite: bool = False) -> None:
             "another name."
         )
     require_no_other_files(folder, "replaced")
+
+
+def _require_own_case(folder: Path) -> None:
+    """Raise StoreError where a module lies that is the same folder on systems which ignore the case of letters."""
+    for other in folder.parent.iterdir() if folder.parent.is_dir() else ():
+        if other.name != folder.name and folded(other.name) == folded(folder.name) and looks_stored(other):
+            raise StoreError(
+                f"{folder.parent} holds a module {other.name!r}; {folder.name!r} would be the same folder where the "
+                "case of letters makes no difference. Choose another name, or remove that module first."
+            )
 
 
 # ---- loading ---------------------------------------------------------------------------------------------------------
@@ -166,7 +184,7 @@ def faults_of(folder: Path, base: Base | None) -> Iterator[str]:
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
     """Keep writers away from a module's folder while it is read; complaints of the system become StoreErrors."""
-    with folders.explained(f"read the module {folder}"), folders.reading(folder):
+    with explained(f"read the module {folder}", StoreError), folders.reading(folder):
         yield
 
 
@@ -176,8 +194,12 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def absolute(path: str | Path) -> Path:
-    """The path without `~` and `..`. Links are kept: the last one must stay visible as a link."""
-    return Path(os.path.abspath(Path(path).expanduser()))
+    """The path without `~` and `..`. Links are kept: the last one must stay visible as a link. Raises StoreError."""
+    with explained(f"use the path {str(path)[:300]!r}", StoreError):
+        found = Path(os.path.abspath(user_path(path)))
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(found)  # a path that no file can have is refused here
+        return found
 
 
 def looks_stored(folder: Path) -> bool:
@@ -207,7 +229,7 @@ def _there(folder: Path, file: str) -> Iterator[Path]:
 
 def _read(folder: Path, file: str, *, most: int = -1) -> bytes:
     """The first `most` bytes of a file; -1: all of them."""
-    with _there(folder, file) as path, open(path, "rb") as stream:
+    with _there(folder, file) as path, opened(path) as stream:
         return stream.read(most)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from madx.base import Base
 from madx.composition import check_name
 from madx.errors import MadxError, StoreError, did_you_mean
+from madx.files.reasons import explained
 from madx.module import Module, ModuleInfo
 from madx.store import folders
 from madx.store.files import (
@@ -82,7 +83,7 @@ class Store:
         """The names of the folders that hold a module, whole or damaged."""
         if not self.root.is_dir():
             return []
-        with folders.explained(f"list the store {self.root}"):
+        with explained(f"list the store {self.root}", StoreError):
             for name in folders.renamed_away(self.root):
                 with folders.reading(self.root / name):
                     pass
@@ -124,7 +125,7 @@ class Store:
     def remove(self, name: str) -> None:
         """Delete a module; raises StoreError when it is unknown or its folder holds files that are not madx's."""
         folder = self.root / check_name(name)
-        with folders.explained(f"remove the module {folder}"):
+        with explained(f"remove the module {folder}", StoreError):
             self._require_known(name)
             if not folder.is_symlink():
                 require_no_other_files(folder, "removed")
@@ -146,7 +147,7 @@ class Store:
         for path in (folder, *(folder / file for file in LAYOUT.files)):
             if path.is_symlink():
                 raise StoreError(
-                    f"{path} is a link; a store reads only its own files. Copy {path.resolve()} here, or load "
+                    f"{path} is a link; a store reads only its own files. Copy {os.path.realpath(path)} here, or load "
                     "that by its path."
                 )
         return folder

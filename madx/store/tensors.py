@@ -21,6 +21,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from madx.files.reading import opened
+
 HEAD = 8
 ALIGNED = 64  # bytes, as torch aligns its own tensors
 LARGEST = 1 << 62
@@ -71,7 +73,7 @@ def read_tensors(path: Path) -> TensorFile:
 
     Raises OSError, and MemoryError for a file larger than the memory.
     """
-    with open(path, "rb") as file:
+    with opened(path) as file:
         size = file.seek(0, 2)
         file.seek(0)
         start = file.read(HEAD)

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ from torch import Tensor, nn
 
 from madx.checksums import CHECKSUM, checksum, fault_of_checksum, parse_json
 from madx.errors import TrainingError
+from madx.files.reading import why_no_file
+from madx.files.reasons import reason
+from madx.files.writing import placed
 
 VERSION = 3  # 1: madx 0.1.0; 2, of no release, had no checksum
 WAY_OUT = "Remove it, or begin anew with --fresh (resume=false), which removes it."
@@ -33,24 +36,18 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, An
 
     Raises TrainingError when the disk refuses.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
         content = {"version": VERSION, "sha256": _digests(plain), "state": json.dumps(state)}
         content[CHECKSUM] = checksum(content)
-        save_file(plain, temporary, metadata={"madx": json.dumps(content)})
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with placed(path) as temporary:
+            save_file(plain, temporary, metadata={"madx": json.dumps(content)})
     except Exception as error:  # safetensors has an error class of its own for a full disk
         raise TrainingError(
-            f"Cannot write the checkpoint {path}: {error}. The checkpoint before it is intact; free space on the disk "
-            "and start the same command again to go on from there."
+            f"Cannot write the checkpoint {path}: {reason(error)}. The checkpoint before it is intact; free "
+            "space on the disk and start the same command again to go on from there."
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -60,6 +57,11 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | No
     """
     if not os.path.lexists(path):
         return None
+    if fault := why_no_file(path):
+        raise TrainingError(
+            f"The checkpoint {path} cannot be read: {fault}. Remove it, or start with resume=false, to train from the "
+            "beginning."
+        )
     try:
         with safe_open(path, framework="pt") as file:
             content = _content(file.metadata() or {})

@@ -56,7 +56,7 @@ def fit(
         ConfigError: settings that do not fit the module or each other.
         TrainingError: the loss is not a number any more or the run has diverged, the disk refuses, or the checkpoint
             belongs to another run.
-        KeyboardInterrupt: after Ctrl-C or SIGTERM, when a checkpoint has been written.
+        KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP, when a checkpoint has been written.
     """
     if steps < 1:
         raise ConfigError(f"training for {steps} steps: at least 1 is needed.")

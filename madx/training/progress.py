@@ -1,6 +1,5 @@
 """The progress of a job on the screen: a bar in a terminal, a line now and then elsewhere."""
 
-import sys
 import time
 
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from madx.files.streams import MESSAGES
 from madx.outside import visible
 from madx.training.cpu_contention import CpuContention
 
@@ -35,7 +35,7 @@ class ProgressView:
         self.title, self.steps, self.start = visible(title), steps, start
         self.bar: Progress | None = None
         self.task = TaskID(0)
-        self.console = Console(file=sys.stderr, markup=False, highlight=False, emoji=False) if shown else None
+        self.console = Console(file=MESSAGES, markup=False, highlight=False, emoji=False) if shown else None
         self.contention = CpuContention() if shown else None
         self.began = self.last_line = time.monotonic()
         self.tokens, self.done = 0, start

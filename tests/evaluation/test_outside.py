@@ -216,19 +216,19 @@ def test_similarity_of_hostile_languages(tmp_path, monkeypatch):
 # ---- reports ---------------------------------------------------------------------------------------------------------
 
 
-def hostile_matrix() -> TransferMatrix:
+def hostile_matrix(language: str = HOSTILE) -> TransferMatrix:
     found = [["B-" + HOSTILE, "O", "O", "O", "O", "O", "O"], ["O"] * 4, ["O"] * 2]
     gold = [list(s.tags) for s in GOLD]
     record = explanation(f"{HOSTILE} + ner", [HOSTILE])
     record["actions"] = [record["actions"][0] | {"site": HOSTILE, "module": HOSTILE, "what": HOSTILE}]
     made = [
-        Cell(HOSTILE, control, f"{HOSTILE} + ner", seed, entity_scores(gold, found), record)
+        Cell(language, control, f"{HOSTILE} + ner", seed, entity_scores(gold, found), record)
         for control in ("none", "target")
         for seed in (1, 2)
     ]
     made += cells("hau", seeds=(1, 2), controls=("none", "target"), sentences=6)
     meta = Meta(HOSTILE, HOSTILE, HOSTILE, {HOSTILE: HOSTILE}, {HOSTILE: HOSTILE}, HOSTILE)
-    return TransferMatrix(meta, tuple(made), (Missing(HOSTILE, "mean", HOSTILE),), (HOSTILE, "hau"))
+    return TransferMatrix(meta, tuple(made), (Missing(language, "mean", HOSTILE),), (language, "hau"))
 
 
 class Tags(HTMLParser):
@@ -288,7 +288,7 @@ def test_every_file_of_a_comparison(tmp_path):
 
 
 def test_the_page_of_a_run(tmp_path):
-    matrix = hostile_matrix()
+    matrix = hostile_matrix(language="swa <b>|")  # a run's folder refuses names that no file can have
     (tmp_path / "matrix.json").write_text(to_json(matrix))
     sentences = [Sentence((HOSTILE, "Anna"), ("O", "B-PER"), 1)]
     training = {

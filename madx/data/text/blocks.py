@@ -11,8 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -27,6 +25,10 @@ from madx.data.text.corpora import Source, corpus_files, read_corpus, sha256_of
 from madx.data.text.packing import MANY_UNKNOWN, TINY, CorpusStats, pack, tokenise
 from madx.data.text.tokenizing import frame_of
 from madx.errors import ConfigError, DataError
+from madx.files.places import cache_root
+from madx.files.reading import why_no_file
+from madx.files.reasons import reason
+from madx.files.writing import temporary_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -126,7 +128,7 @@ def pack_corpus(
         "tokenizer": [tokenizer_fingerprint(tokenizer), _behaviour(tokenizer)],
     }
     folder = _cache_root(cache) / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
-    if not refresh and (blocks := _open(folder)):
+    if not refresh and _only_files(folder) and (blocks := _open(folder)):
         log.info("%s: tokenised before, %s blocks read from the cache %s", source, f"{len(blocks):,}", folder)
         return blocks
     _write_folder(folder, lambda work, scratch: _fill(work, scratch, source, tokenizer, settings))
@@ -155,8 +157,7 @@ def _fill(
 
 
 def _cache_root(cache: Path | str | None) -> Path:
-    home = Path(os.environ.get("MADX_CACHE") or Path.home() / ".cache" / "madx")
-    return Path(cache) if cache else home / "blocks"
+    return Path(cache) if cache else cache_root() / "blocks"
 
 
 def _behaviour(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -191,25 +192,29 @@ def _open(folder: Path) -> Blocks | None:
     return Blocks(train=BlockArray(train), held_out=BlockArray(held_out), stats=stats, folder=folder)
 
 
+def _only_files(folder: Path) -> bool:
+    """Tell whether a cache folder holds regular files alone, as far as it is there: a named pipe would never end."""
+    found = {path: why_no_file(path) for path in folder.iterdir()} if folder.is_dir() else {}
+    faults = [f"{path.name} is damaged ({fault})" for path, fault in found.items() if fault]
+    if faults:
+        log.warning("%s: %s; the corpus is packed anew.", folder, ", ".join(faults))
+    return not faults
+
+
 def _write_folder(folder: Path, fill: Callable[[Path, Path], None]) -> None:
     """Call `fill(work, scratch)` and rename `work` to `folder`, so that nobody ever sees an incomplete folder."""
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".packing-", dir=folder.parent))
-    except OSError as error:
-        raise DataError(f"{folder.parent}: no cache can be kept there: {error}. Set another cache folder.") from error
-    try:
-        work, scratch = temporary / "work", temporary / "scratch"
-        work.mkdir()
-        scratch.mkdir()
-        fill(work, scratch)
-        _replace_folder(work, folder, temporary / "old")
+        with temporary_folder(folder) as temporary:
+            work, scratch = temporary / "work", temporary / "scratch"
+            work.mkdir()
+            scratch.mkdir()
+            fill(work, scratch)
+            _replace_folder(work, folder, temporary / "old")
     except OSError as error:
         raise DataError(
-            f"{folder}: the packed blocks cannot be written: {error}. Free disk space or set another cache folder."
+            f"{folder}: the packed blocks cannot be written: {reason(error)}. Free disk space or set another cache "
+            "folder."
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _replace_folder(new: Path, folder: Path, aside: Path) -> None:

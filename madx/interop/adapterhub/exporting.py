@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from madx.base import Base
 from madx.errors import ConfigError
+from madx.files.places import user_path
 from madx.interop.adapterhub.config import write_config
 from madx.interop.adapterhub.files import CONFIG, HEAD_CONFIG, HEAD_WEIGHTS, WEIGHTS
 from madx.interop.adapterhub.head import write_head
@@ -35,7 +36,7 @@ def export_adapterhub(
     """
     require_base(module.info, base)
     require_first_piece(module, "AdapterHub's tagging head")
-    layout, folder, name = layout_of(base.config.model_type), Path(folder).expanduser(), as_name or module.name
+    layout, folder, name = layout_of(base.config.model_type), user_path(folder), as_name or module.name
     if "." in name or hasattr(nn.ModuleDict(), name):
         raise ConfigError(
             f"An adapter cannot be called {name!r} there: names with '.' and names of torch's own attributes fail on "

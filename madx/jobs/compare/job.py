@@ -18,7 +18,8 @@ from madx.base import Base
 from madx.composition import Stack
 from madx.engine import Engine
 from madx.errors import ConfigError, StoreError
-from madx.jobs.common import info_of, open_base, told_failure, versions, weights_of
+from madx.files.places import user_path
+from madx.jobs.common import check_folders, info_of, open_base, told_failure, versions, weights_of
 from madx.jobs.compare import measure
 from madx.jobs.compare.settings import Compare, jobs_of
 from madx.jobs.keywords import takes_keywords
@@ -56,6 +57,7 @@ def compare(settings: Compare) -> CompareResult:
     if PartialState().num_processes > 1:
         raise ConfigError("compare measures one process: start it without torchrun or accelerate launch.")
     jobs = jobs_of(settings)
+    check_folders(user_path(settings.run))
     base = open_base(settings)
     data, labels = read_data(next(iter(jobs.values())))  # the same for all, but for its batches
     cut: dict[tuple[int | None, ...], TokenClassification] = {}
@@ -76,7 +78,7 @@ class _Run:
         self.settings, self.jobs, self.base, self.tasks = settings, jobs, base, tasks
         self.bases = {"fp32": base}  # by number format: a candidate is measured over the one that it trains over
         self.task = next(iter(tasks.values()))  # its development data and its metric are those of all
-        self.store, self.folder = Store(settings.store), Path(settings.run)
+        self.store, self.folder = Store(settings.store), user_path(settings.run)
         self.found: dict[str, dict[str, Any]] = {name: {} for name in jobs}
         self.failed: dict[str, str] = {}
         self.trained: list[str] = []

@@ -14,8 +14,9 @@ from madx.data.labelled.windows import Row
 from madx.data.text.corpora import corpus_files
 from madx.engine import Engine
 from madx.engine.entropy_mixing import EntropyMixing
-from madx.errors import CompositionError, ConfigError
-from madx.jobs.common import bring_to, info_of, module_names, open_base, run_folder, versions
+from madx.errors import CompositionError, ConfigError, MadxError
+from madx.files.names import inside
+from madx.jobs.common import bring_to, check_folders, info_of, module_names, open_base, run_folder, versions
 from madx.jobs.evaluate.controls import compositions_of, doubles_of, language_modules, source_languages
 from madx.jobs.evaluate.settings import Evaluate, check_choice
 from madx.jobs.gold import read_gold, remarks_on_files, scored_tags
@@ -25,6 +26,7 @@ from madx.jobs.languages import remarks_on_codes, remarks_on_lacking
 from madx.jobs.proxies import likeness
 from madx.module import ModuleInfo
 from madx.report import save as save_report
+from madx.report import to_markdown
 from madx.report.files import write_files
 from madx.report.page import write_report
 from madx.report.page.record import PREDICTIONS, prediction_file, save_modules
@@ -68,6 +70,7 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     sources = source_languages(first, settings.source)
     languages, damaged = language_modules(store, settings, sources)
     check_choice(settings, languages, sources)
+    check_folders(run_folder(settings.run, f"evaluate-{settings.task_module}"))
     kind = task_type(str(first.task))
     gold = read_gold(settings.targets, settings.columns, kind, labels=LabelSet(first.labels), scoring=settings.scoring)
     remarks = [*_on_languages(settings, store, sources, languages), *remarks_on_files(settings.targets, seeds)]
@@ -91,7 +94,11 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     matrix = TransferMatrix(
         _meta(settings, base, sources, remarks), tuple(cells), tuple(missing), tuple(settings.targets)
     )
-    files = save_report(matrix, run.folder)
+    try:
+        files = save_report(matrix, run.folder)
+    except MadxError:  # hours of work must not go with a full disk
+        log.error("The scores cannot be stored, so they are printed here:\n%s", to_markdown(matrix))
+        raise
     run.remove_stale_predictions(cells)
     save_modules(run.folder, infos)
     return EvaluateResult(matrix, run.folder, files + write_report(run.folder))
@@ -238,7 +245,8 @@ class _Run:
             inactive = ", ".join(explanation.inactive)
             log.error("%s, %s: INACTIVE %s: the score does not show what it does", language, control, inactive)
         if settings.predictions:
-            write_conll(self.folder / PREDICTIONS / prediction_file(language, control, seed), sentences, predicted)
+            file = inside(self.folder, PREDICTIONS, prediction_file(language, control, seed))
+            write_conll(file, sentences, predicted)
         record = explanation.as_dict() | ({"mixing": mixing.summary()} if mixing else {})
         return Cell(language, control, str(composition), seed, task.score(sentences, predicted), record)
 
@@ -253,6 +261,6 @@ class _Run:
     def remove_stale_predictions(self, cells: list[Cell]) -> None:
         """Remove predictions of an earlier run in the same folder: the report would show them as this run's."""
         written = {prediction_file(c.target, c.control, c.seed) for c in cells} if self.settings.predictions else set()
-        for file in (self.folder / PREDICTIONS).glob("*.conll"):
+        for file in inside(self.folder, PREDICTIONS).glob("*.conll"):
             if file.name not in written:
-                file.unlink()
+                file.unlink(missing_ok=True)

@@ -1,15 +1,16 @@
 """Settings of an evaluation, and the checks of them that need no base."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from madx.data.labelled.spans import Scoring
 from madx.errors import ConfigError, did_you_mean
+from madx.files.names import check_file_names
 from madx.jobs.labelled import FORMS, Columns
 from madx.jobs.proxies import Proxies, check_proxies
-from madx.jobs.settings import SCORING, JobSettings, LabelledData, Seed
+from madx.jobs.settings import SCORING, JobSettings, LabelledData, Seed, as_fault
 
 Control = Literal["none", "source", "target", "mean"]
 Column = Literal["none", "source", "target", "mean", "nearest", "weighted", "arithmetic", "emea"]
@@ -66,6 +67,12 @@ class Evaluate(JobSettings):
     progress: bool = Field(default=True, description="Show a progress bar.")
     run: str | None = Field(default=None, description="Folder of the results; null: runs/evaluate-TASK_MODULE.")
     note: str = Field(default="", description="A remark printed in every report.")
+
+    @field_validator("targets")
+    @classmethod
+    def _targets_become_files(cls, value: dict[str, Any]) -> dict[str, Any]:
+        as_fault(lambda: check_file_names(value, "target"))
+        return value
 
     def columns_chosen(self) -> list[str]:
         """The columns of the matrix: controls, then proxies."""

@@ -14,7 +14,8 @@ from pathlib import Path
 from accelerate import PartialState
 
 from madx.errors import MadxError
-from madx.jobs.common import is_main, told_failure, versions, weights_of
+from madx.files.places import user_path
+from madx.jobs.common import check_folders, is_main, told_failure, versions, weights_of
 from madx.jobs.evaluate import Evaluate, evaluate
 from madx.jobs.keywords import takes_keywords
 from madx.jobs.matrix.plan import Failure, Plan, Scoring, Training, make_plan
@@ -50,6 +51,7 @@ def matrix(settings: Matrix) -> MatrixResult:
     before anything runs; KeyboardInterrupt after Ctrl-C, with a checkpoint written first. Anything else that goes
     wrong is a failure of its own in the result.
     """
+    check_folders(user_path(settings.run))
     plan = make_plan(settings)
     PartialState().wait_for_everyone()  # all processes have the same plan before one of them changes the store
     return _Run(settings, plan).go()
@@ -58,7 +60,7 @@ def matrix(settings: Matrix) -> MatrixResult:
 class _Run:
     def __init__(self, settings: Matrix, plan: Plan):
         self.settings, self.plan = settings, plan
-        self.store, self.folder = Store(settings.store), Path(settings.run)
+        self.store, self.folder = Store(settings.store), user_path(settings.run)
         self.code = source_digest() if settings.code == "source" else ""
         self.result = MatrixResult(Matrices(()), self.folder, [], failures=list(plan.failures))
 

@@ -16,8 +16,10 @@ from madx.data.labelled.labels import LabelSet
 from madx.engine import Engine
 from madx.errors import ConfigError
 from madx.jobs.common import (
+    check_folders,
     info_of,
     is_main,
+    kept_in_checkpoints,
     open_training_base,
     require_language_modules,
     run_folder,
@@ -83,7 +85,8 @@ def train_task(settings: TrainTask) -> TaskResult:
             result.modules.append(module)
             result.training.append(trained)
         # stored after the last seed: a killed run finds the store as it was, and goes on from its checkpoints
-        result.folders = _store_all(store, result.modules, overwrite=settings.overwrite)
+        with kept_in_checkpoints():
+            result.folders = _store_all(store, result.modules, overwrite=settings.overwrite)
     finally:
         engine.close()
     return result
@@ -108,9 +111,10 @@ def _checked_store(settings: TrainTask) -> Store:
     if len(names) != len(settings.seeds):
         raise ConfigError(f"seeds {settings.seeds}: each seed once.")
     store = Store(settings.store)
-    require_language_modules(store, settings.language_modules())
     for name in names.values():
-        check_target(store.root / name, overwrite=settings.overwrite)
+        check_target(store.root / check_name(name), overwrite=settings.overwrite)
+    check_folders(store.root, run_folder(settings.run, f"train-task-{settings.name or settings.task}"))
+    require_language_modules(store, settings.language_modules())
     return store
 
 

@@ -11,6 +11,8 @@ from madx.checksums import CHECKSUM, checksum, fault_of_checksum, parse_json
 from madx.data.labelled.conll import Sentence, read_conll
 from madx.data.text.corpora import sha256_of
 from madx.errors import DataError
+from madx.files.names import check_file_name, inside
+from madx.files.reading import read_bytes
 from madx.report.files import write_files
 from madx.results.json import read_matrix
 from madx.results.matrix import TransferMatrix
@@ -50,7 +52,7 @@ class RunRecord:
 
     def prediction(self, language: str, control: str, seed: int) -> Prediction | None:
         """The predictions of one cell; None when the run did not write them. Raises DataError for altered ones."""
-        path = self.folder / PREDICTIONS / prediction_file(language, control, seed)
+        path = inside(self.folder, PREDICTIONS, prediction_file(language, control, seed), kind=DataError)
         if not path.exists():
             return None
         recorded = self.predictions.get(path.name)
@@ -64,7 +66,9 @@ class RunRecord:
 
 
 def prediction_file(language: str, control: str, seed: int) -> str:
-    """Name of the file with the predictions of one cell."""
+    """Name of the file with the predictions of one cell. Raises DataError for names that no file can have."""
+    for name, what in ((language, "target"), (control, "control"), (str(seed), "seed")):
+        check_file_name(name, what, kind=DataError)
     return f"{language}.{control}.seed{seed}.conll"
 
 
@@ -107,7 +111,7 @@ def read_run(folder: str | Path) -> RunRecord:
     if not modules.is_file():  # a run of an older madx
         return RunRecord(folder, matrix)
     try:
-        content = parse_json(modules.read_bytes())
+        content = parse_json(read_bytes(modules))
         if content["format"] != FORMAT or content["version"] not in READ:
             raise DataError(
                 f"{modules}: format {content['format']!r:.80} version {content['version']!r:.80} is not read; evaluate "

@@ -5,6 +5,8 @@ from urllib.parse import quote
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from madx.errors import DataError
+from madx.files.names import check_file_name
 from madx.metrics.scores import EntityScores
 from madx.outside import markdown
 from madx.report.tables.matrix import contrast_text, csv_head, csv_lines
@@ -126,7 +128,9 @@ def to_markdown(matrices: Matrices) -> str:
 
 
 def folder_of(entry: Entry) -> str:
-    """The folder of an entry's own matrix, below that of the whole."""
+    """The folder of an entry's own matrix, below that of the whole. Raises DataError for names that none can have."""
+    for name, what in ((entry.task, "task"), (entry.module_type, "module type"), (entry.source, "source")):
+        check_file_name(name, what, kind=DataError)
     return f"matrices/{entry.task}.{entry.module_type}.{entry.source}"
 
 
