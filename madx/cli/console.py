@@ -20,7 +20,7 @@ out = Console(soft_wrap=True, highlight=False, emoji=False, quiet=not FIRST)
 notes = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False, quiet=not FIRST)
 errors = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
-TRAINING = ("train-language", "train-task", "quickstart", "matrix", "compare")
+TRAINING = ("train-head", "train-language", "train-task", "quickstart", "matrix", "compare")
 
 
 class MadxGroup(TyperGroup):

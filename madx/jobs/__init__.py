@@ -7,6 +7,7 @@ from madx.jobs.labelled import Columns
 from madx.jobs.matrix import Matrix, MatrixResult, make_plan, matrix
 from madx.jobs.predict import Entity, Prediction, Predictor
 from madx.jobs.proxies import Proxies
+from madx.jobs.train_head import HeadResult, TrainHead, train_head
 from madx.jobs.train_language import LanguageResult, TrainLanguage, train_language
 from madx.jobs.train_task import TaskResult, TrainTask, train_task
 from madx.jobs.transfer import Transfer
@@ -18,6 +19,7 @@ __all__ = [
     "Entity",
     "Evaluate",
     "EvaluateResult",
+    "HeadResult",
     "Inspect",
     "Inspection",
     "LanguageResult",
@@ -27,6 +29,7 @@ __all__ = [
     "Predictor",
     "Proxies",
     "TaskResult",
+    "TrainHead",
     "TrainLanguage",
     "TrainTask",
     "Transfer",
@@ -35,6 +38,7 @@ __all__ = [
     "inspect",
     "make_plan",
     "matrix",
+    "train_head",
     "train_language",
     "train_task",
 ]
