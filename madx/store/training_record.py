@@ -63,8 +63,8 @@ class TrainingRecord(TypedDict, total=False):
     job: the job that trained the module; settings: the job's, as in YAML; data: files, those of development last;
     datasets: data sets of the hub; corpus: counts over a corpus; steps, best_step: optimiser steps; seconds: wall time;
     composition: the composition in training; sources: language -> compositions that its batches were trained under;
-    language_modules: name -> sha256 of the weights; language_module: that of a single one; mlm_head: that of the head of
-    `madx train-head` that a language module was trained with; explanation: what `Engine.explain` said; versions:
+    language_modules: name -> sha256 of the weights; language_module: that of a single one; mlm_head: that of the head
+    of `madx train-head` that a language module was trained with; explanation: what `Engine.explain` said; versions:
     package -> version; scores: part of the data -> metric -> score; history: one table for each evaluation; imported,
     pulled: where a module came from that was not trained here.
     """
