@@ -11,6 +11,11 @@ from madx.module import Module
 log = logging.getLogger("madx")
 
 
+def find_mlm_head(base: Base, store: ModuleStore | None) -> bool:
+    """Return true if a base has a trained masked-LM head, where need be after putting one of the store on it."""
+    return base.has_mlm_head or store is not None and store.put_head(base) is not None
+
+
 def require_mlm_head(base: Base, acting: Iterable[Module], store: ModuleStore | None) -> None:
     """Have a trained masked-LM head on the base, from the store where the base has none of its own.
 
@@ -18,7 +23,7 @@ def require_mlm_head(base: Base, acting: Iterable[Module], store: ModuleStore | 
     its scores over the vocabulary are not those it was trained for. Raises BaseError where there is no trained head.
     """
     head = base.mlm_head
-    if not base.has_mlm_head and (store is None or store.put_head(base) is None):
+    if not find_mlm_head(base, store):
         raise BaseError(
             f"{head.complaint()} One that is stored is found by Engine(base, store=Store('modules'))."
             if store is None
@@ -26,18 +31,16 @@ def require_mlm_head(base: Base, acting: Iterable[Module], store: ModuleStore | 
         )
     for module in acting:
         training = module.info.training
-        recorded = training.get("mlm_head")
-        if module.info.role == "language" and "job" in training and recorded != head.sha256:
-            if (module.name, recorded) not in head.told:
-                head.told.add((module.name, recorded))
-                log.warning(
-                    "The language module %s was trained with %s, but masked words are predicted with %s now: expect "
-                    "worse predictions. Train the module anew, or use the store and the setting mlm_head that it was "
-                    "trained with.",
-                    module.name,
-                    named(recorded),
-                    named(head.sha256),
-                )
+        its = training.get("mlm_head")
+        trained = module.info.role == "language" and "job" in training
+        if trained and its != head.sha256 and (module.name, its) not in head.told:
+            head.told.add((module.name, its))
+            log.warning(
+                "The language module %s was trained with %s, but masked words are predicted with %s now: expect worse "
+                "predictions. Train the module anew, or use the store and the setting mlm_head that it was trained "
+                "with.",
+                *(module.name, named(its), named(head.sha256)),
+            )
 
 
 def named(sha256: str | None) -> str:

@@ -16,14 +16,14 @@ from pydantic import Field, field_validator
 
 from madx.base import Base
 from madx.composition import Stack
-from madx.data.text.blocks import Blocks, pack_corpus
+from madx.data.text.blocks import Blocks
 from madx.data.text.corpora import corpus_files, find_files
 from madx.engine import Engine
 from madx.errors import ConfigError
 from madx.jobs.common import is_main, open_training_base, run_folder, versions
 from madx.jobs.keywords import takes_keywords
 from madx.jobs.settings import JobSettings
-from madx.jobs.train_language import describe
+from madx.jobs.train_language import TrainLanguage, describe, masked_lm, packed
 from madx.store import Store, check_language
 from madx.store.heads import check_head_target, head_name
 from madx.tasks.base import Task
@@ -126,8 +126,9 @@ def train_head(settings: TrainHead) -> HeadResult:
             "%s has a masked-LM head of its own: language modules use the new one with mlm_head: trained alone.",
             base.label,
         )
-    blocks = {language: _packed(settings, base, language) for language in settings.corpus}
-    tasks = {language: _task(settings, base, each) for language, each in blocks.items()}
+    texts = {language: _text(settings, language) for language in settings.corpus}
+    blocks = {language: packed(text, base) for language, text in texts.items()}
+    tasks = {language: masked_lm(text, base, blocks[language]) for language, text in texts.items()}
     task, frequencies = _mixed(settings, base, tasks)
     base.mlm_head.begin(seed=settings.seed, bias=torch.from_numpy(np.log(frequencies)))
     engine = Engine(base)
@@ -144,31 +145,10 @@ def train_head(settings: TrainHead) -> HeadResult:
     return HeadResult(name, store.root / name, before, after, result, warnings)
 
 
-def _packed(settings: TrainHead, base: Base, language: str) -> Blocks:
-    """Tokenise and pack a corpus, or take it from the cache; its warnings are logged."""
-    blocks = pack_corpus(
-        settings.corpus[language],
-        base.tokenizer,
-        block_size=min(settings.block_size, base.max_tokens),
-        text_key=settings.text_key,
-        limit=settings.limit,
-        cache=settings.cache,
-    )
-    for text in blocks.warnings():
-        log.warning("corpus of %s: %s", language, text)
-    return blocks
-
-
-def _task(settings: TrainHead, base: Base, blocks: Blocks) -> MaskedLM:
-    return MaskedLM(
-        blocks,
-        base.tokenizer,
-        batch_size=settings.batch_size,
-        micro_batch=settings.micro_batch,
-        seed=settings.seed,
-        probability=settings.mask_probability,
-        held_out_limit=settings.held_out_blocks,
-    )
+def _text(settings: TrainHead, language: str) -> TrainLanguage:
+    """The settings of a language module on one of the texts, which say how it is packed and masked."""
+    shared = {key: getattr(settings, key) for key in TrainLanguage.model_fields.keys() & TrainHead.model_fields.keys()}
+    return TrainLanguage(**shared | {"language": language, "corpus": settings.corpus[language]})
 
 
 def _mixed(settings: TrainHead, base: Base, tasks: dict[str, MaskedLM]) -> tuple[Task, np.ndarray]:

@@ -108,7 +108,7 @@ def train_language(settings: TrainLanguage) -> LanguageResult:
     find_files(settings.corpus)  # a missing corpus is reported before a large base is loaded
     base, train = open_training_base(settings, settings.train, components)
     choose_head(base, store, settings.mlm_head)
-    blocks = _packed(settings, base)
+    blocks = packed(settings, base)
     torch.manual_seed(settings.seed)
     module = new_module(
         name, base, language=settings.language, components=settings.components, licence=settings.licence
@@ -116,7 +116,7 @@ def train_language(settings: TrainLanguage) -> LanguageResult:
     engine = Engine(base)
     try:
         engine.attach(module)
-        task = _task(settings, base, blocks)
+        task = masked_lm(settings, base, blocks)
         before = task.evaluate(engine)
         warnings = [*blocks.warnings(), *doubts(base, task, before)]
         engine.activate(name)
@@ -140,7 +140,7 @@ def describe(blocks: Blocks) -> str:
     )
 
 
-def _packed(settings: TrainLanguage, base: Base) -> Blocks:
+def packed(settings: TrainLanguage, base: Base) -> Blocks:
     """Tokenise and pack the corpus, or take it from the cache; its warnings are logged."""
     blocks = pack_corpus(
         settings.corpus,
@@ -155,7 +155,8 @@ def _packed(settings: TrainLanguage, base: Base) -> Blocks:
     return blocks
 
 
-def _task(settings: TrainLanguage, base: Base, blocks: Blocks) -> MaskedLM:
+def masked_lm(settings: TrainLanguage, base: Base, blocks: Blocks) -> MaskedLM:
+    """Make the task over the blocks of a corpus."""
     return MaskedLM(
         blocks,
         base.tokenizer,

@@ -16,6 +16,7 @@ from madx.base import load_base
 from madx.data import world
 from madx.engine import Engine
 from madx.errors import BaseError, ConfigError, StoreError, TrainingError
+from madx.interop import export_plain
 from madx.jobs.reuse import identity, stored
 from madx.store import Store
 from madx.tasks.masked_lm import MaskedLM
@@ -227,6 +228,20 @@ def test_a_module_that_was_trained_with_another_head_is_told_once(here, tmp_path
         engine.mlm_logits(hidden)
     new = store.heads()[0].record.weights.sha256[:12]
     assert caplog.text.count("mine was trained with") == 1 and old in caplog.text and new in caplog.text != old
+
+
+def test_an_exported_checkpoint_has_the_head_or_a_warning(here, tmp_path, caplog):
+    base = load_base("bare")
+    module = tiny.sparse(base, "swa", language="swa")
+    for store in (Store("modules"), None):
+        engine = Engine(load_base("bare"), store=store)
+        engine.attach(module)
+        engine.activate("swa")
+        exported = load_base(export_plain(engine, tmp_path / f"plain-{store is None}"))
+        ours = exported.mlm_head.parameters()["lm_head.bias"]
+        Store("modules").put_head(base)
+        same = torch.equal(ours, base.mlm_head.parameters()["lm_head.bias"])
+        assert same == (store is not None) == ("no trained masked-LM head" not in caplog.text)
 
 
 def test_a_stored_module_is_trained_again_under_another_head(here, tmp_path):
