@@ -101,14 +101,18 @@ def test_the_head_of_another_base_is_refused_whole():
 
 def test_a_head_begins_at_the_given_bias_whatever_was_drawn_before():
     found = []
-    for noise in (1, 2):
-        base = tiny.base("xlm-roberta", seed=noise)
+    for noise, seed in ((1, 3), (2, 3), (2, 4)):
+        base = tiny.base("electra", seed=noise)
         torch.manual_seed(noise)
-        base.mlm_head.begin(seed=3, bias=torch.arange(140) / 10)
+        base.mlm_head.begin(seed=seed, bias=torch.arange(140) / 10)
         found.append({name: p.clone() for name, p in base.mlm_head.parameters().items()})
     assert all(torch.equal(p, found[1][name]) for name, p in found[0].items())
-    assert torch.equal(found[0]["lm_head.bias"], torch.arange(140) / 10)
-    assert found[0]["lm_head.dense.weight"].std() > 0 and not found[0]["lm_head.dense.bias"].any()
+    dense = "generator_predictions.dense.weight"
+    assert found[0][dense].std() > 0 and not torch.equal(found[0][dense], found[2][dense])
+    assert torch.equal(found[0]["generator_lm_head.bias"], torch.arange(140) / 10)
+    base = tiny.base("bert")
+    base.mlm_head.begin(seed=0, bias=torch.zeros(140))
+    assert torch.equal(base.mlm_head.parameters()["cls.predictions.transform.dense.weight"], torch.eye(32))
 
 
 # ---- its training ----------------------------------------------------------------------------------------------------

@@ -86,15 +86,18 @@ class MaskedLMHead:
     def begin(self, *, seed: int, bias: Tensor) -> None:
         """Give the head fresh values, from which it is to be trained.
 
-        Matrices are N(0, initializer_range^2), LayerNorms the identity, biases zero but the one over the vocabulary.
-        seed: decides the matrices, whatever was drawn before. bias: `(vocabulary,)`, log p(piece) of the training text,
-        so that the head begins at the level of piece frequencies instead of learning each by itself.
+        A square map begins as the identity, since the last states of most encoders lie near their embeddings; other
+        matrices are N(0, initializer_range^2), LayerNorms the identity, biases zero but the one over the vocabulary.
+        seed: decides the random matrices, whatever was drawn before. bias: `(vocabulary,)`, log p(piece) of the
+        training text, so that the frequencies of pieces need not be learnt step by step.
         """
         generator = torch.Generator().manual_seed(seed)
         std = float(getattr(self.model.config, "initializer_range", 0.02))
         for name, parameter in self.parameters().items():
             parameter.data = parameter.data.float()  # trained in float32, whatever the base's number format
-            if parameter.dim() > 1:
+            if parameter.dim() > 1 and parameter.shape[0] == parameter.shape[1]:
+                nn.init.eye_(parameter)
+            elif parameter.dim() > 1:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
             elif len(parameter) == len(bias):
                 parameter.copy_(bias)

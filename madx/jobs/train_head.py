@@ -41,9 +41,9 @@ else:
 
 
 class HeadTrainSettings(TrainSettings):
-    """The training loop of a head, which is small and begins at random: a larger learning rate."""
+    """The training loop of a head, which is small and stands on a frozen encoder: a larger learning rate."""
 
-    learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
+    learning_rate: float = Field(default=3e-3, gt=0, description="Peak learning rate.")
 
 
 class TrainHead(JobSettings):

@@ -83,8 +83,7 @@ def test_it_learns_what_the_base_knows_beyond_frequencies(tmp_path):
     world.write_corpus("eng", tmp_path / "eng.txt", sentences=1500, seed=1)
     more = {"store": tmp_path / "modules", "run": tmp_path / "run", "cache": tmp_path / "cache", "block_size": 32}
     result = train_head(base=tmp_path / "bare", corpus={"eng": tmp_path / "eng.txt"}, steps=60, **more)
-    assert result.before["perplexity"] > 200, "pieces by their frequency alone: 290"
-    assert result.after["perplexity"] < 20, "the base's own head: 4"
+    assert result.after["perplexity"] < 15 < 0.5 * result.before["perplexity"], "own head: 4, frequencies alone: 290"
 
 
 def test_the_head_is_stored_with_what_it_was_trained_on(made, here):
@@ -92,7 +91,6 @@ def test_the_head_is_stored_with_what_it_was_trained_on(made, here):
     base = load_base("bare")
     (row,) = Store("modules").heads()
     assert row.name == result.name == f"head-{base.fingerprint[:12]}" and result.folder == row.path
-    assert result.after["perplexity"] < result.before["perplexity"]
     assert row.record.languages == ["eng"] and row.record.base.fingerprint == base.fingerprint
     assert row.record.training["scores"]["held_out_after"] == result.after
     assert row.record.training["data"][0]["path"] == "eng.txt" and row.record.training["data"][0]["sha256"]
@@ -153,10 +151,10 @@ def test_a_stopped_run_goes_on_to_the_same_head(made, here, tmp_path, monkeypatc
         train_head(**more | {"batch_size": 4, "overwrite": True})
 
 
-def test_a_base_in_half_precision_trains_its_head_in_single(here, tmp_path):
+def test_a_base_in_half_precision_trains_its_head_in_single(made, here, tmp_path):
     more = {"store": str(tmp_path / "modules"), "run": str(tmp_path / "run"), "train": LOOP | {"precision": "bf16"}}
     result = train_head(**more)
-    assert result.after["perplexity"] < result.before["perplexity"]
+    assert result.after["loss"] == pytest.approx(made[1].after["loss"], rel=0.02)
     base = load_base("bare")
     Store(tmp_path / "modules").put_head(base)
     bias = base.mlm_head.parameters()["lm_head.bias"]
@@ -338,11 +336,11 @@ def test_the_commands(copied, monkeypatch):
     assert copied.name in done.stdout and "eng " in done.stdout and "madx train-language --base bare" in done.stdout
     assert "eng, swa" in run("modules", "list", "--store", store).stdout
     assert "LANGUAGE=PATH" in failed(run("train-head", "--base", "bare", "--corpus", "eng.txt"))
-    assert "learning_rate: 0.001" in run("config", "train-head").stdout
+    assert "learning_rate: 0.003" in run("config", "train-head").stdout
 
 
 def test_general_settings_of_the_loop_have_a_heads_own_defaults():
     settings = madx.TrainHead(base="b", corpus={"eng": "x"}, train=madx.TrainSettings(warmup=0.1))
-    assert (settings.train.learning_rate, settings.train.warmup) == (1e-3, 0.1)
+    assert (settings.train.learning_rate, settings.train.warmup) == (3e-3, 0.1)
     with pytest.raises(ConfigError):
         madx.train_head(base="b", corpus={"eng": "x"}, learning_rate=1)
