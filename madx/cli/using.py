@@ -2,15 +2,15 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.text import Text
 
 from madx.cli.console import FIRST, out, quiet_transformers
 from madx.cli.options import SavedBase, StackText, Store, below, load_recorded_base
+from madx.errors import DataError
 
 if TYPE_CHECKING:
     from madx.engine import Engine
@@ -59,53 +59,43 @@ def predict(
 
     Mixed languages: madx predict --stack ner@1 --language swa --language yor < lines.tsv
     """
+    from madx.data.text.streams import text_lines
     from madx.jobs import Predictor
 
     quiet_transformers()
     predictor = Predictor(stack, languages=below(language, "--language"), store=store, base=base)
-    lines = text if text else (line.rstrip("\n") for line in sys.stdin)
-    seen: list[str] = []
-
-    def remembered() -> Iterator[str | tuple[str | None, str]]:
-        for number, line in enumerate(lines, 1):
-            known, line = predictor.read(line, number)
-            seen.append(line)
-            yield line if predictor.languages is None else (known, line)
+    if not text and sys.stdin is None:  # it was closed, by <&- or by what started the command
+        raise DataError("There is no text: none was given, and standard input is closed. Write the TEXT in quotes.")
+    lines = iter(text) if text else text_lines(sys.stdin.buffer, name="standard input")
+    numbered = (predictor.read(line, number) for number, line in enumerate(lines, 1))
+    read = numbered if predictor.languages is not None else (line for _, line in numbered)
 
     # a person who types gets an answer after each line; lines of a file are batched
-    for prediction in predictor(remembered(), at_once=1 if not text and sys.stdin.isatty() else 256):
-        line = seen.pop(0)
+    for prediction in predictor(read, at_once=1 if not text and sys.stdin.isatty() else 256):
         if form is Format.text:
-            _print_text(line, prediction)
+            _print_text(prediction)
         elif FIRST and form is Format.conll:
             typer.echo("".join(f"{token}\t{tag}\n" for token, tag in zip(prediction.tokens, prediction.tags)))
         elif FIRST:
-            record: dict[str, Any] = {} if prediction.language is None else {"language": prediction.language}
-            record |= {"text": line, "tokens": prediction.tokens, "tags": prediction.tags}
-            if prediction.spans:
-                record["entities"] = [vars(entity) for entity in prediction.entities]
-            typer.echo(json.dumps(record, ensure_ascii=False))
+            typer.echo(json.dumps(prediction.to_dict(), ensure_ascii=False))
 
 
-def _print_text(line: str, prediction: "Prediction") -> None:
+def _print_text(prediction: "Prediction") -> None:
     """Print a line with its entities in colour, and each entity with its type below; of plain tags, WORD/TAG."""
-    from madx.jobs.predict import WORD
-
     if not prediction.spans:
         pairs = [
             part for token, tag in zip(prediction.tokens, prediction.tags) for part in (token, (f"/{tag} ", "cyan"))
         ]
         out.print(Text.assemble(*pairs))
         return
-    places = [match.span() for match in WORD.finditer(line)]
-    shown, entities = Text(line), prediction.entities
+    shown, entities = Text(prediction.text), prediction.entities
     for entity in entities:
-        shown.stylize(f"bold {_colour(entity.type)}", places[entity.start][0], places[entity.end - 1][1])
+        shown.stylize(f"bold {_colour(entity.type)}", entity.start, entity.end)
     out.print(Text.assemble((f"{prediction.language}  ", "dim"), shown) if prediction.language else shown)
     width = max((len(e.type) for e in entities), default=0)
     for entity in entities:
-        found = line[places[entity.start][0] : places[entity.end - 1][1]]
-        out.print(Text.assemble("  ", (f"{entity.type:<{width}}", _colour(entity.type)), f"  {found}"))
+        kind = (f"{entity.type:<{width}}", _colour(entity.type))
+        out.print(Text.assemble("  ", kind, f"  {entity.score:4.0%}  {entity.text}"))
     if not entities:
         out.print(Text("  no entities", style="dim"))
 

@@ -3,21 +3,24 @@
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import Any
+from unicodedata import normalize
 
 from madx.base import load_base
 from madx.composition import Composition, Route, Stack, as_composition, require_stack
 from madx.data.labelled.labels import LabelSet, spans
 from madx.data.labelled.sentences import Sentence
+from madx.data.words import Span, word_spans
 from madx.engine import Engine
 from madx.errors import CompositionError, DataError, did_you_mean
 from madx.jobs.common import info_of, pick_device
 from madx.jobs.labelled import task_type
 from madx.module import ModuleInfo
 from madx.store import Store
+from madx.tasks.token_classification import TokenClassification
 
-#: words and single punctuation marks; apostrophes and hyphens inside a word stay
-WORD = re.compile(r"[^\W_]+(?:['’\-.][^\W_]+)*|[^\w\s]|_", re.UNICODE)
 #: lines that are batched together
 AT_ONCE = 256
 
@@ -27,42 +30,76 @@ Line = tuple[str | None, str]
 
 @dataclass(frozen=True)
 class Entity:
-    """A span of words: its type, its text, and the numbers of its first word and the one after its last."""
+    """A span of words.
+
+    type: its type, e.g. LOC. text: the characters `start` to `end` (exclusive) of the text as it was given.
+    score: the confidence, 0..1: the mean over its words of the probability of the word's tag.
+    first_word, end_word: the numbers of its first word and of the one after its last.
+    """
 
     type: str
     text: str
     start: int
     end: int
+    score: float = field(compare=False)
+    first_word: int
+    end_word: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entity with the keys that the pipelines of transformers use; the score has six digits."""
+        score = round(self.score, 6)
+        return {"entity_group": self.type, "score": score, "word": self.text, "start": self.start, "end": self.end}
 
 
 @dataclass(frozen=True)
 class Prediction:
     """The tags of one line of text.
 
-    tokens, tags: its words and a tag for each; spans: whether the tags spell entities; language: that of the line,
-    under a predictor for several languages.
+    text: the line as it was given, in whatever normal form; of words given as a list, the words joined by spaces.
+    offsets: the place (start, end) of each word in the text, in characters, `end` exclusive.
+    tags, scores: for each word its tag and the probability of the tag, 0..1; predictions are equal if all but their
+    scores is, which rounding moves.
+    spans: whether the tags spell entities; language: that of the line, under a predictor for several languages.
     """
 
-    tokens: tuple[str, ...]
+    text: str
+    offsets: tuple[Span, ...]
     tags: tuple[str, ...]
+    scores: tuple[float, ...] = field(compare=False)
     spans: bool = True
     language: str | None = None
 
     @property
+    def tokens(self) -> tuple[str, ...]:
+        """The words, as they stand in the text."""
+        return tuple(self.text[start:end] for start, end in self.offsets)
+
+    @property
     def entities(self) -> list[Entity]:
         """The entities that the tags spell; none where they are no spans."""
-        return [
-            Entity(kind, " ".join(self.tokens[a:b]), a, b) for kind, a, b in (spans(self.tags) if self.spans else ())
-        ]
+        return [self._entity(*found) for found in (spans(self.tags) if self.spans else ())]
 
+    def _entity(self, kind: str, first: int, end: int) -> Entity:
+        start, stop = self.offsets[first][0], self.offsets[end - 1][1]
+        return Entity(kind, self.text[start:stop], start, stop, fmean(self.scores[first:end]), first, end)
 
-def words(text: str) -> tuple[str, ...]:
-    """Words and punctuation marks of a line, cut as in CoNLL files.
+    def to_dict(self) -> dict[str, Any]:
+        """Return all as an object for JSON: text, words with tags, and entities as in the pipelines of transformers.
 
-    >>> words("Juma's sister, in Dar es Salaam.")
-    ("Juma's", 'sister', ',', 'in', 'Dar', 'es', 'Salaam', '.')
-    """
-    return tuple(WORD.findall(text))
+        Scores have six digits after the point. Of plain tags there is a list `words` instead of `entities`.
+        """
+        record: dict[str, Any] = {} if self.language is None else {"language": self.language}
+        record |= {"text": self.text, "tokens": self.tokens, "tags": self.tags, "offsets": self.offsets}
+        record["scores"] = [round(score, 6) for score in self.scores]
+        if self.spans:
+            return record | {"entities": [entity.to_dict() for entity in self.entities]}
+        words = zip(self.tags, record["scores"], self.tokens, self.offsets, strict=True)
+        return record | {
+            "words": [
+                {"entity": tag, "score": score, "word": word, "start": start, "end": end}
+                for tag, score, word, (start, end) in words
+            ]
+        }
 
 
 class Predictor:
@@ -113,7 +150,7 @@ class Predictor:
         number: the line's, counted from 1, for errors. Raises DataError for a line without a language that is known.
         """
         if self.languages is None or not line.strip():
-            return None, line
+            return None, checked_text(line, f"Line {number}")
         language, tab, text = line.partition("\t")
         if line.lstrip().startswith("{"):
             try:
@@ -130,7 +167,7 @@ class Predictor:
             raise DataError(
                 f"Line {number} is in {language[:30]!r}, which has no branch; {did_you_mean(language, self.languages)}"
             )
-        return language.strip(), text
+        return language.strip(), checked_text(text, f"Line {number}")
 
     def __call__(self, lines: Iterable[str | Line], *, at_once: int = AT_ONCE) -> Iterator[Prediction]:
         """Predict line after line, in order. A line is text, or a pair of language and text.
@@ -147,20 +184,67 @@ class Predictor:
             yield from self._predict(batch)
 
     def _known(self, line: Line, number: int) -> Line:
+        if not (isinstance(line, (tuple, list)) and len(line) == 2 and isinstance(line[1], str)):
+            raise DataError(f"Line {number} is {line!r:.60}: give text, or a pair of language and text.")
         language, text = line
         if self.languages is None or language not in self.languages and text.strip():
             allowed = "lines without a language" if self.languages is None else ", ".join(self.languages)
             raise DataError(f"Line {number} is in {language!r}; allowed: {allowed}.")
-        return language, text
+        return language, checked_text(text, f"Line {number}")
 
     def _predict(self, lines: list[Line]) -> Iterator[Prediction]:
-        tokens = [words(text) for _, text in lines]
-        full = [(language, each) for (language, _), each in zip(lines, tokens, strict=True) if each]
-        branches = None if self.languages is None else [self.languages[str(language)] for language, _ in full]
-        sentences = [Sentence(each, ()) for _, each in full]
-        tags = iter(self.task.predict(self.engine, sentences, branches=branches)) if full else iter(())
-        for (language, _), each in zip(lines, tokens, strict=True):
-            yield Prediction(each, tuple(next(tags)) if each else (), self.task.inventory is None, language)
+        texts = [(text, word_spans(text)) for _, text in lines]
+        languages = [language for language, _ in lines]
+        numbers = None if self.languages is None else [self.languages.get(str(language), 0) for language in languages]
+        found = predictions(self.task, self.engine, texts, branches=numbers)
+        yield from (replace(one, language=language) for one, language in zip(found, languages, strict=True))
+
+
+def predictions(
+    task: TokenClassification,
+    engine: Engine,
+    texts: Sequence[tuple[str, Sequence[Span]]],
+    *,
+    branches: Sequence[int] | None = None,
+) -> list[Prediction]:
+    """Return the predictions of the active composition for texts, each with the places of its words.
+
+    branches: under a route, the number of the branch of each text. A text without words gets no tags.
+    """
+    full = [number for number, (_, places) in enumerate(texts) if places]
+    sentences = [Sentence(_words(*texts[number]), ()) for number in full]
+    of_full = None if branches is None else [branches[number] for number in full]
+    tagged = task.predict_scored(engine, sentences, branches=of_full) if full else []
+    found = dict(zip(full, tagged, strict=True))
+    are_spans = task.inventory is None
+    return [
+        Prediction(
+            text,
+            tuple(places),
+            tuple(tag for tag, _ in found.get(number, ())),
+            tuple(score for _, score in found.get(number, ())),
+            are_spans,
+        )
+        for number, (text, places) in enumerate(texts)
+    ]
+
+
+def _words(text: str, places: Sequence[Span]) -> tuple[str, ...]:
+    """Return the words at some places of a text, in NFC, as the base's tokenizer has seen them in training."""
+    return tuple(normalize("NFC", text[start:end]) for start, end in places)
+
+
+def checked_text(text: str, where: str) -> str:
+    """Return a text. Raises DataError, at the place `where`, for half of a surrogate pair, which is no character."""
+    if half := re.search("[\ud800-\udfff]", text):
+        code = ord(half[0])
+        cause = (
+            f"the byte 0x{code - 0xDC00:02x} is not UTF-8. Write the text in UTF-8"
+            if 0xDC80 <= code <= 0xDCFF  # what Python makes of such a byte in an argument of a command
+            else f"\\u{code:04x} is half of a surrogate pair, no character. Correct the text's escapes"
+        )
+        raise DataError(f"{where}, character {half.start() + 1}: {cause}.")
+    return text
 
 
 def _below(composition: Composition, languages: Mapping[str, str] | None) -> Composition:

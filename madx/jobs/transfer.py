@@ -2,6 +2,7 @@
 more."""
 
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, overload
 
@@ -10,6 +11,7 @@ from madx.composition import Composition, Stack, as_composition, require_stack
 from madx.data.labelled.labels import LabelSet
 from madx.data.labelled.memory import sentences_of
 from madx.data.labelled.sentences import Sentence
+from madx.data.words import Span, word_spans
 from madx.engine import Engine
 from madx.errors import CompositionError, ConfigError, StoreError, did_you_mean
 from madx.interop.hub import Hub
@@ -17,7 +19,7 @@ from madx.interop.hub.hub import Pushed
 from madx.jobs.common import info_of, module_names, pick_device
 from madx.jobs.evaluate import Evaluate, EvaluateResult, evaluate
 from madx.jobs.labelled import task_type
-from madx.jobs.predict import Prediction, words
+from madx.jobs.predict import Prediction, checked_text, predictions
 from madx.jobs.settings import Corpus, JobSettings, LabelledData
 from madx.jobs.train_head import Corpora, HeadResult, TrainHead, train_head
 from madx.jobs.train_language import LanguageResult, TrainLanguage, train_language
@@ -133,8 +135,8 @@ class Transfer:
         """
         name = self._seed_of(self._task_name(task), seed)
         composition = self._over(language, name)
-        sentences = [Sentence(tokens, ()) for tokens in ([words(text)] if isinstance(text, str) else _tokens(text))]
-        full = [sentence for sentence in sentences if sentence.tokens]
+        rows = [text] if isinstance(text, str) else text
+        texts = [_placed(row, f"text at index {index}") for index, row in enumerate(rows)]
         engine = self.engine
         for each in composition.names():
             if each not in engine.modules:
@@ -143,9 +145,7 @@ class Transfer:
         length = min(MAX_LENGTH, engine.base.max_tokens)
         job = task_type(str(info.task))(engine.base.tokenizer, LabelSet(info.labels), max_length=length)
         with engine.using(composition):
-            tags = iter(job.predict(engine, full) if full else ())
-        spans = job.inventory is None
-        found = [Prediction(s.tokens, tuple(next(tags)) if s.tokens else (), spans, None) for s in sentences]
+            found = predictions(job, engine, texts)
         return found[0] if isinstance(text, str) else found
 
     # ---- modules -----------------------------------------------------------------------------------------------------
@@ -245,18 +245,19 @@ class Transfer:
         return Stack(below, task)
 
 
-def _tokens(texts: Iterable[Any]) -> list[tuple[str, ...]]:
-    """The words of texts, of lists of words, of labelled sentences, or of rows with a column `tokens`."""
-    found: list[tuple[str, ...]] = []
-    for row in texts:
-        if isinstance(row, str):
-            found.append(words(row))
-        elif isinstance(row, Sentence):
-            found.append(row.tokens)
-        elif isinstance(row, Mapping) and "tokens" in row:
-            found.append(tuple(row["tokens"]))
-        elif isinstance(row, (list, tuple)) and all(isinstance(each, str) for each in row):
-            found.append(tuple(row))
-        else:
-            found.append(sentences_of([row])[0].tokens)
-    return found
+def _placed(row: Any, where: str) -> tuple[str, list[Span]]:
+    """The text of a text, a list of words, a labelled sentence or a row with a column `tokens`, and the places of its
+    words; words are joined by spaces."""
+    if isinstance(row, str):
+        return checked_text(row, where), word_spans(row)
+    if isinstance(row, Sentence):
+        tokens = row.tokens
+    elif isinstance(row, Mapping) and "tokens" in row:
+        tokens = tuple(row["tokens"])
+    elif isinstance(row, (list, tuple)) and all(isinstance(each, str) for each in row):
+        tokens = tuple(row)
+    else:
+        tokens = sentences_of([row])[0].tokens
+    ends = list(accumulate(len(token) + 1 for token in tokens))
+    places = [(end - 1 - len(token), end - 1) for end, token in zip(ends, tokens, strict=True)]
+    return checked_text(" ".join(tokens), where), places

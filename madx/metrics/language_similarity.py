@@ -20,27 +20,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
-from unicodedata import category
 
 import numpy as np
 
+from madx.data.words import letter_words
 from madx.errors import ConfigError, DataError
 
 Measure = Literal["jensen_shannon", "cosine"]
 NGRAM, LIMIT = 3, 200_000
-
-
-class _Letters(dict[int, str]):
-    """A table for `str.translate`: letters and marks stay, joiners inside words are removed, all else separates
-    words."""
-
-    def __missing__(self, code: int) -> str:
-        kind = category(chr(code))
-        self[code] = found = chr(code) if kind[0] in "LM" else "" if kind == "Cf" else " "
-        return found
-
-
-_LETTERS = _Letters()
 
 
 @dataclass(frozen=True)
@@ -59,7 +46,7 @@ def ngrams(lines: Iterable[str], *, n: int = NGRAM) -> Iterator[str]:
     [' ju', 'jum', 'uma', 'ma ']
     """
     for line in lines:
-        for word in line.lower().translate(_LETTERS).split():
+        for word in letter_words(line):
             padded = f" {word} "
             yield from (padded[i : i + n] for i in range(len(padded) - n + 1))
 

@@ -133,7 +133,6 @@ class TokenClassification(Task):
         """Return the rows of sentences without labels; `predict` need not make them again if it is given them."""
         return encode_words(self.tokenizer, sentences, None, max_length=self.max_length)
 
-    @torch.no_grad()
     def predict(
         self,
         engine: Engine,
@@ -149,9 +148,26 @@ class TokenClassification(Task):
         mixing: gives the logits, with the weights of an average adapted to each row (see `EntropyMixing`).
         branches: under a route, the number of the branch of each sentence; batches hold sentences of all branches.
         """
+        scored = self.predict_scored(engine, sentences, rows=rows, mixing=mixing, branches=branches)
+        return [[tag for tag, _ in words] for words in scored]
+
+    @torch.no_grad()
+    def predict_scored(
+        self,
+        engine: Engine,
+        sentences: Sequence[HasTokens],
+        *,
+        rows: list[Row] | None = None,
+        mixing: EntropyMixing | None = None,
+        branches: Sequence[int] | None = None,
+    ) -> list[list[tuple[str, float]]]:
+        """Return a tag and its probability p for each word of each sentence; the arguments are those of `predict`.
+
+        With the logits z (labels,) of a word, p = max_i softmax(z)_i = max_i exp(z_i) / sum_j exp(z_j).
+        """
         rows = self.rows_of(sentences) if rows is None else rows
         branches = _for_each(sentences, branches)
-        tags: list[list[str]] = [[] for _ in rows]
+        tags: list[list[tuple[str, float]]] = [[] for _ in rows]
         limit = PREDICTION_TOKENS.get(engine.base.device.type, 4096)
         scores, tokens = (word_logits, limit) if mixing is None else (mixing, MIXING_TOKENS)
         groups = [range(len(rows))] if branches is None else engine.groups([branches[row.sentence] for row in rows])
@@ -160,9 +176,12 @@ class TokenClassification(Task):
                 chosen = [group[place] for place in places]
                 batch = self._collate([rows[i] for i in chosen], branches)
                 batch = {k: v.to(engine.base.device) for k, v in batch.items()}
-                best = iter(scores(engine, batch).argmax(-1).tolist())
+                logits = scores(engine, batch)
+                best = logits.argmax(-1)
+                chances = logits.softmax(-1).gather(-1, best[:, None])[:, 0]
+                words = zip(self.labels.decode(best.tolist()), chances.tolist(), strict=True)
                 for i in chosen:
-                    tags[i] = self.labels.decode(next(best) for _ in rows[i].first)
+                    tags[i] = [next(words) for _ in rows[i].first]
         return merge_predictions(rows, tags, sentences)
 
     def explain(

@@ -55,7 +55,8 @@ def fit(
 
     Raises:
         ConfigError: settings that do not fit the module or each other.
-        TrainingError: the loss is not a number any more, the disk refuses, or the checkpoint belongs to another run.
+        TrainingError: the loss is not a number any more or the run has diverged, the disk refuses, or the checkpoint
+            belongs to another run.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when a checkpoint has been written.
     """
     if steps < 1:

@@ -24,6 +24,7 @@ from madx.training.checkpoint import (
     require_same_run,
     write_checkpoint,
 )
+from madx.training.divergence import FIRST_STEPS, divergence
 from madx.training.gradients import StepLoss, compute_gradients
 from madx.training.kept_weights import KeptWeights, tensors_under
 from madx.training.precision import autocast
@@ -62,6 +63,7 @@ class Loop:
         self.identity = identity_of(run, settings)
         self.step = 0
         self.losses: list[float] = []
+        self.first_losses: list[float] = []
         self.result, self.kept = TrainResult(steps=run.steps), KeptWeights()
         self.every = settings.evaluate_every or max(1, run.steps // EVALUATIONS)
 
@@ -127,17 +129,38 @@ class Loop:
         self.trainable.end_step(self.step)
 
     def _after_step(self, done: StepLoss, view: ProgressView, board: Any) -> None:
-        """Evaluate, report and save as often as the settings say. Raises KeyboardInterrupt for a run that must stop."""
+        """Evaluate, report and save as often as the settings say.
+
+        Raises KeyboardInterrupt for a run that must stop, TrainingError for one that has diverged.
+        """
         self.losses = [*self.losses[1 - LOSS_WINDOW :], done.mean]
+        self.first_losses = [*self.first_losses, done.mean][:FIRST_STEPS]
         self.result.tokens += done.tokens
         loss, last = sum(self.losses) / len(self.losses), self.step == self.run.steps
-        if self.step % self.every == 0 or last:
+        evaluated = self.step % self.every == 0 or last
+        if evaluated:
             self._evaluate(loss, board)
         view.step(self.step, loss=loss, tokens=done.tokens, score=self._score_text())
-        if self.step % self.settings.checkpoint_every == 0 or last or done.stop:
+        fault = self._divergence() if evaluated and self.settings.stop_diverged else None
+        if self.step % self.settings.checkpoint_every == 0 or last or done.stop or fault:
             self._save()
+        if fault:
+            raise TrainingError(self._diverged(fault))
         if done.stop and not last:
             raise self._stopped()
+
+    def _divergence(self) -> str | None:
+        return divergence(self.losses, self.first_losses, self.result.history, self.task, steps=self.run.steps)
+
+    def _diverged(self, fault: str) -> str:
+        metric, best = self.task.metric, self.result.best.get(self.task.metric, math.nan)
+        on = " from here" if self.checkpoint else ""
+        return (
+            f"Training has diverged at step {self.step} of {self.run.steps}: {fault}. The best {metric} was {best:.2f} "
+            f"(step {self.result.best_step}). No module was stored. Give a lower train.learning_rate (it is "
+            f"{self.settings.learning_rate:g}) or a longer train.warmup; or train.stop_diverged=false, with which the "
+            f"same command goes on{on} and ends with the best weights."
+        )
 
     def _stopped(self) -> KeyboardInterrupt:
         kept = "the same command goes on from there" if self.checkpoint else "nothing was kept: no run folder"
@@ -204,6 +227,7 @@ class Loop:
         state = {
             "step": self.step,
             "losses": self.losses,
+            "first_losses": self.first_losses,
             "identity": self.identity,
             "result": vars(self.result),
             "averaged": self.kept.averaged,
@@ -238,4 +262,5 @@ class Loop:
         self.kept.restore(tensors, averaged=state["averaged"])
         load_optimizer_tensors(self.optimizer, tensors)
         self.step, self.losses = state["step"], state["losses"]
+        self.first_losses = state["first_losses"]
         self.result = TrainResult(**state["result"] | {"resumed_from": state["step"]})

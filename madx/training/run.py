@@ -8,7 +8,15 @@ from typing import Any
 from madx.training.settings import TrainSettings
 
 #: settings that do not decide which weights a run ends with
-UNIMPORTANT = {"progress", "tensorboard", "checkpoint_every", "cache_frozen", "cache_memory_gb", "cache_disk_gb"}
+UNIMPORTANT = {
+    "progress",
+    "tensorboard",
+    "checkpoint_every",
+    "stop_diverged",
+    "cache_frozen",
+    "cache_memory_gb",
+    "cache_disk_gb",
+}
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,10 @@ class TrainSettings(Settings):
         ge=1,
         description="End with the mean of the weights at the last n evaluations, instead of the best; 1: off.",
     )
+    stop_diverged: bool = Field(
+        default=True,
+        description="Stop a run whose loss rises above that of its first steps, or whose score stays 0 for half of it.",
+    )
     tensorboard: bool = Field(default=False, description="Write TensorBoard events into the run's folder.")
     sparse: SparseSettings = Field(default=SparseSettings(), description="The phases of a sparse weight delta.")
     progress: bool = Field(default=True, description="Show a progress bar, or lines when the output is no terminal.")

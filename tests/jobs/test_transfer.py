@@ -1,14 +1,21 @@
 """The facade `madx.Transfer`: from texts to tags in four lines, and never the base's answer in silence."""
 
+import unicodedata
+
 import pytest
+import torch
 from tiny_files import fill
 
 import madx
+from madx.data.labelled.batches import collate
 from madx.data.labelled.conll import read_conll
+from madx.data.labelled.labels import LabelSet
 from madx.data.labelled.sentences import Sentence
-from madx.errors import CompositionError, ConfigError, MadxError, StoreError
+from madx.errors import CompositionError, ConfigError, DataError, MadxError, StoreError
 from madx.jobs import Predictor
 from madx.store import Store
+from madx.tasks.ner import NER
+from madx.tasks.token_classification import word_logits
 
 SMALL = {"block_size": 16, "batch_size": 4, "held_out_blocks": 4, "cache": "cache", "progress": False}
 LINE = "the Juma lives in city ."
@@ -69,6 +76,56 @@ def test_predict_takes_words_and_labelled_sentences(t):
     ):
         assert t.predict(form, language="swa") == wanted
     assert t.predict([], language="swa") == [] and t.predict("", language="swa").tags == ()
+
+
+def test_entities_have_their_place_in_the_text_as_given_and_a_confidence(t):
+    """Offsets count characters of the text itself: decomposed letters, joiners and doubled spaces are not mended."""
+    text = "the  Juma\u0301 Anna lives\u00a0in O\u0323\u0300yo\u0323\u0301-Ile\u0301, Anna."
+    found = t.predict(text, language="swa")
+    assert (
+        found.text == text
+        and found.tokens[1] == "Juma\u0301"
+        and found.tokens[5] == "O\u0323\u0300yo\u0323\u0301-Ile\u0301"
+    )
+    assert found.offsets[1] == (5, 10) and len(found.offsets) == len(found.tags) == len(found.scores) == 9
+    composed = t.predict(unicodedata.normalize("NFC", text), language="swa")
+    assert composed.tags == found.tags and composed.scores == pytest.approx(found.scores), "the base reads NFC"
+    assert found.entities
+    for entity in found.entities:
+        assert text[entity.start : entity.end] == entity.text
+        inside = slice(entity.first_word, entity.end_word)
+        assert entity.score == pytest.approx(sum(found.scores[inside]) / len(found.scores[inside]))
+        assert entity.to_dict() == {
+            "entity_group": entity.type,
+            "score": round(entity.score, 6),
+            "word": entity.text,
+            "start": entity.start,
+            "end": entity.end,
+        }
+
+
+def test_scores_are_the_probabilities_of_the_tags(t):
+    found = t.predict(LINE, language="swa")
+    engine = t.engine
+    job = NER(engine.base.tokenizer, LabelSet(engine.module("ner@1").info.labels), max_length=32)
+    with engine.using("swa + ner@1"), torch.no_grad():
+        logits = word_logits(
+            engine, collate(job.rows_of([Sentence(found.tokens, ())]), engine.base.tokenizer.pad_token_id)
+        )
+    chances = logits.softmax(-1)
+    assert found.scores == pytest.approx(chances.max(-1).values.tolist(), rel=1e-4)
+    assert 1 / len(job.labels) <= min(found.scores) <= max(found.scores) <= 1
+
+
+def test_words_given_as_a_list_have_their_places_in_the_joined_text(t):
+    (found,) = t.predict([["the", "New York", "Anna"]], language="swa")
+    assert found.text == "the New York Anna" and found.offsets == ((0, 3), (4, 12), (13, 17))
+    assert found.tokens == ("the", "New York", "Anna")
+
+
+def test_half_a_surrogate_pair_is_refused_with_its_place(t):
+    with pytest.raises(DataError, match=r"index 1, character 3: \\ud83d is half"):
+        t.predict(["Anna", "is\ud83d"], language="swa")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +200,9 @@ def test_a_store_without_or_with_several_task_modules(t, tmp_path):
     try:
         with pytest.raises(StoreError, match="several task modules, ner, pos.*task='ner'"):
             t.predict(LINE, language="swa")
-        assert t.predict(LINE, language="swa", task="pos").tags == ("NOUN",) * 6
+        found = t.predict(LINE, language="swa", task="pos")
+        assert found.tags == ("NOUN",) * 6 and found.scores == (1,) * 6 and found.entities == []
+        assert found.to_dict()["words"][1] == {"entity": "NOUN", "score": 1, "word": "Juma", "start": 4, "end": 8}
     finally:
         t.store.remove("pos")
 
@@ -153,3 +212,10 @@ def test_a_base_of_another_kind_is_refused(t):
     with pytest.raises(MadxError, match="was made for the base"):
         other.predict(LINE, language="swa")
     other.close()
+
+
+@pytest.mark.parametrize("line", [5, None, ("swa",), ("swa", 5), b"Juma"])
+def test_a_line_that_is_no_text_is_refused(t, line):
+    predictor = Predictor("swa + ner@1", store="modules", base="base")
+    with pytest.raises(DataError, match="Line 2 is .*give text, or a pair of language and text"):
+        list(predictor(["Juma", line]))

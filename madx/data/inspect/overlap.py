@@ -1,19 +1,18 @@
 """Leakage: sentences of labelled data that occur in a corpus or in another set, too.
 
-Two texts are the same if their letters and digits are, without regard to case. A sentence is found wherever all of it
-stands inside a line, so a line may be a document. Only the labelled sentences are in memory, never the corpus.
+Two texts are the same if their letters, with their marks, and their digits are, without regard to case. A sentence is
+found wherever all of it stands inside a line, so a line may be a document. Only the labelled sentences are in memory,
+never the corpus.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from unicodedata import normalize
 
 from madx.data.labelled.sentences import Sentence
+from madx.data.words import letters
 
 #: letters and digits of a sentence below which finding it again means nothing ("Thank you.")
 LEAST = 20
-_NO_LETTERS = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True)
@@ -35,15 +34,6 @@ class Overlap:
     def share(self) -> float:
         """The share (0..1) of the sentences that were found."""
         return self.found / self.of if self.of else 0.0
-
-
-def letters(text: str) -> str:
-    """Return the letters and digits of a text, without regard to case.
-
-    >>> letters("Don't stop, Ann!")
-    'dontstopann'
-    """
-    return _NO_LETTERS.sub("", normalize("NFC", text).casefold())
 
 
 class SentenceIndex:

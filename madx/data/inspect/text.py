@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from madx.data.text.packing import MANY_UNKNOWN, REPORT_EVERY, TINY, CorpusStats, in_batches
 from madx.data.text.tokenizing import frame_of, text_ids
+from madx.data.words import count_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -152,7 +153,7 @@ def _count(
             characters.update(text)
             if watch is not None:
                 watch(text)
-            words, tokens, longest = words + len(text.split()), tokens + len(ids), max(longest, len(ids))
+            words, tokens, longest = words + count_words(text), tokens + len(ids), max(longest, len(ids))
             unknown += ids.count(unknown_id) if unknown_id is not None else 0
         lines += len(batch)
         if time.monotonic() - reported > REPORT_EVERY:

@@ -1,6 +1,7 @@
 """Batches of rows of similar length, and predictions for rows brought back to their sentences."""
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from madx.data.text.masking import IGNORED
 from madx.errors import ConfigError, DataError
 
 POOL = 64  # batches whose rows are sorted together: there is little padding, and rows still meet by chance
+
+Predicted = TypeVar("Predicted")
 
 
 def batches(
@@ -64,13 +67,15 @@ def collate(rows: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
 
 
 def merge_predictions(
-    rows: Sequence[Row], tags_of_rows: Sequence[Sequence[str]], sentences: Sequence[HasTokens]
-) -> list[list[str]]:
+    rows: Sequence[Row], tags_of_rows: Sequence[Sequence[Predicted]], sentences: Sequence[HasTokens]
+) -> list[list[Predicted]]:
     """Return the tags of each sentence, gathered from the tags that were predicted for the words of all rows.
+
+    A tag may be anything that is predicted for a word, for example a tag with its probability.
 
     Raises DataError if a word got no tag, or two: rows or tags are then not those of these sentences.
     """
-    merged: list[list[str | None]] = [[None] * len(sentence.tokens) for sentence in sentences]
+    merged: list[list[Predicted | None]] = [[None] * len(sentence.tokens) for sentence in sentences]
     for row, tags in zip(rows, tags_of_rows, strict=True):
         if len(row.words) != len(tags):
             raise DataError(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from madx.data.text.tokenizing import Frame, frame_of, text_ids
+from madx.data.words import count_words
 from madx.errors import DataError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class CorpusStats:
 
     @property
     def pieces_per_word(self) -> float:
-        """The mean number of tokens of a word, where words are separated by white space."""
+        """The mean number of tokens of a word, see `count_words`."""
         return self.tokens / max(self.words, 1)
 
 
@@ -85,7 +86,7 @@ def tokenise(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, folder: P
             lengths.write(sizes.tobytes())
             buckets.write(np.array([_bucket(text) for text in batch], dtype=np.int32).tobytes())
             tokens, lines = tokens + len(flat) - len(rows), lines + len(rows)
-            words += sum(len(text.split()) for text in batch)
+            words += sum(map(count_words, batch))
             unknown += 0 if frame.unknown is None else int((flat == frame.unknown).sum())
             if time.monotonic() - reported > REPORT_EVERY:
                 reported = time.monotonic()

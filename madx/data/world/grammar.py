@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from madx.data.words import word_spans
 from madx.data.world.words import Inflection, Word
 from madx.errors import DataError, did_you_mean
 
@@ -30,7 +31,6 @@ CROSSING = 0.2  # share of names from the list of another type ("Lincoln" as a p
 COINED = 0.85  # share of names made of two halves of international ones ("Bris" + "ford"): names are an open class
 JOINED = 0.15  # share of plain sentences that a second one is joined to
 NAME_LISTS = ("male", "female", "surnames", "places", "org_stems")
-TOKEN = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 REFERENCE = re.compile(r"\{(\w+)(?:@(\w+))?(?:\|([\w.]+))?\}")
 Reference = tuple[str, str | None, tuple[str, ...]]  # the slot or word, the slot that it agrees with, its tags
 Parts = list[str | Reference]  # a realisation of a frame: literal text and references
@@ -216,9 +216,9 @@ class Language:
         start = next((i for i, char in enumerate(text) if char.isalnum()), 0)
         text = text[:start] + self.capitals.get(text[start], text[start].upper()) + text[start + 1 :]
         tokens, tags, opened = [], [], None
-        for match in TOKEN.finditer(text):
-            span = next((s for s in spans if match.start() < s[1] and s[0] < match.end()), None)
-            tokens.append(match.group())
+        for first, last in word_spans(text):
+            span = next((s for s in spans if first < s[1] and s[0] < last), None)
+            tokens.append(text[first:last])
             tags.append("O" if span is None else ("I-" if span is opened else "B-") + span[2])
             opened = span
         return Sentence(text, tuple(tokens), tuple(tags), frame)
