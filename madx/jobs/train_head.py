@@ -88,9 +88,9 @@ class TrainHead(JobSettings):
 class HeadResult:
     """A stored masked-LM head and its scores.
 
-    name: its name in the store; before: the held-out level of piece frequencies, at which the head began; after: its
-    held-out scores, means over the languages, and `perplexity LANG` of each where there are several; warnings: what a
-    user should know about the corpora.
+    name: its name in the store; folder: where it lies; before, after: held-out scores of the head as it began and as it
+    is stored, means over the languages, with `perplexity LANG` of each where there are several; training: the run of
+    the loop; warnings: what a user should know about the corpora.
     """
 
     name: str
