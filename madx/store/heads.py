@@ -22,7 +22,7 @@ from madx.config import Settings, faults_of
 from madx.errors import MadxError, StoreError
 from madx.store import folders
 from madx.store.manifest import BaseRecord, WeightsRecord
-from madx.store.module_json import CHECKSUM, checksum, parsed_json, plain_json
+from madx.store.module_json import CHECKSUM, checksum
 from madx.store.tensors import read_tensors
 from madx.store.training_record import Sha256, TrainingRecord
 
@@ -125,11 +125,13 @@ def save_head(
             "parameters": sum(tensor.numel() for tensor in tensors.values()),
         },
     }
-    faults: list[str] = []
-    content = plain_json(content, (), faults)
-    _validated(content, "The masked-LM head cannot be stored", faults)
+    try:
+        content = json.loads(json.dumps(content, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"The masked-LM head cannot be stored: its training cannot be recorded ({error}).") from None
+    _validated(content, "The masked-LM head cannot be stored", [])
     content[CHECKSUM] = checksum(content)
-    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     with folders.explained(f"store the masked-LM head in {folder} (what was there before is unchanged)"):
         folders.write_folder(
             folder,
@@ -212,11 +214,16 @@ def _faults(name: str, record: HeadRecord) -> list[str]:
 
 def _read_record(folder: Path) -> HeadRecord:
     source = str(folder / RECORD)
-    content = parsed_json(_file(folder, RECORD).read_bytes(), source)
-    version = content.get("format") if isinstance(content, dict) else None
+    try:
+        content = json.loads(_file(folder, RECORD).read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError("it is no object")
+        recorded, found = content.pop(CHECKSUM, None), checksum(content)
+    except (ValueError, RecursionError) as error:  # NaN, too, and half of a surrogate pair
+        raise StoreError(f"{source} is damaged: it cannot be read as JSON ({error}). {ANEW}") from None
+    version = content.get("format")
     if type(version) is not int or not 1 <= version <= FORMAT:
         raise StoreError(f"{source} has format {version!r}, this madx reads up to {FORMAT}. Update madx. {ANEW}")
-    recorded, found = content.pop(CHECKSUM, None), checksum(content)
     faults = [] if recorded == found else [f"{CHECKSUM}: {recorded!r:.14} is recorded, the fields give {found[:12]!r}"]
     return _validated(content, f"{source} is damaged or was altered", faults)
 

@@ -41,7 +41,7 @@ def manifest_of(info: ModuleInfo, weights: WeightsRecord) -> Manifest:
         "weights": weights.model_dump(),
     }
     faults: list[str] = []
-    plain = plain_json(content, (), faults)
+    plain = _plain(content, (), faults)
     source = f"The module {info.name!r} cannot be stored"
     if faults:
         raise StoreError(f"{source}:\n  " + "\n  ".join(faults))
@@ -62,7 +62,7 @@ def to_text(manifest: Manifest) -> str:
 
 def from_text(data: bytes, source: str) -> Manifest:
     """Read `module.json`; raises StoreError naming the source and every fault."""
-    content = parsed_json(data, source)
+    content = _parsed(data, source)
     version = content.get("format") if isinstance(content, dict) else None
     if type(version) is not int or version < 1:
         raise StoreError(f"{source} is no module of madx: it has no format number ('format': {FORMAT}).")
@@ -106,7 +106,7 @@ def _checksum_faults(recorded: Any, found: str) -> list[str]:
     ]
 
 
-def parsed_json(data: bytes, source: str) -> Any:
+def _parsed(data: bytes, source: str) -> Any:
     """The content of a JSON text that can be written again. Raises StoreError."""
     try:
         content = json.loads(
@@ -148,7 +148,7 @@ def _finite(text: str) -> float:
     return value if math.isfinite(value) else _refuse(text)
 
 
-def plain_json(value: Any, at: tuple[str, ...], faults: list[str]) -> Any:
+def _plain(value: Any, at: tuple[str, ...], faults: list[str]) -> Any:
     """The value in JSON's own types, with numpy's numbers as JSON's; at: the keys that lead to it.
 
     Infinite and undefined numbers (a perplexity can be one) become the texts 'inf', '-inf', 'nan': a finished training
@@ -159,9 +159,9 @@ def plain_json(value: Any, at: tuple[str, ...], faults: list[str]) -> Any:
         for name in value:
             if not isinstance(name, str):
                 faults.append(f"{key}: the key {name!r} is no text")
-        return {plain_json(str(k), at, faults): plain_json(v, (*at, str(k)), faults) for k, v in value.items()}
+        return {_plain(str(k), at, faults): _plain(v, (*at, str(k)), faults) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain_json(v, (*at, str(i)), faults) for i, v in enumerate(value)]
+        return [_plain(v, (*at, str(i)), faults) for i, v in enumerate(value)]
     if isinstance(value, Integral) and not isinstance(value, bool):
         return int(value)
     if isinstance(value, Real) and not isinstance(value, bool):

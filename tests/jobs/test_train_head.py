@@ -279,7 +279,11 @@ DAMAGE = {
     "another language": (lambda f: edit(f, lambda c: c.update(languages=["swa"])), "checksum"),
     "a newer format": (lambda f: edit(f, lambda c: c.update(format=9)), "format 9.*Update madx"),
     "a field of another type": (lambda f: edit(f, lambda c: c.update(languages=3)), "languages"),
-    "a list": (lambda f: (f / "head.json").write_text("[]"), "format"),
+    "a list": (lambda f: (f / "head.json").write_text("[]"), "cannot be read as JSON"),
+    "no number": (lambda f: (f / "head.json").write_text('{"format": NaN}'), "cannot be read as JSON"),
+    "other bytes": (lambda f: (f / "head.json").write_bytes(b"\xff\xfe{"), "cannot be read as JSON"),
+    "too deep": (lambda f: (f / "head.json").write_text("[" * 100_000), "cannot be read as JSON"),
+    "half a character": (lambda f: edit(f, lambda c: c.update(languages=["\ud800"])), "cannot be read as JSON"),
 }
 
 
