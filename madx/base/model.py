@@ -1,6 +1,7 @@
 """The base: a frozen pretrained encoder with its masked-LM head, its tokenizer, and the description of its sites."""
 
 import copy
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from madx.base.answers import checked_answers
 from madx.base.families import Family, family_of, layout, weights_site
 from madx.base.fingerprints import base_fingerprint, tokenizer_fingerprint
 from madx.base.guard import GIVE, vetted_revision
+from madx.base.mlm_head import WITH_DISCRIMINATOR, MaskedLMHead
 from madx.contract.sites import Site
 from madx.errors import BaseError, MadxError
 
@@ -31,17 +33,17 @@ class Base:
         model: the model; its parameters are closed to gradients.
         tokenizer: its tokenizer, or None.
         name: the path or id that it was loaded from.
-        has_mlm_head: the stored weights include the masked-LM head, which a language module needs.
 
     Attributes:
         config: the model's config; its attributes depend on the family.
         revision: the commit of a downloaded base, otherwise None.
         fingerprint, tokenizer_fingerprint: identify the weights and the tokenizer; see `madx.base.fingerprints`.
         sites: the sites by name; see `madx.contract.sites`.
+        mlm_head: the masked-LM head, which a language module needs, and why it may not be a trained one.
         engine: the engine that the base carries, or None.
     """
 
-    def __init__(self, model: "PreTrainedModel", tokenizer: Any, *, name: str, has_mlm_head: bool = True):
+    def __init__(self, model: "PreTrainedModel", tokenizer: Any, *, name: str):
         self.model, self.tokenizer, self.name = model, tokenizer, str(name)
         self.config: Any = model.config
         self.engine: object | None = None
@@ -51,7 +53,7 @@ class Base:
             "weights": weights_site(self.family, self.encoder, depth=self.depth, width=self.width),
             **layout(self.family, self.config, self.encoder, positions=self.max_tokens),
         }
-        self.has_mlm_head = has_mlm_head
+        self.mlm_head = MaskedLMHead(model, name=self.name)
         self.revision: str | None = getattr(self.config, "_commit_hash", None)
         self.fingerprint = base_fingerprint(self.encoder)
         self.tokenizer_fingerprint = tokenizer_fingerprint(tokenizer) if tokenizer is not None else None
@@ -122,21 +124,22 @@ class Base:
         }
 
     def mlm_logits(self, hidden: Tensor) -> Tensor:
-        """Compute the scores of the base's own masked-LM head: `(n, width)` -> `(n, vocabulary)`.
+        """Compute the scores of the base's masked-LM head: `(n, width)` -> `(n, vocabulary)`.
 
-        Raises BaseError when the stored base has no trained head.
+        Raises BaseError when the base has no trained head.
         """
         self.require_mlm_head()
         scores: Tensor = self.family.mlm_logits(self.model, hidden)
         return scores
 
+    @property
+    def has_mlm_head(self) -> bool:
+        """True unless something says that the masked-LM head is not a trained one."""
+        return self.mlm_head.fault is None
+
     def require_mlm_head(self) -> None:
-        """Raises BaseError when the stored base has no trained masked-LM head."""
-        if not self.has_mlm_head:
-            raise BaseError(
-                f"The base {self.name} was stored without its masked-LM head, so masked language modelling on it would "
-                "train against random weights. Use a checkpoint that includes the head (of ELECTRA, the generator)."
-            )
+        """Raises BaseError when the base has no trained masked-LM head."""
+        self.mlm_head.require()
 
 
 def load_base(name: str | Path, *, revision: str | None = None, dtype: torch.dtype = torch.float32) -> Base:
@@ -188,8 +191,10 @@ def load_base(name: str | Path, *, revision: str | None = None, dtype: torch.dty
             f"The tokenizer of {name!r} has {len(tokenizer)} pieces, its embeddings {config.vocab_size}: they do not "
             "belong together."
         )
-    base = Base(model, tokenizer, name=name, has_mlm_head=not missing)
+    base = Base(model, tokenizer, name=name)
     base.revision = None if Path(name).exists() else revision  # the commit that was vetted
+    with_discriminator = config.model_type in WITH_DISCRIMINATOR
+    base.mlm_head.doubt(missing=missing, stored=_stored_keys(name, revision) if with_discriminator else [])
     nn.Module.to(base.model, dtype)
     return base
 
@@ -248,12 +253,19 @@ def _prepare(config: Any, name: str, revision: str | None) -> None:
 
 
 def _stored_keys(name: str, revision: str | None) -> list[str]:
-    """Return the names of the tensors in a base's weight file, if possible without reading the weights."""
+    """Return the names of the tensors in a base's weight files, if possible without reading the weights."""
     from safetensors import safe_open
     from transformers.utils import cached_file
 
-    for file in ("model.safetensors", "pytorch_model.bin"):
+    for file in (
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+    ):
         path = cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+        if path and file.endswith(".json"):  # the table of a base in several files
+            return list(json.loads(Path(path).read_text(encoding="utf-8"))["weight_map"])
         if path and file.endswith(".safetensors"):
             with safe_open(path, framework="pt") as weights:
                 return list(weights.keys())

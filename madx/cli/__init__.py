@@ -55,6 +55,7 @@ def madx(
 
 
 app.command("quickstart", rich_help_panel=TRAIN)(jobs.quickstart)
+app.command("train-head", rich_help_panel=TRAIN)(jobs.train_head)
 app.command("train-language", rich_help_panel=TRAIN)(jobs.train_language)
 app.command("train-task", rich_help_panel=TRAIN)(jobs.train_task)
 app.command("evaluate", rich_help_panel=TRAIN)(jobs.evaluate)

@@ -64,7 +64,7 @@ out = PlainConsole(soft_wrap=True, quiet=not FIRST)
 notes = PlainConsole(file=MESSAGES, soft_wrap=True, quiet=not FIRST)
 errors = PlainConsole(file=MESSAGES, soft_wrap=True)
 
-TRAINING = ("train-language", "train-task", "quickstart", "matrix", "compare")
+TRAINING = ("train-head", "train-language", "train-task", "quickstart", "matrix", "compare")
 
 
 class MadxGroup(TyperGroup):

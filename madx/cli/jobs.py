@@ -1,4 +1,4 @@
-"""The commands that run jobs: train-language, train-task, evaluate, quickstart."""
+"""The commands that run jobs: train-head, train-language, train-task, evaluate, quickstart."""
 
 import logging
 from pathlib import Path
@@ -18,6 +18,7 @@ from madx.cli.options import (
     SavedBase,
     Sets,
     StoreFlag,
+    listed,
     numbers,
     pairs,
     renamed_flag,
@@ -106,6 +107,65 @@ def train_language(
         + " --data TRAIN.conll --dev DEV.conll",
         shell("madx", "evaluate", "--store", chosen.store, "--task-module", "ner")
         + f" --target {chosen.language}=TEST.conll",
+    )
+
+
+def train_head(
+    config: Config = None,
+    base: Base = None,
+    corpus: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            metavar="LANG=PATH",
+            help="Text of a language that the base knows: .txt, .jsonl, either with .gz, a folder, or datasets:NAME. "
+            "Repeatable, of one language too.",
+        ),
+    ] = None,
+    store: StoreFlag = None,
+    steps: Annotated[Optional[int], typer.Option(help="Optimiser steps (default: 5000).")] = None,
+    seed: Annotated[
+        Optional[int], typer.Option(help="Seed of initial weights, data order and masks (default: 1).")
+    ] = None,
+    overwrite: Annotated[
+        Optional[bool],
+        typer.Option("--overwrite", help="Replace the head of this base in the store.", show_default=False),
+    ] = None,
+    fresh: Fresh = False,
+    sets: Sets = None,
+) -> None:
+    """Train a MASKED-LM HEAD on a base without one (sentence encoders, discriminators); the base stays as it is.
+
+    Example: madx train-head --base intfloat/multilingual-e5-base --corpus eng=eng.txt --corpus swa=swa.txt
+
+    Once for each base: `train-language` uses the head of its store by itself where the base has none of its own.
+    `madx modules list` shows the heads of a store below its modules.
+    """
+    flags = {
+        "base": base,
+        "corpus": listed(corpus, "--corpus"),
+        "store": store,
+        "steps": steps,
+        "seed": seed,
+        "overwrite": overwrite,
+        "resume": False if fresh else None,
+    }
+    from madx.jobs import TrainHead
+    from madx.jobs import train_head as run
+
+    quiet_transformers()
+    chosen = settings(TrainHead, config, sets, flags)
+    result = run(chosen)
+    _headline("Masked-LM head ", result.name, f" of {chosen.base}, on text of {', '.join(chosen.corpus)}")
+    before, after = result.before["perplexity"], result.after["perplexity"]
+    out.print(f"  held-out pseudo-perplexity  {before:,.2f} at the beginning, {after:,.2f} with it")
+    for language in chosen.corpus if len(chosen.corpus) > 1 else ():
+        out.print(Text(f"    {language:24}  {result.after[f'perplexity {language}']:,.2f}"))
+    out.print(f"  best at step                {result.training.best_step:,} of {result.training.steps:,}")
+    out.print(Text(f"  stored in                   {result.folder}"))
+    _next(
+        "Next, train language modules on this base; each uses the head by itself:",
+        shell("madx", "train-language", "--base", chosen.base, "--store", chosen.store)
+        + " --language swa --corpus swa.txt",
     )
 
 

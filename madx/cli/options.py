@@ -158,6 +158,19 @@ def below(items: list[str] | None, flag: str) -> dict[str, str]:
     return found
 
 
+def listed(items: list[str] | None, flag: str, form: str = "LANGUAGE=PATH") -> dict[str, list[str] | str] | None:
+    """Name -> path, or paths, of flags NAME=PATH of which a name may stand in several. Raises ConfigError as `pairs`.
+
+    >>> listed(["swa=a.txt", "swa=b.txt", "eng=c.txt"], "--corpus")
+    {'swa': ['a.txt', 'b.txt'], 'eng': 'c.txt'}
+    """
+    found: dict[str, list[str]] = {}
+    for item in items or []:
+        for name, path in pairs([item], flag, form).items():
+            found.setdefault(name, []).append(path)
+    return {name: paths if len(paths) > 1 else paths[0] for name, paths in found.items()} or None
+
+
 def pairs(items: list[str] | None, flag: str, form: str = "LANGUAGE=PATH") -> dict[str, str]:
     """Name -> path of repeated flags NAME=PATH. Raises ConfigError naming every one that is not of the form, and for a
     name that is given twice.

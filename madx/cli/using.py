@@ -178,7 +178,7 @@ def _engine(stack: str, store: str, base: str | None) -> "Engine":
     quiet_transformers()
     composition, modules = as_composition(stack), ModuleStore(store)
     require_task_last(composition, {name: info_of(modules, name).role for name in composition.names()})
-    engine = Engine(load_recorded_base(composition, modules, base))
+    engine = Engine(load_recorded_base(composition, modules, base), store=modules)
     for name in composition.names():
         engine.attach(modules.load(name, engine.base))
     engine.activate(composition)

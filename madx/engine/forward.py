@@ -23,7 +23,7 @@ Groups = tuple[tuple[int, int, SlotPlan], ...]
 
 def precision(base: Base) -> AbstractContextManager[object]:
     """Compute the products of modules, which are float32, in the precision of a base in half precision."""
-    dtype = next(base.model.parameters()).dtype
+    dtype = next(base.encoder.parameters()).dtype  # a head in training is float32
     if dtype not in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(base.device.type):
         return nullcontext()
     return torch.autocast(base.device.type, dtype=dtype)

@@ -1,7 +1,8 @@
 """Identity of a training job: all that decides which weights it ends with; whether a store holds them already.
 
 Two modules are the same when these agree: settings (without paths, names and switches that change nothing learnt), the
-sha256 of the data, the base's and the tokenizer's fingerprint, the seed, the module under it, and madx's version.
+sha256 of the data, the base's and the tokenizer's fingerprint, a masked-LM head of `madx train-head`, the seed, the
+module under it, and madx's version.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from madx.data.text.corpora import find_files, is_dataset
 from madx.data.text.files import check_exists, sha256_of
 from madx.errors import StoreError
 from madx.jobs.common import info_of, is_main, versions, weights_of
+from madx.jobs.heads import head_to_use
 from madx.jobs.memory import sha256_once
 from madx.jobs.settings import JobSettings
 from madx.jobs.train_language import TrainLanguage, train_language
@@ -55,6 +57,7 @@ LEARNING_CODE = (
     "jobs/train_task",
     "jobs/labelled.py",
     "jobs/memory.py",
+    "jobs/heads.py",
 )
 
 TrainJob = TrainLanguage | TrainTask
@@ -68,8 +71,10 @@ def identity(job: TrainJob, base: Base, *, seed: int, under: str | None = None) 
     """
     if isinstance(job, TrainLanguage):
         data = file_marks(job.corpus, corpus=True)
+        head = head_to_use(base, Store(job.store), job.mlm_head)
     else:
         data = [mark for source in (job.data, job.dev) for mark in file_marks(str(source))]
+        head = None
     return {
         "settings": _learnt(job.model_dump(mode="json"), _components(components_of(job.components))),
         "seed": seed,
@@ -78,7 +83,7 @@ def identity(job: TrainJob, base: Base, *, seed: int, under: str | None = None) 
         "madx": versions()["madx"],
         "base": base.fingerprint,
         "tokenizer": base.tokenizer_fingerprint,
-    }
+    } | ({"mlm_head": head} if head else {})
 
 
 def taking_turns(store: Store, job: TrainJob) -> dict[str, dict[str, str | None]]:
@@ -160,6 +165,7 @@ def _recorded(info: ModuleInfo, schema: type[JobSettings]) -> dict[str, Any] | N
             "madx": training["versions"]["madx"],
             "base": (info.base or {})["fingerprint"],
             "tokenizer": info.tokenizer,
+            **({"mlm_head": training["mlm_head"]} if "mlm_head" in training else {}),
         } | ({"cycle": cycle} if cycle else {})
     except (KeyError, TypeError, ValidationError):
         return None

@@ -105,6 +105,13 @@ def renamed_away(parent: Path) -> list[str]:
     return [m[1] for m in found if m and not os.path.lexists(parent / m[1])]
 
 
+def put_back(parent: Path) -> None:
+    """Put every folder back that a killed writer renamed away and did not replace."""
+    for name in renamed_away(parent):
+        with reading(parent / name):
+            pass
+
+
 def mend(folder: Path) -> None:
     """Undo what a killed writer left; only under the lock, since a writer at work leaves the same."""
     for entry in remains(folder):

@@ -1,10 +1,11 @@
-"""The store: a folder of modules, each in the folder of its name (`madx.store.files`)."""
+"""The store: a folder of modules, each in the folder of its name, and of masked-LM heads (`madx.store.heads`)."""
 
 import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from madx.base import Base
 from madx.composition import check_name
@@ -23,6 +24,16 @@ from madx.store.files import (
     reading,
     require_no_other_files,
     save_module,
+)
+from madx.store.heads import (
+    StoredHead,
+    check_head_target,
+    find_heads,
+    head_faults,
+    head_name,
+    head_row,
+    put_head,
+    save_head,
 )
 from madx.store.manifest import LAYOUT, Manifest, WeightsRecord
 
@@ -84,9 +95,7 @@ class Store:
         if not self.root.is_dir():
             return []
         with explained(f"list the store {self.root}", StoreError):
-            for name in folders.renamed_away(self.root):
-                with folders.reading(self.root / name):
-                    pass
+            folders.put_back(self.root)
             entries = [e for e in self.root.iterdir() if not e.name.startswith(".")]
             return sorted(e.name for e in entries if e.is_symlink() or e.is_dir() and looks_stored(e))
 
@@ -99,11 +108,16 @@ class Store:
         return row
 
     def verify(self, name: str | None = None, *, base: Base | None = None) -> list[str]:
-        """Every fault of one module or of all, as `name: fault`; empty when all is well. All files are read.
+        """Every fault of one module or of all, heads among them, as `name: fault`; empty when all is well. All files
+        are read.
 
         With a base, the modules are also compared with it, tensor by tensor. A warning names the modules whose record
         cannot be verified, since it has no checksum (`unguarded`).
         """
+        heads = [head for head in find_heads(self.root) if name in (None, head)]
+        faults = [f"{head}: {fault}" for head in heads for fault in head_faults(self.root / head)]
+        if name in heads:
+            return faults
         if name is not None:
             check_name(name)
             self._require_known(name)
@@ -115,7 +129,7 @@ class Store:
                 "saved again has one: store.save(store.load(name, base), overwrite=True).",
                 ", ".join(unguarded),
             )
-        return [fault for each in chosen for fault in self.faults(each, base=base)]
+        return [fault for each in chosen for fault in self.faults(each, base=base)] + faults
 
     def unguarded(self, names: Sequence[str] | None = None) -> list[str]:
         """The modules, of these or of all, whose record has no checksum: those in format 1."""
@@ -123,13 +137,59 @@ class Store:
         return [row.name for row in rows if row.format == 1]
 
     def remove(self, name: str) -> None:
-        """Delete a module; raises StoreError when it is unknown or its folder holds files that are not madx's."""
+        """Delete a module or a head; raises StoreError when it is unknown or its folder holds files that are not
+        madx's."""
         folder = self.root / check_name(name)
-        with explained(f"remove the module {folder}", StoreError):
-            self._require_known(name)
-            if not folder.is_symlink():
-                require_no_other_files(folder, "removed")
+        head = name in find_heads(self.root)
+        with explained(f"remove the {'masked-LM head' if head else 'module'} {folder}", StoreError):
+            if head:
+                check_head_target(folder, overwrite=True)
+            else:
+                self._require_known(name)
+                if not folder.is_symlink():
+                    require_no_other_files(folder, "removed")
             folders.remove_folder(folder)
+
+    # ---- masked-LM heads ---------------------------------------------------------------------------------------------
+
+    def save_head(
+        self, base: Base, *, languages: Sequence[str], training: dict[str, Any], overwrite: bool = False
+    ) -> Path:
+        """Store the masked-LM head that is on a base and was trained there; see `madx.store.heads.save_head`."""
+        folder = self.root / head_name(base)
+        save_head(folder, base, languages=languages, training=training, overwrite=overwrite)
+        return folder
+
+    def put_head(self, base: Base) -> str | None:
+        """Put the masked-LM head that `madx train-head` trained for a base on it; gives its name, None where there is
+        none.
+
+        Raises StoreError for a damaged head, and for one of another base under this base's name.
+        """
+        name = head_name(base)
+        if name not in find_heads(self.root):
+            return None
+        record = put_head(self.root / name, base)
+        log.info(
+            "The masked-LM head %s of the store %s is used on %s (trained on %s; held-out perplexity %s).",
+            name,
+            self.root,
+            base.label,
+            ", ".join(record.languages) or "text",
+            record.perplexity,
+        )
+        return name
+
+    def head(self, base: Base) -> StoredHead | None:
+        """The row of the masked-LM head that was trained for a base; None where there is none."""
+        name = head_name(base)
+        return head_row(self.root, name) if name in find_heads(self.root) else None
+
+    def heads(self) -> list[StoredHead]:
+        """Every masked-LM head, in order of name; a damaged one with its fault."""
+        return [head_row(self.root, name) for name in find_heads(self.root)]
+
+    # ---- finding a module --------------------------------------------------------------------------------------------
 
     def _require_known(self, name: str) -> None:
         if name not in (known := self.names()):

@@ -66,9 +66,10 @@ class TrainingRecord(TypedDict, total=False):
     job: the job that trained the module; settings: the job's, as in YAML; data: files, those of development last;
     datasets: data sets of the hub; corpus: counts over a corpus; steps, best_step: optimiser steps; seconds: wall time;
     composition: the composition in training; sources: language -> compositions that its batches were trained under;
-    language_modules: name -> sha256 of the weights; language_module: that of a single one; explanation: what
-    `Engine.explain` said; versions: package -> version; scores: part of the data -> metric -> score; history: one table
-    for each evaluation; imported, pulled: where a module came from that was not trained here.
+    language_modules: name -> sha256 of the weights; language_module: that of a single one; mlm_head: that of the head
+    of `madx train-head` that a language module was trained with; explanation: what `Engine.explain` said; versions:
+    package -> version; scores: part of the data -> metric -> score; history: one table for each evaluation; imported,
+    pulled: where a module came from that was not trained here.
     """
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
@@ -87,6 +88,7 @@ class TrainingRecord(TypedDict, total=False):
     sources: dict[str, Items[str]]
     language_modules: dict[str, Sha256]
     language_module: Sha256 | None
+    mlm_head: Sha256
     explanation: dict[str, Any]
     versions: dict[str, str]
     scores: Annotated[dict[str, Score | dict[str, Score]], AfterValidator(_tables)]

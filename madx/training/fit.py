@@ -1,4 +1,4 @@
-"""Training a module: one run of the loop, or the phases of a sparse weight delta."""
+"""Training a module: one run of the loop, or the phases of a sparse weight delta; or a masked-LM head."""
 
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from madx.module_types.sparse_diff import SparseDiff
 from madx.tasks.base import Task
 from madx.training import loop
 from madx.training.cache_policy import activation_cache
+from madx.training.head_trainable import HeadTrainable
 from madx.training.precision import precision_of
 from madx.training.preparation import prepare_units
 from madx.training.run import Run, TrainResult
@@ -23,7 +24,7 @@ from madx.training.weights_trainable import WeightsTrainable
 
 def fit(
     engine: Engine,
-    name: str,
+    name: str | None,
     task: Task,
     settings: TrainSettings,
     *,
@@ -42,7 +43,7 @@ def fit(
 
     Args:
         engine: the module is attached to it and acts in its active composition.
-        name: the module's name.
+        name: the module's name; None: the masked-LM head of the base is trained, as it is, and nothing else.
         task: gives batches, losses and scores.
         settings: learning rate, precision and so on; precision `auto` is that of the base as it is.
         steps: optimiser steps; for a sparse weight delta those of the phase after the selection.
@@ -65,7 +66,11 @@ def fit(
     place = Path(folder) if folder is not None else None
     if place is not None and not resume and PartialState().is_main_process:
         forget(place)
-    how = Run(steps=steps, seed=seed, folder=place, resume=resume, identity=run or {}, title=title or name)
+    how = Run(steps=steps, seed=seed, folder=place, resume=resume, identity=run or {}, title=title or name or "head")
+    if name is None:
+        head = HeadTrainable(engine)
+        with head.running():
+            return loop.train(head, task, settings, how)
     trainee = Trainee(engine, name, None)
     with activation_cache(trainee, task, settings, folder=place):
         result = _train(trainee, task, settings, how)
