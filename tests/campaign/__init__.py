@@ -1,0 +1,5 @@
+"""The campaign: what kills, damaged files, crowds of processes, limits, hostile hubs and hostile text do to madx.
+
+`make campaign` runs it (`python -m campaign --help`). Every attempt has a number, and its random choices depend on the
+seed, its subject and its number alone, so `--only SUBJECT --number N` repeats one attempt exactly.
+"""
