@@ -64,13 +64,13 @@ class FileOperations:
 
 def undisturbed(job: Job, ready: Path, folder: Path) -> Undisturbed:
     """Run a job to its end. Raises RuntimeError if it does not complete."""
-    here = _copied(ready, folder)
+    here = copied(ready, folder)
     with hub_process.serving(ready if job.hub else None) as address:
         before = fork(partial(stored, here), folder=here).value
 
         def work() -> tuple[int, int]:
             counted = FileOperations()
-            return _all_commands(job, address), counted.count
+            return all_commands(job, address), counted.count
 
         end = fork(work, folder=here)
         if end.value is None or end.value[0] != 0:
@@ -84,7 +84,7 @@ def undisturbed(job: Job, ready: Path, folder: Path) -> Undisturbed:
 def kill(job: Job, number: int, *, seed: int, ready: Path, folder: Path, known: Undisturbed) -> tuple[Attempt, int]:
     """Kill a job once or several times, then let it end; give the outcome and the number of kills."""
     draw, kills, how = random.Random(f"{seed}/{PART}/{job.name}/{number}"), 0, []
-    here = _copied(ready, folder)
+    here = copied(ready, folder)
     said, outcome = "", "equal"
     began = time.monotonic()
     with hub_process.serving(ready if job.hub else None) as address:
@@ -95,8 +95,8 @@ def kill(job: Job, number: int, *, seed: int, ready: Path, folder: Path, known: 
             if draw.random() < 0.5:  # else the next run of the job is the first that meets what the kill left
                 now = fork(partial(stored, here), folder=here).value
                 said = said or lost(known.before, now or {}, job, new=known.stored)
-        end = fork(partial(_all_commands, job, address), folder=here)
-        outcome, said = ("lost", said) if said else _judged(job, end, here, known=known, address=address)
+        end = fork(partial(all_commands, job, address), folder=here)
+        outcome, said = ("lost", said) if said else judged(job, end, here, known=known, address=address)
     shutil.rmtree(here)
     return Attempt(PART, job.name, number, outcome, "; ".join(how), said, time.monotonic() - began), kills
 
@@ -110,7 +110,7 @@ def _kill_once(
 
         def work() -> int:
             FileOperations(kill_before=at)
-            return _all_commands(job, address)
+            return all_commands(job, address)
 
         words = f"before operation {at} of {known.operations} on files"
     else:
@@ -118,7 +118,7 @@ def _kill_once(
 
         def work() -> int:
             _kill_later(after)
-            return _all_commands(job, address)
+            return all_commands(job, address)
 
         words = f"after {after:.3f} of {known.seconds:.3f} s"
     end = fork(work, folder=here)
@@ -136,7 +136,7 @@ def _kill_later(seconds: float) -> None:
     threading.Thread(target=strike, daemon=True).start()
 
 
-def _all_commands(job: Job, address: str | None) -> int:
+def all_commands(job: Job, address: str | None) -> int:
     """Run the commands of a job in this process; give the first exit code that is not 0."""
     for words in job.commands:
         if code := run(words, before=partial(hub_process.use, address)):
@@ -144,7 +144,7 @@ def _all_commands(job: Job, address: str | None) -> int:
     return 0
 
 
-def _judged(
+def judged(
     job: Job, end: Ended, here: Path, *, known: Undisturbed, address: str | None
 ) -> tuple[str, str]:
     """The outcome of a job that was killed and then ran to its end."""
@@ -169,7 +169,7 @@ def _outcome(here: Path, address: str | None) -> dict[str, str]:
     return results(here) | hub_process.published(address)
 
 
-def _copied(ready: Path, folder: Path) -> Path:
+def copied(ready: Path, folder: Path) -> Path:
     here = folder / "here"
     shutil.copytree(ready, here)
     return here

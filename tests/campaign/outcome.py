@@ -19,6 +19,7 @@ FAULTS = {
     "slow": "more than 10 s of computing, or no end at all",
     "big": "more than 1 GB of memory or of files",
     "raw": "text from outside reaches a terminal, a page or a table as a command",
+    "long": "a message of more than 20,000 characters",
     "left": "a temporary file is left behind by a run that completed",
 }
 OUTCOMES = FINE | FAULTS
