@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from campaign.forks import Ended, fork
 from tiny_files import fill, write_conll
+
+from campaign.forks import Ended, fork
 
 SMALL = ("train.learning_rate=0.01", "train.progress=false", "train.evaluate_every=3", "train.checkpoint_every=2")
 LANGUAGE = ("block_size=16", "batch_size=4", "held_out_blocks=4", "cache=cache", *SMALL)

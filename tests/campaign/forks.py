@@ -37,12 +37,53 @@ class Ended:
     seconds: float = 0.0
 
 
+class Child:
+    """A child at work. connection: where its messages arrive, ("sent", value) each, as long as it lives."""
+
+    def __init__(self, work: Callable[[Callable[[Any], None]], Any], *, folder: Path):
+        self.connection, there = Pipe(duplex=False)
+        self.log = folder.parent / f".output-{os.getpid()}-{time.monotonic_ns()}"
+        self.began = time.monotonic()
+        self.value: Any = None
+        self.error: tuple[str, str, str] | None = None
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.process = os.fork()
+        if self.process == 0:
+            self.connection.close()
+            _be_child(work, there, folder, self.log)
+        there.close()
+
+    def receive(self) -> Iterator[Any]:
+        """Wait for a message; yield what was sent, if it was that. Raises EOFError when the child is at its end."""
+        kind, got = self.connection.recv()
+        if kind == "sent":
+            yield got
+        elif kind == "value":
+            self.value = got
+        else:
+            self.error = got
+
+    def end(self, *, late: bool = False) -> Ended:
+        """End the child, if it is still there, and all that it started; give its end. late: it took too long."""
+        with suppress(OSError):
+            os.killpg(self.process, signal.SIGKILL)
+        if late:
+            with suppress(OSError):
+                os.kill(self.process, signal.SIGKILL)
+        self.connection.close()
+        status = os.waitpid(self.process, 0)[1]
+        silent = self.value is None and self.error is None
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) and (late or silent) else 0
+        text = self.log.read_bytes().decode(errors="surrogateescape") if self.log.exists() else ""
+        self.log.unlink(missing_ok=True)
+        return Ended(self.value, self.error, number, late, text, time.monotonic() - self.began)
+
+
 def fork(work: Callable[[], Any], *, folder: Path, timeout: float = 120.0) -> Ended:
     """Run `work` in a child whose current folder is `folder`, and wait for its end, at most `timeout` seconds."""
-    for kind, value in messages(lambda _: work(), folder=folder, timeout=timeout):
-        if kind == "ended":
-            return value
-    raise AssertionError("a child always ends")
+    *_, (_, end) = messages(lambda _: work(), folder=folder, timeout=timeout)
+    return end
 
 
 def messages(
@@ -52,44 +93,17 @@ def messages(
 
     timeout: seconds that the child may be without a message.
     """
-    here, there = Pipe(duplex=False)
-    log = folder.parent / f".output-{os.getpid()}-{time.monotonic_ns()}"
-    began = time.monotonic()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        here.close()
-        _be_child(work, there, folder, log)
-    there.close()
-    value, error, late = None, None, False
+    child, late, ended = Child(work, folder=folder), False, None
     try:
-        while True:
-            if not here.poll(timeout):
-                late = True
-                break
-            try:
-                kind, got = here.recv()
-            except EOFError:
-                break
-            if kind == "sent":
-                yield kind, got
-            elif kind == "value":
-                value = got
-            else:
-                error = got
+        while not late:
+            late = not child.connection.poll(timeout)
+            if not late:
+                yield from (("sent", value) for value in child.receive())
+    except EOFError:
+        late = False
     finally:
-        with suppress(OSError):
-            os.killpg(child, signal.SIGKILL)  # its own children too
-        if late:
-            with suppress(OSError):
-                os.kill(child, signal.SIGKILL)
-        here.close()
-        status = os.waitpid(child, 0)[1]
-    ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) and (late or value is error is None) else 0
-    text = log.read_bytes().decode(errors="surrogateescape") if log.exists() else ""
-    log.unlink(missing_ok=True)
-    yield "ended", Ended(value, error, ended, late, text, time.monotonic() - began)
+        ended = child.end(late=late)
+    yield "ended", ended
 
 
 def _be_child(work: Callable[[Callable[[Any], None]], Any], to: Connection, folder: Path, log: Path) -> None:

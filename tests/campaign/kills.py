@@ -23,6 +23,7 @@ from campaign.jobs import JOBS, Job, Stored, differences, hidden, lost, results,
 from campaign.outcome import Attempt
 
 PART = "kills"
+SUBJECTS = list(JOBS)
 #: what a job says that cannot be done twice
 DONE_BEFORE = ("already holds a module", "is in use")
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree")
@@ -81,8 +82,8 @@ def undisturbed(job: Job, ready: Path, folder: Path) -> Undisturbed:
     return Undisturbed(found, now, before, end.seconds, end.value[1])
 
 
-def kill(job: Job, number: int, *, seed: int, ready: Path, folder: Path, known: Undisturbed) -> tuple[Attempt, int]:
-    """Kill a job once or several times, then let it end; give the outcome and the number of kills."""
+def kill(job: Job, number: int, *, seed: int, ready: Path, folder: Path, known: Undisturbed) -> Attempt:
+    """Kill a job once or several times, then let it end."""
     draw, kills, how = random.Random(f"{seed}/{PART}/{job.name}/{number}"), 0, []
     here = copied(ready, folder)
     said, outcome = "", "equal"
@@ -98,7 +99,7 @@ def kill(job: Job, number: int, *, seed: int, ready: Path, folder: Path, known: 
         end = fork(partial(all_commands, job, address), folder=here)
         outcome, said = ("lost", said) if said else judged(job, end, here, known=known, address=address)
     shutil.rmtree(here)
-    return Attempt(PART, job.name, number, outcome, "; ".join(how), said, time.monotonic() - began), kills
+    return Attempt(PART, job.name, number, outcome, "; ".join(how), said, time.monotonic() - began, kills)
 
 
 def _kill_once(
@@ -144,9 +145,7 @@ def all_commands(job: Job, address: str | None) -> int:
     return 0
 
 
-def judged(
-    job: Job, end: Ended, here: Path, *, known: Undisturbed, address: str | None
-) -> tuple[str, str]:
+def judged(job: Job, end: Ended, here: Path, *, known: Undisturbed, address: str | None) -> tuple[str, str]:
     """The outcome of a job that was killed and then ran to its end."""
     if end.late:
         return "slow", "the command after the kill does not end"
@@ -176,15 +175,13 @@ def copied(ready: Path, folder: Path) -> Path:
 
 
 def attempts(
-    *, seed: int, ready: Path, folder: Path, numbers: Iterator[int], only: str | None, going: Callable[[], bool]
-) -> Iterator[tuple[Attempt, int]]:
-    """Kill the jobs in turn, as long as `going`."""
-    known: dict[str, Undisturbed] = {}
-    chosen = [job for job in JOBS.values() if only is None or job.name == only]
+    name: str, *, seed: int, ready: Path, folder: Path, numbers: Iterator[int], going: Callable[[], bool]
+) -> Iterator[Attempt]:
+    """Kill a job again and again, as long as `going`."""
+    job = JOBS[name]
+    known: Undisturbed | None = None
     for number in numbers:
-        for job in chosen:
-            if not going():
-                return
-            if job.name not in known:
-                known[job.name] = undisturbed(job, ready, folder)
-            yield kill(job, number, seed=seed, ready=ready, folder=folder, known=known[job.name])
+        if not going():
+            return
+        known = known or undisturbed(job, ready, folder)
+        yield kill(job, number, seed=seed, ready=ready, folder=folder, known=known)

@@ -21,6 +21,7 @@ from campaign.kills import Undisturbed, all_commands, copied, judged, undisturbe
 from campaign.outcome import Attempt
 
 PART = "limits"
+SUBJECTS = list(JOBS)
 NOBODY = 65534
 MEGABYTE = 1 << 20
 #: folders of the campaign that a job may be kept from writing to
@@ -28,18 +29,16 @@ FOLDERS = ("modules", "runs", "cache", "results", ".")
 
 
 def attempts(
-    *, seed: int, ready: Path, folder: Path, numbers: Iterator[int], only: str | None, going: Callable[[], bool]
+    name: str, *, seed: int, ready: Path, folder: Path, numbers: Iterator[int], going: Callable[[], bool]
 ) -> Iterator[Attempt]:
-    """Starve the jobs in turn, as long as `going`."""
-    known: dict[str, Undisturbed] = {}
-    chosen = [job for job in JOBS.values() if only is None or job.name == only]
+    """Starve a job again and again, as long as `going`."""
+    job = JOBS[name]
+    known: Undisturbed | None = None
     for number in numbers:
-        for job in chosen:
-            if not going():
-                return
-            if job.name not in known:
-                known[job.name] = undisturbed(job, ready, folder)
-            yield starve(job, number, seed=seed, ready=ready, folder=folder, known=known[job.name])
+        if not going():
+            return
+        known = known or undisturbed(job, ready, folder)
+        yield starve(job, number, seed=seed, ready=ready, folder=folder, known=known)
 
 
 def starve(job: Job, number: int, *, seed: int, ready: Path, folder: Path, known: Undisturbed) -> Attempt:

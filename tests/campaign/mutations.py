@@ -18,11 +18,12 @@ from typing import Any
 from campaign.damage import damaged
 from campaign.forks import GIGABYTE, limit_memory, messages, of_memory
 from campaign.outcome import Attempt
-from campaign.subjects import SUBJECTS, Subject
-from campaign.subjects.subject import kind_of
+from campaign.subjects import SUBJECTS as KNOWN
+from campaign.subjects.subject import Subject, kind_of
 from madx.errors import MadxError
 
 PART = "mutations"
+SUBJECTS = list(KNOWN)
 SLOW = 10.0  # seconds of computing
 HANGS = 60.0  # seconds of waiting, on a machine that others use too
 LONG = 20_000  # characters of a message
@@ -43,7 +44,7 @@ class _Messages(logging.Handler):
         self.found.append(record.getMessage())
 
 
-class _Reader:
+class Reader:
     """Reads damaged copies of one subject, in a child."""
 
     def __init__(self, subject: Subject, folder: Path, *, seed: int):
@@ -92,7 +93,9 @@ class _Reader:
         except MadxError as error:
             if of_memory(error):
                 return "big", str(error)
-            return ("long", f"a message of {len(str(error)):,} characters") if len(str(error)) > LONG else ("refused", "")
+            return (
+                ("long", f"a message of {len(str(error)):,} characters") if len(str(error)) > LONG else ("refused", "")
+            )
         except Slow:
             return "slow", traceback.format_exc()
         except BaseException as error:  # KeyboardInterrupt and SystemExit are no answers either
@@ -116,9 +119,10 @@ def _too_slow(*_: object) -> None:
 
 
 def attempts(
-    subject: Subject, *, seed: int, folder: Path, numbers: Iterator[int], going: Callable[[], bool]
+    name: str, *, seed: int, ready: Path, folder: Path, numbers: Iterator[int], going: Callable[[], bool]
 ) -> Iterator[Attempt]:
     """Damage a subject again and again, as long as `going`."""
+    subject = KNOWN[name]
     waiting = itertools.chain(numbers)
     while going():
         started: list[int] = []
@@ -131,7 +135,7 @@ def attempts(
             signal.signal(signal.SIGPROF, _too_slow)
             resource.setrlimit(resource.RLIMIT_FSIZE, (GIGABYTE, GIGABYTE))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            reader = _Reader(subject, folder / "reader", seed=seed)
+            reader = Reader(subject, folder / "reader", seed=seed)
             try:
                 reader.prepare()
             except MadxError as error:
@@ -161,10 +165,3 @@ def attempts(
                 return
         last = started[-1] if started else first
         waiting = (number for number in waiting if number > last)
-
-
-def chosen(only: str | None) -> list[Subject]:
-    """The subjects of a campaign: all, or one."""
-    return [subject for name, subject in SUBJECTS.items() if only is None or name == only]
-
-

@@ -1,7 +1,6 @@
 """Outcomes of attempts, and their counts."""
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 #: outcome -> its meaning; those below the line are faults of madx
@@ -30,7 +29,7 @@ class Attempt:
     """The outcome of one attempt.
 
     part, subject: what was tried on what. number: by which it can be repeated. how: what was done to it. said: the
-    error or the difference.
+    error or the difference. kills: processes that were killed for it.
     """
 
     part: str
@@ -40,6 +39,7 @@ class Attempt:
     how: str = ""
     said: str = ""
     seconds: float = 0.0
+    kills: int = 0
 
     def __post_init__(self) -> None:
         if self.outcome not in OUTCOMES:
@@ -59,20 +59,12 @@ class Tally:
     faults: list[Attempt] = field(default_factory=list)
     kills: int = 0
 
-    def add(self, attempts: Iterable[Attempt], *, kills: int = 0) -> None:
-        """Count attempts."""
-        self.kills += kills
-        for attempt in attempts:
-            self.counts.setdefault((attempt.part, attempt.subject), Counter())[attempt.outcome] += 1
-            if attempt.fault:
-                self.faults.append(attempt)
-
-    def merge(self, other: "Tally") -> None:
-        """Add the counts of another tally."""
-        self.kills += other.kills
-        self.faults += other.faults
-        for key, counter in other.counts.items():
-            self.counts.setdefault(key, Counter()).update(counter)
+    def add(self, attempt: Attempt) -> None:
+        """Count an attempt."""
+        self.kills += attempt.kills
+        self.counts.setdefault((attempt.part, attempt.subject), Counter())[attempt.outcome] += 1
+        if attempt.fault:
+            self.faults.append(attempt)
 
     def total(self, part: str) -> Counter[str]:
         """The outcomes of a part over its subjects."""

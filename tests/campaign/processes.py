@@ -16,6 +16,7 @@ from typing import Any
 
 import store_tools
 import torch
+from tiny_files import write_corpus
 
 from campaign.forks import fork
 from campaign.outcome import Attempt
@@ -23,28 +24,28 @@ from campaign.subjects.stored import small_base
 from madx.data.text.blocks import pack_corpus
 from madx.errors import MadxError
 from madx.store import Store
-from tiny_files import write_corpus
 
 PART = "processes"
+SUBJECTS = ["one store", "one cache"]
 NAMES = ("swa", "yor", "hau", "eng", "amh")
 ACTIONS = 6  # of each process
+COUNT = 64  # processes
 
 
 def attempts(
-    *, seed: int, folder: Path, numbers: Iterator[int], going: Callable[[], bool], count: int = 64
+    name: str, *, seed: int, ready: Path, folder: Path, numbers: Iterator[int], going: Callable[[], bool]
 ) -> Iterator[Attempt]:
-    """Crowd a store again and again, as long as `going`."""
+    """Crowd a store or a cache again and again, as long as `going`."""
+    crowd = CROWDS[name]
     for number in numbers:
         if not going():
             return
-        for subject, crowd in (("one store", _crowd_store), ("one cache", _crowd_cache)):
-            began, here = time.monotonic(), folder / "here"
-            here.mkdir()
-            end = fork(partial(crowd, here, number, seed, count), folder=here, timeout=300)
-            outcome, said = ("exception", f"{end.error or end.signal}") if end.value is None else end.value
-            shutil.rmtree(here)
-            how = f"{count} processes"
-            yield Attempt(PART, subject, number, outcome, how, said[-1500:], time.monotonic() - began)
+        began, here = time.monotonic(), folder / "here"
+        here.mkdir()
+        end = fork(partial(crowd, here, number, seed, COUNT), folder=here, timeout=300)
+        outcome, said = ("exception", f"{end.error or end.signal}") if end.value is None else end.value
+        shutil.rmtree(here)
+        yield Attempt(PART, name, number, outcome, f"{COUNT} processes", said[-1500:], time.monotonic() - began)
 
 
 def _together(work: Callable[[int], Any], count: int) -> list[Any]:
@@ -145,6 +146,11 @@ def _crowd_cache(here: Path, number: int, seed: int, count: int) -> tuple[str, s
 
 def _kind(wrong: list[str]) -> str:
     """A refusal of one of the processes is a module or a cache that it could not have: lost to it."""
-    return "lost" if all("Error: " not in each or "StoreError" in each or "MadxError" in each for each in wrong) else (
-        "exception"
+    return (
+        "lost"
+        if all("Error: " not in each or "StoreError" in each or "MadxError" in each for each in wrong)
+        else ("exception")
     )
+
+
+CROWDS = dict(zip(SUBJECTS, (_crowd_store, _crowd_cache)))

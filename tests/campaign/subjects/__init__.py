@@ -5,7 +5,5 @@ from campaign.subjects.subject import Subject
 
 #: name -> subject
 SUBJECTS: dict[str, Subject] = {
-    subject.name: subject
-    for room in (stored, runs, settings, texts, foreign)
-    for subject in room.SUBJECTS
+    subject.name: subject for room in (stored, runs, settings, texts, foreign) for subject in room.SUBJECTS
 }

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+import tiny
 import torch
 from interop.adapterhub_tools import LABELS, module
 
-import tiny
 from campaign.subjects.stored import small_base
 from campaign.subjects.subject import Subject, digest
 from madx.base import load_base

@@ -8,6 +8,7 @@ import store_tools
 import tiny
 import tiny_runs
 from evaluation.evaluation_tools import FOUND, GOLD, cells, matrix
+from tiny_files import write_corpus
 
 from campaign.subjects.stored import small_base
 from campaign.subjects.subject import Subject, digest
@@ -20,7 +21,6 @@ from madx.report.page import write_report
 from madx.report.page.record import PREDICTIONS, prediction_file, read_run, save_modules
 from madx.results import to_json
 from madx.results.json import read_matrix
-from tiny_files import write_corpus
 
 STEPS = {"steps": 6, "checkpoint_every": 1}
 
