@@ -12,7 +12,22 @@ from hub_server import LocalHub, Refusal
 from campaign.damage import HOSTILE, VALUES, damaged
 
 #: marks, paths and hashes that a server may send
-MARKS = ("../../../up", "/tmp/up", "..", "", "a" * 3000, "\x1b[2JQ", '"', "0" * 40, "é", "a/../../up", 'W/"x"', "main")
+MARKS = (
+    "../../../up",
+    "../up",
+    "../../../../../up",
+    "/tmp/up",
+    "..",
+    "",
+    "a" * 3000,
+    "\x1b[2JQ",
+    '"',
+    "0" * 40,
+    "é",
+    "a/../../up",
+    'W/"x"',
+    "main",
+)
 SIZES = (-1, 0, 1, 10**12, 2**63, "x", "", None)
 STATUS = (204, 206, 301, 302, 304, 400, 401, 404, 416, 418, 429, 500, 503)
 ENDLESS = 200 << 20  # bytes at which the server gives up

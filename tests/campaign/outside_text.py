@@ -227,7 +227,7 @@ def _tried(place: Place, text: str, *, ready: Path, folder: Path) -> tuple[str, 
     before = set(folder.rglob("*"))
     for words in _made(place, here, text):
         end = fork(partial(run, words), folder=here, timeout=60)
-        outcome, said = _judged(end, text)
+        outcome, said = _judged(end, text, data="--format" in words)
         if outcome not in ("equal", "refused"):
             said = f"madx {' '.join(words)[:200]}: {said}"
             break
@@ -245,11 +245,13 @@ def _made(commands: Place, here: Path, text: str) -> list[list[str]]:
     return end.value or []
 
 
-def _judged(end: Ended, text: str) -> tuple[str, str]:
+def _judged(end: Ended, text: str, *, data: bool) -> tuple[str, str]:
     if end.late:
         return "slow", "no end"
     if end.error is not None or end.signal or "Traceback (most recent" in end.output:
         return "exception", f"{end.error or end.signal or end.output[-1500:]}"
+    if data:  # JSON or columns for another program, which hold words as they are
+        return ("equal" if end.value == 0 else "refused"), ""
     if found := CONTROL.search(end.output):
         place = found.start()
         return "raw", f"control {found[0]!r} in {end.output[max(0, place - 60) : place + 60]!r}"
