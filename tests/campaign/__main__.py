@@ -32,7 +32,7 @@ SLICE = {
     "processes": ["one store"],
     "limits": ["train-language, overwrite"],
     "hub": ["pull"],
-    "outside text": ["store", "composition"],
+    "outside text": ["base", "composition"],
 }
 
 
