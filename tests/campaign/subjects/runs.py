@@ -1,5 +1,7 @@
 """What runs leave for later runs and for reports: checkpoints, packed blocks, matrices, folders of an evaluation."""
 
+import os
+import shutil
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -8,14 +10,16 @@ import store_tools
 import tiny
 import tiny_runs
 from evaluation.evaluation_tools import FOUND, GOLD, cells, matrix
-from tiny_files import write_corpus
+from tiny_files import save_base, write_corpus
+from tiny_files import write_conll as write_conll_file
 
 from campaign.subjects.stored import small_base
 from campaign.subjects.subject import Subject, digest
 from madx.data.labelled.conll import write_conll
 from madx.data.text.blocks import pack_corpus
 from madx.data.text.corpora import read_corpus
-from madx.jobs.matrix.job import _known
+from madx.jobs import Matrix
+from madx.jobs import matrix as run_matrix
 from madx.jobs.memory import texts_as_file
 from madx.report.page import write_report
 from madx.report.page.record import PREDICTIONS, prediction_file, read_run, save_modules
@@ -72,8 +76,6 @@ TEXTS = ["the city of Juma", "Anna lives in the market", "a river"]
 
 
 def _read_memory(folder: Path) -> list[str]:
-    import os
-
     os.environ["MADX_CACHE"] = str(folder / "cache")
     return list(read_corpus(texts_as_file(TEXTS)))
 
@@ -103,10 +105,35 @@ def _read_matrix(folder: Path) -> str:
     return _plain(read_matrix(folder / "matrix.json"))
 
 
-def _read_cell(folder: Path) -> str:
-    """A cell of `madx matrix`: a damaged one is evaluated anew, which gives the same values."""
-    known = _known(folder / "matrix.json")
-    return _plain(known if known is not None else _matrix())
+def _cell_settings(folder: Path) -> Matrix:
+    """A matrix of one head over the bare base: one training, one evaluation."""
+    data = {split: {"eng": str(folder / f"{split}.conll")} for split in ("train", "dev", "test")}
+    values = {"base": str(folder / "base"), "store": str(folder / "modules"), "run": str(folder / "matrix")}
+    recipe = {"language": None, "task": {"components": "head_only", "epochs": 1}}
+    return Matrix.model_validate(
+        values | {"tasks": {"ner": data}, "module_types": {"head": recipe}, "seeds": [1], "progress": False}
+    )
+
+
+def _make_cell(folder: Path) -> None:
+    save_base(folder / "base")
+    for number, split in enumerate(("train", "dev", "test")):
+        write_conll_file(folder / f"{split}.conll", sentences=6, seed=number)
+    run_matrix(_cell_settings(folder))
+    shutil.rmtree(folder / "matrix" / "matrices")
+
+
+def _read_cell(folder: Path) -> list[str]:
+    """The matrix again: a cell that is damaged is evaluated anew, and gives the same values."""
+    result = run_matrix(_cell_settings(folder))
+    if result.failures:
+        raise RuntimeError(f"the matrix cannot be had: {result.failures}")
+    rows = [[c.target, c.control, c.composition, c.seed, repr(c.scores)] for c in _cells(result)]
+    return [digest(row) for row in rows]
+
+
+def _cells(result: Any) -> list[Any]:
+    return [cell for entry in result.matrices.entries for cell in entry.matrix.cells]
 
 
 def _make_run(folder: Path) -> None:
@@ -137,7 +164,7 @@ SUBJECTS = (
     Subject("packed blocks", "records", _make_blocks, _read_blocks, ("cache/**/*",), checked=True),
     Subject("texts in memory", "readers", _read_memory, _read_memory, ("cache/**/*",), checked=True),
     Subject("matrix.json", "records", _make_matrix, _read_matrix, ("matrix.json",), checked=True),
-    Subject("cell of a matrix", "records", _make_matrix, _read_cell, ("matrix.json",), checked=True),
+    Subject("cell of a matrix", "records", _make_cell, _read_cell, ("matrix/evaluations/*/matrix.json",), checked=True),
     Subject("folder of a run", "scores", _make_run, _read_run, ("*.json",), checked=True),
     Subject("predictions of a run", "scores", _make_run, _read_predictions, ("predictions/*",)),
 )

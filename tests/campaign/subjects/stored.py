@@ -14,7 +14,6 @@ from madx.base import Base
 from madx.interop.hub.place import Place
 from madx.interop.hub.upload import published_files
 from madx.store import LAYOUT, Store
-from madx.store.module_json import CHECKSUM, checksum
 
 VERSION1 = Path(__file__).parents[2] / "fixtures" / "v1"
 
@@ -56,9 +55,7 @@ def _mend(folder: Path) -> None:
     """Give each record that still is a JSON object the checksum of what it holds."""
     for file in folder.glob("modules/*/module.json"):
         try:
-            content = json.loads(file.read_text())
-            content[CHECKSUM] = checksum(content)
-            file.write_text(json.dumps(content))
+            file.write_text(json.dumps(store_tools.mended(json.loads(file.read_text()))))
         except (ValueError, TypeError, AttributeError, RecursionError):
             continue
 
