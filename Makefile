@@ -46,9 +46,6 @@ notebooks: $(STAMP)  ## run the notebooks and keep their outputs
 CAMPAIGN_SECONDS ?= 1200
 CAMPAIGN_SEED ?= 1
 CAMPAIGN ?=
-campaign: export OMP_NUM_THREADS = 1
-campaign: export HF_HUB_OFFLINE = 1
-campaign: export TOKENIZERS_PARALLELISM = false
 campaign: export PYTHONPATH = .:tests
 campaign: $(STAMP)  ## kills, damaged files, crowds, limits, hostile hubs and text; CAMPAIGN_SECONDS=7200 CAMPAIGN_SEED=2
 	$(BIN)/python -m campaign --seconds $(CAMPAIGN_SECONDS) --seed $(CAMPAIGN_SEED) --out runs/campaign $(CAMPAIGN)

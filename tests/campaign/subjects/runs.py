@@ -26,6 +26,7 @@ from madx.report.page.record import PREDICTIONS, prediction_file, read_run, save
 from madx.results import to_json
 from madx.results.json import read_matrix
 
+HISTORY = {"history": [{"step": 3, "loss": 1.5, "perplexity": 9.0}], "scores": {"dev": {"f1": 61.5}}}
 STEPS = {"steps": 6, "checkpoint_every": 1}
 
 
@@ -139,7 +140,7 @@ def _cells(result: Any) -> list[Any]:
 def _make_run(folder: Path) -> None:
     _make_matrix(folder)
     swa = store_tools.module(small_base())
-    swa.info.training = dict(store_tools.TRAINING) | {"history": [{"step": 3, "loss": 1.5, "perplexity": 9.0}]}
+    swa.info.training = dict(store_tools.TRAINING) | HISTORY
     save_modules(folder, [swa.info])
     for control in ("none", "target"):
         write_conll(folder / PREDICTIONS / prediction_file("swa", control, 1), GOLD, FOUND)
