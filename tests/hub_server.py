@@ -109,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
                 raise refusal
             for method, pattern, action in ROUTES:
                 if self.command in method.split() and (match := re.fullmatch(pattern, address.path)):
-                    return action(self, **match.groupdict())
+                    return getattr(self, action.__name__)(**match.groupdict())  # of the class that inherits
             raise Refusal(404, "", f"no such endpoint: {self.command} {self.path}")
         except Refusal as no:
             headers = {"X-Error-Code": no.code, "X-Error-Message": no.words}
