@@ -288,7 +288,7 @@ def test_every_file_of_a_comparison(tmp_path):
 
 
 def test_the_page_of_a_run(tmp_path):
-    matrix = hostile_matrix(language="swa <b>|")  # a run's folder refuses names that no file can have
+    matrix = hostile_matrix(language="swa [bold] $a$")  # a run's folder refuses names that no file can have
     (tmp_path / "matrix.json").write_text(to_json(matrix))
     sentences = [Sentence((HOSTILE, "Anna"), ("O", "B-PER"), 1)]
     training = {
