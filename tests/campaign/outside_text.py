@@ -267,8 +267,8 @@ def _written(here: Path, outcome: str) -> tuple[str, str]:
     """Search pages and tables for text that acts there."""
     for page in [*here.rglob("*.html"), *here.rglob("*.md")]:
         shown = page.read_text(encoding="utf-8", errors="replace")
-        if page.suffix == ".md":  # HTML inside a code span is shown, not obeyed
-            shown = re.sub(r"(`+)[^\n]*?\1", "", shown)
+        if page.suffix == ".md":  # HTML inside the front matter or a code span is shown, not obeyed
+            shown = re.sub(r"\A---\n.*?\n---\n|(`+)[^\n]*?\1", "", shown, flags=re.DOTALL)
         if found := HTML.search(shown):
             return "raw", f"{page.relative_to(here)}: {found[0][:80]!r}"
     for table in here.rglob("*.csv"):
