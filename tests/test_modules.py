@@ -30,6 +30,7 @@ MORE = {
     "norm_after_residual": {"bottleneck": {"norm_after": True, "norm_after_residual": True, "residual": "sum"}},
     "read_residual": {"bottleneck": {"residual": "read"}},
     "glow": {"invertible": {"kind": "glow"}},
+    "krona_factor": {"krona": {"factor": [4, 2], "maps": ["query", "up", "down"]}},
     "dora_adapterhub": {"lora": {"dora": True, "dora_form": "adapterhub", "alpha": 16.0}},
 }
 CASES = {f"type:{name}": {name: {}} for name in MODULE_TYPES} | {n: parts for n, (parts, _) in PRESETS.items()} | MORE
@@ -247,6 +248,9 @@ EXACT = (
     "dora",
     "dora_adapterhub",
     "ia3",
+    "krona",
+    "krona_b",
+    "krona_b_res",
     "parallel",
     "scaled_parallel",
     "lt_sft",

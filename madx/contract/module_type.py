@@ -173,6 +173,9 @@ class ChangeType(ModuleType):
     """
 
     kinds = frozenset({"sublayer", "linear", "layer", "encoder"})
+    #: True: at a linear map, the changed output is an affine function of the map's input as long as the unit is in
+    #: evaluation: W' x + b'. The engine can then merge the unit into the base (`madx.engine.merge`).
+    affine: bool = False
 
     @property
     def final_norm(self) -> bool:
