@@ -156,6 +156,24 @@ def parameters(unit: ModuleType) -> list[nn.Parameter]:
     return [*unit.parameters(), *(unit.common.parameters() if unit.common is not None else ())]
 
 
+def prepare(made: list[ModuleType], gradients: Callable[[], Tensor] | None = None) -> None:
+    """Prepare units as training does; gradients: gives the loss of a batch, without it all gradients are zero."""
+    left = [unit for unit in made if type(unit).prepare is not ModuleType.prepare]
+    while left:
+        if gradients is not None:
+            gradients().backward()
+        with torch.no_grad():
+            left = [
+                unit
+                for unit in left
+                if unit.prepare(
+                    {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in unit.named_parameters()}
+                )
+            ]
+        for unit in made:
+            unit.zero_grad()
+
+
 def run(unit: ModuleType, at: Given) -> Tensor:
     """All that a unit gives, as one tensor. It sees the tensors that it lists in `reads` and no others."""
     if isinstance(unit, WeightsType):

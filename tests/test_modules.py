@@ -270,7 +270,7 @@ EXACT = (
     "full",
     "said",
 )
-NEAR = ("madx", "madx2", "pfeiffer", "houlsby", "bapna", "type:invertible", "glow")
+NEAR = ("sparse_adapter", "madx", "madx2", "pfeiffer", "houlsby", "bapna", "type:invertible", "glow")
 
 
 @pytest.mark.parametrize("case", [*EXACT, *NEAR])

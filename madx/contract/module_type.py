@@ -135,8 +135,12 @@ class ModuleType(nn.Module, ABC):
         """Return a scalar to add to the loss of each step, which depends on parameters alone; None: no penalty."""
         return None
 
-    def prepare(self, gradients: dict[str, Tensor]) -> None:
-        """Prepare for training; called once before the first step, with the gradients of the first batch.
+    def prepare(self, gradients: dict[str, Tensor]) -> bool | None:
+        """Prepare for training; called before the first step, with the gradients of the first batch.
+
+        A unit that returns True is called once more when all units have had their turn, with the gradients of the same
+        batch at the parameters as they are then. So units can compare what they hold, by what they share, and measure
+        how gradients change.
 
         gradients: by parameter name within the unit. They are computed only for types that override this method.
         """

@@ -102,7 +102,8 @@ def merged_maps(engine: RunningEngine) -> dict[str, Tensor]:
     They include the weight deltas that are on the base now. Raises CompositionError for a change that turns out not to
     be affine, or that needs a bias where the base has none.
     """
-    base, found = engine.base, {}
+    base = engine.base
+    found: dict[str, Tensor] = {}
     layers: Any = base.encoder.get_submodule(base.family.layers)
     with _in_evaluation(list(engine.modules.values())):
         for site in base.sites.values():
