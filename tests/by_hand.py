@@ -16,7 +16,9 @@ from madx.module_types import MODULE_TYPES
 WIDTH, INNER, DEPTH, POSITIONS = 12, 20, 3, 40
 
 
-def sites(*, width: int = WIDTH, inner: int = INNER, depth: int = DEPTH, positions: int = POSITIONS) -> list[Site]:
+def sites(
+    *, width: int = WIDTH, inner: int = INNER, depth: int = DEPTH, positions: int = POSITIONS, glu: bool = True
+) -> list[Site]:
     """All sites of a base of that shape, of every kind; its parameters are a few for each layer."""
     found = [
         Site("embeddings", "embeddings", width, depth),
@@ -42,13 +44,15 @@ def sites(*, width: int = WIDTH, inner: int = INNER, depth: int = DEPTH, positio
             found.append(Site(f"layer.{layer}.{place}", "sublayer", width, depth, layer, place))
         found.append(Site(f"layer.{layer}", "layer", width, depth, layer))
     found.append(Site("encoder", "encoder", width, depth))
+    up = inner * (2 if glu else 1)
     parameters = tuple(
-        BaseParameter(f"layer.{layer}.{name}", shape, "layers", layer, kind)
+        BaseParameter(f"layer.{layer}.{name}", shape, "layers", layer, kind, place)
         for layer in range(depth)
-        for name, shape, kind in (
-            ("dense.bias", (40,), "bias"),
-            ("dense.weight", (40, width), "weight"),
-            ("norm.weight", (width,), "norm"),
+        for name, shape, kind, place in (
+            ("dense.bias", (up,), "bias", "ffn.up"),
+            ("dense.weight", (up, width), "weight", "ffn.up"),
+            ("down.weight", (width, inner), "weight", "ffn.down"),
+            ("norm.weight", (width,), "norm", None),
         )
     )
     return [*found, Site("weights", "weights", width, depth, parameters=parameters)]

@@ -269,6 +269,7 @@ EXACT = (
     "lt_sft",
     "full",
     "said",
+    "far",
 )
 NEAR = ("sparse_adapter", "madx", "madx2", "pfeiffer", "houlsby", "bapna", "type:invertible", "glow")
 

@@ -135,12 +135,13 @@ class ModuleType(nn.Module, ABC):
         """Return a scalar to add to the loss of each step, which depends on parameters alone; None: no penalty."""
         return None
 
-    def prepare(self, gradients: dict[str, Tensor]) -> bool | None:
+    def prepare(self, gradients: dict[str, Tensor]) -> Literal["same batch", "next batch"] | None:
         """Prepare for training; called before the first step, with the gradients of the first batch.
 
-        A unit that returns True is called once more when all units have had their turn, with the gradients of the same
-        batch at the parameters as they are then. So units can compare what they hold, by what they share, and measure
-        how gradients change.
+        A unit that returns the name of a batch is called once more when all units have had their turn, with the
+        gradients of that batch at the parameters as they are then. So units can compare what they hold, by what they
+        share, measure how gradients change, and take some steps of their own. While one unit asks for the same batch,
+        all get it.
 
         gradients: by parameter name within the unit. They are computed only for types that override this method.
         """

@@ -202,14 +202,14 @@ class SparseAdapter(ChangeType):
 
     # ---- pruning -----------------------------------------------------------------------------------------------------
 
-    def prepare(self, gradients: dict[str, Tensor]) -> bool:
+    def prepare(self, gradients: dict[str, Tensor]) -> Literal["same batch"] | None:
         """Prune the unit, in turns with the other units of the component, whose scores are compared with its own.
 
         A unit that is pruned already, because it continues an earlier training, stays as it is.
         """
         maps = self.maps
         if self._round == 0 and bool(self.pruned):
-            return False
+            return None
         g = [gradients[f"{name}.values"] for name in maps]
         self._round += 1
         grasp = self.config.prune == "grasp"
@@ -217,21 +217,21 @@ class SparseAdapter(ChangeType):
             self._before = [(m.values.detach().clone(), own.clone()) for m, own in zip(maps.values(), g)]
             for k in (0, 1):
                 self.common.squares[1 - k] += sum(float(pair[k].double().square().sum()) for pair in self._before)
-            return True
+            return "same batch"
         if grasp and self._round == 2:
             for m, (w, own) in zip(maps.values(), self._before):
                 m.values.copy_(w + self._step() * own)
-            return True
+            return "same batch"
         if self._round == (3 if grasp else 1):
             if grasp:
                 for m, (w, _) in zip(maps.values(), self._before):
                     m.values.copy_(w)
             self.common.found[self.site.name] = torch.cat([s.float().cpu() for s in self._scores(g)])
-            return True
+            return "same batch"
         self._prune()
         self._round, self._before = 0, []
         self.pruned.fill_(1)
-        return False
+        return None
 
     def _step(self) -> float:
         """e, so that |e g| is a fixed share of |w| over all matrices; 0 where there is no gradient."""

@@ -15,7 +15,7 @@ def prepare_units(trainable: Trainable, task: Task, settings: TrainSettings, run
 
     Without such a unit nothing is computed, and the gradients are dropped afterwards. A resumed run is prepared as
     well, before it takes the tensors of its checkpoint: all that `prepare` sets beside tensors is there again. A unit
-    that asks to be called once more gets the gradients of the same batch again, after the turn of all units.
+    that asks for it is called once more with the same batch or the next one, after the turn of all units.
     """
     units = [unit for unit in trainable.trainee.units if type(unit).prepare is not ModuleType.prepare]
     if not units:
@@ -25,10 +25,13 @@ def prepare_units(trainable: Trainable, task: Task, settings: TrainSettings, run
         trainable.broadcast_parameters()
         trainable.set_mode(training=True, base_dropout=settings.base_dropout)
         try:
+            step = 0
             while units:
-                compute_gradients(trainable, task, step=0, seed=run.seed, precision=settings.precision)
+                compute_gradients(trainable, task, step=step, seed=run.seed, precision=settings.precision)
                 with torch.no_grad():
-                    units = [unit for unit in units if unit.prepare(_gradients_of(unit))]
+                    answers = [(unit, unit.prepare(_gradients_of(unit))) for unit in units]
+                units = [unit for unit, answer in answers if answer is not None]
+                step += all(answer != "same batch" for _, answer in answers)
                 _drop_gradients(trainable)
         finally:
             _drop_gradients(trainable)

@@ -88,7 +88,9 @@ def test_each_layer_has_a_scale_and_so_has_each_group():
     for d in unit.deltas():
         assert torch.allclose(d.values, (3 if d.parameter.startswith("layer.1.") else 1) * before[d.parameter])
     (less,) = units("said", {"dimension": 20, "leave_out": [0], "kinds": ["weight"]})
-    assert less.scales.shape == (2,) and less.touches() == ["layer.1.dense.weight", "layer.2.dense.weight"]
+    assert less.scales.shape == (2,) and less.touches() == [
+        f"layer.{layer}.{name}.weight" for layer in (1, 2) for name in ("dense", "down")
+    ]
 
 
 def test_the_stored_form_is_small_and_checked():
