@@ -189,7 +189,8 @@ class Far(WeightsType):
         if faults := self.stored_faults(stored):
             raise StoreError("; ".join(faults))
         layers, count = stored["nodes"].shape
-        wanted = {"up": (layers, self.gates * count, self.width), "down": (layers, self.width, count)}
+        wanted: dict[str, tuple[int, ...]] = {}
+        wanted |= {"up": (layers, self.gates * count, self.width), "down": (layers, self.width, count)}
         wanted |= {"bias": (layers, self.gates * count)} if self.bias is not None else {}
         found = {name: tuple(t.shape) for name, t in stored.items() if name != "nodes"}
         if layers != len(self.blocks) or found != wanted:

@@ -24,17 +24,16 @@ order. So a module is stored as d numbers, the lambdas, and (in its settings) th
 in the same subspace.
 """
 
-import hashlib
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from madx.contract.module_type import MODULE_TYPES, ComponentConfig, Delta, WeightsType
+from madx.contract.random_words import RandomWords
 from madx.contract.sites import BaseParameter, Site
 from madx.errors import ConfigError, StoreError
 from madx.module_types.sparse_diff import Space
@@ -141,31 +140,24 @@ class Fastfood:
 
     def _drawn(self) -> Iterator[Table]:
         """Draw B and G from the words of one stream, block by block: first those of G, then those of B."""
-        n, words = self.n, _words(f"{self.seed} {self.name}")
+        n, words = self.n, RandomWords(f"{self.seed} {self.name}")
         for_g, for_b = -(-n // 2), -(-n // 64)
         blocks, at_once = -(-self.size // n), max(1, RUN // n)
         for first in range(0, blocks, at_once):
-            count = min(at_once, blocks - first)
-            raw = words.random_raw(count * (for_g + for_b)).astype("<u8").view(np.uint8).reshape(count, -1)
-            quarters = raw[:, : 4 * n].astype(np.int16)
+            raw = words.rows(min(at_once, blocks - first), for_g + for_b)
+            quarters = raw[:, : 4 * n].to(torch.int16)
             # the sum of four bytes is nearly normal; made odd, G is never zero
             gains = 2 * (quarters[:, 0::4] + quarters[:, 1::4] + quarters[:, 2::4] + quarters[:, 3::4]) - 1019
-            bits = np.unpackbits(raw[:, 8 * for_g :], axis=1, count=n, bitorder="little")
-            factors = 1 / np.sqrt(np.square(gains, dtype=np.int64).sum(1) * self.size)
-            signs = 2 * bits.astype(np.int8) - 1
-            yield tuple(torch.from_numpy(np.ascontiguousarray(t.T)) for t in (signs, gains, factors))  # type: ignore[misc]
+            bits = raw[:, 8 * for_g :, None] >> torch.arange(8, dtype=torch.uint8) & 1
+            factors = 1 / (gains.long().square().sum(1) * self.size).double().sqrt()
+            signs = 2 * bits.flatten(1)[:, :n].to(torch.int8) - 1
+            yield signs.T.contiguous(), gains.T.contiguous(), factors
 
 
 @lru_cache(maxsize=8)
 def _permutation(seed: int, n: int, device: torch.device) -> Tensor:
-    """Pi `(n,)`: the order of n random words, of equal ones the first."""
-    return torch.from_numpy(np.argsort(_words(str(seed)).random_raw(n), kind="stable")).to(device)
-
-
-def _words(key: str) -> np.random.Philox:
-    """A stream of random words of 64 bits, chosen by a text."""
-    digest = hashlib.sha256(key.encode()).digest()
-    return np.random.Philox(key=np.frombuffer(digest[:16], dtype="<u8").astype(np.uint64))
+    """Pi `(n,)`: the order of n random words."""
+    return RandomWords(str(seed)).permutation(n).to(device)
 
 
 def hadamard(x: Tensor) -> Tensor:
@@ -277,5 +269,5 @@ class Said(WeightsType):
 
 
 def _place(parameter: BaseParameter) -> tuple[int, int | str]:
-    """What a parameter shares its lambda with: its layer, or its group outside the layers, ordered after them."""
+    """The owner of a parameter's lambda: its layer, or its group outside the layers, ordered after them."""
     return (0, parameter.layer) if parameter.layer is not None else (1, parameter.group)

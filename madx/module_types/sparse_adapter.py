@@ -123,7 +123,7 @@ class SparseLinear(nn.Module):
 
 
 class Scores(nn.Module):
-    """What the units of a component tell each other while they are pruned; it has no parameters.
+    """Scores that the units of a component compare while they are pruned; it has no parameters.
 
     Attributes:
         found: scores of each unit's weights, by site.
