@@ -76,7 +76,8 @@ def activation_shares(engine: Engine, source: str, *, tokens: int) -> Tensor:
 @contextmanager
 def _counting(engine: Engine, counts: list[Any]) -> Iterator[list[Tensor]]:
     """Add the number of activations above 0 of each layer's nodes to `counts`; gives the list for the current mask."""
-    base, masks, handles = engine.base, [], []
+    base, handles = engine.base, []
+    masks: list[Tensor] = []
     layers: Any = base.encoder.get_submodule(base.family.layers)
 
     def counter(layer: int, width: int) -> Callable[..., None]:
