@@ -16,7 +16,9 @@ from madx.module_types import MODULE_TYPES
 WIDTH, INNER, DEPTH, POSITIONS = 12, 20, 3, 40
 
 
-def sites(*, width: int = WIDTH, inner: int = INNER, depth: int = DEPTH, positions: int = POSITIONS) -> list[Site]:
+def sites(
+    *, width: int = WIDTH, inner: int = INNER, depth: int = DEPTH, positions: int = POSITIONS, glu: bool = True
+) -> list[Site]:
     """All sites of a base of that shape, of every kind; its parameters are a few for each layer."""
     found = [
         Site("embeddings", "embeddings", width, depth),
@@ -42,13 +44,15 @@ def sites(*, width: int = WIDTH, inner: int = INNER, depth: int = DEPTH, positio
             found.append(Site(f"layer.{layer}.{place}", "sublayer", width, depth, layer, place))
         found.append(Site(f"layer.{layer}", "layer", width, depth, layer))
     found.append(Site("encoder", "encoder", width, depth))
+    up = inner * (2 if glu else 1)
     parameters = tuple(
-        BaseParameter(f"layer.{layer}.{name}", shape, "layers", layer, kind)
+        BaseParameter(f"layer.{layer}.{name}", shape, "layers", layer, kind, place)
         for layer in range(depth)
-        for name, shape, kind in (
-            ("dense.bias", (40,), "bias"),
-            ("dense.weight", (40, width), "weight"),
-            ("norm.weight", (width,), "norm"),
+        for name, shape, kind, place in (
+            ("dense.bias", (up,), "bias", "ffn.up"),
+            ("dense.weight", (up, width), "weight", "ffn.up"),
+            ("down.weight", (width, inner), "weight", "ffn.down"),
+            ("norm.weight", (width,), "norm", None),
         )
     )
     return [*found, Site("weights", "weights", width, depth, parameters=parameters)]
@@ -154,6 +158,24 @@ def unit_at(component: str, site: str, settings: dict | None = None, *, awake: b
 def parameters(unit: ModuleType) -> list[nn.Parameter]:
     """Those of the unit and those that it shares."""
     return [*unit.parameters(), *(unit.common.parameters() if unit.common is not None else ())]
+
+
+def prepare(made: list[ModuleType], gradients: Callable[[], Tensor] | None = None) -> None:
+    """Prepare units as training does; gradients: gives the loss of a batch, without it all gradients are zero."""
+    left = [unit for unit in made if type(unit).prepare is not ModuleType.prepare]
+    while left:
+        if gradients is not None:
+            gradients().backward()
+        with torch.no_grad():
+            left = [
+                unit
+                for unit in left
+                if unit.prepare(
+                    {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in unit.named_parameters()}
+                )
+            ]
+        for unit in made:
+            unit.zero_grad()
 
 
 def run(unit: ModuleType, at: Given) -> Tensor:

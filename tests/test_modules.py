@@ -30,11 +30,17 @@ MORE = {
     "norm_after_residual": {"bottleneck": {"norm_after": True, "norm_after_residual": True, "residual": "sum"}},
     "read_residual": {"bottleneck": {"residual": "read"}},
     "glow": {"invertible": {"kind": "glow"}},
+    "krona_factor": {"krona": {"factor": [4, 2], "maps": ["query", "up", "down"]}},
     "dora_adapterhub": {"lora": {"dora": True, "dora_form": "adapterhub", "alpha": 16.0}},
 }
 CASES = {f"type:{name}": {name: {}} for name in MODULE_TYPES} | {n: parts for n, (parts, _) in PRESETS.items()} | MORE
 CASES = {name: parts for name, parts in CASES.items() if parts}
-SMALL = {"prefix": {"bottleneck": 6, "length": 3}, "prompt": {"length": 3}, "lora": {"rank": 3}}
+SMALL = {
+    "prefix": {"bottleneck": 6, "length": 3},
+    "prompt": {"length": 3},
+    "lora": {"rank": 3},
+    "said": {"dimension": 20},
+}
 every_case = pytest.mark.parametrize("parts", CASES.values(), ids=list(CASES))
 
 
@@ -204,34 +210,42 @@ def test_gradients_agree_with_finite_differences(parts):
 
 @pytest.mark.parametrize("name", [n for n in MODULE_TYPES if issubclass(MODULE_TYPES.get(n), WeightsType)])
 def test_weight_deltas_and_their_gradients(name):
-    (unit,) = units(name, {"entries": 100})
+    (unit,) = units(name, ({"sparse_diff": {"entries": 100}} | SMALL).get(name))
     shapes = {p.name: p.shape for p in unit.site.parameters}
     found = unit.deltas()
     assert found and [d.parameter for d in found] == unit.touches() and len(set(unit.touches())) == len(found)
     for d in found:
-        places = d.places()
-        assert places.shape == d.values.shape == (len(places),) and d.values.count_nonzero()
-        assert 0 <= int(places[0]) and int(places[-1]) < torch.Size(shapes[d.parameter]).numel()
-        assert (places.diff() > 0).all()
+        places, size = d.places(), torch.Size(shapes[d.parameter]).numel()
+        assert places.shape == (d.values.numel(),) and d.values.count_nonzero()
+        assert d.values.shape == (shapes[d.parameter] if d.indices is None else (len(places),))
+        assert 0 <= int(places[0]) and int(places[-1]) < size and (places.diff() > 0).all()
 
-    # pull is the adjoint of deltas: <gradient, delta(step)> = <pull(gradient), step>
+    # pull is the adjoint of the derivative of deltas: <gradient, d deltas(step)> = <pull(gradient), step>
     gradients = {n: torch.randn(s, dtype=torch.float64) for n, s in shapes.items()}
-    for parameter in [*unit.touches(), "layer.0.norm.weight"]:  # of the last it has no entry
+
+    def seen():
+        return sum((gradients[d.parameter].reshape(-1)[d.places()] * d.values.reshape(-1)).sum() for d in unit.deltas())
+
+    for parameter in dict.fromkeys([*unit.touches(), "layer.0.norm.weight"]):  # of the last some types have no entry
         unit.pull(parameter, gradients[parameter])
-    (values,) = unit.parameters()
-    step = torch.randn_like(values)
-    pulled = (values.grad * step).sum()
+    own = list(unit.parameters())
+    steps = [torch.randn_like(p) for p in own]
+    pulled = sum((p.grad * step).sum() for p, step in zip(own, steps))
+    values = []
     with torch.no_grad():
-        values.copy_(step)
-    moved = sum((gradients[d.parameter].reshape(-1)[d.places()] * d.values).sum() for d in unit.deltas())
-    assert torch.allclose(pulled, moved)
+        for h in (1e-6, -2e-6):
+            for p, step in zip(own, steps):
+                p.add_(step, alpha=h)
+            values.append(seen())
+    assert torch.allclose((values[0] - values[1]) / 2e-6, pulled, rtol=1e-5, atol=1e-6)
     unit.pull(unit.touches()[0], gradients[unit.touches()[0]])
-    assert not torch.allclose((values.grad * step).sum(), pulled), "gradients of several batches add up"
+    more = sum((p.grad * step).sum() for p, step in zip(own, steps))
+    assert not torch.allclose(more, pulled), "gradients of several batches add up"
 
 
 @pytest.mark.parametrize("name", [n for n in MODULE_TYPES if issubclass(MODULE_TYPES.get(n), WeightsType)])
 def test_a_change_of_the_weights_shows_in_their_state(name):
-    (unit,) = units(name)
+    (unit,) = units(name, SMALL.get(name))
     before = [(t, t._version) for t in unit.state()]
     with torch.no_grad():
         next(unit.parameters()).add_(1.0)
@@ -247,12 +261,17 @@ EXACT = (
     "dora",
     "dora_adapterhub",
     "ia3",
+    "krona",
+    "krona_b",
+    "krona_b_res",
     "parallel",
     "scaled_parallel",
     "lt_sft",
     "full",
+    "said",
+    "far",
 )
-NEAR = ("madx", "madx2", "pfeiffer", "houlsby", "bapna", "type:invertible", "glow")
+NEAR = ("sparse_adapter", "madx", "madx2", "pfeiffer", "houlsby", "bapna", "type:invertible", "glow")
 
 
 @pytest.mark.parametrize("case", [*EXACT, *NEAR])

@@ -17,6 +17,7 @@ from madx.errors import CompositionError
 from madx.interop import export_modules
 from madx.module import new_module
 from madx.module_types import MODULE_TYPES
+from madx.module_types.sparse_diff import SparseDiff
 from madx.tasks.token_classification import word_logits
 from madx.training import TrainSettings, fit
 
@@ -42,6 +43,8 @@ def module(base, name, components="madx", *, seed=0, labels=()):
         new_module(name, base, role="task" if labels else "language", components=components, labels=labels), seed=seed
     )
     for unit in made.packed_units().values():
+        if not isinstance(unit, SparseDiff):
+            continue
         generator = torch.Generator().manual_seed(seed)
         places = torch.randperm(unit.space.size, generator=generator)[: len(unit.indices)].sort().values
         unit.set_entries(places, torch.randn(len(places), generator=generator) * 0.1)

@@ -261,6 +261,7 @@ def weights_site(family: Family, encoder: nn.Module, *, depth: int, width: int) 
 
     Masked-LM models have no pooler, so its parameters are not comparable between models.
     """
+    maps = {place.path: key for key, place in family.maps.items() if place.shares == 1}
     found = []
     for name, parameter in sorted(encoder.named_parameters()):
         if name.startswith("pooler."):
@@ -275,5 +276,6 @@ def weights_site(family: Family, encoder: nn.Module, *, depth: int, width: int) 
         norm = "norm" in type(owner).__name__.lower()
         bias = name.rpartition(".")[2].endswith("bias")
         kind: Literal["weight", "bias", "norm"] = "norm" if norm else "bias" if bias else "weight"
-        found.append(BaseParameter(name, tuple(parameter.shape), group, layer, kind))
+        inside = name.removeprefix(f"{family.layers}.{layer}.").rpartition(".")[0] if layer is not None else ""
+        found.append(BaseParameter(name, tuple(parameter.shape), group, layer, kind, maps.get(inside)))
     return Site("weights", "weights", width, depth, parameters=tuple(found))

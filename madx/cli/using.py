@@ -157,7 +157,7 @@ def export(
     store: Store = "modules",
     base: SavedBase = None,
 ) -> None:
-    """Write a stack of weight deltas as a plain transformers checkpoint, which loads without madx.
+    """Write a stack that weights can express as a plain transformers checkpoint, which loads without madx.
 
     Example: madx export --stack "swa + ner@1" swahili-ner
     """

@@ -135,8 +135,13 @@ class ModuleType(nn.Module, ABC):
         """Return a scalar to add to the loss of each step, which depends on parameters alone; None: no penalty."""
         return None
 
-    def prepare(self, gradients: dict[str, Tensor]) -> None:
-        """Prepare for training; called once before the first step, with the gradients of the first batch.
+    def prepare(self, gradients: dict[str, Tensor]) -> Literal["same batch", "next batch"] | None:
+        """Prepare for training; called before the first step, with the gradients of the first batch.
+
+        A unit that returns the name of a batch is called once more when all units have had their turn, with the
+        gradients of that batch at the parameters as they are then. So units can compare what they hold, by what they
+        share, measure how gradients change, and take some steps of their own. While one unit asks for the same batch,
+        all get it.
 
         gradients: by parameter name within the unit. They are computed only for types that override this method.
         """
@@ -173,6 +178,9 @@ class ChangeType(ModuleType):
     """
 
     kinds = frozenset({"sublayer", "linear", "layer", "encoder"})
+    #: True: at a linear map, the changed output is an affine function of the map's input as long as the unit is in
+    #: evaluation: W' x + b'. The engine can then merge the unit into the base (`madx.engine.merge`).
+    affine: bool = False
 
     @property
     def final_norm(self) -> bool:

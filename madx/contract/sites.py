@@ -40,6 +40,8 @@ class BaseParameter:
         group: the part of the encoder that holds it.
         layer: counted from 0; None outside the layers.
         kind: a weight matrix, a bias, or a parameter of a layer norm.
+        map: the linear map that it is the weight or the bias of, such as `ffn.up`; None where it belongs to none, or to
+            several (ModernBERT's query, key and value).
     """
 
     name: str
@@ -47,6 +49,7 @@ class BaseParameter:
     group: Literal["embeddings", "layers", "other"]
     layer: int | None
     kind: Literal["weight", "bias", "norm"]
+    map: str | None = None
 
     @property
     def numel(self) -> int:

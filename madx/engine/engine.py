@@ -188,7 +188,7 @@ class Engine:
         self.activate(self.composition)
 
     def merge(self) -> nn.Linear | None:
-        """Make the active weight deltas part of the base's own weights, permanently; see `madx.engine.merge`."""
+        """Make the active composition part of the base's own weights, permanently; see `madx.engine.merge`."""
         return merge(self)
 
     def compile(self, composition: Composition, watch: Watch | None = None) -> Plan | RoutePlan:

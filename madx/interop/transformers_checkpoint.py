@@ -1,4 +1,4 @@
-"""Export of a composition of weight deltas as a plain transformers checkpoint, which loads without madx."""
+"""Export of a composition that weights can express as a plain transformers checkpoint, which loads without madx."""
 
 import logging
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch import nn
 
 from madx.engine import Engine
 from madx.engine.decoder import decoder_weights
-from madx.engine.merge import require_weights_alone
+from madx.engine.merge import merged_maps, require_mergeable
 from madx.engine.mlm_head import find_mlm_head
 from madx.errors import CompositionError
 from madx.files.places import user_path
@@ -27,13 +27,15 @@ def export_plain(engine: Engine, folder: str | Path) -> Path:
     gets that of the engine's store, or a warning says that the head is random. Nothing else of the engine and its base
     changes.
 
-    Raises CompositionError for a composition with modules that do more than change weights, or with a head that the
+    Weight deltas, LoRA, DoRA, KronA, (IA)^3 and compositions of them become weights; see `madx.engine.merge`.
+
+    Raises CompositionError for a composition with components that weights cannot express, or with a head that the
     base's own token classification model cannot hold; ConfigError for a head with another pooling than `first`;
     StoreError for a folder that is not empty.
     """
     folder = user_path(folder)
     require_free(folder)
-    require_weights_alone(engine, "written as a plain checkpoint")
+    require_mergeable(engine, "written as a plain checkpoint")
     tasks = [n for n in engine.composition.names() if engine.modules[n].head is not None]
     model = _classifier(engine) if tasks else _masked_lm(engine)
     with new_folder(folder) as made:
@@ -69,7 +71,7 @@ def _classifier(engine: Engine) -> Any:
             "or export its language's composition without the task."
         )
     encoder = {name: p for name, p in engine.base.encoder.state_dict().items() if not name.startswith("pooler.")}
-    model.base_model.load_state_dict(encoder)
+    model.base_model.load_state_dict(encoder | merged_maps(engine))
     head = require_task_head(module)
     model.classifier.weight.copy_(head.weight)
     model.classifier.bias.copy_(head.bias)
@@ -79,16 +81,19 @@ def _classifier(engine: Engine) -> Any:
 @torch.no_grad()
 def _masked_lm(engine: Engine) -> Any:
     """The masked-LM model, with output embeddings of its own where the composition changes the input embeddings."""
-    if not find_mlm_head(engine.base, engine.store):
+    base = engine.base
+    if not find_mlm_head(base, engine.store):
         log.warning(
             "The base %s has no trained masked-LM head: of the checkpoint its encoder alone is of use. "
             "Train a head first: madx train-head.",
-            engine.base.label,
+            base.label,
         )
-    state = dict(engine.base.model.state_dict())
     changed = decoder_weights(engine.deltas)
-    model = type(engine.base.model)(_config(engine, **({"tie_word_embeddings": False} if changed else {}))).eval()
-    model.load_state_dict(state | changed)
+    path = next(name for name, module in base.model.named_modules() if module is base.encoder)
+    start = f"{path}." if path else ""
+    maps = {start + name: value for name, value in merged_maps(engine).items()}
+    model = type(base.model)(_config(engine, **({"tie_word_embeddings": False} if changed else {}))).eval()
+    model.load_state_dict(dict(base.model.state_dict()) | maps | changed)
     return model.to(_dtype(engine.base.model))
 
 

@@ -45,6 +45,7 @@ class Ia3(ChangeType):
     Config = Ia3Config
     config: Ia3Config
     scope = "token"
+    affine = True
 
     def __init__(self, config: Ia3Config, site: Site):
         super().__init__(config, site)

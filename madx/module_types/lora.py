@@ -100,6 +100,7 @@ class Lora(ChangeType):
     Config = LoraConfig
     config: LoraConfig
     scope = "token"
+    affine = True
     reads = frozenset({"input"})
 
     def __init__(self, config: LoraConfig, site: Site):

@@ -14,7 +14,8 @@ def prepare_units(trainable: TraineeTrainable, task: Task, settings: TrainSettin
     """Call `prepare` of each unit that overrides it, with the gradients of the first global batch.
 
     Without such a unit nothing is computed, and the gradients are dropped afterwards. A resumed run is prepared as
-    well, before it takes the tensors of its checkpoint: all that `prepare` sets beside tensors is there again.
+    well, before it takes the tensors of its checkpoint: all that `prepare` sets beside tensors is there again. A unit
+    that asks for it is called once more with the same batch or the next one, after the turn of all units.
     """
     units = [unit for unit in trainable.trainee.units if type(unit).prepare is not ModuleType.prepare]
     if not units:
@@ -24,13 +25,25 @@ def prepare_units(trainable: TraineeTrainable, task: Task, settings: TrainSettin
         trainable.broadcast_parameters()
         trainable.set_mode(training=True, base_dropout=settings.base_dropout)
         try:
-            compute_gradients(trainable, task, step=0, seed=run.seed, precision=settings.precision)
-            with torch.no_grad():
-                for unit in units:
-                    unit.prepare(
-                        {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in unit.named_parameters()}
-                    )
+            step = 0
+            while units:
+                compute_gradients(trainable, task, step=step, seed=run.seed, precision=settings.precision)
+                with torch.no_grad():
+                    answers = [(unit, unit.prepare(_gradients_of(unit))) for unit in units]
+                units = [unit for unit, answer in answers if answer is not None]
+                step += all(answer != "same batch" for _, answer in answers)
+                _drop_gradients(trainable)
         finally:
-            for parameter in trainable.parameters:
-                parameter.grad = None
+            _drop_gradients(trainable)
             trainable.set_mode(training=False)
+
+
+def _gradients_of(unit: ModuleType) -> dict[str, torch.Tensor]:
+    """The gradients by parameter name, zero where the batch gave none."""
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in unit.named_parameters()}
+
+
+def _drop_gradients(trainable: Trainable) -> None:
+    """Drop all gradients, also of parameters that a unit has made anew."""
+    for parameter in (*trainable.parameters, *trainable.module.parameters()):
+        parameter.grad = None

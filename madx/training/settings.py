@@ -12,8 +12,8 @@ class SparseSettings(Settings):
 
     selection: str = Field(
         default="magnitude",
-        description="The rule that selects entries: magnitude, fisher, svd, diff_pruning, drop_and_grow, random, "
-        "everything; see madx.training.sparse.selections.",
+        description="The rule that selects entries: magnitude, fisher, svd, diff_pruning, drop_and_grow, lape, "
+        "random, everything; see madx.training.sparse.selections.",
     )
     iterations: int = Field(
         default=1, ge=1, description="Rounds of selecting and training; each adds its share of the entries."
@@ -35,6 +35,13 @@ class SparseSettings(Settings):
     samples: int = Field(default=1024, ge=1, description="fisher: rows whose gradients are taken, one row at a time.")
     kept_rank: float = Field(
         default=0.5, gt=0, le=1, description="svd: share of the singular values that is kept of each matrix."
+    )
+    lape_texts: dict[str, str] = Field(
+        default={}, description="lape: a source of text for each language, that of the module among them."
+    )
+    lape_tokens: int = Field(default=100_000, ge=1, description="lape: tokens of each text whose activations count.")
+    lape_quantile: float = Field(
+        default=0.95, ge=0, lt=1, description="lape: nodes active above this quantile of all shares come first."
     )
     gate_penalty: float = Field(
         default=1.25e-7, ge=0, description="diff_pruning: weight of the expected number of open gates in the loss."

@@ -62,6 +62,30 @@ def test_prepare_gets_the_gradients_of_the_first_batch_and_costs_nothing_without
     assert len(losses) == 2
 
 
+def test_prepare_may_ask_for_the_same_batch_or_the_next_one(monkeypatch):
+    """While one unit asks for the same batch all get it; a unit that asks for nothing is not called any more."""
+    made = engine_with(SHIFT)
+    units = [u for at in made.module("ner").units.values() for u in at.values()]
+    answers = {
+        0: ["next batch", "next batch", "same batch", None],
+        1: ["same batch", None],
+        2: [None],
+    }
+
+    def prepare(self, gradients):
+        self.calls.append(("prepare", {name: g.clone() for name, g in gradients.items()}))
+        return answers[units.index(self)].pop(0)
+
+    monkeypatch.setattr(Shift, "prepare", prepare)
+    train(made, steps=1)
+    called = [[call[1]["shift"] for call in unit.calls if call[0] == "prepare"] for unit in units]
+    assert [len(found) for found in called] == [4, 2, 1] and not any(map(len, answers.values()))
+    begun = [step for name, step, *_ in units[0].calls[:-1] if name == "begin"]
+    assert begun == [0, 0, 1, 1, 0], "the batches of the four calls, and of the training's own step"
+    first, again, second, second_again = called[0]
+    assert torch.equal(first, again) and torch.equal(second, second_again) and not torch.equal(first, second)
+
+
 @pytest.mark.parametrize("micro", [None, 2])
 def test_the_penalty_is_added_once_a_step(micro):
     """Whatever the number of predictions and of batches: its gradient is 2 price (shift - 1)."""

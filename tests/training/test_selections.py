@@ -15,7 +15,7 @@ from tiny import scatter, snapshot, unchanged
 import madx.training.sparse.selections
 from madx.contract.sites import BaseParameter
 from madx.engine import Engine
-from madx.errors import TrainingError
+from madx.errors import ConfigError, TrainingError
 from madx.module import new_module
 from madx.module_types.sparse_diff import Space
 from madx.training import fit
@@ -125,11 +125,70 @@ def test_fisher_has_no_dropout_and_refuses_data_without_predictions(monkeypatch)
         squares(1)
 
 
+def texts(folder):
+    """Two languages of different words."""
+    found = {"swa": "Juma lives in Maria city .\n", "eng": "the river of the market was said to with\n"}
+    for name, line in found.items():
+        (folder / f"{name}.txt").write_text(line * 20)
+    return {name: str(folder / f"{name}.txt") for name in found}
+
+
+@pytest.mark.parametrize("family", ["xlm-roberta", "modernbert"])
+def test_lape_selects_the_weights_of_nodes_that_respond_to_the_language(family, tmp_path):
+    """Against the shares of positive activations, read off the base's own layers, and the paper's entropy."""
+    engine, task, unit = language(150, family=family)
+    sources = texts(tmp_path)
+    chosen = settings(selection="lape", lape_texts=sources, lape_tokens=50, lape_quantile=0.8).sparse
+    importance = SELECTIONS.get("lape")(chosen).importance(trainee(engine, "swa", unit), task, seed=0)
+    encoder, tokenizer = engine.base.encoder, engine.base.tokenizer
+    p, rows = [], []
+
+    def hook(module, inputs, output):
+        rows.append((output[..., :64].flatten(0, 1) > 0).float().mean(0))
+
+    for layer in encoder.encoder.layer if family == "xlm-roberta" else encoder.layers:
+        (layer.intermediate.dense if family == "xlm-roberta" else layer.mlp.Wi).register_forward_hook(hook)
+    for source in sources.values():
+        batch = tokenizer(Path(source).read_text().splitlines()[:16], return_tensors="pt", padding=True)
+        rows.clear()
+        encoder(**batch)
+        p.append(torch.stack(rows))
+    p = torch.stack(p)
+    q = p / p.sum(0).clamp_min(1e-30)
+    specific = 1 + torch.special.xlogy(q, q).sum(0) / torch.tensor(2.0).log()
+    border = p.flatten().sort().values[int(0.8 * p.numel())]
+    wanted = torch.where((p[0] >= border) & (specific > 1e-6), 1 + specific, p[0] * specific)
+    for parameter in unit.space.parameters:
+        found = importance(parameter).squares
+        assert found.shape == parameter.shape
+        if parameter.map == "ffn.up" and parameter.kind == "weight":
+            half = found[:64] if family == "modernbert" else found
+            assert torch.allclose(half, wanted[parameter.layer][:, None].expand(64, 32), atol=1e-4)
+            assert family != "modernbert" or torch.equal(found[:64], found[64:])
+        elif parameter.map == "ffn.down" and parameter.kind == "weight":
+            assert torch.allclose(found, wanted[parameter.layer].expand(32, 64), atol=1e-4)
+        elif parameter.map != "ffn.up":
+            assert not found.any()
+
+
+def test_lape_refuses_what_it_cannot_compare(tmp_path):
+    engine, task, unit = language(150)
+    sources = texts(tmp_path)
+    for given_texts in ({}, {"swa": sources["swa"]}, {"eng": sources["eng"], "yor": sources["swa"]}):
+        with pytest.raises(ConfigError, match="lape compares languages.*the module is swa.*at least one other"):
+            SELECTIONS.get("lape")(settings(lape_texts=given_texts).sparse).importance(
+                trainee(engine, "swa", unit), task, seed=0
+            )
+    same = {"swa": sources["swa"], "eng": sources["swa"]}
+    with pytest.raises(TrainingError, match=r"finds 0 selectable weights.*150 entries"):
+        SELECTIONS.get("lape")(settings(lape_texts=same).sparse).importance(trainee(engine, "swa", unit), task, seed=0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SELECTIONS.names())
-def test_every_selection_trains(name):
+def test_every_selection_trains(name, tmp_path):
     engine, task, unit = language(400)
-    regrowth = {"accumulate": 2, "reselect_every": 4}
+    regrowth = {"accumulate": 2, "reselect_every": 4, "lape_texts": texts(tmp_path)}
     engine.activate(None)
     before = task.evaluate(engine)["perplexity"]
     engine.activate("swa")
