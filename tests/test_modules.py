@@ -1,5 +1,6 @@
 """The contract of module types, over the whole registry and all presets; tests/module_types has the formulas."""
 
+from inspect import isabstract
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,8 @@ from madx.module_types import MODULE_TYPES
 MORE = {
     "gate": {"bottleneck": {"gate": True}},
     "stochastic_depth": {"bottleneck": {"stochastic_depth": 0.5}},
+    "phm_full": {"compacter": {"rank": "full", "shared_rule": False}},
+    "phm_without_matrix": {"compacter": {"dimension": 2}},
     "no_final_norm": {"bottleneck": {"final_norm": False}},
     "norm_after_residual": {"bottleneck": {"norm_after": True, "norm_after_residual": True, "residual": "sum"}},
     "read_residual": {"bottleneck": {"residual": "read"}},
@@ -34,7 +37,12 @@ MORE = {
 }
 CASES = {f"type:{name}": {name: {}} for name in MODULE_TYPES} | {n: parts for n, (parts, _) in PRESETS.items()} | MORE
 CASES = {name: parts for name, parts in CASES.items() if parts}
-SMALL = {"prefix": {"bottleneck": 6, "length": 3}, "prompt": {"length": 3}, "lora": {"rank": 3}}
+SMALL = {
+    "compacter": {"reduction_factor": 3.0},
+    "prefix": {"bottleneck": 6, "length": 3},
+    "prompt": {"length": 3},
+    "lora": {"rank": 3},
+}
 every_case = pytest.mark.parametrize("parts", CASES.values(), ids=list(CASES))
 
 
@@ -65,7 +73,8 @@ def test_the_registry_is_the_folder():
 def test_a_type_is_registered_whole(name):
     kind = MODULE_TYPES.get(name)
     assert issubclass(kind.Config, ComponentConfig) and kind.Config is not ComponentConfig
-    assert class_of(kind) in CLASSES and kind.__bases__ == (class_of(kind),), (
+    (parent,) = kind.__bases__  # one of the five classes, or a frame of the contract that is never registered itself
+    assert class_of(kind) in CLASSES and parent.__module__.startswith("madx.contract.") and isabstract(parent), (
         "a module type is never sub-classed further"
     )
     module = __import__(kind.__module__, fromlist=["x"])
@@ -252,7 +261,7 @@ EXACT = (
     "lt_sft",
     "full",
 )
-NEAR = ("madx", "madx2", "pfeiffer", "houlsby", "bapna", "type:invertible", "glow")
+NEAR = ("compacter", "compacterpp", "madx", "madx2", "pfeiffer", "houlsby", "bapna", "type:invertible", "glow")
 
 
 @pytest.mark.parametrize("case", [*EXACT, *NEAR])
@@ -368,6 +377,8 @@ def test_branches_of_a_sublayer_do_not_see_each_other():
         ({"lora": {"maps": []}}, r"lora\.maps: "),
         ({"lora": {"dora_form": "adapterhub"}}, "lora: dora_form 'adapterhub' needs dora: true"),
         ({"ia3": {"maps": ["value", "gate"]}}, r"ia3\.maps\.1: .*\"gate\""),
+        ({"compacter": {"rank": 0}}, r"compacter\.rank.*1, got 0"),
+        ({"compacter": {"dimension": 1}}, r"compacter\.dimension: .*2, got 1"),
         ({"prefix": {"length": 0}}, r"prefix\.length: .*1, got 0"),
         ({"prefix": {"bottleneck": 0}}, r"prefix\.bottleneck: .*1, got 0"),
         ({"prompt": {"length": -1}}, r"prompt\.length: .*1, got -1"),

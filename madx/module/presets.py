@@ -51,11 +51,19 @@ def _gathered() -> Presets:
     return found
 
 
+def _aliases() -> dict[str, str]:
+    """Other spellings of presets, as a paper writes them, that the files of the module types offer in `ALIASES`."""
+    files = dict.fromkeys(sys.modules[kind.__module__] for _, kind in MODULE_TYPES.items())
+    return {alias: name for file in files for alias, name in getattr(file, "ALIASES", {}).items()}
+
+
 PRESETS = _gathered()
+ALIASES = _aliases()
 
 
 def preset(name: str) -> dict[str, ComponentConfig]:
     """The components of a preset; raises ConfigError for an unknown name."""
+    name = ALIASES.get(name, name)
     if name not in PRESETS:
         raise ConfigError(f"Unknown preset {name!r}; {did_you_mean(name, PRESETS)}")
     return make_components(PRESETS[name][0])
