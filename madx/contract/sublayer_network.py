@@ -19,7 +19,7 @@ includes padding, as it does in AdapterHub, whose modules can be imported.
 """
 
 from abc import abstractmethod
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +77,7 @@ class SublayerNetworkConfig(ComponentConfig):
         return value
 
     @model_validator(mode="after")
-    def _norm_is_there(self) -> Self:
+    def _norm_is_there(self) -> "SublayerNetworkConfig":
         if self.norm_after_residual and not self.norm_after:
             raise ValueError("norm_after_residual needs norm_after: it says what that norm acts on")
         return self

@@ -94,23 +94,22 @@ class PhmLinear(nn.Module):
 
     def __init__(self, config: CompacterConfig, *, inputs: int, outputs: int):
         super().__init__()
-        n = config.dimension
-        self.inputs, self.outputs, rank = inputs, outputs, config.rank
-        shapes = {"weight": (n, inputs // n, outputs // n)}
-        if rank != "full":
-            shapes = {"left": (n, inputs // n, rank), "right": (n, rank, outputs // n)}
-        for name, shape in shapes.items():
-            self.register_parameter(name, nn.Parameter(torch.empty(shape)))
-            for block in getattr(self, name).data:
-                nn.init.xavier_normal_(block)
+        n, rank = config.dimension, config.rank
+        self.inputs, self.outputs = inputs, outputs
+        self.left = self.right = self.weight = None
+        if rank == "full":
+            self.weight = _glorot(n, inputs // n, outputs // n)
+        else:
+            self.left, self.right = _glorot(n, inputs // n, rank), _glorot(n, rank, outputs // n)
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.rule = None if config.shared_rule else nn.Parameter(RULE_STD * torch.randn(n, n, n))
-        inner = 0 if rank == "full" else int(rank) * n
-        self.factored = 0 < inner * (inputs + outputs + n * n) < inputs * outputs
+        inner = inputs * outputs if rank == "full" else rank * n
+        #: true if the product takes fewer multiplications without the matrix
+        self.factored = inner * (inputs + outputs + n * n) < inputs * outputs
 
     def matrix(self, rule: Tensor) -> Tensor:
         """H, `(inputs, outputs)`."""
-        second = self.left @ self.right if hasattr(self, "left") else self.weight
+        second = self.weight if self.left is None or self.right is None else self.left @ self.right
         return torch.einsum("iab,ipq->apbq", rule, second).reshape(self.inputs, self.outputs)
 
     def forward(self, x: Tensor, shared: Tensor | None) -> Tensor:
@@ -119,7 +118,7 @@ class PhmLinear(nn.Module):
         shared: the rules of the component, `(n, n, n)`; None for a map with rules of its own.
         """
         rule: Tensor = self.rule if shared is None else shared  # type: ignore[assignment]
-        if not self.factored:
+        if self.left is None or self.right is None or not self.factored:
             return x @ self.matrix(rule) + self.bias
         n, rank = len(rule), self.left.shape[2]
         blocks = x.unflatten(-1, (n, self.inputs // n))  # Z, (..., a, p)
@@ -127,6 +126,14 @@ class PhmLinear(nn.Module):
         mixed = torch.einsum("...aik,iab->...bik", low.unflatten(-1, (n, rank)), rule)  # A_i^T Z L_i
         y = mixed.flatten(-2) @ self.right.reshape(n * rank, -1)  # summed over i, (..., b, q)
         return y.flatten(-2) + self.bias
+
+
+def _glorot(*shape: int) -> nn.Parameter:
+    """n matrices `(n, rows, columns)`, each initialised by itself (Glorot & Bengio 2010)."""
+    made = torch.empty(shape)
+    for matrix in made:
+        nn.init.xavier_normal_(matrix)
+    return nn.Parameter(made)
 
 
 @MODULE_TYPES.register("compacter")

@@ -25,6 +25,18 @@ COMPONENTS = {
     "flat prefix": {"prefix": {"length": 3, "flat": True}},
     "flat prefix of two layers": {"prefix": {"length": 3, "flat": True, "leave_out": [0], "dropout": 0.1}},
     "prompt": {"prompt": {"length": 4}},
+    "compacter": {"compacter": {"reduction_factor": 4.0}},
+    "compacter of its own rules": {
+        "compacter": {
+            "reduction_factor": {"1": 8.0, "default": 4.0},
+            "places": ["ffn"],
+            "shared_rule": False,
+            "rank": "full",
+            "norm_before": True,
+            "gate": True,
+        },
+        "invertible": {"activation": "gelu"},
+    },
     "mix and match": {
         "prefix": {"length": 3, "bottleneck": 8},
         "bottleneck": {"reads": "input", "reduction_factor": 2.0, "scaling": 4.0, "init": "zero_up"},

@@ -15,7 +15,7 @@ from madx.module_types.compacter import CompacterConfig, PhmLinear
 
 def kronecker(layer, rule):
     """H = sum of kron(A_i, W_i), as AdapterHub and the paper's code build it."""
-    second = layer.weight if hasattr(layer, "weight") else layer.left @ layer.right
+    second = layer.left @ layer.right if layer.weight is None else layer.weight
     return sum(torch.kron(rule[i], second[i]) for i in range(len(rule)))
 
 

@@ -41,6 +41,8 @@ NAMED: dict[str, dict[str, Any]] = {
     "scaled_par_bn": _PARALLEL | {"scaling": "learned"},
     "scaled_parallel": _PARALLEL | {"scaling": "learned"},
 }
+_COMPACTER = {"phm_layer": True, "reduction_factor": 32, "non_linearity": "gelu"}
+NAMED |= {"compacter": _DOUBLE | _COMPACTER, "compacter++": _SEQUENTIAL | _COMPACTER}
 _IA3 = {
     "architecture": "lora",
     "intermediate_lora": True,
@@ -72,8 +74,6 @@ OTHER_NAMES = (
     "loreft",
     "noreft",
     "direft",
-    "compacter",
-    "compacter++",
     "unipelt",
 )
 
