@@ -84,7 +84,7 @@ class Given:
         if self.site.kind == "sublayer":
             return Sublayer(t["output"] + t["residual"], self.fixed, kept, tokens)
         if self.site.kind == "slots":
-            return Slots(t["like"])
+            return Slots(t["like"], t["like"], tokens)
         return t["value"] if self.site.kind == "embeddings" else LayerOutput(t["value"], kept, tokens)
 
     def _readable(self) -> dict:

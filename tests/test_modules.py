@@ -32,6 +32,8 @@ MORE = {
     "no_final_norm": {"bottleneck": {"final_norm": False}},
     "norm_after_residual": {"bottleneck": {"norm_after": True, "norm_after_residual": True, "residual": "sum"}},
     "read_residual": {"bottleneck": {"residual": "read"}},
+    "gate_of_lora": {"lora": {"gate": True}},
+    "gates_of_prefix": {"prefix": {"gate": "each", "flat": True}},
     "glow": {"invertible": {"kind": "glow"}},
     "dora_adapterhub": {"lora": {"dora": True, "dora_form": "adapterhub", "alpha": 16.0}},
 }
@@ -169,7 +171,8 @@ def test_a_unit_gives_what_its_class_promises_and_writes_nothing(parts):
         if isinstance(unit, SlotsType):
             found = result if isinstance(result, tuple) else (result,)
             assert len(found) == (1 if unit.site.layer is None else 2)
-            assert all(t.shape == (unit.length, unit.site.width) and t.isfinite().all() for t in found)
+            rows = (2,) if unit.scope == "batch" else ()  # one that reads the tokens gives each row its own
+            assert all(t.shape == (*rows, unit.length, unit.site.width) and t.isfinite().all() for t in found)
         else:
             assert result.shape == (2, 5, unit.site.width) and result.isfinite().all()
         if isinstance(unit, MapType) and (back := unit.inverse(result)) is not None:
@@ -255,6 +258,7 @@ EXACT = (
     "rslora",
     "dora",
     "dora_adapterhub",
+    "gate_of_lora",
     "ia3",
     "parallel",
     "scaled_parallel",
@@ -327,7 +331,11 @@ def test_a_change_depends_on_what_the_scope_says(parts):
         single = at.changed(lambda t: t[:1, :4], mask=mask[:1, :4])
         before = run(unit, at)
         if isinstance(unit, SlotsType):
-            assert all(torch.equal(before, run(unit, other)) for other in (token_alone, single))
+            same = [
+                before.shape == other.shape and torch.equal(before, other)
+                for other in (run(unit, token_alone), run(unit, single))
+            ]
+            assert same == [unit.scope != "batch"] * 2
             continue
         same_token = torch.allclose(before[0, 1], run(unit, token_alone)[0, 1], atol=1e-12)
         same_row = all(
@@ -376,6 +384,9 @@ def test_branches_of_a_sublayer_do_not_see_each_other():
         ({"lora": {"maps": ["q"]}}, r"lora\.maps\.0: .*'query', 'key', 'value', 'output', 'up' or 'down', got \"q\""),
         ({"lora": {"maps": []}}, r"lora\.maps: "),
         ({"lora": {"dora_form": "adapterhub"}}, "lora: dora_form 'adapterhub' needs dora: true"),
+        ({"lora": {"gate": True, "dora": True}}, "lora: gate takes the place of alpha.*dora cannot act.*leave one out"),
+        ({"lora": {"gate": True, "alpha": 2.0}}, "lora: gate takes the place of alpha.*alpha 2 cannot act"),
+        ({"prefix": {"gate": "both"}}, r"prefix\.gate.*'each'"),
         ({"ia3": {"maps": ["value", "gate"]}}, r"ia3\.maps\.1: .*\"gate\""),
         ({"compacter": {"rank": 0}}, r"compacter\.rank.*1, got 0"),
         ({"compacter": {"dimension": 1}}, r"compacter\.dimension: .*2, got 1"),

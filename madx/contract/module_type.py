@@ -209,7 +209,8 @@ class SlotsType(ModuleType):
     """Fills `length` positions that are reserved before the tokens.
 
     At the site `slots`, `forward` returns vectors `(length, width)`, which take part in attention as tokens do. At
-    `layer.N.slots` it returns keys and values of that layer's attention, `(length, width)` each.
+    `layer.N.slots` it returns keys and values of that layer's attention, `(length, width)` each, or
+    `(batch, length, width)` if they differ between rows.
     """
 
     kinds = frozenset({"slots"})

@@ -36,6 +36,10 @@ SEVERAL: Presets = {
         },
         "mix-and-match: prefix of 30 and parallel bottleneck (He et al. 2022)",
     ),
+    "unipelt": (
+        {"prefix": {"length": 10, "gate": True}, "bottleneck": {"gate": True}, "lora": {"gate": True}},
+        "UniPELT: prefix of 10, bottleneck and LoRA, each behind a gate (Mao et al. 2022)",
+    ),
     "head_only": ({}, "no component: a task's head on the output of the frozen base, the feature-based baseline"),
 }
 

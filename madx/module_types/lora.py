@@ -7,6 +7,9 @@ For a linear map y = W x + b of the base, W `(width, input width)`, a unit holds
 
 B is zero at first, so a fresh unit changes nothing. In a stack the changes of several units add up.
 
+A gate (UniPELT, Mao et al. 2022, arXiv:2110.07577) takes the place of s: it is the mean of sigmoid(w x + b) over all
+positions, one number per sentence; the mean includes padding, as in AdapterHub.
+
 DoRA (Liu et al. 2024, arXiv:2402.09353) learns the length m_i of each row of the changed matrix apart from its
 direction. With || || the norm of each row, and y as the units before it in a stack have left it:
 
@@ -49,12 +52,18 @@ PRESETS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+DEFAULT_ALPHA = 8.0
+
+
 class LoraConfig(ComponentConfig):
     """Settings of a LoRA component; the defaults are the paper's for RoBERTa base."""
 
     rank: int = Field(default=8, ge=1, description="Rank of B A.")
     alpha: float = Field(
-        default=8.0, gt=0, allow_inf_nan=False, description="Numerator of the scale s = alpha / rank of B A x."
+        default=DEFAULT_ALPHA,
+        gt=0,
+        allow_inf_nan=False,
+        description="Numerator of the scale s = alpha / rank of B A x.",
     )
     maps: tuple[Literal["query", "key", "value", "output", "up", "down"], ...] = Field(
         default=("query", "value"),
@@ -70,15 +79,24 @@ class LoraConfig(ComponentConfig):
         default="paper",
         description="DoRA of the paper and of peft, or of AdapterHub (norm of W + B A; the bias is scaled too).",
     )
+    gate: bool = Field(
+        default=False, description="Scale by a learned gate, one number per sentence, in place of alpha / rank."
+    )
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="Dropout on the input of A in training.")
     init: Literal["kaiming", "normal"] = Field(
         default="kaiming", description="kaiming: Kaiming A, zero B; normal: N(0, 0.02) for both."
     )
 
     @model_validator(mode="after")
-    def _form_is_used(self) -> "LoraConfig":
+    def _switches_act(self) -> "LoraConfig":
         if self.dora_form != "paper" and not self.dora:
             raise ValueError(f"dora_form {self.dora_form!r} needs dora: true")
+        taken = [name for name, on in (("rslora", self.rslora), ("dora", self.dora)) if on]
+        taken += [f"alpha {self.alpha:g}"] if self.alpha != DEFAULT_ALPHA else []
+        if self.gate and taken:
+            raise ValueError(
+                f"gate takes the place of alpha / rank, so {' and '.join(taken)} cannot act beside it: leave one out"
+            )
         return self
 
     @property
@@ -95,11 +113,11 @@ class Lora(ChangeType):
         A: `(rank, input width)`.
         B: `(width, rank)`.
         ratio: g = m / ||W|| of DoRA, `(width,)`; None without DoRA.
+        gate: a linear map from the input to one number; None without a gate.
     """
 
     Config = LoraConfig
     config: LoraConfig
-    scope = "token"
     reads = frozenset({"input"})
 
     def __init__(self, config: LoraConfig, site: Site):
@@ -113,6 +131,11 @@ class Lora(ChangeType):
         self.A = nn.Parameter(torch.empty(config.rank, inputs))
         self.B = nn.Parameter(torch.zeros(site.width, config.rank))
         self.ratio = nn.Parameter(torch.ones(site.width)) if config.dora else None
+        self.gate = nn.Linear(inputs, 1) if config.gate else None
+        self.scope = "batch" if config.gate else "token"  # the gate's mean runs over padding
+        if self.gate is not None:
+            nn.init.normal_(self.gate.weight, std=0.02)
+            nn.init.zeros_(self.gate.bias)
         if config.init == "normal":
             nn.init.normal_(self.A, std=0.02)
             nn.init.normal_(self.B, std=0.02)
@@ -126,9 +149,10 @@ class Lora(ChangeType):
     def forward(self, view: Projection) -> Tensor:
         """The change of y, `(..., width)`."""
         config, x = self.config, view.read("input")
+        scale = config.scale if self.gate is None else view.mean(torch.sigmoid(self.gate(x)))
         if self.training and config.dropout:
             x = F.dropout(x, config.dropout)
-        low = F.linear(F.linear(x, self.A), self.B) * config.scale
+        low = F.linear(F.linear(x, self.A), self.B) * scale
         if self.ratio is None:
             return low
         y = view.value
@@ -179,10 +203,11 @@ class Lora(ChangeType):
     def describe(self) -> str:
         """For example `rank 8, alpha 8, dora`."""
         config = self.config
-        switches = [name for name, on in (("rslora", config.rslora), ("dora", config.dora)) if on]
+        switches = [name for name in ("rslora", "dora") if getattr(config, name)]
         if config.dora_form != "paper":
             switches[-1] += f" ({config.dora_form})"
-        return ", ".join([f"rank {config.rank}", f"alpha {config.alpha:g}", *switches])
+        scale = "gate" if config.gate else f"alpha {config.alpha:g}"
+        return ", ".join([f"rank {config.rank}", scale, *switches])
 
 
 def _row_norms(weight: Tensor, dtype: torch.dtype) -> Tensor:

@@ -37,6 +37,13 @@ COMPONENTS = {
         },
         "invertible": {"activation": "gelu"},
     },
+    "gated lora": {"lora": {"rank": 4, "gate": True, "maps": ALL_MAPS}},
+    "flat prefix with two gates": {"prefix": {"length": 3, "flat": True, "leave_out": [0], "gate": "each"}},
+    "unipelt": {
+        "prefix": {"length": 3, "bottleneck": 8, "gate": True},
+        "bottleneck": {"gate": True},
+        "lora": {"rank": 4, "gate": True},
+    },
     "mix and match": {
         "prefix": {"length": 3, "bottleneck": 8},
         "bottleneck": {"reads": "input", "reduction_factor": 2.0, "scaling": 4.0, "init": "zero_up"},
@@ -197,8 +204,8 @@ def test_settings_that_do_not_matter_here_are_reported(base, tmp_path):
 @pytest.mark.parametrize(
     "components, changes, words",
     [
-        ("lora", {"use_gating": True}, "use_gating=true"),
-        ("prefix", {"use_gating": True}, "use_gating=true"),
+        ("ia3", {"use_gating": True}, "use_gating=true.*Nothing was loaded"),
+        ("dora", {"use_gating": True}, "no gate of DoRA"),
         ("lora", {"selfattn_lora": False}, "changes no linear map"),
         ("lora", {"leave_out": [0, 1, 2]}, "leave_out names every layer"),
         ("lora", {"r": 0}, "r: .*greater than or equal to 1, got 0"),

@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from madx.contract.sites import MAP_NAMES, Site
+from madx.contract.views import Tokens
 from madx.errors import BaseError, ConfigError
 from madx.module.presets import make_components
 from madx.module_types.lora import Lora, LoraConfig
@@ -46,6 +47,22 @@ def test_formula_of_lora():
     assert torch.allclose(x @ W.T + b + run(unit, at), loralib(x, W, b, unit.A, unit.B, alpha=5.0))
     assert torch.allclose(run(lora(rslora=True), at), run(unit, at) * 3**0.5)
     assert unit.A.shape == (3, WIDTH) and unit.B.shape == (INNER, 3)
+
+
+@torch.no_grad()
+def test_a_gate_takes_the_place_of_the_scale():
+    """One number per row, over padding too, but not over slots without a state."""
+    unit, at = lora(gate=True, alpha=8.0), given(UP)
+    x = at.tensors["input"]
+    gates = torch.sigmoid((x * unit.gate.weight[0]).sum(-1) + unit.gate.bias)  # (rows, tokens)
+    low = x @ unit.A.T @ unit.B.T
+    assert torch.allclose(run(unit, at), low * gates.mean(1)[:, None, None])
+    view = at.view()
+    view.tokens = Tokens(torch.ones(2, 5), slots=2, held=torch.tensor([[True, False], [False, False]]))
+    wanted = torch.stack([gates[row, places].mean() for row, places in enumerate([[0, 2, 3, 4], [2, 3, 4]])])
+    assert torch.allclose(unit(view), low * wanted[:, None, None])
+    view.tokens = Tokens(torch.ones(3, 9), slots=2)  # DeBERTa's relative positions are none of the batch's
+    assert torch.allclose(unit(view), low * gates.mean(1)[:, None, None])
 
 
 @torch.no_grad()

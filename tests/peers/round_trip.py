@@ -54,7 +54,7 @@ GLOW = {
     "inv_adapter": "glow",
     "inv_adapter_reduction_factor": 2,
 }
-UNREAD = ("unipelt", "loreft", "vera", GLOW)
+UNREAD = ("loreft", "vera", GLOW)
 PRESETS = ("madx", "madx2", "pfeiffer", "pfeiffer2", "houlsby", "bapna", "parallel", "scaled_parallel")
 
 
@@ -69,13 +69,16 @@ def peer_config(rng: random.Random, model_type: str) -> adapters.AdapterConfig:
     left_out = rng.choice([[], [], [2], [0, 1]])
     matrices = rng.choice([["q"], ["k", "v"], ["q", "k", "v"]])
     maps = {"attn_matrices": matrices, "intermediate_lora": rng.random() < 0.5, "output_lora": rng.random() < 0.5}
-    low_rank = {"r": rng.choice([1, 4]), "alpha": rng.choice([1, 8]), "use_dora": rng.random() < 0.4}
+    low_rank = {"r": rng.choice([1, 4]), "alpha": rng.choice([1, 8])}
+    low_rank |= rng.choice([{}, {"use_dora": True}, {"use_gating": True}])
     prefix = adapters.PrefixTuningConfig(
         flat=rng.random() < 0.5,
         prefix_length=rng.choice([1, 5]),
         bottleneck_size=8,
         non_linearity=rng.choice(["tanh", "relu"]),
         leave_out=left_out,
+        use_gating=rng.random() < 0.4,
+        shared_gating=rng.random() < 0.5,
     )
     found = {
         "lora": adapters.LoRAConfig(**maps, **low_rank, leave_out=left_out),
@@ -128,10 +131,12 @@ def our_components(rng: random.Random, model_type: str) -> dict | str:
     if rng.random() < 0.5:
         return our_bottleneck(rng)
     maps = rng.choice([["query"], ["key", "value", "up"], ["query", "key", "value", "up", "down"]])
-    dora = rng.choice([{}, {"dora": True, "dora_form": "adapterhub"}, {"rslora": True}])
+    dora = rng.choice([{}, {"dora": True, "dora_form": "adapterhub"}, {"rslora": True}, {"gate": True}])
+    alpha = 8.0 if "gate" in dora else rng.choice([1.0, 8.0])
     prefix = {"length": rng.choice([1, 5]), "flat": rng.random() < 0.5, "bottleneck": 8}
+    prefix |= {"gate": rng.choice([False, True, "each"])}
     found = {
-        "lora": {"lora": {"maps": maps, "rank": 4, "alpha": rng.choice([1.0, 8.0]), **dora}},
+        "lora": {"lora": {"maps": maps, "rank": 4, "alpha": alpha, **dora}},
         "ia3": {"ia3": {"maps": maps, "leave_out": rng.choice([[], [-1]])}},
         "prefix": {"prefix": prefix | {"leave_out": rng.choice([[], [0]])}},
         "prompt": {"prompt": {"length": rng.choice([1, 4])}},

@@ -64,6 +64,14 @@ NAMED |= {
         "configs": [{"architecture": "prefix_tuning", "bottleneck_size": 800}, _PARALLEL],
     },
 }
+NAMED["unipelt"] = {
+    "architecture": "union",
+    "configs": [
+        {"architecture": "prefix_tuning", "prefix_length": 10, "use_gating": True},
+        _SEQUENTIAL | {"use_gating": True},
+        {"architecture": "lora", "alpha": 2, "use_gating": True},
+    ],
+}
 
 #: names of configs whose methods madx does not read
 OTHER_NAMES = (
@@ -74,7 +82,6 @@ OTHER_NAMES = (
     "loreft",
     "noreft",
     "direft",
-    "unipelt",
 )
 
 

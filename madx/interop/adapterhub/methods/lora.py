@@ -4,6 +4,7 @@
     intermediate_lora, output_lora                  maps up, down
     alpha / r                                       the same scale
     use_dora                                        dora, of the form "adapterhub"
+    use_gating                                      gate, which takes the place of alpha / r there too
     composition_mode "scale"                        (IA)^3: y <- lora_B * y, with lora_B `(width, 1)`
 
 Releases of `adapters` before 1.1.0 did not apply alpha / r in training, so what they wrote is read with alpha = r.
@@ -27,7 +28,6 @@ from madx.interop.adapterhub.methods.method import (
     Target,
     layers_left_out,
     note,
-    refuse_gate,
     require_layers,
     validated,
 )
@@ -76,6 +76,11 @@ class LoraMethod(Method):
             why = f"adapters before 1.1.0 trained without alpha / r, so alpha {theirs.r} gives the trained function"
             reading.ignored.append((f"alpha {alpha:g}", why))
             alpha = theirs.r
+        if theirs.use_gating and alpha != DEFAULT_RANK:
+            reading.ignored.append((f"alpha {alpha:g}", "the gate takes the place of alpha / r"))
+            alpha = DEFAULT_RANK
+        if theirs.use_gating and theirs.use_dora:
+            raise ConfigError("use_gating with use_dora: madx has no gate of DoRA. Nothing was loaded.")
         if theirs.init_weights not in INIT:
             note(reading, f"init_weights {theirs.init_weights!r}", True, "the weights are here")
         settings = common | {
@@ -83,6 +88,7 @@ class LoraMethod(Method):
             "alpha": float(alpha),
             "dora": theirs.use_dora,
             "dora_form": "adapterhub" if theirs.use_dora else "paper",
+            "gate": theirs.use_gating,
             "dropout": theirs.dropout,
             "init": INIT.get(theirs.init_weights, "kaiming"),
         }
@@ -99,13 +105,14 @@ class LoraMethod(Method):
             "r": ours.rank,
             "alpha": ours.scale * ours.rank if ours.rslora else ours.alpha,
             "use_dora": ours.dora,
+            "use_gating": ours.gate,
             "dropout": ours.dropout,
             "init_weights": {name: theirs for theirs, name in INIT.items()}[ours.init],
         }
         return LoraSchema(**config).model_dump(), faults
 
     def links(self, component: str, config: Any, *, tensors: dict[str, Tensor], around: Surroundings) -> list[Link]:
-        """A and B under their own names; g = m / ||W|| from their m, by the base's W."""
+        """A, B and the gate under their own names; g = m / ||W|| from their m, by the base's W."""
         found = []
         for name, tensor in tensors.items():
             site, inner = name.split(".lora.")
@@ -113,7 +120,8 @@ class LoraMethod(Method):
             if inner == "ratio":
                 found.append(_magnitude_link(start + "m.weight", name, tensor, site, around))
             else:
-                found.append(Link(f"{start}lora_{inner}", (name,), tuple(tensor.shape)))
+                theirs = inner if inner.startswith("gate.") else f"lora_{inner}"
+                found.append(Link(start + theirs, (name,), tuple(tensor.shape)))
         return found
 
 
@@ -125,6 +133,11 @@ class Ia3Method(Method):
     def read(self, config: dict[str, Any], source: Source) -> Reading:
         """The component `ia3`."""
         theirs, reading = validated(LoraSchema, config), Reading()
+        if theirs.use_gating:
+            raise ConfigError(
+                "This (IA)^3 adapter has use_gating=true; madx reads gates of LoRA, prefixes and bottlenecks. Nothing "
+                "was loaded. Train it without use_gating."
+            )
         if theirs.r != 1 or theirs.use_dora or theirs.dropout:
             raise ConfigError("composition_mode 'scale' is (IA)^3, which needs r=1, use_dora=false and dropout=0.")
         if theirs.alpha != 1 and not _faulty_scale(source.version):
@@ -163,7 +176,6 @@ def _faulty_scale(version: str | None) -> bool:
 
 def _read_common(theirs: LoraSchema, source: Source, reading: Reading) -> dict[str, Any]:
     """The settings that both module types have; notes go to the report."""
-    refuse_gate(theirs.use_gating)
     maps = [MATRICES[m] for m in MATRICES if theirs.selfattn_lora and m in theirs.attn_matrices]
     maps += ["up"] if theirs.intermediate_lora else []
     maps += ["down"] if theirs.output_lora else []
