@@ -29,6 +29,10 @@ MORE = {
     "stochastic_depth": {"bottleneck": {"stochastic_depth": 0.5}},
     "phm_full": {"compacter": {"rank": "full", "shared_rule": False}},
     "phm_without_matrix": {"compacter": {"dimension": 2}},
+    "layer_norm_inside": {"bottleneck": {"norm_inside": "layer", "reduction_factor": 3.0}},
+    "batch_norm_inside": {"bottleneck": {"norm_inside": "batch", "reduction_factor": 3.0}},
+    "deeper": {"bottleneck": {"inner_layers": 2, "reduction_factor": 3.0, "activation": "tanh"}},
+    "multiplied": {"bottleneck": {"interaction": "multiply", "reads": "input", "init": "zero_up"}},
     "no_final_norm": {"bottleneck": {"final_norm": False}},
     "norm_after_residual": {"bottleneck": {"norm_after": True, "norm_after_residual": True, "residual": "sum"}},
     "read_residual": {"bottleneck": {"residual": "read"}},
@@ -262,6 +266,7 @@ EXACT = (
     "ia3",
     "parallel",
     "scaled_parallel",
+    "multiplied",
     "lt_sft",
     "full",
 )
@@ -317,6 +322,8 @@ def test_a_change_depends_on_what_the_scope_says(parts):
     for unit in all_units(parts):
         if isinstance(unit, WeightsType):
             continue
+        if any(True for _ in unit.buffers()):
+            unit.train()  # statistics of a batch act in training alone
         at = given(unit.site, rows=3, tokens=6)
         mask = torch.ones(3, 6, dtype=torch.bool)
         mask[0, 4:] = False  # row 0 has four tokens and two positions of padding
@@ -388,6 +395,12 @@ def test_branches_of_a_sublayer_do_not_see_each_other():
         ({"lora": {"gate": True, "alpha": 2.0}}, "lora: gate takes the place of alpha.*alpha 2 cannot act"),
         ({"prefix": {"gate": "both"}}, r"prefix\.gate.*'each'"),
         ({"ia3": {"maps": ["value", "gate"]}}, r"ia3\.maps\.1: .*\"gate\""),
+        ({"bottleneck": {"norm_inside": "group"}}, r"bottleneck\.norm_inside: .*'none', 'layer' or 'batch'"),
+        ({"bottleneck": {"inner_layers": -1}}, r"bottleneck\.inner_layers: .*0, got -1"),
+        (
+            {"bottleneck": {"interaction": "multiply", "residual": "sum"}},
+            "multiply.*residual 'output'; got residual 'sum'",
+        ),
         ({"compacter": {"rank": 0}}, r"compacter\.rank.*1, got 0"),
         ({"compacter": {"dimension": 1}}, r"compacter\.dimension: .*2, got 1"),
         ({"prefix": {"length": 0}}, r"prefix\.length: .*1, got 0"),

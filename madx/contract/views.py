@@ -86,7 +86,9 @@ class View:
             return self.tokens.mask.bool()
         return torch.ones(self.value.shape[:2], dtype=torch.bool, device=self.value.device)
 
-    def _token_places(self) -> Tensor:
+    @property
+    def text(self) -> Tensor:
+        """`(batch, positions)`: true at tokens, false at padding and at all slots."""
         found = self.mask.clone()
         found[:, : self.tokens.slots] = False
         return found
@@ -94,12 +96,12 @@ class View:
     @property
     def first(self) -> Tensor:
         """`(batch,)`: the position of each row's first token."""
-        return self._token_places().to(torch.int8).argmax(1)
+        return self.text.to(torch.int8).argmax(1)
 
     @property
     def last(self) -> Tensor:
         """`(batch,)`: the position of each row's last token."""
-        found = self._token_places()
+        found = self.text
         return found.shape[1] - 1 - found.flip(1).to(torch.int8).argmax(1)
 
     def mean(self, x: Tensor) -> Tensor:

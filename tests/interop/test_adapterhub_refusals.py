@@ -207,6 +207,9 @@ def test_missing_files_archives_and_names(base, folder, tmp_path):
         ({"bottleneck": {"reads": "output", "residual": "sum"}}, "reads 'output' with the residual 'sum'"),
         ({"bottleneck": {"reads": "input", "residual": "read"}}, "reads 'input' with the residual 'read'"),
         ({"bottleneck": {"reads": "input", "norm_after": True, "norm_after_residual": True}}, "norm_after_residual"),
+        ({"bottleneck": {"norm_inside": "batch", "inner_layers": 1}}, "(?s)norm_inside 'batch' of.*inner_layers 1 of"),
+        ({"bottleneck": {"interaction": "multiply"}}, "interaction 'multiply' of a bottleneck"),
+        ({"bottleneck": {}, "compacter": {"reduction_factor": 4.0}}, "'bottleneck' and 'compacter' at one place"),
         ({"bottleneck": {"activation": "selu"}}, "activation 'selu' has no name there"),
         (
             {"bottleneck": {"activation": "gelu"}, "invertible": {}},

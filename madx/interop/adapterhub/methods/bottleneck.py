@@ -96,6 +96,9 @@ class BottleneckMethod(Method):
         if bottleneck is not None:
             init = {name: theirs for theirs, name in INIT.items()}[bottleneck.init]
             config |= write_frame(bottleneck, target.depth, faults) | {"init_weights": init}
+            plain = {"norm_inside": "none", "inner_layers": 0, "interaction": "add"}
+            changed = [name for name, value in plain.items() if getattr(bottleneck, name) != value]
+            faults += [f"{name} {getattr(bottleneck, name)!r} of a bottleneck" for name in changed]
         if invertible is not None:
             config |= _write_invertible(invertible, target.width, faults)
         config["non_linearity"] = ACTIVATIONS_OUT.get(sorted(names)[0], "relu")
