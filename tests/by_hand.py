@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -136,6 +137,8 @@ def units(component: str, settings: dict | None = None, *, awake: bool = True, a
     made = [kind(config, site) for site in acting]
     for number, unit in enumerate(made):
         unit.take_common(common)
+        if unit.site.kind == "linear":
+            unit.start(partial(torch.randn, unit.site.width, unit.site.input_width))
         unit.double().eval()
         if awake:
             wake(unit, seed=number)

@@ -263,6 +263,8 @@ EXACT = (
     "dora",
     "dora_adapterhub",
     "gate_of_lora",
+    "pissa",
+    "olora",
     "ia3",
     "parallel",
     "scaled_parallel",

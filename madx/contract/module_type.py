@@ -117,6 +117,13 @@ class ModuleType(nn.Module, ABC):
         """Refer to the shared parameters without owning them: the module stores and trains them."""
         self.__dict__["_common"] = common
 
+    def start(self, weight: Callable[[], Tensor]) -> None:
+        """Start from the base: called once for a fresh unit at a linear map; nothing needs to be done.
+
+        weight: gives the base's own matrix there, `(width, input width)`, without weight deltas.
+        """
+        return None
+
     @abstractmethod
     def describe(self) -> str:
         """Describe the unit for `engine.explain()` in a few words: its sizes and the settings that are not defaults."""

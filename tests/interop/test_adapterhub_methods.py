@@ -119,6 +119,18 @@ def test_low_rank_tensors_are_the_same_and_magnitudes_count_from_the_base(base, 
     assert torch.allclose(stored[start + "m.weight"], m, rtol=1e-6)
 
 
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_start_from_the_base_is_written_as_a_lora_of_twice_the_rank(base, tmp_path, init):
+    made, folder = exported(base, {"lora": {"rank": 4, "alpha": 2.0, "init": init}}, tmp_path / "m")
+    weight = base.encoder.get_parameter("encoder.layer.1.attention.self.query.weight")
+    start = [made.tensors()[f"layer.1.attention.query.lora.start_{x}"] for x in "BA"]
+    assert start[0].any() and (weight - 0.5 * start[0] @ start[1]).norm() < weight.norm(), "of the base's own matrix"
+    again, _ = load(folder, base)
+    assert again.info.components["lora"].rank == 8 and again.info.components["lora"].init == "kaiming"
+    ours, theirs, bare = outputs(base, made, again)
+    assert torch.allclose(ours, theirs, atol=1e-5) and (ours - bare).abs().max() > 0.01
+
+
 def test_magnitudes_count_from_the_base_without_weight_deltas(base, tmp_path):
     made, folder = exported(base, COMPONENTS["dora"], tmp_path / "m")
     engine = Engine(base)

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -37,6 +38,8 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 #: rank and alpha of a config that has neither, and the largest rank that is read
 DEFAULT_RANK, LARGEST_RANK = 8, 1 << 20
 MATRICES = {"q": "query", "k": "key", "v": "value"}
+#: starts from the base's matrix: the change from there is a LoRA of twice the rank
+FROM_BASE = ("pissa", "olora")
 INIT = {"lora": "kaiming", "bert": "normal"}
 
 
@@ -96,18 +99,19 @@ class LoraMethod(Method):
         return reading
 
     def write(self, components: Mapping[str, Any], target: Target) -> tuple[dict[str, Any], list[str]]:
-        """Their config; `rslora` is expressed by alpha."""
+        """Their config; `rslora` is expressed by alpha, and a start from the base by twice the rank."""
         ours = components["lora"]
+        rank = ours.rank * (2 if ours.init in FROM_BASE else 1)
         config, faults = _write_common(ours, target)
         if ours.dora and ours.dora_form != "adapterhub":
             faults.append("DoRA of the form 'paper': there the bias is scaled too (dora_form: adapterhub)")
         config |= {
-            "r": ours.rank,
-            "alpha": ours.scale * ours.rank if ours.rslora else ours.alpha,
+            "r": rank,
+            "alpha": ours.scale * rank if ours.rslora or rank != ours.rank else ours.alpha,
             "use_dora": ours.dora,
             "use_gating": ours.gate,
             "dropout": ours.dropout,
-            "init_weights": {name: theirs for theirs, name in INIT.items()}[ours.init],
+            "init_weights": {name: theirs for theirs, name in INIT.items()}.get(ours.init, "lora"),
         }
         return LoraSchema(**config).model_dump(), faults
 
@@ -119,7 +123,10 @@ class LoraMethod(Method):
             start = f"{around.layout.at(site)}.loras.{around.owner}."
             if inner == "ratio":
                 found.append(_magnitude_link(start + "m.weight", name, tensor, site, around))
-            else:
+            elif config.init in FROM_BASE and inner in ("A", "B"):
+                start_name = f"{site}.lora.start_{inner}"
+                found.append(_doubled_link(f"{start}lora_{inner}", (name, start_name), tensor))
+            elif not inner.startswith("start_"):
                 theirs = inner if inner.startswith("gate.") else f"lora_{inner}"
                 found.append(Link(start + theirs, (name,), tuple(tensor.shape)))
         return found
@@ -200,6 +207,18 @@ def _write_common(ours: Any, target: Target) -> tuple[dict[str, Any], list[str]]
         "leave_out": sorted(set(range(target.depth)) - ours.layers(target.depth)),
     }
     return config | ({"attn_matrices": matrices} if matrices else {}), faults
+
+
+def _doubled_link(theirs: str, ours: tuple[str, str], tensor: Tensor) -> Link:
+    """Both terms of a LoRA that started from the base, `Lora.factors`; such a file is read as a plain LoRA."""
+    axis = 0 if ours[0].endswith("A") else 1
+    shape = tuple(n * (2 if k == axis else 1) for k, n in enumerate(tensor.shape))
+
+    def write(values: Any) -> Tensor:
+        learnt, first = values
+        return torch.cat([first + learnt, learnt]) if axis == 0 else torch.cat([learnt, first], dim=1)
+
+    return Link(theirs, ours, shape, write=write)
 
 
 def _magnitude_link(theirs: str, name: str, tensor: Tensor, site: str, around: Surroundings) -> Link:
