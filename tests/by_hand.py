@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -88,7 +89,7 @@ class Given:
         if self.site.kind == "sublayer":
             return Sublayer(t["output"] + t["residual"], self.fixed, kept, tokens)
         if self.site.kind == "slots":
-            return Slots(t["like"])
+            return Slots(t["like"], t["like"], tokens)
         return t["value"] if self.site.kind == "embeddings" else LayerOutput(t["value"], kept, tokens)
 
     def _readable(self) -> dict:
@@ -140,6 +141,8 @@ def units(component: str, settings: dict | None = None, *, awake: bool = True, a
     made = [kind(config, site) for site in acting]
     for number, unit in enumerate(made):
         unit.take_common(common)
+        if unit.site.kind == "linear":
+            unit.start(partial(torch.randn, unit.site.width, unit.site.input_width))
         unit.double().eval()
         if awake:
             wake(unit, seed=number)

@@ -1,5 +1,6 @@
 """The contract of module types, over the whole registry and all presets; tests/module_types has the formulas."""
 
+from inspect import isabstract
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,17 @@ from madx.module_types import MODULE_TYPES
 MORE = {
     "gate": {"bottleneck": {"gate": True}},
     "stochastic_depth": {"bottleneck": {"stochastic_depth": 0.5}},
+    "phm_full": {"compacter": {"rank": "full", "shared_rule": False}},
+    "phm_without_matrix": {"compacter": {"dimension": 2}},
+    "layer_norm_inside": {"bottleneck": {"norm_inside": "layer", "reduction_factor": 3.0}},
+    "batch_norm_inside": {"bottleneck": {"norm_inside": "batch", "reduction_factor": 3.0}},
+    "deeper": {"bottleneck": {"inner_layers": 2, "reduction_factor": 3.0, "activation": "tanh"}},
+    "multiplied": {"bottleneck": {"interaction": "multiply", "reads": "input", "init": "zero_up"}},
     "no_final_norm": {"bottleneck": {"final_norm": False}},
     "norm_after_residual": {"bottleneck": {"norm_after": True, "norm_after_residual": True, "residual": "sum"}},
     "read_residual": {"bottleneck": {"residual": "read"}},
+    "gate_of_lora": {"lora": {"gate": True}},
+    "gates_of_prefix": {"prefix": {"gate": "each", "flat": True}},
     "glow": {"invertible": {"kind": "glow"}},
     "krona_factor": {"krona": {"factor": [4, 2], "maps": ["query", "up", "down"]}},
     "dora_adapterhub": {"lora": {"dora": True, "dora_form": "adapterhub", "alpha": 16.0}},
@@ -36,6 +45,7 @@ MORE = {
 CASES = {f"type:{name}": {name: {}} for name in MODULE_TYPES} | {n: parts for n, (parts, _) in PRESETS.items()} | MORE
 CASES = {name: parts for name, parts in CASES.items() if parts}
 SMALL = {
+    "compacter": {"reduction_factor": 3.0},
     "prefix": {"bottleneck": 6, "length": 3},
     "prompt": {"length": 3},
     "lora": {"rank": 3},
@@ -71,7 +81,8 @@ def test_the_registry_is_the_folder():
 def test_a_type_is_registered_whole(name):
     kind = MODULE_TYPES.get(name)
     assert issubclass(kind.Config, ComponentConfig) and kind.Config is not ComponentConfig
-    assert class_of(kind) in CLASSES and kind.__bases__ == (class_of(kind),), (
+    (parent,) = kind.__bases__  # one of the five classes, or a frame of the contract that is never registered itself
+    assert class_of(kind) in CLASSES and parent.__module__.startswith("madx.contract.") and isabstract(parent), (
         "a module type is never sub-classed further"
     )
     module = __import__(kind.__module__, fromlist=["x"])
@@ -166,7 +177,8 @@ def test_a_unit_gives_what_its_class_promises_and_writes_nothing(parts):
         if isinstance(unit, SlotsType):
             found = result if isinstance(result, tuple) else (result,)
             assert len(found) == (1 if unit.site.layer is None else 2)
-            assert all(t.shape == (unit.length, unit.site.width) and t.isfinite().all() for t in found)
+            rows = (2,) if unit.scope == "batch" else ()  # one that reads the tokens gives each row its own
+            assert all(t.shape == (*rows, unit.length, unit.site.width) and t.isfinite().all() for t in found)
         else:
             assert result.shape == (2, 5, unit.site.width) and result.isfinite().all()
         if isinstance(unit, MapType) and (back := unit.inverse(result)) is not None:
@@ -260,18 +272,33 @@ EXACT = (
     "rslora",
     "dora",
     "dora_adapterhub",
+    "gate_of_lora",
+    "pissa",
+    "olora",
     "ia3",
     "krona",
     "krona_b",
     "krona_b_res",
     "parallel",
     "scaled_parallel",
+    "multiplied",
     "lt_sft",
     "full",
     "said",
     "far",
 )
-NEAR = ("sparse_adapter", "madx", "madx2", "pfeiffer", "houlsby", "bapna", "type:invertible", "glow")
+NEAR = (
+    "sparse_adapter",
+    "compacter",
+    "compacterpp",
+    "madx",
+    "madx2",
+    "pfeiffer",
+    "houlsby",
+    "bapna",
+    "type:invertible",
+    "glow",
+)
 
 
 @pytest.mark.parametrize("case", [*EXACT, *NEAR])
@@ -323,6 +350,8 @@ def test_a_change_depends_on_what_the_scope_says(parts):
     for unit in all_units(parts):
         if isinstance(unit, WeightsType):
             continue
+        if any(True for _ in unit.buffers()):
+            unit.train()  # statistics of a batch act in training alone
         at = given(unit.site, rows=3, tokens=6)
         mask = torch.ones(3, 6, dtype=torch.bool)
         mask[0, 4:] = False  # row 0 has four tokens and two positions of padding
@@ -337,7 +366,11 @@ def test_a_change_depends_on_what_the_scope_says(parts):
         single = at.changed(lambda t: t[:1, :4], mask=mask[:1, :4])
         before = run(unit, at)
         if isinstance(unit, SlotsType):
-            assert all(torch.equal(before, run(unit, other)) for other in (token_alone, single))
+            same = [
+                before.shape == other.shape and torch.equal(before, other)
+                for other in (run(unit, token_alone), run(unit, single))
+            ]
+            assert same == [unit.scope != "batch"] * 2
             continue
         same_token = torch.allclose(before[0, 1], run(unit, token_alone)[0, 1], atol=1e-12)
         same_row = all(
@@ -386,7 +419,18 @@ def test_branches_of_a_sublayer_do_not_see_each_other():
         ({"lora": {"maps": ["q"]}}, r"lora\.maps\.0: .*'query', 'key', 'value', 'output', 'up' or 'down', got \"q\""),
         ({"lora": {"maps": []}}, r"lora\.maps: "),
         ({"lora": {"dora_form": "adapterhub"}}, "lora: dora_form 'adapterhub' needs dora: true"),
+        ({"lora": {"gate": True, "dora": True}}, "lora: gate takes the place of alpha.*dora cannot act.*leave one out"),
+        ({"lora": {"gate": True, "alpha": 2.0}}, "lora: gate takes the place of alpha.*alpha 2 cannot act"),
+        ({"prefix": {"gate": "both"}}, r"prefix\.gate.*'each'"),
         ({"ia3": {"maps": ["value", "gate"]}}, r"ia3\.maps\.1: .*\"gate\""),
+        ({"bottleneck": {"norm_inside": "group"}}, r"bottleneck\.norm_inside: .*'none', 'layer' or 'batch'"),
+        ({"bottleneck": {"inner_layers": -1}}, r"bottleneck\.inner_layers: .*0, got -1"),
+        (
+            {"bottleneck": {"interaction": "multiply", "residual": "sum"}},
+            "multiply.*residual 'output'; got residual 'sum'",
+        ),
+        ({"compacter": {"rank": 0}}, r"compacter\.rank.*1, got 0"),
+        ({"compacter": {"dimension": 1}}, r"compacter\.dimension: .*2, got 1"),
         ({"prefix": {"length": 0}}, r"prefix\.length: .*1, got 0"),
         ({"prefix": {"bottleneck": 0}}, r"prefix\.bottleneck: .*1, got 0"),
         ({"prompt": {"length": -1}}, r"prompt\.length: .*1, got -1"),

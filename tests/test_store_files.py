@@ -56,7 +56,7 @@ def test_round_trip_is_bit_exact_on_every_family(family, tmp_path):
 
 @pytest.mark.parametrize("preset", [name for name, (parts, _) in PRESETS.items() if parts])
 def test_every_preset_is_stored_whole(preset, tmp_path):
-    base = tiny.base(hidden_size=64)  # as wide as the highest rank of a preset
+    base = tiny.base(hidden_size=128)  # wide enough for the highest rank and the narrowest Compacter of a preset
     made = module(base, "m", preset)
     loaded = load_module(save_module(made, tmp_path / "m"), base)
     assert (

@@ -120,6 +120,19 @@ class Base:
             )
         return int(min(positions, longest))
 
+    def matrix(self, site: str) -> Tensor:
+        """Return the base's own matrix at the site of a linear map, `(width, input width)`.
+
+        It is the matrix without the weight deltas that an engine may have added.
+        """
+        here = self.sites[site]
+        place = self.family.maps[f"{here.place}.{here.map}"]
+        name = f"{self.family.layers}.{here.layer}.{place.path}.weight"
+        engine: Any = self.engine
+        weight = self.encoder.get_parameter(name) if engine is None else engine.deltas.original(name)
+        share: Tensor = weight.detach().chunk(place.shares)[place.share]
+        return share
+
     def identity(self) -> dict[str, Any]:
         """Return the record that a stored module keeps of its base."""
         return {

@@ -117,6 +117,13 @@ class ModuleType(nn.Module, ABC):
         """Refer to the shared parameters without owning them: the module stores and trains them."""
         self.__dict__["_common"] = common
 
+    def start(self, weight: Callable[[], Tensor]) -> None:
+        """Start from the base: called once for a fresh unit at a linear map; nothing needs to be done.
+
+        weight: gives the base's own matrix there, `(width, input width)`, without weight deltas.
+        """
+        return None
+
     @abstractmethod
     def describe(self) -> str:
         """Describe the unit for `engine.explain()` in a few words: its sizes and the settings that are not defaults."""
@@ -217,7 +224,8 @@ class SlotsType(ModuleType):
     """Fills `length` positions that are reserved before the tokens.
 
     At the site `slots`, `forward` returns vectors `(length, width)`, which take part in attention as tokens do. At
-    `layer.N.slots` it returns keys and values of that layer's attention, `(length, width)` each.
+    `layer.N.slots` it returns keys and values of that layer's attention, `(length, width)` each, or
+    `(batch, length, width)` if they differ between rows.
     """
 
     kinds = frozenset({"slots"})

@@ -37,6 +37,20 @@ class Tokens:
         mask, held = (None if t is None else t[first:last] for t in (self.mask, self.held))
         return Tokens(mask, self.slots, held)
 
+    def mean(self, x: Tensor) -> Tensor:
+        """Return the mean of `x` `(batch, positions, ...)` over all positions that hold a state, `(batch, 1, ...)`.
+
+        Padding counts; slots without a state (those of a prefix) do not. An `x` of other positions than the batch's,
+        such as DeBERTa's relative ones, has no slots, and all of its positions count.
+        """
+        slots = self.slots
+        if not slots or self.mask is not None and self.mask.shape != x.shape[:2]:
+            return x.mean(dim=1, keepdim=True)
+        own = torch.zeros(x.shape[0], slots, dtype=torch.bool, device=x.device) if self.held is None else self.held
+        counts = torch.cat([own, own.new_ones(x.shape[0], x.shape[1] - slots)], dim=1)
+        weights = counts.to(x.dtype).view(*counts.shape, *[1] * (x.dim() - 2))
+        return (x * weights).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True)
+
 
 class View:
     """The view at a site of any kind; subclasses add what is particular to a kind.
@@ -72,7 +86,9 @@ class View:
             return self.tokens.mask.bool()
         return torch.ones(self.value.shape[:2], dtype=torch.bool, device=self.value.device)
 
-    def _token_places(self) -> Tensor:
+    @property
+    def text(self) -> Tensor:
+        """`(batch, positions)`: true at tokens, false at padding and at all slots."""
         found = self.mask.clone()
         found[:, : self.tokens.slots] = False
         return found
@@ -80,27 +96,17 @@ class View:
     @property
     def first(self) -> Tensor:
         """`(batch,)`: the position of each row's first token."""
-        return self._token_places().to(torch.int8).argmax(1)
+        return self.text.to(torch.int8).argmax(1)
 
     @property
     def last(self) -> Tensor:
         """`(batch,)`: the position of each row's last token."""
-        found = self._token_places()
+        found = self.text
         return found.shape[1] - 1 - found.flip(1).to(torch.int8).argmax(1)
 
     def mean(self, x: Tensor) -> Tensor:
-        """Return the mean of `x` `(batch, positions, ...)` over all positions that hold a state, `(batch, 1, ...)`.
-
-        Padding counts; slots without a state (those of a prefix) do not.
-        """
-        slots = self.tokens.slots
-        if not slots:
-            return x.mean(dim=1, keepdim=True)
-        held = self.tokens.held
-        own = torch.zeros(x.shape[0], slots, dtype=torch.bool, device=x.device) if held is None else held
-        counts = torch.cat([own, own.new_ones(x.shape[0], x.shape[1] - slots)], dim=1)
-        weights = counts.to(x.dtype).view(*counts.shape, *[1] * (x.dim() - 2))
-        return (x * weights).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True)
+        """Return the mean of `x` over positions, `(batch, 1, ...)`; see `Tokens.mean`."""
+        return self.tokens.mean(x)
 
     def add(self, change: Tensor) -> None:
         """value <- value + change."""
@@ -211,12 +217,28 @@ class LayerOutput(View):
 
 
 class Slots:
-    """The view of a slots type: the batch's size and device alone, since slots come before every token."""
+    """The view of a slots type: what is known before the slots are filled.
 
-    __slots__ = ("like",)
+    Attributes:
+        like: a tensor with the rows, the number format and the device of the batch.
+        tokens: which positions hold tokens.
+    """
 
-    def __init__(self, like: Tensor):
-        self.like = like  #: a tensor with the rows, the number format and the device of the batch
+    __slots__ = ("like", "tokens", "_input")
+
+    def __init__(self, like: Tensor, input: Tensor | None = None, tokens: Tokens = Tokens()):
+        self.like, self.tokens, self._input = like, tokens, input
+
+    @property
+    def input(self) -> Tensor:
+        """The input of the attention at `layer.N.slots`, `(batch, positions, width)`.
+
+        At slots that hold no state its numbers mean nothing; `tokens.mean` leaves them out. Raises MadxError at the
+        site `slots`, which is filled before there is any state.
+        """
+        if self._input is None:
+            raise MadxError("A module reads the attention's input at the site `slots`, which comes before all layers.")
+        return self._input
 
 
 class _Rows(Mapping[str, Any]):

@@ -11,7 +11,7 @@ refused; `copy.deepcopy(engine)` makes a new base with an engine of its own.
 
 from collections.abc import Callable, Iterable, Sequence
 from inspect import signature
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -181,7 +181,8 @@ class AtMaps(Hook):
                 view.add(step(view))
             y = view.value
         if writes and which is not None and call.slots is not None and call.slots.acts_at(self.slots):
-            y = call.slots.write(self.slots, "key" if which == "key" else "value", y)
+            kind: Literal["key", "value"] = "key" if which == "key" else "value"
+            y = call.slots.write(self.slots, kind, y, given=x, tokens=call.tokens)
         return y
 
     def _of_tokens(self, call: Call, x: Tensor) -> bool:

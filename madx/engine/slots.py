@@ -157,16 +157,20 @@ class SlotBatch:
         """Return true if a prefix of the batch has a unit at the site `layer.N.slots`."""
         return any(site in block.fills for *_, block in self._places())
 
-    def write(self, site: str, which: Literal["key", "value"], result: Tensor) -> Tensor:
+    def write(
+        self, site: str, which: Literal["key", "value"], result: Tensor, *, given: Tensor, tokens: Tokens
+    ) -> Tensor:
         """Write the prefixes' keys or values into the output of a layer's key or value map.
 
-        result: the output, `(batch, positions, width)`. Keys and values are computed together, at the keys.
+        result, given: the output and the input of the map, `(batch, positions, width)`. Keys and values are computed
+        together, at the keys.
         """
         if which == "key":
             self.filled[site] = []
             for first, last, start, end, block in self._places():
                 if site in block.fills:
-                    keys, values = block.fills[site](Slots(result[first:last]))
+                    view = Slots(result[first:last], given[first:last], tokens.rows(first, last))
+                    keys, values = block.fills[site](view)
                     self.filled[site].append((first, last, start, end, values))
                     result = _put(result, keys, first, last, start, end)
             return result

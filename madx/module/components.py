@@ -5,7 +5,7 @@ from typing import Any
 
 from madx.contract.module_type import ComponentConfig, ModuleType
 from madx.errors import ConfigError, did_you_mean
-from madx.module.presets import PRESETS, make_components, preset
+from madx.module.presets import ALIASES, PRESETS, make_components, preset
 from madx.module_types import MODULE_TYPES
 
 
@@ -26,8 +26,8 @@ def components_of(chosen: str | Mapping[str, Any]) -> dict[str, ComponentConfig]
 
 def _known(name: Any) -> str:
     """The name of a preset. Raises ConfigError for an unknown one, with the form of a change if it looks like one."""
-    if isinstance(name, str) and name in PRESETS:
-        return name
+    if isinstance(name, str) and (known := ALIASES.get(name, name)) in PRESETS:
+        return known
     meant = next((each for each in PRESETS if str(name).startswith((f"{each}(", f"{each} ", f"{each}:"))), None)
     form = f". A preset with one setting changed is a mapping: {_form(meant)}" if meant else ""
     raise ConfigError(f"Unknown preset {name!r}; {did_you_mean(name, PRESETS)}{form}")

@@ -1,6 +1,7 @@
 """A module: one named, trained, stored unit of role `language` or `task`, made of components and a task's head."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -234,4 +235,9 @@ def new_module(
         licence=licence,
         pooling=pooling,
     )
-    return Module(info, base.sites).to(base.device)
+    module = Module(info, base.sites).to(base.device)
+    for site, units in module.units.items():
+        for unit in units.values():
+            if unit.site.kind == "linear":
+                unit.start(partial(base.matrix, site))
+    return module

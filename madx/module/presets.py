@@ -36,6 +36,10 @@ SEVERAL: Presets = {
         },
         "mix-and-match: prefix of 30 and parallel bottleneck (He et al. 2022)",
     ),
+    "unipelt": (
+        {"prefix": {"length": 10, "gate": True}, "bottleneck": {"gate": True}, "lora": {"gate": True}},
+        "UniPELT: prefix of 10, bottleneck and LoRA, each behind a gate (Mao et al. 2022)",
+    ),
     "head_only": ({}, "no component: a task's head on the output of the frozen base, the feature-based baseline"),
 }
 
@@ -51,11 +55,19 @@ def _gathered() -> Presets:
     return found
 
 
+def _aliases() -> dict[str, str]:
+    """Other spellings of presets, as a paper writes them, that the files of the module types offer in `ALIASES`."""
+    files = dict.fromkeys(sys.modules[kind.__module__] for _, kind in MODULE_TYPES.items())
+    return {alias: name for file in files for alias, name in getattr(file, "ALIASES", {}).items()}
+
+
 PRESETS = _gathered()
+ALIASES = _aliases()
 
 
 def preset(name: str) -> dict[str, ComponentConfig]:
     """The components of a preset; raises ConfigError for an unknown name."""
+    name = ALIASES.get(name, name)
     if name not in PRESETS:
         raise ConfigError(f"Unknown preset {name!r}; {did_you_mean(name, PRESETS)}")
     return make_components(PRESETS[name][0])

@@ -2,35 +2,32 @@
 
     f(z) = scale * (U act(D z + b_D) + b_U),   D: width -> width / reduction_factor,  U: back
 
-With h the sublayer's output, x the residual stream and s = h + x, a unit reads z and changes h by delta. All are
-`(batch, tokens, width)`.
+What z is, and how f changes the sublayer's output h, is said in `madx.contract.sublayer_network`, for the layouts of
+Houlsby et al. 2019 (arXiv:1902.00751), Pfeiffer et al. 2020 (arXiv:2005.00052), He et al. 2022 (arXiv:2110.04366),
+Bapna & Firat 2019 (arXiv:1909.08478), Mao et al. 2022 (arXiv:2110.07577) and Steitz & Roth 2024 (arXiv:2406.06820). All
+tensors are `(batch, tokens, width)`.
 
-    reads "sum_norm"  z = LN(s), the base's own LN   Pfeiffer et al. 2020 (MAD-X, arXiv:2005.00052)
-    reads "output"    z = h                          Houlsby et al. 2019 (arXiv:1902.00751)
-    reads "input"     z = the block's input          parallel: He et al. 2022 (arXiv:2110.04366)
+The variants that Houlsby et al. tried (section 3.6) are switches. With a = D z + b_D, `(batch, tokens, inner)`:
 
-    residual "output" delta = f(z)                   the residual connection of the bottleneck is h
-    residual "sum"    delta = f(z) + x               it is h + x
-    residual "read"   delta = f(z) + z - h           it is z
+    norm_inside "layer"      a <- LN(a), over the inner numbers of each token
+    norm_inside "batch"      a <- (a - mean) / sqrt(variance + 1e-5) * gain + shift, for each inner number over all
+                             tokens of the batch without padding; outside training with the running means of both
+    inner_layers k           act(a) passes k more layers, each act(V_i . + c_i), V_i `(inner, inner)`, before U
+    interaction "multiply"   f(z) = scale * (U act(D z + b_D) + b_U) * h: it scales the numbers of the sublayer's output
 
-In a stack each unit sees h with the changes of the units before it. `norm_before` applies a LayerNorm of the unit's own
-to z (Bapna & Firat 2019, arXiv:1909.08478), `norm_after` one to f(z). A gate (UniPELT, Mao et al. 2022,
-arXiv:2110.07577) multiplies f by the mean over all positions of sigmoid(w z + b), one number per sentence; the mean
-includes padding, as it does in AdapterHub, whose modules can be imported.
+Attention alone is `places: [attention]`, and another nonlinearity `activation`.
 """
 
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from madx.contract.activations import ACTIVATIONS, check_activation
-from madx.contract.module_type import MODULE_TYPES, ChangeType, ComponentConfig
+from madx.contract.module_type import MODULE_TYPES
 from madx.contract.sites import Site
+from madx.contract.sublayer_network import SublayerNetwork, SublayerNetworkConfig
 from madx.contract.views import Sublayer
-from madx.errors import ConfigError
 
 PRESETS: dict[str, tuple[dict[str, Any], str]] = {
     "pfeiffer": ({}, "bottleneck after the feed-forward block, reduction 16: MAD-X task module"),
@@ -50,6 +47,18 @@ PRESETS: dict[str, tuple[dict[str, Any], str]] = {
         {"reads": "input", "reduction_factor": 2.0, "scaling": 4.0, "init": "zero_up"},
         "bottleneck beside the feed-forward block, scale 4 (He et al. 2022)",
     ),
+    "adapter_plus": (
+        {
+            "reduction_factor": 96.0,
+            "activation": "gelu",
+            "residual": "read",
+            "final_norm": False,
+            "scaling": "channel",
+            "stochastic_depth": 0.1,
+            "init": "truncated",
+        },
+        "Adapter+: after the sublayer's own norm, a factor for each channel, stochastic depth (Steitz & Roth 2024)",
+    ),
     "scaled_parallel": (
         {"reads": "input", "reduction_factor": 2.0, "scaling": "learned", "init": "zero_up"},
         "parallel with one learned scale a layer",
@@ -57,79 +66,64 @@ PRESETS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-class BottleneckConfig(ComponentConfig):
+class BottleneckConfig(SublayerNetworkConfig):
     """Settings of a bottleneck component; the defaults are Pfeiffer's task module."""
 
-    places: tuple[Literal["attention", "ffn"], ...] = Field(
-        default=("ffn",), min_length=1, strict=False, description="Sublayers of each layer that get a bottleneck."
+    norm_inside: Literal["none", "layer", "batch"] = Field(
+        default="none", description="Norm of the inner numbers before the nonlinearity: none, layer or batch."
     )
-    reduction_factor: float | dict[str, float] = Field(
-        default=16.0,
-        description="width / bottleneck width; by layer: {'3': 8, 'default': 16}. Below 1 it widens.",
+    inner_layers: int = Field(
+        default=0, ge=0, le=16, description="Further layers between the two, inner width -> inner width."
     )
-    reads: Literal["sum_norm", "output", "input"] = Field(
-        default="sum_norm",
-        description="Input z of the bottleneck: LN(h + x), the sublayer's output h, or the block's input (parallel).",
-    )
-    residual: Literal["output", "sum", "read"] = Field(
-        default="output", description="Residual connection that f is added to: h, h + x, or the input z."
-    )
-    activation: str = Field(default="relu", description="Nonlinearity between the two layers.")
-    norm_before: bool = Field(default=False, description="A LayerNorm of its own on the input z.")
-    norm_after: bool = Field(default=False, description="A LayerNorm of its own on f.")
-    norm_after_residual: bool = Field(default=False, description="norm_after acts on f + residual, not on f alone.")
-    final_norm: bool = Field(default=True, description="False: the sublayer gives h itself, without residual and LN.")
-    scaling: float | Literal["learned", "channel"] = Field(
-        default=1.0, description="Factor of f: a number, one learned number, or one learned per channel."
-    )
-    gate: bool = Field(default=False, description="Multiply f by a learned gate, one number per sentence.")
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="Dropout on f in training.")
-    stochastic_depth: float = Field(
-        default=0.0, ge=0.0, lt=1.0, description="Share of sentences for which f is 0 in a training step."
+    interaction: Literal["add", "multiply"] = Field(
+        default="add", description="multiply: f is multiplied by the sublayer's output h, so h is scaled by 1 + f."
     )
     init: Literal["normal", "truncated", "zero_up"] = Field(
         default="normal",
         description="normal: N(0, 0.02); truncated: N(0, 0.01) cut at two deviations; zero_up: Kaiming D, zero U.",
     )
 
-    _activation = field_validator("activation")(check_activation)
-
-    @field_validator("reduction_factor")
-    @classmethod
-    def _positive(cls, value: float | dict[str, float]) -> float | dict[str, float]:
-        factors = value.values() if isinstance(value, dict) else [value]
-        if any(not f > 0 for f in factors):
-            raise ValueError("every reduction factor must be above 0")
-        if isinstance(value, dict) and any(not k.isdigit() and k != "default" for k in value):
-            raise ValueError("keys are layer numbers counted from 0, as text, and 'default'")
-        return value
-
     @model_validator(mode="after")
-    def _norm_is_there(self) -> "BottleneckConfig":
-        if self.norm_after_residual and not self.norm_after:
-            raise ValueError("norm_after_residual needs norm_after: it says what that norm acts on")
+    def _product_is_the_change(self) -> "BottleneckConfig":
+        if self.interaction == "multiply" and (self.residual != "output" or self.norm_after_residual):
+            found = "norm_after_residual" if self.residual == "output" else f"residual {self.residual!r}"
+            raise ValueError(f"interaction 'multiply' scales h by 1 + f, so it needs residual 'output'; got {found}")
         return self
 
-    def bottleneck(self, site: Site) -> int:
-        """Width of the bottleneck at a site: floor(width / reduction_factor), at least 1.
 
-        Raises ConfigError when the layer has no reduction factor of its own and there is no default.
-        """
-        factor = self.reduction_factor
-        if isinstance(factor, dict):
-            given = ", ".join(factor)
-            by_layer = factor.get(str(site.layer), factor.get("default"))
-            if by_layer is None:
-                raise ConfigError(
-                    f"bottleneck.reduction_factor has no value for layer {site.layer}; given: {given}. "
-                    "Add the layer or the key 'default'."
-                )
-            factor = by_layer
-        return max(1, int(site.width // factor))
+class TokenBatchNorm(nn.Module):
+    """Batch norm over the tokens of a batch (Ioffe & Szegedy 2015), with padding and slots left out.
+
+    Attributes:
+        weight, bias: gain and shift, `(inner,)`.
+        mean, variance: running means, `(inner,)`; they are stored with the module.
+    """
+
+    momentum, epsilon = 0.1, 1e-5
+
+    def __init__(self, inner: int):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(inner)), nn.Parameter(torch.zeros(inner))
+        self.mean: Tensor
+        self.variance: Tensor
+        self.register_buffer("mean", torch.zeros(inner))
+        self.register_buffer("variance", torch.ones(inner))
+
+    def forward(self, a: Tensor, tokens: Tensor) -> Tensor:
+        """The normed numbers, `(batch, tokens, inner)`; tokens: true at tokens, `(batch, tokens)`."""
+        x, mean, variance = a.to(self.mean.dtype), self.mean, self.variance  # under autocast `a` has fewer bits
+        if self.training:
+            share = tokens.to(x.dtype)[..., None] / tokens.sum().clamp_min(1)
+            mean = (x * share).sum((0, 1))
+            variance = ((x - mean).square() * share).sum((0, 1))
+            with torch.no_grad():
+                self.mean.lerp_(mean, self.momentum)
+                self.variance.lerp_(variance, self.momentum)
+        return ((x - mean) * (variance + self.epsilon).rsqrt() * self.weight + self.bias).to(a.dtype)
 
 
 @MODULE_TYPES.register("bottleneck")
-class Bottleneck(ChangeType):
+class Bottleneck(SublayerNetwork):
     """One bottleneck at one sublayer; see the file's docstring for the formula."""
 
     Config = BottleneckConfig
@@ -139,89 +133,47 @@ class Bottleneck(ChangeType):
         super().__init__(config, site)
         width, inner = site.width, config.bottleneck(site)
         self.down, self.up = nn.Linear(width, inner), nn.Linear(inner, width)
-        self.norm_before = nn.LayerNorm(width) if config.norm_before else None
-        self.norm_after = nn.LayerNorm(width) if config.norm_after else None
-        self.gate = nn.Linear(width, 1) if config.gate else None
-        self.scale = None
-        if isinstance(config.scaling, str):
-            self.scale = nn.Parameter(torch.ones(1 if config.scaling == "learned" else width))
-        self.act = ACTIVATIONS[config.activation]
-        self.reads = self._reads(config)
-        # the gate's mean runs over padding; stochastic depth skips whole rows, so it has to see which tokens form one
-        self.scope = "batch" if config.gate else "row" if config.stochastic_depth else "token"
+        self.deeper = nn.ModuleList(nn.Linear(inner, inner) for _ in range(config.inner_layers))
+        self.norm_inside: nn.LayerNorm | TokenBatchNorm | None = None
+        if config.norm_inside != "none":
+            self.norm_inside = nn.LayerNorm(inner) if config.norm_inside == "layer" else TokenBatchNorm(inner)
+        self.make_frame()
+        if config.norm_inside == "batch":
+            self.scope = "batch"  # in training; the states of a batch must not be cached or cut short then
+        if config.interaction == "multiply":
+            self.reads |= {"output"}
         self._init_weights(config.init)
 
-    @staticmethod
-    def _reads(config: BottleneckConfig) -> frozenset[str]:
-        """Tensors of the base that `forward` reads, or the engine after it where the final norm is left out."""
-        found: set[str] = set() if config.reads == "sum_norm" else {config.reads}
-        if config.norm_after_residual or config.residual == "read" or not config.final_norm:
-            found.add("output")
-        if config.residual == "sum" and not config.norm_after_residual:
-            found.add("residual")
-        return frozenset(found)
-
+    @torch.no_grad()
     def _init_weights(self, init: str) -> None:
-        with torch.no_grad():
-            for layer in [self.down, self.up] + ([self.gate] if self.gate is not None else []):
-                layer.bias.zero_()
-                if init == "truncated":
-                    nn.init.trunc_normal_(layer.weight, std=0.01, a=-0.02, b=0.02)
-                else:
-                    layer.weight.normal_(std=0.02)
-            if init == "zero_up":
-                nn.init.kaiming_uniform_(self.down.weight, a=5**0.5)
-                self.up.weight.zero_()
+        for layer in (self.down, self.up, *self.deeper):
+            layer.bias.zero_()
+            if init == "truncated":
+                nn.init.trunc_normal_(layer.weight, std=0.01, a=-0.02, b=0.02)
+            else:
+                layer.weight.normal_(std=0.02)
+        if init == "zero_up":
+            for layer in (self.down, *self.deeper):
+                nn.init.kaiming_uniform_(layer.weight, a=5**0.5)
+            self.up.weight.zero_()
 
-    @classmethod
-    def acts_at(cls, config: BottleneckConfig, site: Site) -> bool:
-        return site.kind == "sublayer" and site.place in config.places and site.layer in config.layers(site.depth)
-
-    @property
-    def final_norm(self) -> bool:
-        """True if the sublayer ends with residual and LN: `config.final_norm`."""
-        return self.config.final_norm
-
-    def branch(self, z: Tensor, view: Sublayer) -> Tensor:
-        """f(z) with scale, gate and dropout: `(batch, tokens, width)` -> `(batch, tokens, width)`."""
-        config = self.config
-        inner = z if self.norm_before is None else self.norm_before(z)
-        f: Tensor = self.up(self.act(self.down(inner)))
-        if self.scale is not None:
-            f = f * self.scale
-        elif isinstance(config.scaling, float) and config.scaling != 1.0:
-            f = f * config.scaling
-        if self.gate is not None:
-            f = f * view.mean(torch.sigmoid(self.gate(z)))
-        if self.training and config.dropout:
-            f = F.dropout(f, config.dropout)
-        if self.training and config.stochastic_depth:  # on f alone: with residual "read" a skipped row still gives z
-            keep = 1 - config.stochastic_depth
-            f = f * (torch.rand(f.shape[0], 1, 1, device=f.device) < keep) / keep
-        return f
-
-    def forward(self, view: Sublayer) -> Tensor:
-        """The change of the sublayer's output h, `(batch, tokens, width)`."""
-        config = self.config
-        z = {
-            "sum_norm": lambda: view.norm(view.sum),
-            "output": lambda: view.value,
-            "input": lambda: view.read("input"),
-        }[config.reads]()
-        delta = self.branch(z, view)
-        if self.norm_after is not None and config.norm_after_residual:
-            residual = {"output": lambda: view.value, "sum": lambda: view.sum, "read": lambda: z}[config.residual]()
-            changed: Tensor = self.norm_after(delta + residual)
-            return changed - view.value
-        if self.norm_after is not None:
-            delta = self.norm_after(delta)
-        if config.residual == "sum":
-            return delta + view.read("residual")
-        if config.residual == "read":
-            return delta + z - view.value
-        return delta
+    def network(self, z: Tensor, view: Sublayer) -> Tensor:
+        """U act(D z + b_D) + b_U with the variants of the file's docstring, `(batch, tokens, width)`."""
+        a = self.down(z)
+        if isinstance(self.norm_inside, TokenBatchNorm):
+            a = self.norm_inside(a, view.text)
+        elif self.norm_inside is not None:
+            a = self.norm_inside(a)
+        a = self.act(a)
+        for layer in self.deeper:
+            a = self.act(layer(a))
+        f: Tensor = self.up(a)
+        return f * view.value if self.config.interaction == "multiply" else f
 
     def describe(self) -> str:
         """For example `64->32->64 relu, reads sum_norm`."""
-        width = self.site.width
-        return f"{width}->{self.down.out_features}->{width} {self.config.activation}, reads {self.config.reads}"
+        config, width = self.config, self.site.width
+        inner = "->".join([str(self.down.out_features)] * (1 + config.inner_layers))
+        more = [f"{config.norm_inside} norm inside"] if config.norm_inside != "none" else []
+        more += ["multiplied"] if config.interaction == "multiply" else []
+        return ", ".join([f"{width}->{inner}->{width} {config.activation}", f"reads {config.reads}", *more])

@@ -10,10 +10,15 @@ U_j `(width, bottleneck)` is the j-th block of rows of the network's last map, t
 acts, counted from the lowest. E, D and U are shared by all layers and stored once; each layer computes its own two
 blocks alone. With `flat` each layer holds P_K and P_V themselves. A prefix has no identity to start from: E and flat
 prefixes start from N(0, 1), as in AdapterHub.
+
+With a gate (UniPELT, Mao et al. 2022, arXiv:2110.07577) each layer multiplies its keys and values by g, one number per
+sentence: g is the mean of sigmoid(w x + b) over all positions of the attention's input x `(batch, positions, width)`;
+the mean includes padding, as in AdapterHub. `gate: each` gives keys and values a number each. Keys and values then
+differ between the rows of a batch, `(batch, P, width)`.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +43,10 @@ class PrefixConfig(ComponentConfig):
     flat: bool = Field(default=False, description="Hold the keys and values themselves, without the network.")
     bottleneck: int = Field(default=512, ge=1, description="Inner width of the network.")
     activation: str = Field(default="tanh", description="Nonlinearity of the network.")
+    gate: bool | Literal["each"] = Field(
+        default=False,
+        description="Multiply keys and values by a learned gate, one number per sentence; each: by one gate each.",
+    )
     dropout: float = Field(
         default=0.0,
         ge=0.0,
@@ -77,8 +86,8 @@ class PrefixNetwork(nn.Module):
 class Prefix(SlotsType):
     """Keys and values of one layer; see the file's docstring.
 
-    With `flat` the unit has the parameters `keys` and `values`, `(P, width)` each. Without, it has none of its own and
-    computes them by the shared `PrefixNetwork`.
+    With `flat` the unit has the parameters `keys` and `values`, `(P, width)` each. Without, it computes them by the
+    shared `PrefixNetwork`. gate: a linear map to one number, or to two; None without a gate.
     """
 
     Config = PrefixConfig
@@ -92,6 +101,13 @@ class Prefix(SlotsType):
         if config.flat:
             self.keys = nn.Parameter(torch.randn(config.length, site.width))
             self.values = nn.Parameter(torch.randn(config.length, site.width))
+        self.gate = None
+        if config.gate:
+            self.gate = nn.Linear(site.width, 2 if config.gate == "each" else 1)
+            nn.init.normal_(self.gate.weight, std=0.02)
+            nn.init.zeros_(self.gate.bias)
+        # keys and values depend on the tokens of their row, and the gate's mean runs over padding
+        self.scope = "batch" if config.gate else "row"
 
     @classmethod
     def acts_at(cls, config: PrefixConfig, site: Site) -> bool:
@@ -108,13 +124,17 @@ class Prefix(SlotsType):
         return self.config.length
 
     def forward(self, view: Slots) -> tuple[Tensor, Tensor]:
-        """Keys and values, `(P, width)` each."""
+        """Keys and values, `(P, width)` each; with a gate `(batch, P, width)`."""
         keys, values = (self.keys, self.values) if self.config.flat else self.common(self.number)
         if self.training and self.config.dropout:
             keys, values = F.dropout(keys, self.config.dropout), F.dropout(values, self.config.dropout)
+        if self.gate is not None:
+            gates = view.tokens.mean(torch.sigmoid(self.gate(view.input)))  # (batch, 1, 1 or 2)
+            keys, values = keys * gates[..., :1], values * gates[..., -1:]
         return keys, values
 
     def describe(self) -> str:
         """For example `30 keys and values, MLP of 512 tanh`."""
         form = "flat" if self.config.flat else f"MLP of {self.config.bottleneck} {self.config.activation}"
-        return f"{self.length} keys and values, {form}"
+        gated = f", {'gates' if self.config.gate == 'each' else 'gate'}" if self.config.gate else ""
+        return f"{self.length} keys and values, {form}{gated}"

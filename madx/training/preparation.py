@@ -43,7 +43,7 @@ def _gradients_of(unit: ModuleType) -> dict[str, torch.Tensor]:
     return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in unit.named_parameters()}
 
 
-def _drop_gradients(trainable: Trainable) -> None:
+def _drop_gradients(trainable: TraineeTrainable) -> None:
     """Drop all gradients, also of parameters that a unit has made anew."""
-    for parameter in (*trainable.parameters, *trainable.module.parameters()):
+    for parameter in (*trainable.parameters, *trainable.trainee.module.parameters()):
         parameter.grad = None

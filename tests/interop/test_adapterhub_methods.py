@@ -25,6 +25,25 @@ COMPONENTS = {
     "flat prefix": {"prefix": {"length": 3, "flat": True}},
     "flat prefix of two layers": {"prefix": {"length": 3, "flat": True, "leave_out": [0], "dropout": 0.1}},
     "prompt": {"prompt": {"length": 4}},
+    "compacter": {"compacter": {"reduction_factor": 4.0}},
+    "compacter of its own rules": {
+        "compacter": {
+            "reduction_factor": {"1": 8.0, "default": 4.0},
+            "places": ["ffn"],
+            "shared_rule": False,
+            "rank": "full",
+            "norm_before": True,
+            "gate": True,
+        },
+        "invertible": {"activation": "gelu"},
+    },
+    "gated lora": {"lora": {"rank": 4, "gate": True, "maps": ALL_MAPS}},
+    "flat prefix with two gates": {"prefix": {"length": 3, "flat": True, "leave_out": [0], "gate": "each"}},
+    "unipelt": {
+        "prefix": {"length": 3, "bottleneck": 8, "gate": True},
+        "bottleneck": {"gate": True},
+        "lora": {"rank": 4, "gate": True},
+    },
     "mix and match": {
         "prefix": {"length": 3, "bottleneck": 8},
         "bottleneck": {"reads": "input", "reduction_factor": 2.0, "scaling": 4.0, "init": "zero_up"},
@@ -98,6 +117,18 @@ def test_low_rank_tensors_are_the_same_and_magnitudes_count_from_the_base(base, 
     weight = base.encoder.get_parameter("encoder.layer.1.attention.self.query.weight")
     m = (ours["layer.1.attention.query.lora.ratio"] * weight.norm(dim=1)).view(-1, 1)
     assert torch.allclose(stored[start + "m.weight"], m, rtol=1e-6)
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_start_from_the_base_is_written_as_a_lora_of_twice_the_rank(base, tmp_path, init):
+    made, folder = exported(base, {"lora": {"rank": 4, "alpha": 2.0, "init": init}}, tmp_path / "m")
+    weight = base.encoder.get_parameter("encoder.layer.1.attention.self.query.weight")
+    start = [made.tensors()[f"layer.1.attention.query.lora.start_{x}"] for x in "BA"]
+    assert start[0].any() and (weight - 0.5 * start[0] @ start[1]).norm() < weight.norm(), "of the base's own matrix"
+    again, _ = load(folder, base)
+    assert again.info.components["lora"].rank == 8 and again.info.components["lora"].init == "kaiming"
+    ours, theirs, bare = outputs(base, made, again)
+    assert torch.allclose(ours, theirs, atol=1e-5) and (ours - bare).abs().max() > 0.01
 
 
 def test_magnitudes_count_from_the_base_without_weight_deltas(base, tmp_path):
@@ -185,8 +216,8 @@ def test_settings_that_do_not_matter_here_are_reported(base, tmp_path):
 @pytest.mark.parametrize(
     "components, changes, words",
     [
-        ("lora", {"use_gating": True}, "use_gating=true"),
-        ("prefix", {"use_gating": True}, "use_gating=true"),
+        ("ia3", {"use_gating": True}, "use_gating=true.*Nothing was loaded"),
+        ("dora", {"use_gating": True}, "no gate of DoRA"),
         ("lora", {"selfattn_lora": False}, "changes no linear map"),
         ("lora", {"leave_out": [0, 1, 2]}, "leave_out names every layer"),
         ("lora", {"r": 0}, "r: .*greater than or equal to 1, got 0"),

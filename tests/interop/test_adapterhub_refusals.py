@@ -18,15 +18,14 @@ from madx.interop.adapterhub.config import read_config, write_config
 @pytest.mark.parametrize(
     "config, words",
     [
-        ({"architecture": "lora", "vera_d": 0.1}, "method 'vera'.*Read are: bottleneck, lora"),
+        ({"architecture": "lora", "vera_d": 0.1}, "method 'vera'.*Read are: bottleneck, compacter, lora"),
         ({"architecture": "mtl_lora"}, "method 'mtl_lora'"),
         ({"architecture": ["x"]}, "method .'x'.,"),
         ({"architecture": "union", "configs": [{"architecture": "reft"}]}, "method 'reft'"),
         ({"architecture": "union", "configs": []}, "list of `configs`"),
         ({"architecture": "union", "configs": [{"architecture": "union"}]}, "must be a table of settings"),
         ({"architecture": "union", "configs": [{}], "r": 8}, "list of `configs`"),
-        ("compacter", "method 'compacter'"),
-        ("unipelt", "method 'unipelt'"),
+        ("loreft", "method 'loreft'"),
         ("seq_bn|vera", "method 'vera'"),
         ("pfeifer", "did you mean 'pfeiffer'"),
         ("/etc/passwd", "is named '/etc/passwd'"),
@@ -45,7 +44,10 @@ def test_other_methods_are_refused_by_name(base, folder, config, words):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"phm_layer": True}, "method 'compacter'"),
+        ({"phm_layer": True, "phm_bias": False}, "phm_bias=false.*Nothing was loaded"),
+        ({"phm_layer": True, "shared_W_phm": True}, "shared_W_phm=true.*Nothing was loaded"),
+        ({"phm_layer": True, "factorized_phm_rule": True}, "factorized_phm_rule=true.*Nothing was loaded"),
+        ({"phm_layer": True, "phm_dim": 3}, "dimension is 3.*maps 32 numbers"),
         ({"inv_adapter": "glow"}, "kind 'glow'"),
         ({"reduction_facto": 2}, "reduction_facto: .*did you mean 'reduction_factor'"),
         ({"mh_adapter": "yes"}, "mh_adapter: .*got 'yes'"),
@@ -205,6 +207,9 @@ def test_missing_files_archives_and_names(base, folder, tmp_path):
         ({"bottleneck": {"reads": "output", "residual": "sum"}}, "reads 'output' with the residual 'sum'"),
         ({"bottleneck": {"reads": "input", "residual": "read"}}, "reads 'input' with the residual 'read'"),
         ({"bottleneck": {"reads": "input", "norm_after": True, "norm_after_residual": True}}, "norm_after_residual"),
+        ({"bottleneck": {"norm_inside": "batch", "inner_layers": 1}}, "(?s)norm_inside 'batch' of.*inner_layers 1 of"),
+        ({"bottleneck": {"interaction": "multiply"}}, "interaction 'multiply' of a bottleneck"),
+        ({"bottleneck": {}, "compacter": {"reduction_factor": 4.0}}, "'bottleneck' and 'compacter' at one place"),
         ({"bottleneck": {"activation": "selu"}}, "activation 'selu' has no name there"),
         (
             {"bottleneck": {"activation": "gelu"}, "invertible": {}},

@@ -95,6 +95,41 @@ def test_the_gate_is_one_number_per_row_and_leaves_out_slots_without_a_state():
     assert torch.allclose(unit(view), by_hand(unit, z) * wanted[:, None, None])
 
 
+@torch.no_grad()
+def test_norm_and_further_layers_inside():
+    view, h, x, _, norm = sublayer()
+    z = norm(h + x)
+    unit = bottleneck(norm_inside="layer", inner_layers=2)
+    a = F.relu(layer_norm(z @ unit.down.weight.T + unit.down.bias, unit.norm_inside))
+    for layer in unit.deeper:
+        a = F.relu(a @ layer.weight.T + layer.bias)
+    assert torch.allclose(unit(view), a @ unit.up.weight.T + unit.up.bias)
+
+
+@torch.no_grad()
+def test_batch_norm_inside_is_that_of_the_tokens_without_padding():
+    unit, at = bottleneck(norm_inside="batch"), given(FFN)
+    at = replace(at, mask=torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]))
+    own, tokens = unit.norm_inside, at.mask.bool()
+    a = unit.down(at.fixed(at.tensors["output"] + at.tensors["residual"]))
+    torchs = torch.nn.BatchNorm1d(a.shape[-1], dtype=a.dtype)
+    torchs.load_state_dict({"weight": own.weight, "bias": own.bias}, strict=False)
+    wanted = F.relu(torchs(a[tokens])) @ unit.up.weight.T + unit.up.bias
+    assert torch.allclose(run(unit.train(), at)[tokens], wanted)
+    assert torch.allclose(own.mean, torchs.running_mean) and (own.variance != 1).all()
+    torchs.eval().running_var.copy_(own.variance)
+    wanted = F.relu(torchs(a[tokens])) @ unit.up.weight.T + unit.up.bias
+    assert torch.allclose(run(unit.eval(), at)[tokens], wanted), "outside training the running means act"
+    assert {"norm_inside.mean", "norm_inside.variance"} < set(unit.state_dict()), "they are stored"
+
+
+@torch.no_grad()
+def test_a_product_scales_the_output_of_the_sublayer():
+    view, h, _, read, _ = sublayer()
+    unit = bottleneck(interaction="multiply", reads="input", scaling=2.0)
+    assert torch.allclose(h + unit(view), h * (1 + 2 * by_hand(unit, read)))
+
+
 REFERENCE = {
     "relu": lambda x: x.clamp_min(0),
     "relu_squared": lambda x: x.clamp_min(0) ** 2,

@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from madx.contract.sites import MAP_NAMES, Site
+from madx.contract.views import Tokens
 from madx.errors import BaseError, ConfigError
 from madx.module.presets import make_components
 from madx.module_types.lora import Lora, LoraConfig
@@ -46,6 +47,66 @@ def test_formula_of_lora():
     assert torch.allclose(x @ W.T + b + run(unit, at), loralib(x, W, b, unit.A, unit.B, alpha=5.0))
     assert torch.allclose(run(lora(rslora=True), at), run(unit, at) * 3**0.5)
     assert unit.A.shape == (3, WIDTH) and unit.B.shape == (INNER, 3)
+
+
+def peft_pissa(W, *, rank, scaling):
+    """A, B and the frozen rest of W, as peft and the paper's code compute them."""
+    U, S, V = torch.linalg.svd(W)
+    A = torch.diag((S[:rank] / scaling).sqrt()) @ V[:rank]
+    B = U[:, :rank] @ torch.diag((S[:rank] / scaling).sqrt())
+    return A, B, W - scaling * B @ A
+
+
+def peft_olora(W, *, rank, scaling):
+    """A, B and the frozen rest of W of OLoRA."""
+    Q, R = torch.linalg.qr(W)
+    return R[:rank], Q[:, :rank], W - scaling * Q[:, :rank] @ R[:rank]
+
+
+@pytest.mark.parametrize(("init", "theirs"), [("pissa", peft_pissa), ("olora", peft_olora)])
+@torch.no_grad()
+def test_a_start_from_the_base_is_the_function_with_a_frozen_rest(init, theirs):
+    at = given(UP)
+    x, W, b = at.tensors["input"], at.fixed.weight, at.fixed.bias
+    unit = Lora(LoraConfig(rank=3, alpha=5.0, maps=("up",), init=init), UP).double()
+    unit.start(lambda: W)
+    assert not run(unit, at).any() and [n for n, _ in unit.named_parameters()] == ["A", "B"]
+    A, B, rest = theirs(W.float(), rank=3, scaling=5 / 3)
+    assert torch.allclose(unit.start_B @ unit.start_A, (B @ A).double(), atol=1e-5)
+    step_A, step_B = torch.randn_like(unit.A), torch.randn_like(unit.B)
+    unit.A += step_A
+    unit.B += step_B
+    trained = (unit.start_B + step_B) @ (unit.start_A + step_A)
+    rest = W - 5 / 3 * unit.start_B @ unit.start_A
+    assert torch.allclose(x @ W.T + b + run(unit, at), x @ (rest + 5 / 3 * trained).T + b)
+    A, B = unit.factors()
+    assert torch.allclose(5 / 3 * B @ A, rest + 5 / 3 * trained - W)
+    whole = run(unit, at)
+    unit.load_state_dict({name: t.double() for name, t in unit.unpack(unit.pack(torch.bfloat16)).items()})
+    assert (run(unit, at) - whole).abs().max() < 0.02 * whole.abs().max(), "half precision keeps the difference"
+
+
+def test_a_quantised_matrix_has_no_decomposition():
+    for init in ("pissa", "olora"):
+        unit = Lora(LoraConfig(rank=3, maps=("up",), init=init), UP)
+        with pytest.raises(BaseError, match=f"{init}.*layer.0.ffn.up is stored as int8.*init: kaiming"):
+            unit.start(lambda: torch.ones(INNER, WIDTH, dtype=torch.int8))
+
+
+@torch.no_grad()
+def test_a_gate_takes_the_place_of_the_scale():
+    """One number per row, over padding too, but not over slots without a state."""
+    unit, at = lora(gate=True, alpha=8.0), given(UP)
+    x = at.tensors["input"]
+    gates = torch.sigmoid((x * unit.gate.weight[0]).sum(-1) + unit.gate.bias)  # (rows, tokens)
+    low = x @ unit.A.T @ unit.B.T
+    assert torch.allclose(run(unit, at), low * gates.mean(1)[:, None, None])
+    view = at.view()
+    view.tokens = Tokens(torch.ones(2, 5), slots=2, held=torch.tensor([[True, False], [False, False]]))
+    wanted = torch.stack([gates[row, places].mean() for row, places in enumerate([[0, 2, 3, 4], [2, 3, 4]])])
+    assert torch.allclose(unit(view), low * wanted[:, None, None])
+    view.tokens = Tokens(torch.ones(3, 9), slots=2)  # DeBERTa's relative positions are none of the batch's
+    assert torch.allclose(unit(view), low * gates.mean(1)[:, None, None])
 
 
 @torch.no_grad()
@@ -171,7 +232,7 @@ def test_rows_of_the_matrix_that_dora_applies_have_the_length_m(form, seed, rank
             "rslora": st.booleans(),
             "dora": st.booleans(),
             "dropout": st.floats(0, 0.9),
-            "init": st.sampled_from(["kaiming", "normal"]),
+            "init": st.sampled_from(["kaiming", "normal", "pissa", "olora"]),
             "leave_out": st.lists(st.integers(-3, 2), max_size=2),
         },
     )

@@ -7,6 +7,8 @@ from hypothesis import given as drawn
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from madx.contract.views import Slots
+from madx.errors import MadxError
 from madx.module_types import MODULE_TYPES
 
 PREFIX = {"length": 4, "bottleneck": 6}
@@ -53,6 +55,20 @@ def test_a_flat_prefix_holds_its_vectors():
         keys, values = unit(given(unit.site).view())
         assert keys is unit.keys and values is unit.values and keys.shape == (4, WIDTH)
     assert sum(p.numel() for unit in made for p in unit.parameters()) == 4 * DEPTH * 2 * WIDTH
+
+
+@pytest.mark.parametrize("gate", [True, "each"])
+@torch.no_grad()
+def test_the_gate_of_a_prefix_is_one_number_per_row_for_keys_and_for_values(gate):
+    unit, plain = (units("prefix", {**PREFIX, "gate": g})[1] for g in (gate, False))
+    at = given(unit.site, rows=3)
+    x = at.tensors["like"]
+    gates = torch.sigmoid(x @ unit.gate.weight.T + unit.gate.bias).mean(1)  # (rows, 1 or 2)
+    assert gates.shape == (3, 2 if gate == "each" else 1)
+    for found, vectors, g in zip(unit(at.view()), plain(at.view()), (gates[:, 0], gates[:, -1])):
+        assert torch.allclose(found, vectors * g[:, None, None])
+    with pytest.raises(MadxError, match="at the site `slots`"):
+        _ = Slots(x).input
 
 
 @pytest.mark.parametrize("flat", [True, False])

@@ -54,7 +54,7 @@ GLOW = {
     "inv_adapter": "glow",
     "inv_adapter_reduction_factor": 2,
 }
-UNREAD = ("compacter[reduction_factor=8]", "compacter++[reduction_factor=8]", "unipelt", "loreft", "vera", GLOW)
+UNREAD = ("loreft", "vera", GLOW)
 PRESETS = ("madx", "madx2", "pfeiffer", "pfeiffer2", "houlsby", "bapna", "parallel", "scaled_parallel")
 
 
@@ -69,13 +69,16 @@ def peer_config(rng: random.Random, model_type: str) -> adapters.AdapterConfig:
     left_out = rng.choice([[], [], [2], [0, 1]])
     matrices = rng.choice([["q"], ["k", "v"], ["q", "k", "v"]])
     maps = {"attn_matrices": matrices, "intermediate_lora": rng.random() < 0.5, "output_lora": rng.random() < 0.5}
-    low_rank = {"r": rng.choice([1, 4]), "alpha": rng.choice([1, 8]), "use_dora": rng.random() < 0.4}
+    low_rank = {"r": rng.choice([1, 4]), "alpha": rng.choice([1, 8])}
+    low_rank |= rng.choice([{}, {"use_dora": True}, {"use_gating": True}])
     prefix = adapters.PrefixTuningConfig(
         flat=rng.random() < 0.5,
         prefix_length=rng.choice([1, 5]),
         bottleneck_size=8,
         non_linearity=rng.choice(["tanh", "relu"]),
         leave_out=left_out,
+        use_gating=rng.random() < 0.4,
+        shared_gating=rng.random() < 0.5,
     )
     found = {
         "lora": adapters.LoRAConfig(**maps, **low_rank, leave_out=left_out),
@@ -94,15 +97,18 @@ def one_of(found: dict, model_type: str, rng: random.Random):
 
 
 def peer_bottleneck(rng: random.Random) -> adapters.BnConfig:
-    """A random bottleneck config that the peer can run."""
+    """A random bottleneck or Compacter config that the peer can run."""
     parallel, before = rng.random() < 0.25, rng.random() < 0.6
     inverse = rng.random() < 0.4
+    phm = {"phm_layer": True, "phm_dim": rng.choice([2, 4]), "factorized_phm_W": rng.random() < 0.7}
+    phm |= {"shared_phm_rule": rng.random() < 0.6}
     return adapters.BnConfig(
+        **(phm if (compacter := rng.random() < 0.3) else {}),
         mh_adapter=rng.random() < 0.5,
         output_adapter=True,
         is_parallel=parallel,
         original_ln_before=before,
-        reduction_factor=rng.choice([0.5, 2, 8, {"0": 4, "default": 16}]),
+        reduction_factor=rng.choice([0.5, 2, 4] if compacter else [0.5, 2, 8, {"0": 4, "default": 16}]),
         original_ln_after=rng.random() < 0.8,
         non_linearity=rng.choice([a for a in ACTIVATIONS if a not in PEER_ONLY_GELUS]),
         residual_before_ln=rng.choice([True, False, "post_add"] if before and not parallel else [True, False]),
@@ -111,7 +117,7 @@ def peer_bottleneck(rng: random.Random) -> adapters.BnConfig:
         adapter_residual_before_ln=rng.random() < 0.5,
         scaling=rng.choice([1.0, 4.0, "learned", "channel"]),
         use_gating=rng.random() < 0.3,
-        init_weights=rng.choice(["bert", "mam_adapter", "houlsby"]),
+        init_weights=rng.choice(["bert", "mam_adapter", "houlsby"]) if not compacter else "bert",
         leave_out=rng.choice([[], [], [2], [0, 1]]),
         inv_adapter="nice" if inverse else None,
         inv_adapter_reduction_factor=rng.choice([1, 2, 4]) if inverse else None,
@@ -125,16 +131,24 @@ def our_components(rng: random.Random, model_type: str) -> dict | str:
     if rng.random() < 0.5:
         return our_bottleneck(rng)
     maps = rng.choice([["query"], ["key", "value", "up"], ["query", "key", "value", "up", "down"]])
-    dora = rng.choice([{}, {"dora": True, "dora_form": "adapterhub"}, {"rslora": True}])
+    dora = rng.choice([{}, {"dora": True, "dora_form": "adapterhub"}, {"rslora": True}, {"gate": True}])
+    alpha = 8.0 if "gate" in dora else rng.choice([1.0, 8.0])
     prefix = {"length": rng.choice([1, 5]), "flat": rng.random() < 0.5, "bottleneck": 8}
+    prefix |= {"gate": rng.choice([False, True, "each"])}
     found = {
-        "lora": {"lora": {"maps": maps, "rank": 4, "alpha": rng.choice([1.0, 8.0]), **dora}},
+        "lora": {"lora": {"maps": maps, "rank": 4, "alpha": alpha, **dora}},
         "ia3": {"ia3": {"maps": maps, "leave_out": rng.choice([[], [-1]])}},
         "prefix": {"prefix": prefix | {"leave_out": rng.choice([[], [0]])}},
         "prompt": {"prompt": {"length": rng.choice([1, 4])}},
+        "compacter": {"compacter": {"reduction_factor": 4.0, "dimension": rng.choice([2, 4]), **our_rules(rng)}},
         "prefix and others": {"prefix": prefix, "lora": {"maps": maps, "rank": 2}, "bottleneck": {"reads": "input"}},
     }
     return one_of(found, model_type, rng)
+
+
+def our_rules(rng: random.Random) -> dict:
+    """Random settings of the Kronecker products of a Compacter."""
+    return {"rank": rng.choice([1, 2, "full"]), "shared_rule": rng.random() < 0.6, "norm_before": rng.random() < 0.3}
 
 
 def our_bottleneck(rng: random.Random) -> dict:

@@ -22,6 +22,7 @@ OLD_SPELLING = {
     "MH_Adapter": "mh_adapter",
     "Output_Adapter": "output_adapter",
 }
+#: settings of Compacter, which stand in the config of every bottleneck
 PHM = {
     "phm_layer",
     "phm_dim",
@@ -102,7 +103,8 @@ def _todays_spelling(config: dict[str, Any], *, first: bool, reading: Reading) -
     Args:
         first: True for files without a version, in which the names of two activations meant something else.
     """
-    plain = {OLD_SPELLING.get(k, k): v for k, v in config.items() if k not in PHM and k != "architecture"}
+    unused = {"architecture"} if config.get("phm_layer") else PHM | {"architecture"}
+    plain = {OLD_SPELLING.get(k, k): v for k, v in config.items() if k not in unused}
     if plain.get("new_attention_norm", False) is False and plain.pop("new_attention_norm", None) is not None:
         reading.ignored.append(("new_attention_norm", "a setting of fusion"))
     if plain.pop("attention_type", None) is not None:
@@ -137,6 +139,9 @@ def write_config(components: Mapping[str, ComponentConfig], *, depth: int, width
             config, found = method.write(mine, Target(depth, width))
             configs.append(config)
             faults += found
+    both: list[Any] = [components[name] for name in ("bottleneck", "compacter") if name in components]
+    if len(both) == 2 and set(both[0].places) & set(both[1].places):
+        faults.append("the components 'bottleneck' and 'compacter' at one place: there a place has one of the two")
     if {"lora", "ia3"} <= set(components):
         faults.append("the components 'lora' and 'ia3' in one module: there they are two configs of one architecture")
     if faults:

@@ -1,9 +1,7 @@
 """Tensors of a file as tensors of a module, and back: every key is translated, or refused by name."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,23 +36,6 @@ def _by_component(module: Module) -> dict[str, dict[str, Tensor]]:
     return found
 
 
-def matrices_of(base: Base) -> Callable[[str], Tensor]:
-    """A function that gives the base's own matrix `(width, input width)` at the site of a linear map.
-
-    It is the matrix without the weight deltas that an engine may have added.
-    """
-    engine: Any = base.engine
-
-    def matrix(site: str) -> Tensor:
-        here = base.sites[site]
-        place = base.family.maps[f"{here.place}.{here.map}"]
-        name = f"{base.family.layers}.{here.layer}.{place.path}.weight"
-        weight = base.encoder.get_parameter(name) if engine is None else engine.deltas.original(name)
-        return weight.detach().chunk(place.shares)[place.share]
-
-    return matrix
-
-
 @dataclass
 class Translation:
     """Tensors of a module by name; pairs (their key, our name); pairs (their key, why it was ignored)."""
@@ -75,7 +56,7 @@ def translate(stored: dict[str, Tensor], skeleton: Module, *, base: Base, owner:
     """
     layout = layout_of(base.config.model_type)
     keys = {key: layout.parse(key) for key in stored}
-    around = Surroundings(layout, _owner(keys, owner, file), base.depth, matrices_of(base))
+    around = Surroundings(layout, _owner(keys, owner, file), base.depth, base.matrix)
     links = links_of(skeleton, around)
     layers = _require_layers(keys, base.depth, file)
     chosen, ignored = _match(stored, keys, links, file)
@@ -155,7 +136,7 @@ def written(module: Module, *, base: Base, owner: str) -> dict[str, Tensor]:
     """The tensors of a file for a module, by key; owner: name of the adapter in the file."""
     layout, ours = layout_of(base.config.model_type), module.state_dict()
     found = {}
-    for link in links_of(module, Surroundings(layout, owner, base.depth, matrices_of(base))):
+    for link in links_of(module, Surroundings(layout, owner, base.depth, base.matrix)):
         value = link.write([ours[name].detach().to("cpu") for name in link.ours])
         for key in (link.theirs, *link.written):
             found[f"{layout.prefix}.{key}"] = value.clone().contiguous()

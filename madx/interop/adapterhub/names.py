@@ -41,6 +41,8 @@ NAMED: dict[str, dict[str, Any]] = {
     "scaled_par_bn": _PARALLEL | {"scaling": "learned"},
     "scaled_parallel": _PARALLEL | {"scaling": "learned"},
 }
+_COMPACTER = {"phm_layer": True, "reduction_factor": 32, "non_linearity": "gelu"}
+NAMED |= {"compacter": _DOUBLE | _COMPACTER, "compacter++": _SEQUENTIAL | _COMPACTER}
 _IA3 = {
     "architecture": "lora",
     "intermediate_lora": True,
@@ -62,6 +64,14 @@ NAMED |= {
         "configs": [{"architecture": "prefix_tuning", "bottleneck_size": 800}, _PARALLEL],
     },
 }
+NAMED["unipelt"] = {
+    "architecture": "union",
+    "configs": [
+        {"architecture": "prefix_tuning", "prefix_length": 10, "use_gating": True},
+        _SEQUENTIAL | {"use_gating": True},
+        {"architecture": "lora", "alpha": 2, "use_gating": True},
+    ],
+}
 
 #: names of configs whose methods madx does not read
 OTHER_NAMES = (
@@ -72,9 +82,6 @@ OTHER_NAMES = (
     "loreft",
     "noreft",
     "direft",
-    "compacter",
-    "compacter++",
-    "unipelt",
 )
 
 

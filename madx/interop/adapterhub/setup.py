@@ -136,8 +136,8 @@ def _computed_otherwise(composition: Stack, modules: dict[str, Module]) -> list[
     names = composition.names()
     for k, name in enumerate(names):
         components = modules[name].info.components
-        bottleneck: Any = components.get("bottleneck")
-        if len(names) > 1 and bottleneck is not None and bottleneck.reads == "input":
+        networks: list[Any] = [components[c] for c in ("bottleneck", "compacter") if c in components]
+        if len(names) > 1 and any(network.reads == "input" for network in networks):
             faults.append(f"the parallel bottleneck of {name} (it drops the changes of the others)")
         for component in ("invertible", "prompt"):
             if k and component in components:

@@ -4,14 +4,17 @@ from typing import Any
 
 from madx.errors import ConfigError
 from madx.interop.adapterhub.methods.bottleneck import BottleneckMethod
+from madx.interop.adapterhub.methods.compacter import CompacterMethod
 from madx.interop.adapterhub.methods.lora import Ia3Method, LoraMethod
 from madx.interop.adapterhub.methods.method import Method, short
 from madx.interop.adapterhub.methods.prefix_tuning import PrefixTuningMethod
 from madx.interop.adapterhub.methods.prompt_tuning import PromptTuningMethod
 
-#: by the `architecture` of a config; a bottleneck has none, and `ia3` is `lora` with another composition mode
+#: by the `architecture` of a config; a bottleneck has none and a `compacter` is one with `phm_layer`;
+#: `ia3` is `lora` with another composition mode
 METHODS: dict[str, Method] = {
     "bottleneck": BottleneckMethod(),
+    "compacter": CompacterMethod(),
     "lora": LoraMethod(),
     "ia3": Ia3Method(),
     "prefix_tuning": PrefixTuningMethod(),
@@ -22,7 +25,7 @@ METHODS: dict[str, Method] = {
 def method_of(config: dict[str, Any]) -> Method:
     """The method of a config. Raises ConfigError for one that madx does not read."""
     kind = config.get("architecture") or "bottleneck"
-    if config.get("phm_layer"):
+    if kind == "bottleneck" and config.get("phm_layer"):
         kind = "compacter"
     if kind == "lora" and config.get("composition_mode") == "scale":
         kind = "ia3"

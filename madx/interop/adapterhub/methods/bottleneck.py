@@ -79,16 +79,9 @@ class BottleneckMethod(Method):
             why = "named by old task configs that never used it; the file has no such weights"
             reading.ignored.append(("inv_adapter", why))
             theirs = theirs.model_copy(update={"inv_adapter": None})
-        if theirs.mh_adapter or theirs.output_adapter:
-            _read_bottleneck(theirs, source.depth, reading)
-        if theirs.inv_adapter:
-            _read_invertible(theirs, reading)
-        if not reading.components:
-            raise ConfigError(
-                "This adapter has neither bottlenecks (mh_adapter, output_adapter) nor an invertible component."
-            )
-        note(reading, "init_weights_seed", theirs.init_weights_seed is not None, "the weights are here")
-        note(reading, "cross_adapter", theirs.cross_adapter, "an encoder has no cross-attention")
+        if (settings := read_frame(theirs, source.depth, reading)) is not None:
+            reading.components |= make_components({"bottleneck": settings | {"init": INIT[theirs.init_weights]}})
+        read_rest(theirs, reading)
         return reading
 
     def write(self, components: Mapping[str, Any], target: Target) -> tuple[dict[str, Any], list[str]]:
@@ -101,7 +94,11 @@ class BottleneckMethod(Method):
             faults.append(f"one activation serves both components there, here are {' and '.join(sorted(names))}")
         config: dict[str, Any] = {"mh_adapter": False, "output_adapter": False, "reduction_factor": 16.0}
         if bottleneck is not None:
-            config |= _write_bottleneck(bottleneck, target.depth, faults)
+            init = {name: theirs for theirs, name in INIT.items()}[bottleneck.init]
+            config |= write_frame(bottleneck, target.depth, faults) | {"init_weights": init}
+            plain = {"norm_inside": "none", "inner_layers": 0, "interaction": "add"}
+            changed = [name for name, value in plain.items() if getattr(bottleneck, name) != value]
+            faults += [f"{name} {getattr(bottleneck, name)!r} of a bottleneck" for name in changed]
         if invertible is not None:
             config |= _write_invertible(invertible, target.width, faults)
         config["non_linearity"] = ACTIVATIONS_OUT.get(sorted(names)[0], "relu")
@@ -111,24 +108,27 @@ class BottleneckMethod(Method):
         """One link for each tensor."""
         if component == "invertible":
             return [_invertible_link(name, tensor, around.owner) for name, tensor in tensors.items()]
-        return [_bottleneck_link(name, tensor, config.norm_before, around) for name, tensor in tensors.items()]
+        return [sublayer_link(name, tensor, config, around) for name, tensor in tensors.items()]
 
 
 # ---- config ----------------------------------------------------------------------------------------------------------
 
 
-def _read_bottleneck(theirs: BottleneckSchema, depth: int, reading: Reading) -> None:
+def read_frame(theirs: BottleneckSchema, depth: int, reading: Reading) -> dict[str, Any] | None:
+    """Our settings of a network at a sublayer, which all types of this kind have; None if it acts nowhere."""
+    if not (theirs.mh_adapter or theirs.output_adapter):
+        return None
     left_out = layers_left_out(theirs.leave_out, depth, reading)
     if len(left_out) == depth:
         reading.ignored.append(("mh_adapter, output_adapter", "leave_out names every layer"))
-        return
+        return None
     reads = "input" if theirs.is_parallel else "sum_norm" if theirs.original_ln_before else "output"
     residual = RESIDUAL[theirs.residual_before_ln]
     if theirs.is_parallel:  # it has no residual of its own, so both switches mean nothing
         residual = "output"
     elif residual == "sum" and reads != "sum_norm":
         raise ConfigError('residual_before_ln="post_add" needs original_ln_before=true: nothing was added before.')
-    settings = {
+    return {
         "places": [p for p, on in (("attention", theirs.mh_adapter), ("ffn", theirs.output_adapter)) if on],
         "reduction_factor": theirs.reduction_factor,
         "reads": reads,
@@ -142,10 +142,23 @@ def _read_bottleneck(theirs: BottleneckSchema, depth: int, reading: Reading) -> 
         "gate": theirs.use_gating,
         "dropout": theirs.dropout,
         "stochastic_depth": theirs.stochastic_depth,
-        "init": INIT[theirs.init_weights],
         "leave_out": left_out,
     }
-    reading.components |= make_components({"bottleneck": settings})
+
+
+def read_rest(theirs: BottleneckSchema, reading: Reading) -> None:
+    """Read the invertible component of the config, and report what is ignored.
+
+    Raises ConfigError for a config without any component.
+    """
+    if theirs.inv_adapter:
+        _read_invertible(theirs, reading)
+    if not reading.components:
+        raise ConfigError(
+            "This adapter has neither bottlenecks (mh_adapter, output_adapter) nor an invertible component."
+        )
+    note(reading, "init_weights_seed", theirs.init_weights_seed is not None, "the weights are here")
+    note(reading, "cross_adapter", theirs.cross_adapter, "an encoder has no cross-attention")
 
 
 def _read_invertible(theirs: BottleneckSchema, reading: Reading) -> None:
@@ -164,7 +177,8 @@ def _read_invertible(theirs: BottleneckSchema, reading: Reading) -> None:
     reading.components |= make_components({"invertible": settings})
 
 
-def _write_bottleneck(ours: Any, depth: int, faults: list[str]) -> dict[str, Any]:
+def write_frame(ours: Any, depth: int, faults: list[str]) -> dict[str, Any]:
+    """Their settings of a network at a sublayer; what they cannot express is added to `faults`."""
     if (ours.reads, ours.residual) in (("output", "sum"), ("input", "sum"), ("input", "read")):
         faults.append(f"a bottleneck that reads {ours.reads!r} with the residual {ours.residual!r}")
     if ours.reads == "input" and ours.norm_after and ours.norm_after_residual:
@@ -184,7 +198,6 @@ def _write_bottleneck(ours: Any, depth: int, faults: list[str]) -> dict[str, Any
         "use_gating": ours.gate,
         "dropout": ours.dropout,
         "stochastic_depth": ours.stochastic_depth,
-        "init_weights": {name: theirs for theirs, name in INIT.items()}[ours.init],
         "leave_out": sorted(set(range(depth)) - ours.layers(depth)),
     }
 
@@ -211,19 +224,27 @@ def _invertible_link(name: str, tensor: Tensor, owner: str) -> Link:
     return Link(theirs, (name,), tuple(tensor.shape))
 
 
-def _bottleneck_link(name: str, tensor: Tensor, norm_before: bool, around: Surroundings) -> Link:
-    site, inner = name.split(".bottleneck.")
-    start, shape = f"{around.layout.at(site)}.adapters.{around.owner}.", tuple(tensor.shape)
+#: our names of the maps of a network at a sublayer -> theirs
+SUBLAYER = {"up": "adapter_up", "norm_after": "adapter_norm_after", "gate": "gate"}
+
+
+def sublayer_link(
+    name: str, tensor: Tensor, config: Any, around: Surroundings, *, words: Mapping[str, str] | None = None
+) -> Link:
+    """The link of one tensor of a network at a sublayer, `layer.3.ffn.bottleneck.down.weight`.
+
+    words: our names of the parameters of a map -> theirs, where they differ.
+    """
+    number, place, part = name.split(".", 3)[1:]
+    inner = part.split(".", 1)[1]
+    start, shape = f"{around.layout.at(f'layer.{number}.{place}')}.adapters.{around.owner}.", tuple(tensor.shape)
     layer, _, kind = inner.partition(".")
     if layer == "scale":
         return Link(start + "scaling", (name,), shape)
     if layer == "norm_before":  # stored a second time, as the first step of `adapter_down`
         copies = (f"{start}adapter_down.0.{kind}",)
         return Link(f"{start}adapter_norm_before.{kind}", (name,), shape, copies=copies, written=copies)
-    theirs = {
-        "down": f"adapter_down.{int(norm_before)}",
-        "up": "adapter_up",
-        "norm_after": "adapter_norm_after",
-        "gate": "gate",
-    }[layer]
+    theirs = (SUBLAYER | {"down": f"adapter_down.{int(config.norm_before)}"})[layer]
+    if words is not None and layer in ("down", "up"):
+        kind = words[kind]
     return Link(f"{start}{theirs}.{kind}", (name,), shape)

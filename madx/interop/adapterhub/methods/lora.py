@@ -4,6 +4,7 @@
     intermediate_lora, output_lora                  maps up, down
     alpha / r                                       the same scale
     use_dora                                        dora, of the form "adapterhub"
+    use_gating                                      gate, which takes the place of alpha / r there too
     composition_mode "scale"                        (IA)^3: y <- lora_B * y, with lora_B `(width, 1)`
 
 Releases of `adapters` before 1.1.0 did not apply alpha / r in training, so what they wrote is read with alpha = r.
@@ -13,6 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -27,7 +29,6 @@ from madx.interop.adapterhub.methods.method import (
     Target,
     layers_left_out,
     note,
-    refuse_gate,
     require_layers,
     validated,
 )
@@ -37,6 +38,8 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 #: rank and alpha of a config that has neither, and the largest rank that is read
 DEFAULT_RANK, LARGEST_RANK = 8, 1 << 20
 MATRICES = {"q": "query", "k": "key", "v": "value"}
+#: starts from the base's matrix: the change from there is a LoRA of twice the rank
+FROM_BASE = ("pissa", "olora")
 INIT = {"lora": "kaiming", "bert": "normal"}
 
 
@@ -76,6 +79,11 @@ class LoraMethod(Method):
             why = f"adapters before 1.1.0 trained without alpha / r, so alpha {theirs.r} gives the trained function"
             reading.ignored.append((f"alpha {alpha:g}", why))
             alpha = theirs.r
+        if theirs.use_gating and alpha != DEFAULT_RANK:
+            reading.ignored.append((f"alpha {alpha:g}", "the gate takes the place of alpha / r"))
+            alpha = DEFAULT_RANK
+        if theirs.use_gating and theirs.use_dora:
+            raise ConfigError("use_gating with use_dora: madx has no gate of DoRA. Nothing was loaded.")
         if theirs.init_weights not in INIT:
             note(reading, f"init_weights {theirs.init_weights!r}", True, "the weights are here")
         settings = common | {
@@ -83,6 +91,7 @@ class LoraMethod(Method):
             "alpha": float(alpha),
             "dora": theirs.use_dora,
             "dora_form": "adapterhub" if theirs.use_dora else "paper",
+            "gate": theirs.use_gating,
             "dropout": theirs.dropout,
             "init": INIT.get(theirs.init_weights, "kaiming"),
         }
@@ -90,30 +99,36 @@ class LoraMethod(Method):
         return reading
 
     def write(self, components: Mapping[str, Any], target: Target) -> tuple[dict[str, Any], list[str]]:
-        """Their config; `rslora` is expressed by alpha."""
+        """Their config; `rslora` is expressed by alpha, and a start from the base by twice the rank."""
         ours = components["lora"]
+        rank = ours.rank * (2 if ours.init in FROM_BASE else 1)
         config, faults = _write_common(ours, target)
         if ours.dora and ours.dora_form != "adapterhub":
             faults.append("DoRA of the form 'paper': there the bias is scaled too (dora_form: adapterhub)")
         config |= {
-            "r": ours.rank,
-            "alpha": ours.scale * ours.rank if ours.rslora else ours.alpha,
+            "r": rank,
+            "alpha": ours.scale * rank if ours.rslora or rank != ours.rank else ours.alpha,
             "use_dora": ours.dora,
+            "use_gating": ours.gate,
             "dropout": ours.dropout,
-            "init_weights": {name: theirs for theirs, name in INIT.items()}[ours.init],
+            "init_weights": {name: theirs for theirs, name in INIT.items()}.get(ours.init, "lora"),
         }
         return LoraSchema(**config).model_dump(), faults
 
     def links(self, component: str, config: Any, *, tensors: dict[str, Tensor], around: Surroundings) -> list[Link]:
-        """A and B under their own names; g = m / ||W|| from their m, by the base's W."""
+        """A, B and the gate under their own names; g = m / ||W|| from their m, by the base's W."""
         found = []
         for name, tensor in tensors.items():
             site, inner = name.split(".lora.")
             start = f"{around.layout.at(site)}.loras.{around.owner}."
             if inner == "ratio":
                 found.append(_magnitude_link(start + "m.weight", name, tensor, site, around))
-            else:
-                found.append(Link(f"{start}lora_{inner}", (name,), tuple(tensor.shape)))
+            elif config.init in FROM_BASE and inner in ("A", "B"):
+                start_name = f"{site}.lora.start_{inner}"
+                found.append(_doubled_link(f"{start}lora_{inner}", (name, start_name), tensor))
+            elif not inner.startswith("start_"):
+                theirs = inner if inner.startswith("gate.") else f"lora_{inner}"
+                found.append(Link(start + theirs, (name,), tuple(tensor.shape)))
         return found
 
 
@@ -125,6 +140,11 @@ class Ia3Method(Method):
     def read(self, config: dict[str, Any], source: Source) -> Reading:
         """The component `ia3`."""
         theirs, reading = validated(LoraSchema, config), Reading()
+        if theirs.use_gating:
+            raise ConfigError(
+                "This (IA)^3 adapter has use_gating=true; madx reads gates of LoRA, prefixes and bottlenecks. Nothing "
+                "was loaded. Train it without use_gating."
+            )
         if theirs.r != 1 or theirs.use_dora or theirs.dropout:
             raise ConfigError("composition_mode 'scale' is (IA)^3, which needs r=1, use_dora=false and dropout=0.")
         if theirs.alpha != 1 and not _faulty_scale(source.version):
@@ -163,7 +183,6 @@ def _faulty_scale(version: str | None) -> bool:
 
 def _read_common(theirs: LoraSchema, source: Source, reading: Reading) -> dict[str, Any]:
     """The settings that both module types have; notes go to the report."""
-    refuse_gate(theirs.use_gating)
     maps = [MATRICES[m] for m in MATRICES if theirs.selfattn_lora and m in theirs.attn_matrices]
     maps += ["up"] if theirs.intermediate_lora else []
     maps += ["down"] if theirs.output_lora else []
@@ -188,6 +207,18 @@ def _write_common(ours: Any, target: Target) -> tuple[dict[str, Any], list[str]]
         "leave_out": sorted(set(range(target.depth)) - ours.layers(target.depth)),
     }
     return config | ({"attn_matrices": matrices} if matrices else {}), faults
+
+
+def _doubled_link(theirs: str, ours: tuple[str, str], tensor: Tensor) -> Link:
+    """Both terms of a LoRA that started from the base, `Lora.factors`; such a file is read as a plain LoRA."""
+    axis = 0 if ours[0].endswith("A") else 1
+    shape = tuple(n * (2 if k == axis else 1) for k, n in enumerate(tensor.shape))
+
+    def write(values: Any) -> Tensor:
+        learnt, first = values
+        return torch.cat([first + learnt, learnt]) if axis == 0 else torch.cat([learnt, first], dim=1)
+
+    return Link(theirs, ours, shape, write=write)
 
 
 def _magnitude_link(theirs: str, name: str, tensor: Tensor, site: str, around: Surroundings) -> Link:

@@ -148,15 +148,6 @@ def require_layers(left_out: list[int], depth: int) -> None:
         raise ConfigError("leave_out names every layer of the base, so this adapter would do nothing.")
 
 
-def refuse_gate(use_gating: bool) -> None:
-    """Raises ConfigError for an adapter with a gate, which only bottlenecks have in madx."""
-    if use_gating:
-        raise ConfigError(
-            "This adapter has use_gating=true; madx reads gates of bottlenecks only. Nothing was loaded. Train it "
-            "without use_gating."
-        )
-
-
 def note(reading: Reading, name: str, value: Any, why: str) -> None:
     """Report a setting that is ignored, unless it has no value."""
     if value not in (None, False):

@@ -5,7 +5,8 @@ the i-th layer that is not left out. With `flat` it is stored as one vector. Oth
 
     wte (length, width) -> control_trans.0 (bottleneck_size) -> activation -> control_trans.2 (2 * layers * width)
 
-Files of `.bin` repeat the tensors under every layer.
+Files of `.bin` repeat the tensors under every layer. Gates (`use_gating`, one for keys and values or with
+`shared_gating: false` one each) stand in the layers, as prefix_gates.NAME of the attention.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,6 @@ from madx.interop.adapterhub.methods.method import (
     Target,
     layers_left_out,
     note,
-    refuse_gate,
     require_layers,
     validated,
 )
@@ -63,7 +63,6 @@ class PrefixTuningMethod(Method):
     def read(self, config: dict[str, Any], source: Source) -> Reading:
         """The component `prefix`."""
         theirs, reading = validated(PrefixTuningSchema, config), Reading()
-        refuse_gate(theirs.use_gating)
         left_out = layers_left_out(theirs.leave_out, source.depth, reading)
         require_layers(left_out, source.depth)
         note(reading, "init_weights_seed", theirs.init_weights_seed is not None, "the weights are here")
@@ -73,6 +72,7 @@ class PrefixTuningMethod(Method):
             "flat": theirs.flat,
             "bottleneck": theirs.bottleneck_size,
             "activation": activation(theirs.non_linearity),
+            "gate": theirs.use_gating and (True if theirs.shared_gating else "each"),
             "dropout": theirs.dropout,
             "leave_out": left_out,
         }
@@ -91,11 +91,13 @@ class PrefixTuningMethod(Method):
             bottleneck_size=ours.bottleneck,
             non_linearity=ACTIVATIONS_OUT.get(ours.activation, "tanh"),
             dropout=ours.dropout,
+            use_gating=bool(ours.gate),
+            shared_gating=ours.gate != "each",
         )
         return config.model_dump(), faults
 
     def links(self, component: str, config: Any, *, tensors: dict[str, Tensor], around: Surroundings) -> list[Link]:
-        """One link for each tensor of the network, or one for the vector of all flat prefixes.
+        """One link for each tensor of the network, or one for the vector of all flat prefixes; and for each gate's.
 
         Raises ConfigError for a base with relative positions: there prefixes have none.
         """
@@ -104,9 +106,11 @@ class PrefixTuningMethod(Method):
                 "Prefixes of AdapterHub have no relative positions in a DeBERTa base, those of madx stand before the "
                 "tokens, so the two compute different attentions. Take a base of another type, or a prompt."
             )
+        gates = {name: tensor for name, tensor in tensors.items() if ".gate." in name}
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in gates}
+        found = [_gate_link(name, tensor, around) for name, tensor in gates.items()]
         if config.flat:
-            return [_flat_link(config.length, tensors, around)]
-        found = []
+            return [*found, _flat_link(config.length, tensors, around)]
         for name, tensor in tensors.items():
             inner = name.removeprefix("shared.prefix.")
             layer, _, kind = inner.partition(".")
@@ -120,6 +124,13 @@ def _link(theirs: str, ours: tuple[str, ...], shape: tuple[int, ...], around: Su
     end = f"prefix_tunings.{around.owner}.{layout.prefixes}.{theirs}"
     copies = tuple(f"{layout.layer}.{i}.{layout.attention}.prefix_tuning.pool.{end}" for i in range(around.depth))
     return Link(f"prefix_tuning.{end}", ours, shape, copies=copies, **convert)
+
+
+def _gate_link(name: str, tensor: Tensor, around: Surroundings) -> Link:
+    """`layer.3.slots.prefix.gate.weight` here."""
+    layout, (_, number, *_, kind) = around.layout, name.split(".")
+    attention = f"{layout.layer}.{number}.{layout.attention}"
+    return Link(f"{attention}.prefix_tuning.prefix_gates.{around.owner}.{kind}", (name,), tuple(tensor.shape))
 
 
 def _flat_link(length: int, tensors: dict[str, Tensor], around: Surroundings) -> Link:
