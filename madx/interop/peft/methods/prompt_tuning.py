@@ -44,8 +44,8 @@ class PromptMethod(Method):
         if any("position_embeddings" in name for name, _ in base.encoder.embeddings.named_parameters()):
             raise ConfigError(
                 f"A prompt of PEFT moves the positions of all tokens of a base of type {base.config.model_type}, and "
-                "in madx the tokens keep theirs, so it would compute another function. Nothing was loaded. Train a prefix "
-                "there (PREFIX_TUNING), or a prompt here."
+                "in madx the tokens keep theirs, so it would compute another function. Nothing was loaded. Train a "
+                "prefix there (PREFIX_TUNING), or a prompt here."
             )
         table = the_only(tensors, (theirs.num_virtual_tokens, word_width(base)), place)
         reading.components = make_components({"prompt": {"length": theirs.num_virtual_tokens}})

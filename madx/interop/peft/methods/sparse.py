@@ -123,8 +123,8 @@ class ShiraMethod(SparseMethod):
             if count > shape.numel():
                 raise ConfigError(
                     f"{module.name!r} has {len(values)} entries in {name} {tuple(shape)}. PEFT's SHiRA holds a "
-                    f"multiple of {sum(shape)} entries in such a matrix, the same in all, and {count} are more than the matrix "
-                    "has. Export it to composable-sft."
+                    f"multiple of {sum(shape)} entries in such a matrix, the same in all, and {count} are more than "
+                    "the matrix has. Export it to composable-sft."
                 )
             tensors |= _filled_up(path, places, values, count, shape)
         return Writing({"r": rank, "target_modules": sorted(paths)}, tensors)
