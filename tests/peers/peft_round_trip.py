@@ -1,6 +1,6 @@
 """Live round trips with Hugging Face's `peft`, both ways; run where that package is installed beside madx.
 
-    python tests/peers/peft_round_trip.py [--fixtures tests/interop/peft]
+    python tests/peers/peft_round_trip.py [--fixtures tests/interop/peft_files]
 
 1. in:  adapters of many configs, made and randomised in peft, saved, imported: equal logits of labels or words;
 2. out: modules of ours, exported, loaded by peft: equal logits, and the same keys, shapes and settings as peft writes;
@@ -75,6 +75,7 @@ def configs() -> dict[str, Callable[[], peft.PeftConfig]]:
         "prefix, network, tagger": lambda: peft.PrefixTuningConfig(
             num_virtual_tokens=2, prefix_projection=True, encoder_hidden_size=8, **TAGGING
         ),
+        "prompt, tagger": lambda: peft.PromptTuningConfig(num_virtual_tokens=3, **TAGGING),
         "shira": lambda: peft.ShiraConfig(r=2, target_modules=["query", "output.dense"]),
         "shira, tagger": lambda: peft.ShiraConfig(r=1, target_modules=["value"], **TAGGING),
         "tokens": lambda: peft.TrainableTokensConfig(token_indices=[9, 5, 30]),
@@ -90,8 +91,8 @@ def ours() -> dict[str, dict]:
         "dora": {"lora": {"rank": 3, "alpha": 5.0, "dora": True, "rslora": True, "maps": ["query", "down"]}},
         "ia3": {"ia3": {"maps": ["key", "up"], "leave_out": [-1]}},
         "ia3, inputs": {"ia3": {"maps": ["key", "value"], "inputs": ["output", "down"]}},
-        "prefix, tagger": {"prefix": {"length": 3, "flat": True}},
-        "prefix, network, tagger": {"prefix": {"length": 2, "bottleneck": 8}},
+        "prefix, tagger": {"prefix": {"length": 3, "flat": True, "moves_tokens": True}},
+        "prefix, network, tagger": {"prefix": {"length": 2, "bottleneck": 8, "moves_tokens": True}},
         "shira": {"sparse_diff": {"entries": 90, "groups": ["layers"], "kinds": ["weight"], "precision": "float32"}},
     }
 
@@ -133,7 +134,8 @@ class Twins:
     @torch.no_grad()
     def theirs(self, model, *, hidden_alone: bool = False) -> torch.Tensor:
         out = model(input_ids=self.ids, attention_mask=self.mask, output_hidden_states=True)
-        return (out.hidden_states[-1] if hidden_alone else out.logits)[self.mask.bool()]
+        found = out.hidden_states[-1] if hidden_alone else out.logits
+        return found[:, -self.ids.shape[1] :][self.mask.bool()]  # behind a prompt, if there is one
 
 
 def randomised(config: peft.PeftConfig, twins: Twins, *, tagger: bool, seed: int):
@@ -196,7 +198,6 @@ def refused(twins: Twins, folder: Path) -> list[str]:
         peft.LoraConfig(r=2, trainable_token_indices=[5], **every),
         peft.LoraConfig(r=2, target_modules=["lm_head.dense", "query"]),
         peft.LoraConfig(r=2, target_modules=["word_embeddings"]),
-        peft.PromptTuningConfig(num_virtual_tokens=2, **TAGGING),
     ):
         model = peft.get_peft_model(twins.model(tagger=config.task_type is not None), config)
         model.peft_config["default"].base_model_name_or_path = f"tiny-{twins.kind}"

@@ -63,7 +63,7 @@ class PrefixMethod(Method):
         require_base_type(place.base)
         length, width, depth = theirs.num_virtual_tokens, place.base.width, place.base.depth
         blocks = the_only(tensors, (length, depth * 2 * width), place).view(length, 2 * depth, width).unbind(1)
-        reading.components = make_components({"prefix": {"length": length, "flat": True}})
+        reading.components = make_components({"prefix": {"length": length, "flat": True, "moves_tokens": True}})
         for i in range(depth):
             for kind, block in (("keys", blocks[2 * i]), ("values", blocks[2 * i + 1])):
                 reading.tensors[f"layer.{i}.slots.prefix.{kind}"] = block.contiguous()
@@ -77,6 +77,11 @@ class PrefixMethod(Method):
         """Their config and the table of all prefixes. A prefix of a network is written as what the network gives."""
         ours: Any = module.info.components["prefix"]
         require_base_type(base)
+        if not ours.moves_tokens:
+            raise ConfigError(
+                f"Beside the prefix of {module.name!r} the tokens keep their positions; under PEFT they count on "
+                "behind it. Train it with moves_tokens: true, or export it to adapterhub."
+            )
         if len(ours.layers(base.depth)) < base.depth:
             raise ConfigError(
                 f"The prefix of {module.name!r} leaves out layers ({', '.join(map(str, ours.leave_out))}); PEFT has a "

@@ -4,9 +4,8 @@ PEFT puts its vectors before the embeddings of words, ahead of the base's embedd
 
     there   E([P; words])       here   [P'; E(words)]       E: positions, LN, and a projection where there is one
 
-On a base without absolute positions E treats each vector by itself, so P' = E(P) is the same, and prompts are read. On
-the others (BERT, RoBERTa, XLM-R) the prompt moves the positions of all tokens there, which madx does not do: such files
-are refused. No prompt is written, since E has no inverse.
+E treats each vector by itself, so P' = E(P) is the same, and the tokens count their positions on behind the prompt
+(`moves_tokens`). No prompt is written, since E has no inverse.
 """
 
 from typing import Any, ClassVar
@@ -41,14 +40,8 @@ class PromptMethod(Method):
     def read(self, config: dict[str, Any], tensors: dict[str, Tensor], place: Place) -> Reading:
         """The component `prompt`."""
         theirs, reading, base = checked(PromptSchema, config), Reading(), place.base
-        if any("position_embeddings" in name for name, _ in base.encoder.embeddings.named_parameters()):
-            raise ConfigError(
-                f"A prompt of PEFT moves the positions of all tokens of a base of type {base.config.model_type}, and "
-                "in madx the tokens keep theirs, so it would compute another function. Nothing was loaded. Train a "
-                "prefix there (PREFIX_TUNING), or a prompt here."
-            )
         table = the_only(tensors, (theirs.num_virtual_tokens, word_width(base)), place)
-        reading.components = make_components({"prompt": {"length": theirs.num_virtual_tokens}})
+        reading.components = make_components({"prompt": {"length": theirs.num_virtual_tokens, "moves_tokens": True}})
         reading.tensors = {"slots.prompt.vectors": through_embeddings(base, table)}
         reading.mapped = [(PROMPT, "slots.prompt.vectors (behind the embedding block)")]
         return reading
