@@ -1,4 +1,4 @@
-"""What every `adapter_config.json` of PEFT has, and how a config is checked.
+"""Keys that every `adapter_config.json` of PEFT has, and the check of a config.
 
 Each release of PEFT adds keys to its configs. A key that madx does not know is refused if it has a value, and ignored
 if it has none (null, false, or empty): then it changes nothing.

@@ -57,7 +57,7 @@ class TokensSchema(TargetSchema):
 
 
 class SparseMethod(Method):
-    """What both methods share: entries of parameters of the encoder."""
+    """Entries of parameters of the encoder, in which both methods agree."""
 
     component: ClassVar = "sparse_diff"
 
