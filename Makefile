@@ -58,7 +58,7 @@ bench: $(STAMP)  ## speed and memory: a table, JSON and a plot in runs/benchmark
 PEERS ?= .venv-peers
 $(PEERS)/.installed: setup.cfg
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install --quiet -e '.[test]' 'transformers>=4.57,<5' 'adapters==1.3.0'
+	$(PEERS)/bin/python -m pip install --quiet -e '.[test]' 'transformers>=4.57,<5' 'adapters==1.3.0' 'peft==0.21.*'
 	touch $@
 
 # composable-sft was never published as a package; its sources are read, its trainers are not imported.
@@ -68,8 +68,9 @@ $(PEERS)/composable-sft: | $(PEERS)/.installed
 bench-peers: $(PEERS)/.installed  ## the benchmarks, with AdapterHub's adapters interleaved
 	$(PEERS)/bin/python benchmarks/run.py $(BENCH)
 
-test-peers: $(PEERS)/.installed $(PEERS)/composable-sft  ## live round trips with AdapterHub's adapters and composable-sft
+test-peers: $(PEERS)/.installed $(PEERS)/composable-sft  ## live round trips with AdapterHub's adapters, PEFT and composable-sft
 	$(PEERS)/bin/python tests/peers/round_trip.py
+	$(PEERS)/bin/python tests/peers/peft_round_trip.py
 	$(PEERS)/bin/python tests/peers/composable_sft.py --source $(PEERS)/composable-sft/src
 
 test-transformers4: export OMP_NUM_THREADS = 1

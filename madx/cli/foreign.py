@@ -17,7 +17,7 @@ Per = "Of a composition: NAME=VALUE for each module, once each."
 
 def import_module(
     folder: Annotated[str, typer.Argument(metavar="PATH", help="Folder with the files.")],
-    form: Annotated[str, typer.Option("--from", help="Format of the files: adapterhub, composable-sft.")],
+    form: Annotated[str, typer.Option("--from", help="Format of the files: adapterhub, composable-sft, peft.")],
     role: Annotated[list[str], typer.Option(help=f"language or task. {Per}")],
     name: Annotated[
         Optional[str], typer.Option(help="Name of the module here; a composition keeps its own.", show_default=False)
@@ -94,7 +94,7 @@ def import_module(
 
 def export_module(
     stack: Annotated[str, typer.Argument(metavar="NAME", help='A stored module, or a stack such as "swa + ner".')],
-    form: Annotated[str, typer.Option("--to", help="Format to write: adapterhub, composable-sft.")],
+    form: Annotated[str, typer.Option("--to", help="Format to write: adapterhub, composable-sft, peft.")],
     folder: Annotated[str, typer.Option("--out", help="Folder to write; it must not exist yet or be empty.")],
     as_name: Annotated[
         Optional[str],

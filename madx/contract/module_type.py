@@ -230,6 +230,11 @@ class SlotsType(ModuleType):
 
     kinds = frozenset({"slots"})
 
+    @property
+    def moves_tokens(self) -> bool:
+        """True: the tokens count their positions on behind these slots. False: they keep their own positions."""
+        return False
+
     def require_room(self) -> None:
         """Raise ConfigError if the slots leave no room for text; a type calls it once its length is known."""
         positions = self.site.positions

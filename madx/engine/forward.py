@@ -72,6 +72,7 @@ class Forward:
         tokens = Tokens(mask)
         more: dict[str, Tensor] = {}
         if slots is not None:
+            self._require_positions(groups, ids.shape[1])
             cache = None  # states are kept for tokens alone
             tokens = slots.tokens(torch.ones_like(ids) if mask is None else mask)
             ids, at = self._with_slots(ids, length), None if at is None else (at[0], at[1] + length)
@@ -96,8 +97,20 @@ class Forward:
         return hidden[:, length:] if at is None and length else chosen(hidden, at, narrowed=narrowed)
 
     def _with_slots(self, ids: Tensor, length: int) -> Tensor:
-        """Put dummy ids for the slots before the tokens."""
-        return torch.cat([ids.new_full((len(ids), length), self.base.config.pad_token_id or 0), ids], dim=1)
+        """Put dummy ids for the slots before the tokens. They are not those of padding, which has no position in some
+        bases."""
+        dummy = int(not self.base.config.pad_token_id)
+        return torch.cat([ids.new_full((len(ids), length), dummy), ids], dim=1)
+
+    def _require_positions(self, groups: Sequence[tuple[int, int, SlotPlan]], tokens: int) -> None:
+        """Raise CompositionError if tokens that stand behind their slots would pass the last position of the base."""
+        room = self.base.sites["slots"].positions
+        shift = max((plan.shift for *_, plan in groups), default=0)
+        if shift and room is not None and tokens + shift > room:
+            raise CompositionError(
+                f"The input has {tokens} tokens, which stand behind {shift} slots (moves_tokens), but this base has "
+                f"{room} positions. Give inputs of at most {room - shift} tokens."
+            )
 
     def _token_types(self, ids: Tensor) -> dict[str, Tensor]:
         """Return the token types, all zero, for a base that has such: transformers 4 has zeros of its own for as many

@@ -76,13 +76,25 @@ class AtEmbeddings(Hook):
         if call.slots is None:
             x = self.original(*args, **kwargs)
         else:
-            slots, total = call.slots.length, call.tokens.mask.shape[1]  # type: ignore[union-attr]
-            args = tuple(_tokens_alone(a, slots, total) for a in args)
-            kwargs = {k: _tokens_alone(a, slots, total, at_end=k == "position_ids") for k, a in kwargs.items()}
-            x = self.original(*args, **kwargs)
+            x = self._tokens(call, args, kwargs)
         for step in call.plan.get("embeddings", ()):
             x = step(x)
         return x if call.slots is None else call.slots.embed(x)
+
+    def _tokens(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """Embed the tokens alone. Those that stand s positions behind their own are embedded behind s slots, whose
+        vectors are dropped."""
+        slots, total = call.slots.length, call.tokens.mask.shape[1]  # type: ignore[union-attr]
+        rows = call.slots.shifts(len(call.tokens.mask))  # type: ignore[union-attr]
+        found = {}
+        for shift in {shift for *_, shift in rows}:
+            before = slots - shift
+            some = tuple(_tokens_alone(a, before, total) for a in args)
+            named = {k: _tokens_alone(a, before, total, at_end=k == "position_ids") for k, a in kwargs.items()}
+            found[shift] = self.original(*some, **named)[:, shift:]
+        if len(found) == 1:
+            return next(iter(found.values()))
+        return torch.cat([found[shift][first:last] for first, last, shift in rows])
 
 
 def _tokens_alone(argument: Any, slots: int, total: int, *, at_end: bool = False) -> Any:

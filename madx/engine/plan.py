@@ -223,7 +223,8 @@ class Compiler:
                     fills = {
                         s: u if self.watch is None else self.watch(s, name, component, u) for s, u in chosen.items()
                     }
-                    blocks.append(Block(kind, next(iter(chosen.values())).length, fills, name))
+                    one = next(iter(chosen.values()))
+                    blocks.append(Block(kind, one.length, fills, name, one.moves_tokens))
         return blocks
 
 

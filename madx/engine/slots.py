@@ -1,7 +1,8 @@
 """Slots: positions reserved before the tokens, for prompts (vectors) and prefixes (keys and values of attention).
 
 For a batch of ids `(batch, tokens)` the engine puts P dummy ids and their mask before the tokens. The embedding block
-embeds the tokens alone, with their own positions, and P vectors are put in front of its output. So the base computes on
+embeds the tokens alone, with their own positions (or, where a type says so, with those behind its slots), and P vectors
+are put in front of its output. So the base computes on
 P + tokens positions, and the engine removes the first P from its result.
 
     positions   | prefix slots | prompt slots | tokens |       the slots of a row are next to its tokens; rows of a
@@ -28,12 +29,16 @@ Fill = Callable[[Slots], Tensor | tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Block:
-    """The slots of one component, or of an average of several: their number, and their fill at each site."""
+    """The slots of one component, or of an average of several: their number, and their fill at each site.
+
+    moves_tokens: the tokens count their positions on behind these slots.
+    """
 
     kind: Literal["prompt", "prefix"]
     length: int
     fills: Mapping[str, Fill]
     module: str
+    moves_tokens: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,11 @@ class SlotPlan:
     def length(self) -> int:
         """The number of positions that the stack reserves."""
         return sum(block.length for _, block in self.blocks)
+
+    @property
+    def shift(self) -> int:
+        """By how many positions the tokens stand behind their own."""
+        return sum(block.length for _, block in self.blocks if block.moves_tokens)
 
     @classmethod
     def of(cls, blocks: Sequence[Block]) -> "SlotPlan":
@@ -66,7 +76,7 @@ def mixed(item: object, children: Sequence[Sequence[Block]], weights: Sequence[f
 
     Raises CompositionError unless all children reserve the same number of slots of the same kind at the same sites.
     """
-    shapes = [[(b.kind, b.length, sorted(b.fills)) for b in blocks] for blocks in children]
+    shapes = [[(b.kind, b.length, b.moves_tokens, sorted(b.fills)) for b in blocks] for blocks in children]
     if any(shape != shapes[0] for shape in shapes):
         told = "; ".join(
             ", ".join(f"{b.module}: {b.kind} of {b.length}" for b in blocks) or "no slots" for blocks in children
@@ -82,6 +92,7 @@ def mixed(item: object, children: Sequence[Sequence[Block]], weights: Sequence[f
             same[0].length,
             {site: _Mean([b.fills[site] for b in same], weights) for site in same[0].fills},
             names,
+            same[0].moves_tokens,
         )
         for same in zip(*children)
     ]
@@ -152,6 +163,15 @@ class SlotBatch:
                 vectors = block.fills["slots"](Slots(embedded[first:last]))
                 front[first:last, start:end] = vectors.to(front.dtype)  # type: ignore[union-attr]
         return torch.cat([front, embedded], dim=1)
+
+    def shifts(self, rows: int) -> list[tuple[int, int, int]]:
+        """Return (first row, row after the last, shift of the tokens' positions) for all rows of the batch."""
+        found, at = [], 0
+        for first, last, plan in self.groups:
+            found += [(at, first, 0)] if first > at else []
+            found.append((first, last, plan.shift))
+            at = last
+        return found + ([(at, rows, 0)] if at < rows else [])
 
     def acts_at(self, site: str) -> bool:
         """Return true if a prefix of the batch has a unit at the site `layer.N.slots`."""

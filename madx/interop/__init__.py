@@ -17,6 +17,7 @@ from madx.interop.formats import (
     import_modules,
 )
 from madx.interop.hub import Hub
+from madx.interop.peft import export_peft, import_peft
 from madx.interop.report import ImportReport
 from madx.interop.transformers_checkpoint import export_plain
 from madx.registry import discover
@@ -34,10 +35,12 @@ __all__ = [
     "export_adapterhub_setup",
     "export_composable_sft",
     "export_modules",
+    "export_peft",
     "export_plain",
     "import_adapterhub",
     "import_adapterhub_setup",
     "import_composable_sft",
     "import_into",
     "import_modules",
+    "import_peft",
 ]

@@ -54,6 +54,11 @@ class PrefixConfig(ComponentConfig):
         description="Dropout on keys and values in training, the same for all rows of a batch.",
     )
 
+    moves_tokens: bool = Field(
+        default=False,
+        description="Positions of the tokens count on behind the prefix, as in peft; false: the tokens keep their own.",
+    )
+
     _activation = field_validator("activation")(check_activation)
 
 
@@ -117,6 +122,11 @@ class Prefix(SlotsType):
     def shared(cls, config: PrefixConfig, sites: Sequence[Site]) -> nn.Module | None:
         """The network, unless the prefix is flat."""
         return None if config.flat else PrefixNetwork(config, layers=len(sites), width=sites[0].width)
+
+    @property
+    def moves_tokens(self) -> bool:
+        """As in the settings."""
+        return self.config.moves_tokens
 
     @property
     def length(self) -> int:

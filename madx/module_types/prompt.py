@@ -29,6 +29,11 @@ class PromptConfig(ComponentConfig):
         default="uniform", description="uniform: between -0.5 and 0.5, as in the paper; normal: N(0, 0.02)."
     )
 
+    moves_tokens: bool = Field(
+        default=False,
+        description="Positions of the tokens count on behind the prompt, as in peft; false: the tokens keep their own.",
+    )
+
     @field_validator("leave_out")
     @classmethod
     def _acts_before_all_layers(cls, value: tuple[int, ...]) -> tuple[int, ...]:
@@ -59,6 +64,11 @@ class Prompt(SlotsType):
     @classmethod
     def acts_at(cls, config: PromptConfig, site: Site) -> bool:
         return site.kind == "slots" and site.layer is None
+
+    @property
+    def moves_tokens(self) -> bool:
+        """As in the settings."""
+        return self.config.moves_tokens
 
     @property
     def length(self) -> int:

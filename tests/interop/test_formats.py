@@ -31,7 +31,8 @@ def made(base, form, *, name="mine", labels=LABELS):
     more = {"role": "task", "task": "ner", "labels": labels} if labels else {"language": "swa"}
     if form == "composable-sft":
         return tiny.wake(sparse(base, name, entries=60, **more))
-    return tiny.wake(new_module(name, base, components="pfeiffer", **more))
+    parts = "lora" if form == "peft" else "pfeiffer"
+    return tiny.wake(new_module(name, base, components=parts, **more))
 
 
 @pytest.fixture(scope="module", params=SINGLE)

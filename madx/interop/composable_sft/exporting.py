@@ -11,8 +11,8 @@ from madx.contract.sites import BaseParameter
 from madx.errors import ConfigError
 from madx.files.places import user_path
 from madx.interop.composable_sft.file import CONFIG, FILE, LARGEST, encoded
-from madx.interop.composable_sft.head import write_config, write_head
 from madx.interop.files import new_folder
+from madx.interop.token_head import write_config, write_head
 from madx.module import Module, require_base, require_first_piece
 
 

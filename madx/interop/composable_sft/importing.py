@@ -14,11 +14,11 @@ from madx.contract.sites import BaseParameter
 from madx.data.text.files import sha256_of
 from madx.errors import ConfigError, StoreError, did_you_mean
 from madx.interop.composable_sft.file import CONFIG, FILE, decoded, read_tables, require_folder
-from madx.interop.composable_sft.head import Head, read_head
 from madx.interop.files import dense, other_files, read_json
 from madx.interop.formats import IMPORTED_ROLES
 from madx.interop.matching import require_same_base, same_base_name
 from madx.interop.report import ImportReport, ranges
+from madx.interop.token_head import Head, read_head
 from madx.module import Module, ModuleInfo, require_task_head
 from madx.module.presets import make_components
 

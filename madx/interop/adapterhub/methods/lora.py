@@ -158,6 +158,8 @@ class Ia3Method(Method):
     def write(self, components: Mapping[str, Any], target: Target) -> tuple[dict[str, Any], list[str]]:
         """Their config, with the composition mode `scale`."""
         config, faults = _write_common(components["ia3"], target)
+        if components["ia3"].inputs:
+            faults.append(f"factors on the input of the map {components['ia3'].inputs[0]!r}")
         config |= {"r": 1, "alpha": 1.0, "composition_mode": "scale", "init_weights": "ia3"}
         return LoraSchema(**config).model_dump(), faults
 

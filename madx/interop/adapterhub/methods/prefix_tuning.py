@@ -84,6 +84,8 @@ class PrefixTuningMethod(Method):
         ours, faults = components["prefix"], []
         if ours.activation not in ACTIVATIONS_OUT:
             faults.append(f"the activation {ours.activation!r} has no name there")
+        if ours.moves_tokens:
+            faults.append("a prefix behind which the tokens count their positions on (moves_tokens)")
         config = PrefixTuningSchema(
             leave_out=sorted(set(range(target.depth)) - ours.layers(target.depth)),
             flat=ours.flat,

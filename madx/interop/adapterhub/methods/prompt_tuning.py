@@ -53,7 +53,11 @@ class PromptTuningMethod(Method):
 
     def write(self, components: Mapping[str, Any], target: Target) -> tuple[dict[str, Any], list[str]]:
         """Their config; how the vectors were initialised is not written, since the weights are."""
-        return PromptTuningSchema(prompt_length=components["prompt"].length).model_dump(), []
+        ours = components["prompt"]
+        faults = (
+            ["a prompt behind which the tokens count their positions on (moves_tokens)"] if ours.moves_tokens else []
+        )
+        return PromptTuningSchema(prompt_length=ours.length).model_dump(), faults
 
     def links(self, component: str, config: Any, *, tensors: dict[str, Tensor], around: Surroundings) -> list[Link]:
         """The only tensor."""

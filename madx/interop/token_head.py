@@ -1,4 +1,4 @@
-"""The head in a file of composable-sft: whole tensors, named as in the model class that was trained.
+"""The head in files that hold whole tensors, named as in the model class that was trained (composable-sft, PEFT).
 
 A token classifier's `classifier.{weight, bias}` becomes a task module's head; others are reported and left out. The
 names of the head's rows are not in the file; a `config.json` beside it may have them.
