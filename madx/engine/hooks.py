@@ -84,9 +84,10 @@ class AtEmbeddings(Hook):
     def _tokens(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """Embed the tokens alone. Those that stand s positions behind their own are embedded behind s slots, whose
         vectors are dropped."""
-        slots, total = call.slots.length, call.tokens.mask.shape[1]  # type: ignore[union-attr]
-        rows = call.slots.shifts(len(call.tokens.mask))  # type: ignore[union-attr]
-        found = {}
+        mask: Any = call.tokens.mask  # with slots there is always one
+        slots, total = call.slots.length, mask.shape[1]  # type: ignore[union-attr]
+        rows = call.slots.shifts(len(mask))  # type: ignore[union-attr]
+        found: dict[int, Tensor] = {}
         for shift in {shift for *_, shift in rows}:
             before = slots - shift
             some = tuple(_tokens_alone(a, before, total) for a in args)

@@ -80,12 +80,12 @@ class Ia3Method(Method):
             "leave_out": left_out,
         }
         reading.components = make_components({"ia3": settings})
-        for path, site in sites.items():
-            reading.tensors[f"{site}.ia3.factors"] = groups[path][FACTORS].reshape(-1)
-            reading.mapped.append((f"{path}.{FACTORS}", f"{site}.ia3.factors"))
+        for path, name in sites.items():
+            reading.tensors[f"{name}.ia3.factors"] = groups[path][FACTORS].reshape(-1)
+            reading.mapped.append((f"{path}.{FACTORS}", f"{name}.ia3.factors"))
         for name in more:
-            site = place.base.sites[name]
-            size = int(site.input_width or 0) if site.map in inputs else site.width
+            here = place.base.sites[name]
+            size = int(here.input_width or 0) if here.map in inputs else here.width
             reading.tensors[f"{name}.ia3.factors"] = torch.ones(size)
             reading.ignored.append((f"{name} (not in the files)", "factors of one stand there, which change nothing"))
         return reading

@@ -1,7 +1,7 @@
 """The contract of a method of PEFT: its config and its tensors, both ways."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +11,6 @@ from torch import Tensor
 from madx.base import Base
 from madx.contract.module_type import ComponentConfig
 from madx.errors import ConfigError, StoreError
-from madx.interop.adapterhub.links import matrices_of
 from madx.interop.peft.schema import TargetSchema
 from madx.interop.peft.targets import linear_paths, matching, site_paths
 from madx.module import Module
@@ -32,7 +31,7 @@ class Place:
 
     def matrix(self, site: str) -> Tensor:
         """The base's own matrix at the site of a linear map, `(width, input width)`, on the CPU."""
-        return matrices_of(self.base)(site).to("cpu")
+        return self.base.matrix(site).to("cpu")
 
 
 @dataclass
@@ -184,6 +183,3 @@ def listed(names: Any, between: str = ", ") -> str:
     names = [str(name)[:120] for name in names]
     more = [f"... and {len(names) - 8} more"] if len(names) > 8 else []
     return between.join(names[:8] + more)
-
-
-Fill = Callable[[str], dict[str, Tensor]]

@@ -56,17 +56,20 @@ class PromptMethod(Method):
 
 def word_width(base: Base) -> int:
     """The width of the embeddings of words."""
-    return int(base.encoder.get_input_embeddings().weight.shape[1])
+    encoder: Any = base.encoder
+    return int(encoder.get_input_embeddings().weight.shape[1])
 
 
 @torch.no_grad()
 def through_embeddings(base: Base, table: Tensor) -> Tensor:
     """P' = E(P), `(length, width)` on the CPU, without dropout."""
-    block, device = base.encoder.embeddings, next(base.encoder.parameters()).device
+    block: Any = base.encoder.embeddings
+    device = next(base.encoder.parameters()).device
     training = block.training
     forward = type(block).forward  # of the class: an engine may have hooked the instance
     try:
         found = forward(block.eval(), inputs_embeds=table[None].to(device))
     finally:
         block.train(training)
-    return found[0].to("cpu").contiguous()
+    vectors: Tensor = found[0].to("cpu").contiguous()
+    return vectors

@@ -116,7 +116,7 @@ class ShiraMethod(SparseMethod):
                 "alone, and its trainable tokens whole rows of the embeddings. Export it to composable-sft."
             )
         rank = max((-(-len(values) // sum(shapes[name])) for name, (_, values) in given.items()), default=1)
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for name, (places, values) in given.items():
             shape, path = shapes[name], name.removesuffix(".weight")
             count = rank * sum(shape)
@@ -189,7 +189,8 @@ def _in_embeddings(given: dict[str, Entries]) -> bool:
 
 def words_of(base: Base) -> str:
     """The name of the parameter with the embeddings of words."""
-    words = base.encoder.get_input_embeddings().weight
+    encoder: Any = base.encoder
+    words = encoder.get_input_embeddings().weight
     return next(name for name, parameter in base.encoder.named_parameters() if parameter is words)
 
 
