@@ -97,7 +97,7 @@ NAMES = {
     "embeddings": ("value",),
     "slots": ("like",),
     "linear": ("input",),
-    "sublayer": ("output", "residual", "input"),
+    "sublayer": ("output", "residual", "input", "layer_input"),
     "layer": ("value", "layer_input"),
     "encoder": ("value", "embedded"),
 }

@@ -30,11 +30,18 @@ MORE = {
     "norm_after_residual": {"bottleneck": {"norm_after": True, "norm_after_residual": True, "residual": "sum"}},
     "read_residual": {"bottleneck": {"residual": "read"}},
     "glow": {"invertible": {"kind": "glow"}},
+    "reft_first_and_last": {"reft": {"rank": 2, "first": 1, "last": 2, "activation": "tanh"}},
+    "reft_tied": {"reft": {"rank": 2, "first": 2, "last": 1, "tied": True, "orthogonal": False}},
     "dora_adapterhub": {"lora": {"dora": True, "dora_form": "adapterhub", "alpha": 16.0}},
 }
 CASES = {f"type:{name}": {name: {}} for name in MODULE_TYPES} | {n: parts for n, (parts, _) in PRESETS.items()} | MORE
 CASES = {name: parts for name, parts in CASES.items() if parts}
-SMALL = {"prefix": {"bottleneck": 6, "length": 3}, "prompt": {"length": 3}, "lora": {"rank": 3}}
+SMALL = {
+    "prefix": {"bottleneck": 6, "length": 3},
+    "prompt": {"length": 3},
+    "lora": {"rank": 3},
+    "pal": {"size": 6, "heads": 2},
+}
 every_case = pytest.mark.parametrize("parts", CASES.values(), ids=list(CASES))
 
 
@@ -252,7 +259,7 @@ EXACT = (
     "lt_sft",
     "full",
 )
-NEAR = ("madx", "madx2", "pfeiffer", "houlsby", "bapna", "type:invertible", "glow")
+NEAR = ("madx", "madx2", "pfeiffer", "houlsby", "bapna", "type:invertible", "glow", "type:pal")
 
 
 @pytest.mark.parametrize("case", [*EXACT, *NEAR])

@@ -138,7 +138,7 @@ def _computed_otherwise(composition: Stack, modules: dict[str, Module]) -> list[
         bottleneck: Any = components.get("bottleneck")
         if len(names) > 1 and bottleneck is not None and bottleneck.reads == "input":
             faults.append(f"the parallel bottleneck of {name} (it drops the changes of the others)")
-        for component in ("invertible", "prompt"):
+        for component in ("invertible", "prompt", "reft"):
             if k and component in components:
                 faults.append(f"the {component} component of {name} (only the first module's is used)")
     return faults + _multiplied([modules[name] for name in names])
