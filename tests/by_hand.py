@@ -89,7 +89,7 @@ class Given:
 
     def _readable(self) -> dict:
         if self.site.kind == "encoder":
-            return {"states": (self.tensors["embedded"], self.tensors["value"])}
+            return {"states": tuple(self.tensors[name] for name in ("embedded", "first", "second", "value"))}
         return self.tensors
 
 
@@ -99,7 +99,7 @@ NAMES = {
     "linear": ("input",),
     "sublayer": ("output", "residual", "input", "layer_input"),
     "layer": ("value", "layer_input"),
-    "encoder": ("value", "embedded"),
+    "encoder": ("value", "embedded", "first", "second"),
 }
 
 

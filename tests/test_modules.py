@@ -32,6 +32,7 @@ MORE = {
     "glow": {"invertible": {"kind": "glow"}},
     "reft_first_and_last": {"reft": {"rank": 2, "first": 1, "last": 2, "activation": "tanh"}},
     "reft_tied": {"reft": {"rank": 2, "first": 2, "last": 1, "tied": True, "orthogonal": False}},
+    "adamix_parallel": {"adamix": {"reads": "input", "experts": 2, "places": ["attention", "ffn"]}},
     "dora_adapterhub": {"lora": {"dora": True, "dora_form": "adapterhub", "alpha": 16.0}},
 }
 CASES = {f"type:{name}": {name: {}} for name in MODULE_TYPES} | {n: parts for n, (parts, _) in PRESETS.items()} | MORE
@@ -41,6 +42,7 @@ SMALL = {
     "prompt": {"length": 3},
     "lora": {"rank": 3},
     "pal": {"size": 6, "heads": 2},
+    "ladder": {"reduction_factor": 3.0, "heads": 2},
 }
 every_case = pytest.mark.parametrize("parts", CASES.values(), ids=list(CASES))
 
@@ -254,12 +256,13 @@ EXACT = (
     "dora",
     "dora_adapterhub",
     "ia3",
+    "type:ladder",
     "parallel",
     "scaled_parallel",
     "lt_sft",
     "full",
 )
-NEAR = ("madx", "madx2", "pfeiffer", "houlsby", "bapna", "type:invertible", "glow", "type:pal")
+NEAR = ("madx", "madx2", "pfeiffer", "houlsby", "bapna", "type:invertible", "glow", "type:pal", "type:adamix")
 
 
 @pytest.mark.parametrize("case", [*EXACT, *NEAR])

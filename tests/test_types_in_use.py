@@ -16,6 +16,8 @@ TYPES = {
     "reft": {"reft": {"rank": 8, "first": 16, "dropout": 0.0}},
     "reft of first and last": {"reft": {"rank": 4, "first": 4, "last": 4, "orthogonal": False}},
     "pal": {"pal": {"size": 16, "heads": 4}},
+    "ladder": {"ladder": {"reduction_factor": 2.0}},
+    "adamix": {"adamix": {"reduction_factor": 2.0, "experts": 3}},
 }
 every_type = pytest.mark.parametrize("components", TYPES.values(), ids=list(TYPES))
 LABELS = LabelSet.from_sentences(runs.sentences()).tags

@@ -93,9 +93,11 @@ class Pal(ChangeType):
         seen = view.filled
         seen = seen | ~seen.any(1, keepdim=True)  # a row of padding alone would attend to nothing, which is NaN
         dropout = self.config.dropout if self.training else 0.0
-        joined = F.scaled_dot_product_attention(*parts.unbind(), attn_mask=seen[:, None, None], dropout_p=dropout)
+        q, k, v = parts.unbind()
+        joined = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None], dropout_p=dropout)
         g = joined.transpose(1, 2).reshape(batch, positions, size)
-        return self.act(self.common.decode(g))
+        changed: Tensor = self.act(self.common.decode(g))
+        return changed
 
     def describe(self) -> str:
         """For example `attention of 204, 12 heads`."""
