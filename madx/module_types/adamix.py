@@ -90,7 +90,8 @@ class Experts(nn.Module):
     @torch.no_grad()
     def merge(self) -> None:
         """Put the mean in place of the experts."""
-        self.weight, self.bias = (nn.Parameter(t.mean(0, keepdim=True)) for t in (self.weight, self.bias))
+        for name, own in list(self.named_parameters()):
+            setattr(self, name, nn.Parameter(own.mean(0, keepdim=True), requires_grad=own.requires_grad))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Take as many experts as a state holds: one after training."""
