@@ -94,7 +94,7 @@ class Given:
 
     def _readable(self) -> dict:
         if self.site.kind == "encoder":
-            return {"states": (self.tensors["embedded"], self.tensors["value"])}
+            return {"states": tuple(self.tensors[name] for name in ("embedded", "first", "second", "value"))}
         return self.tensors
 
 
@@ -102,9 +102,9 @@ NAMES = {
     "embeddings": ("value",),
     "slots": ("like",),
     "linear": ("input",),
-    "sublayer": ("output", "residual", "input"),
+    "sublayer": ("output", "residual", "input", "layer_input"),
     "layer": ("value", "layer_input"),
-    "encoder": ("value", "embedded"),
+    "encoder": ("value", "embedded", "first", "second"),
 }
 
 

@@ -40,6 +40,9 @@ MORE = {
     "gates_of_prefix": {"prefix": {"gate": "each", "flat": True}},
     "glow": {"invertible": {"kind": "glow"}},
     "krona_factor": {"krona": {"factor": [4, 2], "maps": ["query", "up", "down"]}},
+    "reft_first_and_last": {"reft": {"rank": 2, "first": 1, "last": 2, "activation": "tanh"}},
+    "reft_tied": {"reft": {"rank": 2, "first": 2, "last": 1, "tied": True, "orthogonal": False}},
+    "adamix_parallel": {"adamix": {"reads": "input", "experts": 2, "places": ["attention", "ffn"]}},
     "dora_adapterhub": {"lora": {"dora": True, "dora_form": "adapterhub", "alpha": 16.0}},
 }
 CASES = {f"type:{name}": {name: {}} for name in MODULE_TYPES} | {n: parts for n, (parts, _) in PRESETS.items()} | MORE
@@ -50,6 +53,8 @@ SMALL = {
     "prompt": {"length": 3},
     "lora": {"rank": 3},
     "said": {"dimension": 20},
+    "pal": {"size": 6, "heads": 2},
+    "ladder": {"reduction_factor": 3.0, "heads": 2},
 }
 every_case = pytest.mark.parametrize("parts", CASES.values(), ids=list(CASES))
 
@@ -279,6 +284,7 @@ EXACT = (
     "krona",
     "krona_b",
     "krona_b_res",
+    "type:ladder",
     "parallel",
     "scaled_parallel",
     "multiplied",
@@ -298,6 +304,8 @@ NEAR = (
     "bapna",
     "type:invertible",
     "glow",
+    "type:pal",
+    "type:adamix",
 )
 
 

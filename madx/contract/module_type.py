@@ -138,6 +138,18 @@ class ModuleType(nn.Module, ABC):
         """
         return None
 
+    def consistency(self) -> float:
+        """Return the weight of a term of the loss that keeps two passes of a step consistent; 0: no second pass.
+
+        Each batch is then computed with two draws (`use_draw`), and half the sum of the two KL divergences between the
+        predictions is added to its loss with this weight; see `madx.training.consistency`.
+        """
+        return 0.0
+
+    def use_draw(self, number: int) -> None:
+        """Choose which draw of the step acts from now on: 0, which `begin` chooses, or 1 in a second pass."""
+        return None
+
     def penalty(self) -> Tensor | None:
         """Return a scalar to add to the loss of each step, which depends on parameters alone; None: no penalty."""
         return None

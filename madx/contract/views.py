@@ -87,6 +87,19 @@ class View:
         return torch.ones(self.value.shape[:2], dtype=torch.bool, device=self.value.device)
 
     @property
+    def filled(self) -> Tensor:
+        """`(batch, positions)`: true at positions that hold a state of the row: tokens, and the slots of a prompt.
+
+        It is false at padding and at the slots of a prefix, which is visible to the base's own attention alone.
+        """
+        found = self.mask
+        if self.tokens.slots:
+            found = found.clone()
+            held = self.tokens.held
+            found[:, : self.tokens.slots] &= False if held is None else held
+        return found
+
+    @property
     def text(self) -> Tensor:
         """`(batch, positions)`: true at tokens, false at padding and at all slots."""
         found = self.mask.clone()

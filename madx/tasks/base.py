@@ -50,6 +50,10 @@ class Task(ABC):
         """Return the logits `(n, classes)` of all predictions of a batch, in float32, under the active composition."""
 
     @abstractmethod
+    def targets(self, batch: Batch) -> Tensor:
+        """Return the classes to predict, `(n,)`, in the order of `scores`; IGNORED where there is none."""
+
+    @abstractmethod
     def loss(self, engine: Engine, batch: Batch) -> Tensor:
         """Return the sum (not the mean) of the losses of a batch, a scalar; the loop divides by the global count."""
 

@@ -113,6 +113,10 @@ class MaskedLM(Task):
         hidden, _, branches = self._masked(engine, batch)
         return engine.mlm_logits(hidden, branches=branches).float()
 
+    def targets(self, batch: Batch) -> Tensor:
+        """Return the pieces that are masked, `(masked tokens,)`."""
+        return batch["labels"][batch["labels"] != IGNORED]
+
     def loss(self, engine: Engine, batch: Batch) -> Tensor:
         """Return the sum of the cross entropies of `scores`, computed in a third of their memory (see the engine)."""
         hidden, targets, branches = self._masked(engine, batch)

@@ -113,6 +113,9 @@ class Sources(Task):
     def scores(self, engine: Engine, batch: Batch) -> Tensor:
         return self.sources[0].task.scores(engine, batch)
 
+    def targets(self, batch: Batch) -> Tensor:
+        return self.sources[0].task.targets(batch)
+
     def loss(self, engine: Engine, batch: Batch) -> Tensor:
         return self.sources[0].task.loss(engine, batch)
 

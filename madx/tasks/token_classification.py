@@ -128,10 +128,13 @@ class TokenClassification(Task):
         """Return the logits `(words, labels)` in float32, see `word_logits`."""
         return word_logits(engine, batch)
 
+    def targets(self, batch: Batch) -> Tensor:
+        """Return the labels `(words,)`."""
+        return batch["labels"][batch["first"] >= 0]
+
     def loss(self, engine: Engine, batch: Batch) -> Tensor:
         """Return the sum over the words of the cross entropy of `scores`."""
-        labels = batch["labels"][batch["first"] >= 0]
-        return F.cross_entropy(self.scores(engine, batch), labels, reduction="sum", ignore_index=IGNORED)
+        return F.cross_entropy(self.scores(engine, batch), self.targets(batch), reduction="sum", ignore_index=IGNORED)
 
     def rows_of(self, sentences: Sequence[HasTokens]) -> list[Row]:
         """Return the rows of sentences without labels; `predict` need not make them again if it is given them."""

@@ -41,8 +41,17 @@ def _lowest_layer(trainee: Trainee) -> int:
     return lowest_layer(trainee.module.units, trainee.engine.base.depth)
 
 
+def _readers_of_states(trainee: Trainee) -> list[str]:
+    """The modules of the active composition with a unit that reads the states of all layers, at the encoder."""
+    engine = trainee.engine
+    at_encoder = {name: engine.module(name).units.get("encoder", {}) for name in engine.composition.names()}
+    return [name for name, units in at_encoder.items() if any("states" in unit.reads for unit in units.values())]
+
+
 def _obstacle(trainee: Trainee, task: Task, settings: TrainSettings) -> str:
     """The reason why states cannot be cached, as a sentence; empty without one."""
+    if readers := _readers_of_states(trainee):
+        return f"{', '.join(readers)} reads the states of all layers, so every layer is computed."
     below = _lowest_layer(trainee)
     if below == 0:
         return (

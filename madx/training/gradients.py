@@ -7,6 +7,7 @@ from accelerate import PartialState
 from torch import nn
 
 from madx.tasks.base import Task
+from madx.training.consistency import add_consistent_gradients
 from madx.training.precision import autocast
 from madx.training.processes import all_reduce
 from madx.training.trainable import Trainable
@@ -49,10 +50,16 @@ def compute_gradients(
     predictions, stops = all_reduce(counts).unbind()
     predictions = predictions.clamp_min(1.0)
     summed = torch.zeros((), device=device)
+    weight = trainable.consistency()
     for batch in batches:
-        with autocast(precision, device):
-            loss = task.loss(engine, batch)
-        (loss / predictions).backward()
+        if weight:
+            loss = add_consistent_gradients(
+                trainable, task, batch, weight=weight, predictions=predictions, precision=precision
+            )
+        else:
+            with autocast(precision, device):
+                loss = task.loss(engine, batch)
+            (loss / predictions).backward()
         summed += loss.detach().float()
     mean = (all_reduce(summed) / predictions).item()
     _sum_over_processes(trainable.parameters)

@@ -88,6 +88,14 @@ class Trainable(ABC):
         """A step begins and its composition is active. What is random in it must be a function of seed and step."""
         return
 
+    def consistency(self) -> float:
+        """The weight of the consistency between two passes of the step; 0: one pass."""
+        return 0.0
+
+    def use_draw(self, number: int) -> None:
+        """Let draw 0 or 1 of the step act, where something is drawn."""
+        return
+
     def add_penalty(self) -> float:
         """Add the gradients of all penalties to those of a step, after all processes have summed theirs; gives their
         sum."""
@@ -149,6 +157,15 @@ class TraineeTrainable(Trainable):
         with torch.no_grad():
             for unit in self.trainee.units:
                 unit.begin(step, seed)
+
+    def consistency(self) -> float:
+        """The weight of the consistency between two passes of the step: the largest that a unit asks for."""
+        return max((unit.consistency() for unit in self.trainee.units), default=0.0)
+
+    def use_draw(self, number: int) -> None:
+        """Let draw 0 or 1 of the step act in the units that draw something."""
+        for unit in self.trainee.units:
+            unit.use_draw(number)
 
     def add_penalty(self) -> float:
         """Add the gradients of all penalties; gives the sum of the units' penalties.

@@ -88,6 +88,7 @@ METHODS = {
     "prefix": {"prefix": {"length": 2, "bottleneck": 4}},
     "flat prefix": {"prefix": {"length": 2, "flat": True}},
     "prompt": {"prompt": {"length": 2}},
+    "loreft": {"reft": {"rank": 2}},
 }
 each_method = pytest.mark.parametrize("components", METHODS.values(), ids=METHODS)
 

@@ -44,6 +44,11 @@ COMPONENTS = {
         "bottleneck": {"gate": True},
         "lora": {"rank": 4, "gate": True},
     },
+    "loreft": {"reft": {"rank": 3, "dropout": 0.0}},
+    "loreft of first and last": {"reft": {"rank": 2, "first": 2, "last": 1, "leave_out": [1], "activation": "relu"}},
+    "loreft of last": {"reft": {"first": 0, "last": 2}},
+    "tied noreft": {"reft": {"last": 2, "tied": True, "orthogonal": False}},
+    "tied loreft of last": {"reft": {"first": 0, "last": 2, "tied": True}},
     "mix and match": {
         "prefix": {"length": 3, "bottleneck": 8},
         "bottleneck": {"reads": "input", "reduction_factor": 2.0, "scaling": 4.0, "init": "zero_up"},
@@ -54,6 +59,9 @@ COMPONENTS = {
 
 def exported(base, components, path):
     made = module(base, components)
+    with torch.no_grad():
+        for unit in (unit for units in made.units.values() for unit in units.values()):
+            unit.settle()  # as training does: an orthonormal matrix is stored as such
     return made, export_adapterhub(made, path, base=base)
 
 
@@ -76,8 +84,8 @@ def test_every_setting_and_value_comes_back(base, tmp_path, components):
     again, report = load(folder, base)
     assert again.info.components == made.info.components
     assert {ours for _, ours in report.mapped} == set(made.tensors())
-    for name, tensor in made.tensors().items():  # a magnitude is multiplied by norms, and divided again
-        assert torch.allclose(again.tensors()[name], tensor, rtol=1e-6, atol=0), name
+    for name, tensor in made.tensors().items():  # rounded: norms of magnitudes, bases of orthonormal rows
+        assert torch.allclose(again.tensors()[name], tensor, rtol=1e-6, atol=1e-6), name
     ours, theirs, bare = outputs(base, made, again)
     assert torch.allclose(ours, theirs, atol=1e-5) and (ours - bare).abs().max() > 0.01
 
@@ -192,6 +200,9 @@ def test_rank_stabilised_scale_is_written_as_alpha(base, tmp_path):
         ("ia3", {"ia3": {}}),
         ("prefix_tuning_flat[prefix_length=5]", {"prefix": {"length": 5, "flat": True}}),
         ("prompt_tuning", {"prompt": {}}),
+        ("loreft[r=2]", {"reft": {"rank": 2}}),
+        ("noreft", {"reft": {"orthogonal": False}}),
+        ("direft", {"reft": {"orthogonal": False, "subtract": False}}),
         ("mam", {"prefix": {"bottleneck": 800}, "bottleneck": COMPONENTS["mix and match"]["bottleneck"]}),
         ("prompt_tuning|seq_bn[reduction_factor=8]", {"prompt": {}, "bottleneck": {"reduction_factor": 8.0}}),
     ],
@@ -206,6 +217,8 @@ def test_settings_that_do_not_matter_here_are_reported(base, tmp_path):
         ("lora", {"init_weights": "ia3", "dtype": "float16", "leave_out": [7]}, "dtype 'float16': weights are read"),
         ("lora", {"init_weights_seed": 3}, "init_weights_seed: the weights are here"),
         ("prefix", {"encoder_prefix": False, "cross_prefix": False}, "encoder_prefix: "),
+        ("loreft", {"layers": [0, 1, 2, 7]}, "layers [7]: no layer has that number"),
+        ("tied noreft", {}, "subtract_projection (absent): adapters never saves it"),
         ("prompt", {"prompt_init": "from_string", "prompt_init_text": "Hi"}, "prompt_init_text: the weights are here"),
     ):
         _, folder = exported(base, COMPONENTS[components], tmp_path / line[:9])
@@ -230,6 +243,10 @@ def test_settings_that_do_not_matter_here_are_reported(base, tmp_path):
         ("prefix", {"non_linearity": "quick_gelu"}, "'quick_gelu' is not known"),
         ("prefix", {"prefix_length": 10**9}, "prefix_length"),
         ("prefix", {"prefix_length": 300}, "300"),
+        ("loreft", {"layers": [3, 7]}, "layers names no layer of the base"),
+        ("loreft", {"prefix_positions": 0}, "first and last are both 0"),
+        ("loreft", {"output_reft": False}, "output_reft"),
+        ("loreft", {"r": 33}, "reft.rank is 33"),
         ("prompt", {"combine": "prefix_after_bos"}, "combine='prefix'"),
     ],
 )
@@ -251,6 +268,9 @@ def test_settings_that_are_refused(base, tmp_path, components, changes, words):
         ("prefix", {"flat": True}, "does not explain:\n  .*wte.weight"),
         ("prefix", {"bottleneck_size": 9}, r"control_trans.0.weight: file \(8, 32\), base and config \(9, 32\)"),
         ("flat prefix", {"leave_out": [1]}, r"file \(576,\), base and config \(384,\)"),
+        ("loreft", {"tied_weights": True}, "does not explain:\n  .*units.1."),
+        ("loreft", {"orthogonality": False}, "does not explain:\n  .*parametrizations.weight"),
+        ("loreft", {"r": 2}, r"original: file \(3, 32\), base and config \(2, 32\)"),
         ("prompt", {"prompt_length": 5}, r"file \(4, 32\), base and config \(5, 32\)"),
     ],
 )
@@ -258,6 +278,21 @@ def test_files_that_do_not_fit_their_config(base, tmp_path, components, change, 
     _, folder = exported(base, COMPONENTS[components], tmp_path / "m")
     edit(folder, change)
     with pytest.raises(StoreError, match=words):
+        load(folder, base)
+
+
+def test_orthonormal_rows_lie_in_the_basis_of_torchs_parametrization(base, tmp_path):
+    """Files that torch's own parametrization reads; and one whose signs weight decay has moved, which is refused."""
+    made, folder = exported(base, COMPONENTS["loreft"], tmp_path / "m")
+    start, stored = "roberta.encoder.layer.1.reft_layer.refts.swa.units.", torch.load(folder / BIN)
+    linear = torch.nn.utils.parametrizations.orthogonal(torch.nn.Linear(32, 3, bias=False))
+    for unit, wanted in ((0, made.units["layer.1"]["reft"].front.rows()), (1, torch.eye(32)[:3])):
+        own = f"{start}{unit}.projection."
+        linear.load_state_dict({k.removeprefix(own): v for k, v in stored.items() if k.startswith(own)})
+        assert torch.allclose(linear.weight, wanted, atol=1e-6)
+    assert "units.1.learned_source.bias: a unit for positions" in str(load(folder, base)[1])
+    edit_tensors(folder, lambda t: {k: v * 0.99 if k.endswith("original") else v for k, v in t.items()})
+    with pytest.raises(StoreError, match="orthonormal rows.*Weight decay"):
         load(folder, base)
 
 
@@ -277,6 +312,7 @@ def test_a_union_holds_each_component_once(base, tmp_path):
         ({"lora": {"dora": True}}, "dora_form: adapterhub"),
         ({"lora": {}, "ia3": {}}, "'lora' and 'ia3' in one module"),
         ({"prefix": {"activation": "selu"}}, "activation 'selu' has no name there"),
+        ({"reft": {"subtract": False}}, "subtract: false"),
         ({"sparse_diff": {"entries": 10}}, "'sparse_diff' has no counterpart"),
     ],
 )
@@ -287,12 +323,14 @@ def test_what_the_format_cannot_express_is_not_written(base, components, words):
 
 def test_stacks_that_the_peer_multiplies_are_not_written(base, tmp_path):
     parts = {"a": {"lora": {}}, "b": {"lora": {"maps": ["value", "up"]}}, "c": {"ia3": {}}, "d": {"prompt": {}}}
+    parts |= {"r": {"reft": {}}}
     modules = {name: module(base, components, name=name) for name, components in parts.items()}
     modules["e"] = module(base, {"ia3": {}}, name="e")
     for stack, words in (
         ("a + b", "lora of a and lora of b at layer.0.attention.value"),
         ("b + c", "lora of b and ia3 of c at layer.0.attention.value"),
         ("a + d", "prompt component of d"),
+        ("a + r", "reft component of r"),
     ):
         with pytest.raises(ConfigError, match=words):
             export_adapterhub_setup(stack, modules, tmp_path / "s", base=base)

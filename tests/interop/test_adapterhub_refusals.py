@@ -21,7 +21,7 @@ from madx.interop.adapterhub.config import read_config, write_config
         ({"architecture": "lora", "vera_d": 0.1}, "method 'vera'.*Read are: bottleneck, compacter, lora"),
         ({"architecture": "mtl_lora"}, "method 'mtl_lora'"),
         ({"architecture": ["x"]}, "method .'x'.,"),
-        ({"architecture": "union", "configs": [{"architecture": "reft"}]}, "method 'reft'"),
+        ({"architecture": "union", "configs": [{"architecture": "mtl_lora"}]}, "method 'mtl_lora'"),
         ({"architecture": "union", "configs": []}, "list of `configs`"),
         ({"architecture": "union", "configs": [{"architecture": "union"}]}, "must be a table of settings"),
         ({"architecture": "union", "configs": [{}], "r": 8}, "list of `configs`"),

@@ -19,7 +19,7 @@ from madx.base import Base
 from madx.composition import Average, Stack, as_composition
 from madx.contract.views import Sublayer, Tokens
 from madx.engine import Engine
-from madx.errors import BaseError, ConfigError
+from madx.errors import BaseError
 from madx.interop import import_adapterhub
 from madx.module import new_module
 
@@ -52,8 +52,9 @@ OURS = (
     "prompt",
     "mam",
     "unipelt",
+    "loreft",
+    "noreft",
 )
-OTHERS = ("loreft", "noreft")
 #: what the peer cannot save as safetensors, since its files have two names for one tensor
 TWO_NAMES = {"seq_gelu_ln", "prefix", "prefix_flat", "mam", "unipelt"}
 
@@ -84,7 +85,7 @@ CORRECT_FROM = {
 OTHERWISE = ("parallel_task",)
 DIFFERENT = ("stack_lang_par", "stack_lang_lang2_task", "average_task_task2", "average_lora")
 #: cases not covered -> why
-LEFT_OUT = {name: "method not read from these files" for name in OTHERS} | {
+LEFT_OUT = {
     "batchsplit_lora_uneven": "the peer raises",
     "fuse_task_task2": "fusion",
     "stack_lang_fuse": "fusion",
@@ -287,13 +288,6 @@ def test_an_average_of_loras_is_the_mean_and_a_stack_their_sum(bench):
     assert len(step) == 2
 
 
-def test_adapters_of_other_methods_are_refused_by_name(oracle):
-    base = load(oracle)[0]
-    for name in OTHERS:
-        with pytest.raises(ConfigError, match="reft.*Nothing was loaded"):
-            import_adapterhub(oracle / "adapters_bin" / name, base, name="x", role="task")
-
-
 def test_every_case_is_covered_or_named(oracle):
     """Each case of the material is compared above, or stands in LEFT_OUT with its reason."""
     cases = load(oracle)[4]
@@ -301,7 +295,7 @@ def test_every_case_is_covered_or_named(oracle):
     assert covered | set(LEFT_OUT) == set(cases)
     assert not covered & set(LEFT_OUT)
     print("\nnot covered:", *(f"  {name}: {why}" for name, why in sorted(LEFT_OUT.items())), sep="\n")
-    assert set(OURS) | set(OTHERS) == {p.name for p in (oracle / "adapters_bin").iterdir()}
+    assert set(OURS) == {p.name for p in (oracle / "adapters_bin").iterdir()}
 
 
 def test_the_stored_head_is_named_in_the_report(oracle, tmp_path):

@@ -6,7 +6,7 @@
 2. out:  modules of ours with random settings, exported, loaded by the peer: equal hidden states and logits;
 3. head: the same both ways for an adapter with a tagging head;
 4. setup: the same both ways for a stack saved as a whole;
-5. methods that madx does not read (glow, Compacter, ReFT, gates of UniPELT) are refused by name.
+5. methods that madx does not read (glow, Compacter, gates of UniPELT) are refused by name.
 
 `tests/peers/test_live.py` runs a few of each in the suite, where the package is installed.
 
@@ -54,7 +54,7 @@ GLOW = {
     "inv_adapter": "glow",
     "inv_adapter_reduction_factor": 2,
 }
-UNREAD = ("loreft", "vera", GLOW)
+UNREAD = ("vera", GLOW)
 PRESETS = ("madx", "madx2", "pfeiffer", "pfeiffer2", "houlsby", "bapna", "parallel", "scaled_parallel")
 
 
@@ -85,9 +85,24 @@ def peer_config(rng: random.Random, model_type: str) -> adapters.AdapterConfig:
         "ia3": adapters.IA3Config(**maps, leave_out=left_out),
         "prefix": prefix,
         "prompt": adapters.PromptTuningConfig(prompt_length=rng.choice([1, 4])),
+        "reft": peer_reft(rng),
         "prefix and bottleneck": adapters.ConfigUnion(prefix, peer_bottleneck(rng)),
     }
     return one_of(found, model_type, rng)
+
+
+def peer_reft(rng: random.Random) -> adapters.ReftConfig:
+    """A random ReFT config that the peer can run and save: it loses `subtract_projection`."""
+    first, last = rng.choice([(3, 0), (0, 2), (2, 1)])
+    return adapters.ReftConfig(
+        layers=rng.choice(["all", [0, 2]]),
+        prefix_positions=first,
+        suffix_positions=last,
+        r=rng.choice([1, 3]),
+        orthogonality=rng.random() < 0.5,
+        tied_weights=rng.random() < 0.5,
+        non_linearity=rng.choice([None, "relu"]),
+    )
 
 
 def one_of(found: dict, model_type: str, rng: random.Random):
@@ -141,6 +156,15 @@ def our_components(rng: random.Random, model_type: str) -> dict | str:
         "prefix": {"prefix": prefix | {"leave_out": rng.choice([[], [0]])}},
         "prompt": {"prompt": {"length": rng.choice([1, 4])}},
         "compacter": {"compacter": {"reduction_factor": 4.0, "dimension": rng.choice([2, 4]), **our_rules(rng)}},
+        "reft": {
+            "reft": {
+                "rank": rng.choice([1, 3]),
+                **dict(zip(("first", "last"), rng.choice([(3, 0), (0, 2), (2, 1)]))),
+                "tied": rng.random() < 0.3,
+                "orthogonal": rng.random() < 0.5,
+                "leave_out": rng.choice([[], [1]]),
+            }
+        },
         "prefix and others": {"prefix": prefix, "lora": {"maps": maps, "rank": 2}, "bottleneck": {"reads": "input"}},
     }
     return one_of(found, model_type, rng)
@@ -185,7 +209,7 @@ def randomise(model, name: str, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for key, parameter in sorted(model.named_parameters()):
-            if f".{name}." in key:
+            if f".{name}." in key and not key.endswith("weight.original"):  # its diagonal holds signs
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
 
 
@@ -301,12 +325,14 @@ def one_name_each(twins: Twins, name: str) -> bool:
 def same_stack(one, two) -> bool:
     """False for a stack that the peer computes otherwise.
 
-    Beside a parallel bottleneck it drops the other's output; of invertible maps and prompts it uses only the first;
-    low-rank changes of one linear map it multiplies.
+    Beside a parallel bottleneck it drops the other's output; of invertible maps, prompts and ReFT it uses only the
+    first; low-rank changes of one linear map it multiplies.
     """
     first, second = parts_of(one), parts_of(two)
     parallel = any(getattr(part, "is_parallel", False) for part in first + second)
-    ignored = any(getattr(part, "inv_adapter", None) or part.architecture == "prompt_tuning" for part in second)
+    ignored = any(
+        getattr(part, "inv_adapter", None) or part.architecture in ("prompt_tuning", "reft") for part in second
+    )
     low_rank = all(any(part.architecture == "lora" for part in parts) for parts in (first, second))
     return not (parallel or ignored or low_rank)
 

@@ -158,6 +158,18 @@ def test_on_says_why_nothing_can_be_kept(change, words):
     train(made, steps=1, **options)  # auto goes without
 
 
+def test_a_module_that_reads_all_states_gets_those_of_all_layers():
+    """A ladder below, at the encoder, would read what skipped layers pass on."""
+    found = []
+    for mode in ("off", "auto"):
+        made = engine(under={"ladder": {}})
+        train(made, steps=6, cache_frozen=mode)
+        found.append(made.module("ner").tensors())
+    assert all(torch.equal(found[1][name], tensor) for name, tensor in found[0].items())
+    with pytest.raises(ConfigError, match="cache_frozen is on.*eng reads the states of all layers"):
+        train(engine(under={"ladder": {}}), cache_frozen="on")
+
+
 def test_masked_words_are_read_anew():
     made = Engine(tiny.base())
     made.attach(new_module("mlm", made.base, components=UPPER))

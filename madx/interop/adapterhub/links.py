@@ -60,7 +60,7 @@ def translate(stored: dict[str, Tensor], skeleton: Module, *, base: Base, owner:
     links = links_of(skeleton, around)
     layers = _require_layers(keys, base.depth, file)
     chosen, ignored = _match(stored, keys, links, file)
-    shapes = {link.theirs: link.shape for link in links}
+    shapes = {key: shape for link in links for key, shape in link.shapes.items()}
     faults = [f"missing: {key}" for key in shapes if key not in chosen]
     faults += [
         f"{key}: file {tuple(stored[theirs].shape)}, base and config {shapes[key]}"
@@ -74,8 +74,10 @@ def translate(stored: dict[str, Tensor], skeleton: Module, *, base: Base, owner:
         )
     result = Translation(ignored=ignored)
     for link in links:
-        result.tensors |= zip(link.ours, link.read(stored[chosen[link.theirs]]), strict=True)
-        result.mapped += [(chosen[link.theirs], name) for name in link.ours]
+        found = [chosen[key] for key in link.shapes]
+        result.tensors |= zip(link.ours, link.read(*(stored[key] for key in found)), strict=True)
+        result.mapped += [(key, name) for key in found for name in link.ours]
+        result.ignored += [(key, link.unused) for key in found if not link.ours]
     return result
 
 
@@ -105,20 +107,23 @@ def _match(
     stored: dict[str, Tensor], keys: dict[str, Key], links: list[Link], file: Path
 ) -> tuple[dict[str, str], list[tuple[str, str]]]:
     """(the file's key for each link, what the file stores twice). Raises StoreError that names keys without a link."""
-    known = {name: link for link in links for name in (link.theirs, *link.copies)}
+    known = {name: (link.theirs, link) for link in links for name in (link.theirs, *link.copies)}
+    known |= {name: (name, link) for link in links for name in link.also}
     chosen: dict[str, str] = {}
     ignored, unknown = [], []
-    first = {link.theirs for link in links}
-    for theirs, key in sorted(keys.items(), key=lambda item: item[1].name not in first):  # copies come last
-        link = known.get(key.name)
-        if link is None:
+    copies = {name for link in links for name in link.copies}
+    for theirs, key in sorted(keys.items(), key=lambda item: item[1].name in copies):  # copies come last
+        if key.name not in known:
             unknown.append(theirs)
-        elif link.theirs not in chosen:
-            chosen[link.theirs] = theirs
-        elif torch.equal(stored[chosen[link.theirs]], stored[theirs]):
-            ignored.append((theirs, f"the same tensor as {chosen[link.theirs]}, stored twice"))
+            continue
+        first, link = known[key.name]
+        if first not in chosen:
+            chosen[first] = theirs
+        elif torch.equal(stored[chosen[first]], stored[theirs]):
+            ignored.append((theirs, f"the same tensor as {chosen[first]}, stored twice"))
         else:
-            unknown.append(f"{theirs} (differs from {chosen[link.theirs]}, the other tensor for {link.ours[0]})")
+            used = f", the other tensor for {link.ours[0]}" if link.ours else ""
+            unknown.append(f"{theirs} (differs from {chosen[first]}{used})")
     if unknown:
         raise StoreError(
             f"{file} has {len(unknown)} tensors that its config does not explain:\n  {_listed(unknown)}\n"
@@ -137,7 +142,8 @@ def written(module: Module, *, base: Base, owner: str) -> dict[str, Tensor]:
     layout, ours = layout_of(base.config.model_type), module.state_dict()
     found = {}
     for link in links_of(module, Surroundings(layout, owner, base.depth, base.matrix)):
-        value = link.write([ours[name].detach().to("cpu") for name in link.ours])
-        for key in (link.theirs, *link.written):
+        made = link.write([ours[name].detach().to("cpu") for name in link.ours])
+        values = made if isinstance(made, tuple) else (made,)
+        for key, value in [*zip(link.shapes, values, strict=True), *((copy, values[0]) for copy in link.written)]:
             found[f"{layout.prefix}.{key}"] = value.clone().contiguous()
     return found

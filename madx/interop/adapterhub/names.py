@@ -59,6 +59,9 @@ NAMED |= {
     "prefix_tuning": {"architecture": "prefix_tuning"},
     "prefix_tuning_flat": {"architecture": "prefix_tuning", "flat": True},
     "prompt_tuning": {"architecture": "prompt_tuning"},
+    "loreft": {"architecture": "reft"},
+    "noreft": {"architecture": "reft", "orthogonality": False},
+    "direft": {"architecture": "reft", "orthogonality": False, "subtract_projection": False},
     "mam": {
         "architecture": "union",
         "configs": [{"architecture": "prefix_tuning", "bottleneck_size": 800}, _PARALLEL],
@@ -78,10 +81,6 @@ OTHER_NAMES = (
     "mtl_lora",
     "vera",
     "dvora",
-    "reft",
-    "loreft",
-    "noreft",
-    "direft",
 )
 
 

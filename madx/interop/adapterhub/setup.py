@@ -139,7 +139,7 @@ def _computed_otherwise(composition: Stack, modules: dict[str, Module]) -> list[
         networks: list[Any] = [components[c] for c in ("bottleneck", "compacter") if c in components]
         if len(names) > 1 and any(network.reads == "input" for network in networks):
             faults.append(f"the parallel bottleneck of {name} (it drops the changes of the others)")
-        for component in ("invertible", "prompt"):
+        for component in ("invertible", "prompt", "reft"):
             if k and component in components:
                 faults.append(f"the {component} component of {name} (only the first module's is used)")
     return faults + _multiplied([modules[name] for name in names])

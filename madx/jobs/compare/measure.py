@@ -56,6 +56,9 @@ class Unscored(Task):
     def scores(self, engine: Engine, batch: Batch) -> torch.Tensor:
         return self.task.scores(engine, batch)
 
+    def targets(self, batch: Batch) -> torch.Tensor:
+        return self.task.targets(batch)
+
     def loss(self, engine: Engine, batch: Batch) -> torch.Tensor:
         return self.task.loss(engine, batch)
 

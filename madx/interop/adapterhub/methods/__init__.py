@@ -9,6 +9,7 @@ from madx.interop.adapterhub.methods.lora import Ia3Method, LoraMethod
 from madx.interop.adapterhub.methods.method import Method, short
 from madx.interop.adapterhub.methods.prefix_tuning import PrefixTuningMethod
 from madx.interop.adapterhub.methods.prompt_tuning import PromptTuningMethod
+from madx.interop.adapterhub.methods.reft import ReftMethod
 
 #: by the `architecture` of a config; a bottleneck has none and a `compacter` is one with `phm_layer`;
 #: `ia3` is `lora` with another composition mode
@@ -19,6 +20,7 @@ METHODS: dict[str, Method] = {
     "ia3": Ia3Method(),
     "prefix_tuning": PrefixTuningMethod(),
     "prompt_tuning": PromptTuningMethod(),
+    "reft": ReftMethod(),
 }
 
 

@@ -59,8 +59,10 @@ class Link:
         shape: of the tensor in the file.
         copies: further keys under which a file may hold the same tensor.
         written: those of `copies` that are written too.
-        read: gives our tensors from theirs.
-        write: gives their tensor from ours.
+        also: further tensors of the file that hold these numbers together with `theirs`: shape by key.
+        unused: the reason why the file holds a tensor without a counterpart in the module (`ours` is empty).
+        read: gives our tensors from theirs, which are `theirs` and then those of `also`.
+        write: gives their tensor from ours, or a tuple of all of theirs.
     """
 
     theirs: str
@@ -68,8 +70,22 @@ class Link:
     shape: tuple[int, ...]
     copies: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
-    read: Callable[[Tensor], Sequence[Tensor]] = lambda value: [value]
-    write: Callable[[Sequence[Tensor]], Tensor] = lambda values: values[0]
+    also: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    unused: str = ""
+    read: Callable[..., Sequence[Tensor]] = lambda value: [value]
+    write: Callable[[Sequence[Tensor]], Tensor | tuple[Tensor, ...]] = lambda values: values[0]
+
+    @classmethod
+    def of_nothing(cls, theirs: str, value: Tensor, why: str) -> "Link":
+        """A tensor that the format demands and nothing uses; `value` is written for it."""
+        return cls(
+            theirs, (), tuple(value.shape), unused=why, read=lambda value: [], write=lambda values: value.clone()
+        )
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of all of their tensors, by key."""
+        return {self.theirs: self.shape, **self.also}
 
 
 @dataclass(frozen=True)
