@@ -108,8 +108,7 @@ class Fusion(FusionType):
                 self.value.weight.fill_(NOISE).fill_diagonal_(1.0)
         self.heat: Tensor | None
         self.register_buffer("heat", torch.ones(()) if config.temperature > 1 else None)
-        own = {"output": "output", "input": "input"}.get(config.reads) if site.kind == "sublayer" else None
-        self.reads = frozenset({own} - {None})
+        self.reads = frozenset({config.reads} - {"sum_norm"} if site.kind == "sublayer" else ())
 
     @classmethod
     def acts_at(cls, config: FusionConfig, site: Site) -> bool:

@@ -21,7 +21,9 @@ OLD_WORDS = {
     "invertible_lang_adapters": "invertible_adapters",
 }
 _OLD_WORD = re.compile(rf"(?<![^.])({'|'.join(OLD_WORDS)})(?=\.)")
-_OWNER = re.compile(r"(?<![^.])(?:adapters|invertible_adapters|loras|prefix_tunings|prompt_tunings)\.([^.]+)\.")
+_OWNER = re.compile(
+    r"(?<![^.])(?:adapters|invertible_adapters|loras|prefix_tunings|prompt_tunings|adapter_fusion_layer)\.([^.]+)\."
+)
 
 _BERT_MAPS = {
     "attention.query": "attention.self.query",
