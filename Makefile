@@ -10,7 +10,7 @@ ARGS ?=
 PYTEST := -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 CODE := madx pipelines benchmarks notebooks tests
 
-.PHONY: quickstart help test test-fast lint format install oracle notebooks bench bench-peers test-peers \
+.PHONY: quickstart help test test-fast lint format install oracle notebooks campaign bench bench-peers test-peers \
 	test-transformers4 test-transformers4-fast clean
 
 quickstart: $(STAMP)  ## train, swap and evaluate on the embedded miniature world, offline
@@ -41,6 +41,14 @@ oracle: $(STAMP)  ## how far madx is from the incumbent's own numbers, case by c
 
 notebooks: $(STAMP)  ## run the notebooks and keep their outputs
 	$(BIN)/python tests/notebook_tools.py
+
+# A longer campaign finds more; the same seed finds the same again, attempt by attempt.
+CAMPAIGN_SECONDS ?= 1200
+CAMPAIGN_SEED ?= 1
+CAMPAIGN ?=
+campaign: export PYTHONPATH = .:tests
+campaign: $(STAMP)  ## kills, damaged files, crowds, limits, hostile hubs and text; CAMPAIGN_SECONDS=7200 CAMPAIGN_SEED=2
+	$(BIN)/python -m campaign --seconds $(CAMPAIGN_SECONDS) --seed $(CAMPAIGN_SEED) --out runs/campaign $(CAMPAIGN)
 
 BENCH ?= --out runs/benchmarks
 bench: $(STAMP)  ## speed and memory: a table, JSON and a plot in runs/benchmarks; BENCH='--only train --shape small'

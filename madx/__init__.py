@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from madx.jobs import Entity as Entity
     from madx.jobs import Evaluate as Evaluate
     from madx.jobs import EvaluateResult as EvaluateResult
+    from madx.jobs import HeadResult as HeadResult
     from madx.jobs import Inspect as Inspect
     from madx.jobs import Inspection as Inspection
     from madx.jobs import LanguageResult as LanguageResult
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from madx.jobs import Predictor as Predictor
     from madx.jobs import Proxies as Proxies
     from madx.jobs import TaskResult as TaskResult
+    from madx.jobs import TrainHead as TrainHead
     from madx.jobs import TrainLanguage as TrainLanguage
     from madx.jobs import TrainTask as TrainTask
     from madx.jobs import Transfer as Transfer
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from madx.jobs.evaluate import evaluate as evaluate
     from madx.jobs.inspect import inspect as inspect
     from madx.jobs.matrix import matrix as matrix
+    from madx.jobs.train_head import train_head as train_head
     from madx.jobs.train_language import train_language as train_language
     from madx.jobs.train_task import train_task as train_task
     from madx.module import Module as Module
@@ -77,9 +80,9 @@ _ROOMS = {
     "madx.engine": "Engine",
     "madx.errors": "MadxError",
     "madx.interop.hub": "Hub load",
-    "madx.jobs": "Columns Compare CompareResult Entity Evaluate EvaluateResult Inspect Inspection LanguageResult "
-    "Matrix MatrixResult Prediction Predictor Proxies TaskResult TrainLanguage TrainTask Transfer compare evaluate "
-    "inspect matrix train_language train_task",
+    "madx.jobs": "Columns Compare CompareResult Entity Evaluate EvaluateResult HeadResult Inspect Inspection "
+    "LanguageResult Matrix MatrixResult Prediction Predictor Proxies TaskResult TrainHead TrainLanguage TrainTask "
+    "Transfer compare evaluate inspect matrix train_head train_language train_task",
     "madx.module": "Module new_module",
     "madx.store": "Store load_module save_module",
     "madx.training": "TrainSettings",

@@ -18,6 +18,7 @@ from madx.config import load, to_dict
 from madx.data.text.blocks import pack_corpus
 from madx.data.text.corpora import corpus_files
 from madx.jobs.common import is_main, open_training_base, run_folder, versions
+from madx.jobs.heads import choose_head, head_record
 from madx.jobs.train_language import recipe_steps
 from madx.module.components import components_of
 from madx.store import check_target
@@ -34,7 +35,7 @@ def main(config: str, overrides: list[str]) -> None:
 
     # Base and corpus. The precision "auto" is decided here; blocks come from the cache if they were packed before.
     base, train = open_training_base(settings, settings.train, components_of(settings.components))
-    base.require_mlm_head()
+    choose_head(base, store, settings.mlm_head)
     blocks = pack_corpus(
         settings.corpus,
         base.tokenizer,
@@ -92,6 +93,7 @@ def main(config: str, overrides: list[str]) -> None:
         "versions": versions(),
         "scores": {"held_out_before": before, "held_out_after": after},
         "history": result.history,
+        **head_record(base),
     }
     if is_main():  # of several processes one writes
         folder = store.save(module, overwrite=settings.overwrite)

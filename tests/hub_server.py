@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -49,7 +50,11 @@ class Refusal(Exception):
 
 
 class LocalHub(ThreadingHTTPServer):
-    """`with LocalHub() as hub:` serves at `hub.url`; `refuse(method, path)` may return a Refusal to answer with."""
+    """`with LocalHub() as hub:` serves at `hub.url`.
+
+    `refuse(method, path)` may return a Refusal to answer with; `alter(method, path, headers, content)` returns the
+    headers and the content to send, which may be chunks, whose length is not stated then.
+    """
 
     daemon_threads = True
 
@@ -61,6 +66,7 @@ class LocalHub(ThreadingHTTPServer):
         self.blobs: dict[str, bytes] = {}
         self.log: list[tuple[str, str]] = []
         self.refuse = lambda method, path: None
+        self.alter = lambda method, path, headers, content: (headers, content)
         self.yaml_faults: list[str] = []
         self.thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
 
@@ -103,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
                 raise refusal
             for method, pattern, action in ROUTES:
                 if self.command in method.split() and (match := re.fullmatch(pattern, address.path)):
-                    return action(self, **match.groupdict())
+                    return getattr(self, action.__name__)(**match.groupdict())  # of the class that inherits
             raise Refusal(404, "", f"no such endpoint: {self.command} {self.path}")
         except Refusal as no:
             headers = {"X-Error-Code": no.code, "X-Error-Message": no.words}
@@ -112,12 +118,19 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = _answer
 
     def _send(self, status: int, content: bytes = b"", headers: dict | None = None):
+        headers = {"Content-Length": str(len(content)), **(headers or {})}
+        headers, content = self.server.alter(self.command, self.path, headers, content)
+        whole = isinstance(content, bytes)
         self.send_response(status)
-        for key, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
-            self.send_header(key, value)
+        for key, value in headers.items():
+            if whole or key != "Content-Length":
+                self.send_header(key, value)
         self.end_headers()
+        self.close_connection = self.close_connection or not whole
         if self.command != "HEAD":
-            self.wfile.write(content)
+            with suppress(OSError):  # who was refused has gone
+                for chunk in [content] if whole else content:
+                    self.wfile.write(chunk)
 
     def _json(self, content, status: int = 200):
         self._send(status, json.dumps(content).encode(), {"Content-Type": "application/json"})

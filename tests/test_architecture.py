@@ -29,7 +29,8 @@ FLOORS = (
     ("base", "module_types"),
     ("composition", "contract"),
     ("registry", "config"),
-    ("errors", "version"),
+    ("files",),
+    ("errors", "outside", "version", "checksums"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

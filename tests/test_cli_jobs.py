@@ -109,6 +109,15 @@ def test_predict_finds_the_names_in_every_format(here):
     assert conll == "".join(f"{word}\t{tag}\n" for word, tag in zip(record["tokens"], record["tags"])) + "\n"
 
 
+def test_predict_has_the_reading_of_spans_that_is_asked_for(here, monkeypatch):
+    tags = lambda self, engine, sentences, **more: [["I-PER", "O"] for _ in sentences]  # noqa: E731
+    monkeypatch.setattr("madx.tasks.ner.NER.predict", tags)
+    for more, found in (([], 0), (["--scoring", "lenient"], 1)):
+        shown = run("predict", "--stack", "swa + ner@1", "--format", "json", *more, "Anna sleeps")
+        assert len(json.loads(shown.stdout)["entities"]) == found
+    assert run("predict", "--stack", "swa + ner@1", "--scoring", "loose", "Anna sleeps").exit_code == 2
+
+
 @pytest.mark.slow
 def test_predict_reads_stdin_line_by_line(here):
     done = process(
@@ -218,6 +227,10 @@ FAULTS = {
     "target twice": (
         ["evaluate", "--target", "swa=a", "--target", "eng=c", "--target", "swa=b"],
         ["--target 'swa=a', --target 'swa=b'", "keep one"],
+    ),
+    "training data twice": (
+        ["train-task", "--base", "base", "--language", "eng", "--data", "a", "--data", "b", "--dev", "c"],
+        ["--data is given 2 times", "a, b"],
     ),
     "task below language": (["predict", "--stack", "ner@1 + swa", "x"], ["from left to right", "write 'swa + ner@1'"]),
     "task below language, explained": (["explain", "--stack", "ner@1 + swa"], ["write 'swa + ner@1'"]),

@@ -180,6 +180,32 @@ def test_a_training_record_comes_back_as_it_was(base, tmp_path):
     assert load_module(tmp_path / "swa", base).info == made.info
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (10**400, "a whole number of more than 300 digits"),
+        ([10**5000], "a whole number of more than 300 digits"),
+        ("deep", "more than 64 levels"),
+        ("inside itself", "more than 64 levels"),
+        ("large", "could not be read again: more than"),
+        ("wide", "could not be read again: more than"),
+    ],
+)
+def test_a_record_that_could_not_be_read_again_is_not_written(value, message, base, tmp_path, monkeypatch):
+    monkeypatch.setattr("madx.store.module_json.MOST_BYTES", 50_000)
+    monkeypatch.setattr("madx.store.module_json.MOST_VALUES", 2000)
+    made, inside = module(base), []
+    inside.append(inside)
+    deep = []
+    for _ in range(100):
+        deep = [deep]
+    named = {"deep": deep, "inside itself": inside, "large": "x" * 60_000, "wide": [0] * 3000}
+    made.info.training = {"mine": named.get(value, value) if isinstance(value, str) else value}
+    with pytest.raises(StoreError, match=message):
+        save_module(made, tmp_path / "swa")
+    assert not list(tmp_path.iterdir())
+
+
 def test_every_field_has_a_type(record):
     anything = {("format",), (CHECKSUM,)}
     for path in {path[:1] for path in leaves(record)} - anything:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from cli_tools import run
 from safetensors.torch import load_file
 from store_tools import alter, forge, same
 
@@ -66,6 +67,21 @@ def test_the_whole_record_is_read():
 def test_they_are_whole_in_a_store(base, old):
     assert [(row.name, row.fault) for row in old.list()] == [("ner", None), ("swa", None)]
     assert old.verify() == [] and old.verify(base=base) == []
+
+
+def test_verifying_says_that_their_records_have_no_checksum(base, old, caplog):
+    """Swapped labels load: nothing can tell. So whoever verifies such a module is told what was not compared."""
+    alter(old.root / "ner", lambda c: c.update(labels=["O", "I-PER", "B-PER"]))
+    assert old.verify() == [] and old.unguarded() == ["ner", "swa"]
+    assert "ner, swa: stored in format 1" in caplog.text and "no checksum" in caplog.text
+    assert "store.save(store.load(name, base), overwrite=True)" in caplog.text
+    shown = run("modules", "verify", "--store", old.root)
+    assert shown.exit_code == 0 and "no checksum" in shown.output + shown.stderr
+    old.save(old.load("ner", base), overwrite=True)
+    caplog.clear()
+    assert old.verify("ner") == [] and caplog.text == "" and old.unguarded() == ["swa"]
+    alter(old.root / "ner", lambda c: c.update(labels=["O", "B-PER", "I-PER"]), mend=False)
+    assert "checksum" in old.verify("ner")[0]
 
 
 @pytest.mark.parametrize("name", NAMES)

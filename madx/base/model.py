@@ -1,6 +1,7 @@
 """The base: a frozen pretrained encoder with its masked-LM head, its tokenizer, and the description of its sites."""
 
 import copy
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,13 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+from madx.base.answers import checked_answers
 from madx.base.families import Family, family_of, layout, weights_site
 from madx.base.fingerprints import base_fingerprint, tokenizer_fingerprint
+from madx.base.guard import GIVE, vetted_revision
+from madx.base.mlm_head import WITH_DISCRIMINATOR, MaskedLMHead
 from madx.contract.sites import Site
-from madx.errors import BaseError
+from madx.errors import BaseError, MadxError
 
 log = logging.getLogger("madx")
 
@@ -29,17 +33,17 @@ class Base:
         model: the model; its parameters are closed to gradients.
         tokenizer: its tokenizer, or None.
         name: the path or id that it was loaded from.
-        has_mlm_head: the stored weights include the masked-LM head, which a language module needs.
 
     Attributes:
         config: the model's config; its attributes depend on the family.
         revision: the commit of a downloaded base, otherwise None.
         fingerprint, tokenizer_fingerprint: identify the weights and the tokenizer; see `madx.base.fingerprints`.
         sites: the sites by name; see `madx.contract.sites`.
+        mlm_head: the masked-LM head, which a language module needs, and why it may not be a trained one.
         engine: the engine that the base carries, or None.
     """
 
-    def __init__(self, model: "PreTrainedModel", tokenizer: Any, *, name: str, has_mlm_head: bool = True):
+    def __init__(self, model: "PreTrainedModel", tokenizer: Any, *, name: str):
         self.model, self.tokenizer, self.name = model, tokenizer, str(name)
         self.config: Any = model.config
         self.engine: object | None = None
@@ -49,7 +53,7 @@ class Base:
             "weights": weights_site(self.family, self.encoder, depth=self.depth, width=self.width),
             **layout(self.family, self.config, self.encoder, positions=self.max_tokens),
         }
-        self.has_mlm_head = has_mlm_head
+        self.mlm_head = MaskedLMHead(model, name=self.name)
         self.revision: str | None = getattr(self.config, "_commit_hash", None)
         self.fingerprint = base_fingerprint(self.encoder)
         self.tokenizer_fingerprint = tokenizer_fingerprint(tokenizer) if tokenizer is not None else None
@@ -120,28 +124,31 @@ class Base:
         }
 
     def mlm_logits(self, hidden: Tensor) -> Tensor:
-        """Compute the scores of the base's own masked-LM head: `(n, width)` -> `(n, vocabulary)`.
+        """Compute the scores of the base's masked-LM head: `(n, width)` -> `(n, vocabulary)`.
 
-        Raises BaseError when the stored base has no trained head.
+        Raises BaseError when the base has no trained head.
         """
         self.require_mlm_head()
         scores: Tensor = self.family.mlm_logits(self.model, hidden)
         return scores
 
+    @property
+    def has_mlm_head(self) -> bool:
+        """True unless something says that the masked-LM head is not a trained one."""
+        return self.mlm_head.fault is None
+
     def require_mlm_head(self) -> None:
-        """Raises BaseError when the stored base has no trained masked-LM head."""
-        if not self.has_mlm_head:
-            raise BaseError(
-                f"The base {self.name} was stored without its masked-LM head, so masked language modelling on it would "
-                "train against random weights. Use a checkpoint that includes the head (of ELECTRA, the generator)."
-            )
+        """Raises BaseError when the base has no trained masked-LM head."""
+        self.mlm_head.require()
 
 
 def load_base(name: str | Path, *, revision: str | None = None, dtype: torch.dtype = torch.float32) -> Base:
     """Load a base from a local folder or by a model id, through transformers' Auto classes.
 
-    Raises BaseError for a base that cannot be found or read, whose family is not described, or whose tokenizer does not
-    fit its vocabulary.
+    Its configs are vetted first (`madx.base.guard`); no code of a base is ever run.
+
+    Raises BaseError for a base that cannot be found or read, whose config names code, whose family is not described, or
+    whose tokenizer does not fit its vocabulary.
 
     Args:
         name: a folder or a model id.
@@ -153,21 +160,22 @@ def load_base(name: str | Path, *, revision: str | None = None, dtype: torch.dty
     name = str(name)
     if Path(name).expanduser().exists():
         name = str(Path(name).expanduser())
+    revision = vetted_revision(name, revision)
+    own: dict[str, Any] = {"revision": revision, "trust_remote_code": False}  # None would ask a user in a terminal
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
-        family_of(config)
-        _prepare(config, name, revision)
-        model, info = AutoModelForMaskedLM.from_pretrained(
-            name, config=config, revision=revision, torch_dtype=torch.float32, output_loading_info=True
-        )
-        tokenizer = _load_tokenizer(name, revision)
-    except BaseError:
+        with checked_answers():
+            config = AutoConfig.from_pretrained(name, **own)
+            family_of(config)
+            _prepare(config, name, revision)
+            model, info = AutoModelForMaskedLM.from_pretrained(
+                name, config=config, torch_dtype=torch.float32, output_loading_info=True, **own
+            )
+            tokenizer = _load_tokenizer(name, revision)
+    except MadxError:
         raise
     except Exception as error:  # OSError, SafetensorError, UnpicklingError, TypeError ...: the file decides which
         raise BaseError(
-            f"Cannot load the base {name!r}: {(str(error).strip() or type(error).__name__).splitlines()[0]} "
-            "Give a folder with config.json, model.safetensors and tokenizer files, or the id of a model that is "
-            "downloaded or reachable."
+            f"Cannot load the base {name!r}: {(str(error).strip() or type(error).__name__).splitlines()[0]} {GIVE}"
         ) from error
     missing = sorted(info["missing_keys"])
     prefix = model.base_model_prefix + "."
@@ -183,7 +191,10 @@ def load_base(name: str | Path, *, revision: str | None = None, dtype: torch.dty
             f"The tokenizer of {name!r} has {len(tokenizer)} pieces, its embeddings {config.vocab_size}: they do not "
             "belong together."
         )
-    base = Base(model, tokenizer, name=name, has_mlm_head=not missing)
+    base = Base(model, tokenizer, name=name)
+    base.revision = None if Path(name).exists() else revision  # the commit that was vetted
+    with_discriminator = config.model_type in WITH_DISCRIMINATOR
+    base.mlm_head.doubt(missing=missing, stored=_stored_keys(name, revision) if with_discriminator else [])
     nn.Module.to(base.model, dtype)
     return base
 
@@ -191,8 +202,12 @@ def load_base(name: str | Path, *, revision: str | None = None, dtype: torch.dty
 def load_tokenizer(name: str | Path, *, revision: str | None = None) -> Any:
     """Load the tokenizer of a base without its weights. Raises BaseError when it cannot be found or read."""
     name = str(Path(name).expanduser()) if Path(name).expanduser().exists() else str(name)
+    revision = vetted_revision(name, revision)
     try:
-        tokenizer = _load_tokenizer(name, revision)
+        with checked_answers():
+            tokenizer = _load_tokenizer(name, revision)
+    except MadxError:
+        raise
     except Exception as error:  # as in load_base
         raise BaseError(
             f"Cannot load the tokenizer of {name!r}: {(str(error).strip() or type(error).__name__).splitlines()[0]} "
@@ -220,7 +235,7 @@ def _load_tokenizer(name: str, revision: str | None) -> Any:
 
     fast: Any = PreTrainedTokenizerFast  # its annotations refuse the revision None, which it accepts
     try:
-        return AutoTokenizer.from_pretrained(name, revision=revision)
+        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     except ValueError as error:
         if "TokenizersBackend" not in str(error):
             raise
@@ -238,12 +253,19 @@ def _prepare(config: Any, name: str, revision: str | None) -> None:
 
 
 def _stored_keys(name: str, revision: str | None) -> list[str]:
-    """Return the names of the tensors in a base's weight file, if possible without reading the weights."""
+    """Return the names of the tensors in a base's weight files, if possible without reading the weights."""
     from safetensors import safe_open
     from transformers.utils import cached_file
 
-    for file in ("model.safetensors", "pytorch_model.bin"):
+    for file in (
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+    ):
         path = cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+        if path and file.endswith(".json"):  # the table of a base in several files
+            return list(json.loads(Path(path).read_text(encoding="utf-8"))["weight_map"])
         if path and file.endswith(".safetensors"):
             with safe_open(path, framework="pt") as weights:
                 return list(weights.keys())

@@ -5,6 +5,10 @@ import typer
 from madx.cli import hub, jobs, many, modules, reference, similarity, using
 from madx.cli import inspect as inspecting
 from madx.cli.console import MadxGroup, ignore_warnings, out, set_up_messages
+from madx.cli.ending import run
+from madx.errors import MadxError
+from madx.files.reasons import lost_folder
+from madx.files.streams import prepare_streams
 from madx.version import __version__
 
 app = typer.Typer(
@@ -46,9 +50,12 @@ def madx(
     module and do the task in a language that has no labelled data. Start with: madx quickstart
     """
     set_up_messages(debug=debug)
+    if gone := lost_folder():  # libraries of torch would end the process without a word that helps
+        raise MadxError(gone.removeprefix("; ").capitalize() + ".")
 
 
 app.command("quickstart", rich_help_panel=TRAIN)(jobs.quickstart)
+app.command("train-head", rich_help_panel=TRAIN)(jobs.train_head)
 app.command("train-language", rich_help_panel=TRAIN)(jobs.train_language)
 app.command("train-task", rich_help_panel=TRAIN)(jobs.train_task)
 app.command("evaluate", rich_help_panel=TRAIN)(jobs.evaluate)
@@ -70,5 +77,6 @@ app.command("bases", rich_help_panel=KNOW)(reference.bases)
 
 def main() -> None:
     """The console script."""
+    prepare_streams()
     ignore_warnings()
-    app(prog_name="madx")
+    run(app)

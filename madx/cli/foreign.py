@@ -8,8 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from madx.cli.console import out, quiet_transformers, show_table
-from madx.cli.options import SavedBase, Store, load_recorded_base
+from madx.cli.options import SavedBase, Store, load_recorded_base, with_consent
 from madx.errors import ConfigError
+from madx.files.places import user_path
 
 Per = "Of a composition: NAME=VALUE for each module, once each."
 
@@ -46,13 +47,12 @@ def import_module(
 
     Example: madx modules import downloads/sw-wiki --from adapterhub --name swa --role language --language swa
     """
-    from pathlib import Path
-
     from madx.base import load_base
+    from madx.base.guard import require_known
     from madx.interop import FORMATS, ImportRequest, import_into
     from madx.store import Store as ModuleStore
 
-    reader, path = FORMATS.get(form)(), Path(folder).expanduser()
+    reader, path = FORMATS.get(form)(), user_path(folder)
     names = tuple(reader.members(path)) or ((name,) if name is not None else ())
     if not names:
         raise ConfigError("The files hold one module: give its name, e.g. --name swa.")
@@ -80,14 +80,16 @@ def import_module(
         raise ConfigError(
             "The files do not say which base they were made for: add --base FOLDER_OR_ID, e.g. xlm-roberta-base."
         )
+    if base is None:  # the files chose it
+        with_consent(lambda: require_known(wanted, None, named_by=f"The folder {path}"))
     modules = ModuleStore(store)
     quiet_transformers()
     imported = import_into(modules, path, form, requests, base=load_base(wanted), overwrite=overwrite)
     for report in imported.reports:
         out.print(Text(str(report)))
     if len(names) > 1:
-        out.print(f"composition: {imported.composition}", markup=False)
-    out.print(f"stored {', '.join(names)} in {modules.root}", markup=False)
+        out.print(f"composition: {imported.composition}")
+    out.print(f"stored {', '.join(names)} in {modules.root}")
 
 
 def export_module(
@@ -116,7 +118,7 @@ def export_module(
     given = {name: modules.load(name, loaded) for name in composition.names()}
     written = export_modules(composition, given, form, folder, base=loaded, as_name=as_name)
     files = sorted(str(p.relative_to(written)) for p in written.rglob("*") if p.is_file())
-    out.print(f"wrote '{composition}' to {written}: {', '.join(files)}", markup=False)
+    out.print(f"wrote '{composition}' to {written}: {', '.join(files)}")
 
 
 def formats() -> None:

@@ -76,5 +76,5 @@ def pull(
     )
     base = info.base["name"] if info.base else "any of its shape"
     language = f", language {info.language}" if info.language else ""
-    out.print(f"  {info.role} module{language}, base {base}, licence {info.licence or 'not recorded'}", markup=False)
-    out.print(f"  stored in {row.path}", markup=False)
+    out.print(f"  {info.role} module{language}, base {base}, licence {info.licence or 'not recorded'}")
+    out.print(f"  stored in {row.path}")

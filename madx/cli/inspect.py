@@ -1,5 +1,6 @@
 """`madx inspect`: a corpus and labelled data as a tokenizer sees them."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
@@ -9,6 +10,8 @@ from rich.text import Text
 
 from madx.cli.console import out, show_table
 from madx.cli.options import Config, Sets, pairs, settings
+from madx.files.writing import check_folder
+from madx.outside import visible_json
 
 if TYPE_CHECKING:
     from madx.jobs import Inspection
@@ -49,9 +52,12 @@ def inspect(
     from madx.jobs import inspect as run
     from madx.jobs.inspect import write_json
 
-    found = run(settings(Inspect, config, sets, flags))
+    chosen = settings(Inspect, config, sets, flags)
+    if json and json != "-":
+        check_folder(Path(json).parent, "the findings")
+    found = run(chosen)
     if json == "-":
-        typer.echo(found.to_json(), nl=False)
+        typer.echo(visible_json(found.to_json()), nl=False)
         return
     _corpus(found)
     if found.data:
@@ -63,7 +69,7 @@ def inspect(
     if not found.warnings:
         out.print(Text("nothing to warn of", style="green"))
     if json:
-        out.print(f"written: {write_json(found, json)}", markup=False)
+        out.print(f"written: {write_json(found, json)}")
 
 
 def _corpus(found: "Inspection") -> None:

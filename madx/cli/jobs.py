@@ -1,4 +1,4 @@
-"""The commands that run jobs: train-language, train-task, evaluate, quickstart."""
+"""The commands that run jobs: train-head, train-language, train-task, evaluate, quickstart."""
 
 import logging
 from pathlib import Path
@@ -18,11 +18,15 @@ from madx.cli.options import (
     SavedBase,
     Sets,
     StoreFlag,
+    listed,
     numbers,
     pairs,
     renamed_flag,
     settings,
+    with_consent,
 )
+from madx.errors import ConfigError
+from madx.files.names import check_file_names
 
 if TYPE_CHECKING:
     from madx.results.matrix import TransferMatrix
@@ -106,6 +110,65 @@ def train_language(
     )
 
 
+def train_head(
+    config: Config = None,
+    base: Base = None,
+    corpus: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            metavar="LANG=PATH",
+            help="Text of a language that the base knows: .txt, .jsonl, either with .gz, a folder, or datasets:NAME. "
+            "Repeatable, of one language too.",
+        ),
+    ] = None,
+    store: StoreFlag = None,
+    steps: Annotated[Optional[int], typer.Option(help="Optimiser steps (default: 5000).")] = None,
+    seed: Annotated[
+        Optional[int], typer.Option(help="Seed of initial weights, data order and masks (default: 1).")
+    ] = None,
+    overwrite: Annotated[
+        Optional[bool],
+        typer.Option("--overwrite", help="Replace the head of this base in the store.", show_default=False),
+    ] = None,
+    fresh: Fresh = False,
+    sets: Sets = None,
+) -> None:
+    """Train a MASKED-LM HEAD on a base without one (sentence encoders, discriminators); the base stays as it is.
+
+    Example: madx train-head --base intfloat/multilingual-e5-base --corpus eng=eng.txt --corpus swa=swa.txt
+
+    Once for each base: `train-language` uses the head of its store by itself where the base has none of its own.
+    `madx modules list` shows the heads of a store below its modules.
+    """
+    flags = {
+        "base": base,
+        "corpus": listed(corpus, "--corpus"),
+        "store": store,
+        "steps": steps,
+        "seed": seed,
+        "overwrite": overwrite,
+        "resume": False if fresh else None,
+    }
+    from madx.jobs import TrainHead
+    from madx.jobs import train_head as run
+
+    quiet_transformers()
+    chosen = settings(TrainHead, config, sets, flags)
+    result = run(chosen)
+    _headline("Masked-LM head ", result.name, f" of {chosen.base}, on text of {', '.join(chosen.corpus)}")
+    before, after = result.before["perplexity"], result.after["perplexity"]
+    out.print(f"  held-out pseudo-perplexity  {before:,.2f} at the beginning, {after:,.2f} with it")
+    for language in chosen.corpus if len(chosen.corpus) > 1 else ():
+        out.print(Text(f"    {language:24}  {result.after[f'perplexity {language}']:,.2f}"))
+    out.print(f"  best at step                {result.training.best_step:,} of {result.training.steps:,}")
+    out.print(Text(f"  stored in                   {result.folder}"))
+    _next(
+        "Next, train language modules on this base; each uses the head by itself:",
+        shell("madx", "train-language", "--base", chosen.base, "--store", chosen.store)
+        + " --language swa --corpus swa.txt",
+    )
+
+
 def train_task(
     config: Config = None,
     base: Base = None,
@@ -143,10 +206,7 @@ def train_task(
     with its language's module: --language eng --language deu --data eng=A --data deu=B --dev eng=C --dev deu=D.
     """
     several = language is not None and len(language) > 1
-    files = {
-        key: pairs(given, f"--{key}") if several and given else given[-1] if given else None
-        for key, given in (("data", data), ("dev", dev))
-    }
+    files = {key: _files(given, f"--{key}", several=several) for key, given in (("data", data), ("dev", dev))}
     flags = {
         "base": base,
         "language": language if several else language and language[0],
@@ -181,6 +241,18 @@ def train_task(
     )
 
 
+def _files(given: list[str] | None, flag: str, *, several: bool) -> dict[str, str] | str | None:
+    """The file of one source language, or those of several by language. Raises ConfigError for two files of one."""
+    if not given or several:
+        return pairs(given, flag) if given else None
+    if len(given) > 1:
+        raise ConfigError(
+            f"{flag} is given {len(given)} times for one language: {', '.join(given)}. Give one file, or several "
+            f"languages: --language eng --language deu {flag} eng=A {flag} deu=B."
+        )
+    return given[0]
+
+
 def evaluate(
     config: Config = None,
     task_module: Annotated[
@@ -205,13 +277,15 @@ def evaluate(
     `configs/evaluate_proxies.yaml` adds proxies for the module of a language that has none.
     """
     flags = {"task_module": task_module, "store": store, "base": base, "run": output}
-    flags |= {f"targets.{language}": path for language, path in pairs(target, "--target").items()}
+    targets = pairs(target, "--target")
+    check_file_names(targets, "target")  # before they become dotted keys
+    flags |= {f"targets.{language}": path for language, path in targets.items()}
     from madx.jobs import Evaluate
     from madx.jobs import evaluate as run
 
     quiet_transformers()
     chosen = settings(Evaluate, config, sets, flags)
-    result = run(chosen)
+    result = with_consent(lambda: run(chosen))
     _matrix(result.matrix)
     out.print("\nfiles: " + "  ".join(map(str, result.files)))
     if chosen.predictions:

@@ -11,6 +11,7 @@ from madx.cli import foreign
 from madx.cli.console import counted, out, show_table
 from madx.cli.options import Store
 from madx.errors import StoreError
+from madx.outside import visible
 
 if TYPE_CHECKING:
     from madx.module import ModuleInfo
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Stored modules: list, show, verify, remove; push and pull. Other people's files: import, export, formats. "
-    "Module types and presets: types, presets.",
+    help="Stored modules and masked-LM heads: list, show, verify, remove. Modules: push and pull. Other people's "
+    "files: import, export, formats. Module types and presets: types, presets.",
 )
 Name = Annotated[str, typer.Argument(help="Name of a stored module.")]
 
@@ -32,10 +33,10 @@ def _store(folder: str) -> "ModuleStore":
 
 @app.command("list")
 def list_modules(store: Store = "modules") -> None:
-    """List the modules of a store; a damaged one with its fault."""
-    rows = _store(store).list()
-    if not rows:
-        out.print(f"No modules in {store}. Train one with: madx train-language", markup=False)
+    """List the modules of a store, then its masked-LM heads (of madx train-head); a damaged one with its fault."""
+    rows, heads = _store(store).list(), _store(store).heads()
+    if not rows and not heads:
+        out.print(f"No modules in {store}. Train one with: madx train-language")
         return
     table = Table("name", "role", "language", "components", "base", "parameters", "size", "score", box=SIMPLE)
     for row in rows:
@@ -55,14 +56,32 @@ def list_modules(store: Store = "modules") -> None:
             _size(row.bytes),
             _score(info),
         )
+    for head in heads:
+        if head.fault or head.record is None:
+            table.add_row(head.name, Text(f"damaged: {head.fault}", style="red"))
+            continue
+        table.add_row(
+            head.name,
+            "masked-LM head",
+            ", ".join(head.record.languages),
+            "-",
+            head.record.base.name,
+            f"{head.record.weights.parameters:,}",
+            _size(head.bytes),
+            f"perplexity {head.record.perplexity}",
+        )
     show_table(table)
 
 
 @app.command()
 def show(name: Name, store: Store = "modules") -> None:
-    """Show the whole record of a module: components, base, training, scores, files."""
-    import yaml
-
+    """Show the whole record of a module or of a masked-LM head: components, base, training, scores, files."""
+    heads = {head.name: head for head in _store(store).heads()}
+    if name in heads:
+        if (head := heads[name]).record is None or head.fault:
+            raise StoreError(head.fault or f"The head {name!r} in {store} cannot be read.")
+        content = head.record.model_dump(mode="json", exclude={"training": {"history"}})
+        return _print_record({"name": name, "role": "masked-LM head", **content, "folder": str(head.path)})
     row = _store(store).show(name)
     info, weights = row.info, row.weights
     if info is None or weights is None:
@@ -82,13 +101,20 @@ def show(name: Name, store: Store = "modules") -> None:
         "weights": weights.model_dump(),
         "folder": str(row.path),
     }
-    record = {key: value for key, value in record.items() if value not in (None, [], {})}
-    out.print(yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=120).rstrip(), markup=False)
+    _print_record({key: value for key, value in record.items() if value not in (None, [], {})})
+
+
+def _print_record(record: dict[str, object]) -> None:
+    import yaml
+
+    out.print(yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=120).rstrip())
 
 
 @app.command()
 def verify(
-    name: Annotated[Optional[str], typer.Argument(help="Name of a module; none: all.", show_default=False)] = None,
+    name: Annotated[
+        Optional[str], typer.Argument(help="Name of a module or head; none: all.", show_default=False)
+    ] = None,
     store: Store = "modules",
 ) -> None:
     """Read every file and compare it with what is recorded of it; exit code 1 if anything is wrong."""
@@ -96,21 +122,26 @@ def verify(
     faults = modules.verify(name)
     if faults:
         raise StoreError("Faults in the store:\n  " + "\n  ".join(faults))
-    count = 1 if name else len(modules.names())
-    out.print(f"[green]{counted(count, 'module')} whole and as recorded[/] ({modules.root})")
+    heads = [head.name for head in modules.heads() if name in (None, head.name)]
+    count = len(modules.names()) if name is None else 0 if heads else 1
+    found = [counted(number, what) for number, what in ((count, "module"), (len(heads), "masked-LM head")) if number]
+    out.print(
+        Text.assemble((f"{', '.join(found) or '0 modules'} whole and as recorded", "green"), f" ({modules.root})")
+    )
 
 
 @app.command()
 def remove(
     name: Name, store: Store = "modules", yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
 ) -> None:
-    """Delete a stored module."""
+    """Delete a stored module or masked-LM head."""
     modules = _store(store)
-    known = {row.name: row for row in modules.list()}
+    known = {row.name: row for row in modules.list()} | {head.name: head for head in modules.heads()}
     if name in known and not yes:
-        typer.confirm(f"Delete the module {name} ({_size(known[name].bytes)}) in {known[name].path}?", abort=True)
+        question = f"Delete {name} ({_size(known[name].bytes)}) in {known[name].path}?"
+        typer.confirm(visible(question), abort=True)
     modules.remove(name)
-    out.print(f"removed {name} from {modules.root}", markup=False)
+    out.print(f"removed {name} from {modules.root}")
 
 
 app.command("import")(foreign.import_module)

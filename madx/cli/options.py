@@ -2,12 +2,15 @@
 
 import json
 import logging
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
 import typer
 
 from madx.errors import CompositionError, ConfigError
+from madx.outside import visible
 
 if TYPE_CHECKING:
     from madx.base import Base as LoadedBase
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("madx")
 
 S = TypeVar("S", bound="Settings")
+R = TypeVar("R")
 
 Config = Annotated[
     Optional[Path],
@@ -88,6 +92,24 @@ def renamed_flag(old: str | None, new: str | None, *, was: str, name: str) -> st
     return new if new is not None else old
 
 
+def with_consent(action: Callable[[], R]) -> R:
+    """Do something that may need a base which somebody else's module names and which was never fetched: in a terminal,
+    ask before; elsewhere raise the UntrustedBaseError that says how to allow it."""
+    from madx.base.guard import UntrustedBaseError
+
+    try:
+        return action()
+    except UntrustedBaseError as error:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise
+        at = f", revision {error.revision}" if error.revision else ""
+        question = f"{error.named_by} names the base {error.name}{at}, never fetched so far. Fetch it?"
+        if not typer.confirm(visible(question, lines=False), err=True):
+            raise
+        error.admit()
+    return action()
+
+
 def load_recorded_base(composition: "Composition", modules: "ModuleStore", given: str | None) -> "LoadedBase":
     """Load the base for a composition of stored modules: the one given, else the one that they record.
 
@@ -103,7 +125,7 @@ def load_recorded_base(composition: "Composition", modules: "ModuleStore", given
         raise CompositionError(
             f"The composition '{composition}' names no module that records its base: add --base FOLDER_OR_ID."
         )
-    chosen = recorded[-1].base_to_load()
+    chosen = with_consent(recorded[-1].base_to_load)
     return load_base(str(chosen["name"]), revision=chosen["revision"])
 
 
@@ -134,6 +156,19 @@ def below(items: list[str] | None, flag: str) -> dict[str, str]:
             )
         found[language] = stack or language
     return found
+
+
+def listed(items: list[str] | None, flag: str, form: str = "LANGUAGE=PATH") -> dict[str, list[str] | str] | None:
+    """Name -> path, or paths, of flags NAME=PATH of which a name may stand in several. Raises ConfigError as `pairs`.
+
+    >>> listed(["swa=a.txt", "swa=b.txt", "eng=c.txt"], "--corpus")
+    {'swa': ['a.txt', 'b.txt'], 'eng': 'c.txt'}
+    """
+    found: dict[str, list[str]] = {}
+    for item in items or []:
+        for name, path in pairs([item], flag, form).items():
+            found.setdefault(name, []).append(path)
+    return {name: paths if len(paths) > 1 else paths[0] for name, paths in found.items()} or None
 
 
 def pairs(items: list[str] | None, flag: str, form: str = "LANGUAGE=PATH") -> dict[str, str]:

@@ -13,6 +13,7 @@ from madx.cli.console import out, show_table
 class Job(str, Enum):
     """Jobs that a settings file is for."""
 
+    train_head = "train-head"
     train_language = "train-language"
     train_task = "train-task"
     evaluate = "evaluate"
@@ -32,6 +33,7 @@ def config(job: Annotated[Job, typer.Argument(help="The command that the setting
     from madx.jobs.quickstart import Quickstart
 
     schemas: dict[Job, type[Settings]] = {
+        Job.train_head: jobs.TrainHead,
         Job.train_language: jobs.TrainLanguage,
         Job.train_task: jobs.TrainTask,
         Job.evaluate: jobs.Evaluate,
@@ -40,7 +42,7 @@ def config(job: Annotated[Job, typer.Argument(help="The command that the setting
         Job.inspect: jobs.Inspect,
         Job.quickstart: Quickstart,
     }
-    out.print(f"# madx {job.value} FILE.yaml\n{describe(schemas[job])}".rstrip(), markup=False)
+    out.print(f"# madx {job.value} FILE.yaml\n{describe(schemas[job])}".rstrip())
 
 
 def tasks() -> None:

@@ -8,6 +8,7 @@ import typer
 from madx.cli.console import out, show_table
 from madx.cli.options import pairs, settings
 from madx.errors import ConfigError
+from madx.outside import visible_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,23 +44,23 @@ def similarity(
     weights = {a: proxy_weights(chosen, a, pool={b: b for b in alike if b != a}, alike=alike) for a in alike}
     if as_json:
         record = {"measure": chosen.measure, "ngram": chosen.ngram, "similarity": alike, "weights": weights}
-        out.print(json.dumps(record, indent=2, ensure_ascii=False), markup=False)
+        out.print(visible_json(json.dumps(record, indent=2, ensure_ascii=False)))
         return
     show_table(_table(alike))
-    out.print("As settings of `madx evaluate`, where modules are named after their languages:\n", markup=False)
-    out.print("proxies:\n  use: [nearest, weighted]\n  weights:", markup=False)
+    out.print("As settings of `madx evaluate`, where modules are named after their languages:\n")
+    out.print("proxies:\n  use: [nearest, weighted]\n  weights:")
     for language, found in weights.items():
         text = ", ".join(f"{name}: {weight:g}" for name, weight in found.items()) if isinstance(found, dict) else None
-        out.print(f"    {language}: {{{text}}}" if text else f"    # {language}: {found}", markup=False)
+        out.print(f"    {language}: {{{text}}}" if text else f"    # {language}: {found}")
 
 
 def _once(texts: list[str]) -> dict[str, str]:
-    found = pairs(texts, "madx similarity")
-    if len(found) < len(texts):
+    languages = {text.partition("=")[0] for text in texts}
+    if len(languages) < len(texts):
         raise ConfigError(
-            f"{len(texts)} texts of {len(found)} languages: give one text for each; join the files of a language."
+            f"{len(texts)} texts of {len(languages)} languages: give one text for each; join the files of a language."
         )
-    return found
+    return pairs(texts, "madx similarity")
 
 
 def _table(alike: dict[str, dict[str, float]]) -> "Table":

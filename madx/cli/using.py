@@ -9,8 +9,9 @@ import typer
 from rich.text import Text
 
 from madx.cli.console import FIRST, out, quiet_transformers
-from madx.cli.options import SavedBase, StackText, Store, below, load_recorded_base
+from madx.cli.options import SavedBase, StackText, Store, below, load_recorded_base, with_consent
 from madx.errors import DataError
+from madx.outside import visible, visible_json
 
 if TYPE_CHECKING:
     from madx.engine import Engine
@@ -74,7 +75,8 @@ def predict(
     from madx.jobs import Predictor
 
     quiet_transformers()
-    predictor = Predictor(stack, languages=below(language, "--language"), store=store, base=base, scoring=scoring.value)
+    given = below(language, "--language")
+    predictor = with_consent(lambda: Predictor(stack, languages=given, store=store, base=base, scoring=scoring.value))
     if not text and sys.stdin is None:  # it was closed, by <&- or by what started the command
         raise DataError("There is no text: none was given, and standard input is closed. Write the TEXT in quotes.")
     lines = iter(text) if text else text_lines(sys.stdin.buffer, name="standard input")
@@ -86,9 +88,10 @@ def predict(
         if form is Format.text:
             _print_text(prediction)
         elif FIRST and form is Format.conll:
-            typer.echo("".join(f"{token}\t{tag}\n" for token, tag in zip(prediction.tokens, prediction.tags)))
+            rows = "".join(f"{token}\t{tag}\n" for token, tag in zip(prediction.tokens, prediction.tags))
+            typer.echo(visible(rows) if sys.stdout.isatty() else rows)  # a file gets the words as they are
         elif FIRST:
-            typer.echo(json.dumps(prediction.to_dict(), ensure_ascii=False))
+            typer.echo(visible_json(json.dumps(prediction.to_dict(), ensure_ascii=False)))
 
 
 def _print_text(prediction: "Prediction") -> None:
@@ -168,13 +171,14 @@ def _engine(stack: str, store: str, base: str | None) -> "Engine":
     """An engine with a stack of stored modules active. Raises CompositionError for a task module below a language's."""
     from madx.composition import as_composition
     from madx.engine import Engine
-    from madx.jobs.common import info_of, require_task_last
+    from madx.jobs.common import info_of
+    from madx.module.order import require_task_last
     from madx.store import Store as ModuleStore
 
     quiet_transformers()
     composition, modules = as_composition(stack), ModuleStore(store)
-    require_task_last(composition, {name: info_of(modules, name) for name in composition.names()})
-    engine = Engine(load_recorded_base(composition, modules, base))
+    require_task_last(composition, {name: info_of(modules, name).role for name in composition.names()})
+    engine = Engine(load_recorded_base(composition, modules, base), store=modules)
     for name in composition.names():
         engine.attach(modules.load(name, engine.base))
     engine.activate(composition)

@@ -3,6 +3,7 @@
 import re
 
 from madx.errors import CompositionError
+from madx.files.names import is_kept_by_system
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]*")
 RESERVED = ("base", "average", "ties", "fuse", "route")
@@ -12,10 +13,12 @@ MAX_NAME = 100
 
 def check_name(name: str) -> str:
     """Return the name if a module may have it. Raises CompositionError otherwise."""
-    if not isinstance(name, str) or not NAME.fullmatch(name) or name in RESERVED or len(name) > MAX_NAME:
+    well_formed = isinstance(name, str) and NAME.fullmatch(name) and name not in RESERVED and len(name) <= MAX_NAME
+    if not well_formed or is_kept_by_system(name):
         raise CompositionError(
-            f"{name!r} cannot name a module. A name starts with a letter or digit, continues with letters, digits, "
-            f"'.', '_', '-' or '@' (at most {MAX_NAME}), and is none of: {', '.join(RESERVED)}.{hub_advice(name)}"
+            f"{name!r:.150} cannot name a module. A name starts with a letter or digit, continues with letters, "
+            f"digits, '.', '_', '-' or '@' (at most {MAX_NAME}), and is none of: {', '.join(RESERVED)}"
+            f"{' and no name of a device' if well_formed else ''}.{hub_advice(name)}"
         )
     return name
 

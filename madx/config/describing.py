@@ -43,6 +43,8 @@ def describe(schema: type[Settings], *, indent: str = "") -> str:
 def _type_text(annotation: Any) -> str:
     """Return a type in words: `list of text`, `integer or auto`."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _type_text(args[0])
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_type_text(a) for a in args)
     if origin is typing.Literal:

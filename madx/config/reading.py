@@ -14,6 +14,9 @@ from pydantic import ValidationError
 from madx.config.faults import Faults, KeyPath, dotted, explained, place_of
 from madx.config.settings import Settings, renamed
 from madx.config.yaml_text import Dumper, override_value, read
+from madx.errors import ConfigError
+from madx.files.reasons import explained as explained_system
+from madx.files.writing import write_named
 
 S = TypeVar("S", bound=Settings)
 
@@ -65,6 +68,8 @@ def faults_of(schema: type[S], data: dict[str, Any]) -> tuple[S | None, list[str
         return schema.model_validate_json(json.dumps(data)), []
     except ValidationError as error:
         return None, [f"{dotted(key) or '(all)'}: {text}" for key, text in explained(error, schema, data)]
+    except (ValueError, TypeError, RecursionError) as error:  # of JSON: a number of thousands of digits
+        return None, [f"(all): cannot be written as JSON ({error})"]
 
 
 def to_dict(settings: Settings) -> dict[str, Any]:
@@ -74,9 +79,9 @@ def to_dict(settings: Settings) -> dict[str, Any]:
 
 def dump(settings: Settings, path: str | Path) -> None:
     """Write settings as YAML in the order of their class; `load` reads equal settings from the file."""
-    Path(path).write_text(
-        yaml.dump(to_dict(settings), Dumper=Dumper, sort_keys=False, allow_unicode=True), encoding="utf-8"
-    )
+    text = yaml.dump(to_dict(settings), Dumper=Dumper, sort_keys=False, allow_unicode=True)
+    with explained_system(f"write the settings to {path}", ConfigError):
+        write_named(path, text.encode())
 
 
 def _write_out(data: dict[str, Any], override: str, schema: type[Settings]) -> None:

@@ -9,9 +9,10 @@ log = logging.getLogger("madx")
 
 
 class Settings(BaseModel):
-    """The parent of every settings class: unknown keys are refused and values cannot be changed after reading."""
+    """The parent of every settings class: unknown keys, infinite and undefined numbers are refused, and values
+    cannot be changed after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
     #: key of an earlier version -> its name today; such a key is still read, with a notice
     RENAMED: ClassVar[dict[str, str]] = {}
     #: setting whose text is short for a mapping -> the key of that text: an override such as

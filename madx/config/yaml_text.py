@@ -1,6 +1,6 @@
-"""YAML with positions: values and the line of each, single values in their place, and text that YAML 1.1 reads alike.
+"""Settings as YAML text: files and single values with their places, and text that YAML 1.1 reads alike.
 
-Words without quotes are read as in YAML 1.2: `no`, `on` and `nor` are text (they are language codes), `1e-4` a number.
+`madx.config.yaml_events` reads the text itself.
 """
 
 import re
@@ -9,35 +9,23 @@ from typing import Any
 
 import yaml
 
-from madx.config.faults import Faults, KeyPath, dotted
+from madx.config.faults import SHOWN, Faults, KeyPath, dotted
+from madx.config.yaml_events import MOST_BYTES, MOST_LEVELS, YamlFault, YamlReader, plain_scalar
 from madx.errors import ConfigError, did_you_mean
 
-INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
-FLOAT = re.compile(
-    r"[-+]?([0-9][0-9_]*)?\.?[0-9]+([eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*\.([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan"
-)
-WORDS = {
-    "": None,
-    "~": None,
-    "null": None,
-    "Null": None,
-    "NULL": None,
-    "true": True,
-    "True": True,
-    "TRUE": True,
-    "false": False,
-    "False": False,
-    "FALSE": False,
-}
+#: a place in a list, as an override names it
+PLACE = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
 def read(path: Path, lines: dict[KeyPath, str], faults: Faults) -> dict[str, Any]:
     """Read a YAML file as plain data; enter `file:line` of each key into `lines`, and keys given twice into `faults`.
 
-    Raises ConfigError for a file that cannot be read, is not YAML, or holds no mapping.
+    Raises ConfigError for a file that cannot be read, is too long, is not YAML, or holds no mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with open(path, "rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        text = data.decode("utf-8-sig") if len(data) <= MOST_BYTES else ""
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
         hint = (
@@ -46,56 +34,31 @@ def read(path: Path, lines: dict[KeyPath, str], faults: Faults) -> dict[str, Any
             else "give the path of a YAML file; `madx config JOB` prints one to start from."
         )
         raise ConfigError(f"There is no settings file {path}; {hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a zero byte in the path
         raise ConfigError(f"Cannot read the settings file {path}: {error}. It must be YAML in UTF-8.") from None
-    return _compose(text, str(path), lines, faults)
-
-
-def _compose(text: str, name: str, lines: dict[KeyPath, str], faults: Faults) -> dict[str, Any]:
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    if len(data) > MOST_BYTES:
         raise ConfigError(
-            f"{where}: this is not YAML: {problem}. Check indentation, quotes and colons there."
-        ) from None
-    if node is None:
+            f"The settings file {path} has more than {MOST_BYTES:,} bytes; settings have a few thousand. Is it the "
+            "right file?"
+        )
+    return _mapping(text, str(path), lines, faults)
+
+
+def _mapping(text: str, name: str, lines: dict[KeyPath, str], faults: Faults) -> dict[str, Any]:
+    """The mapping that a file holds; name: of the file."""
+    reader = YamlReader()
+    try:
+        data = reader.read(text)
+    except YamlFault as fault:
+        where = f"{name}:{fault.line}" + (f":{fault.column}" if fault.column else "")
+        raise ConfigError(f"{where}: {fault.text}") from None
+    if data is None:
         return {}
-    data = _value(node, (), name, lines, faults)
     if not isinstance(data, dict):
         raise ConfigError(f"{name}: expected keys with values (`key: value` lines), found {_kind(data)}.")
+    lines |= {key: f"{name}:{line}" for key, line in reader.lines.items()}
+    faults += [(f"{name}:{line}", f"{dotted(key)}: given twice; keep one") for line, key in reader.twice]
     return data
-
-
-def _value(node: yaml.Node, at: KeyPath, name: str, lines: dict[KeyPath, str], faults: Faults) -> Any:
-    lines.setdefault(at, f"{name}:{node.start_mark.line + 1}")
-    if isinstance(node, yaml.SequenceNode):
-        return [_value(item, (*at, i), name, lines, faults) for i, item in enumerate(node.value)]
-    if isinstance(node, yaml.MappingNode):
-        result: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key, place = str(key_node.value), f"{name}:{key_node.start_mark.line + 1}"
-            here = (*at, key)
-            if key in result:
-                faults.append((place, f"{dotted(here)}: given twice; keep one"))
-            lines[here] = place
-            result[key] = _value(value_node, here, name, lines, faults)
-        return result
-    quoted = isinstance(node, yaml.ScalarNode) and node.style
-    return node.value if quoted else _scalar(node.value)
-
-
-def _scalar(text: str) -> Any:
-    """Read a word without quotes as null, bool, int, float or text."""
-    if text in WORDS:
-        return WORDS[text]
-    if INT.fullmatch(text):
-        return int(text.replace("_", ""))
-    if FLOAT.fullmatch(text):
-        return float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
-    return text
 
 
 def override_value(data: dict[str, Any], override: str, lines: dict[KeyPath, str], faults: Faults) -> None:
@@ -104,45 +67,65 @@ def override_value(data: dict[str, Any], override: str, lines: dict[KeyPath, str
     A wrong override changes nothing and is entered into `faults`.
     """
     key, equals, text = override.partition("=")
-    steps: KeyPath = tuple(int(s) if s.isdigit() else s for s in key.strip().split("."))
-    place = f"override {override!r}"
+    steps = key.strip().split(".")
+    place = f"override {override[:SHOWN]!r}" + ("..." if len(override) > SHOWN else "")
     if not equals or not key.strip():
         faults.append((place, "expected KEY=VALUE, e.g. train.learning_rate=1e-3"))
         return
+    if "" in steps or len(steps) > MOST_LEVELS:
+        why = "an empty step" if "" in steps else f"more than {MOST_LEVELS} steps"
+        faults.append((place, f"{why} in the key; keys are joined by single points, e.g. train.learning_rate=1e-3"))
+        return
+    reader = YamlReader()
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError:
-        faults.append((place, f"the value {text!r} is not YAML; quote it"))
+        if len(text) > MOST_BYTES:
+            raise YamlFault(1, f"more than {MOST_BYTES:,} characters")
+        value = reader.read(text, at=tuple(steps))
+    except YamlFault as wrong:
+        faults.append((place, f"the value {text[:SHOWN]!r}: {wrong.text}"))
         return
-    value = None if node is None else _value(node, steps, place, {}, faults)
-    fault = _put(data, steps, value, lines, place)
-    if fault:
-        faults.append((place, f"{key}: {fault}"))
+    faults += [(place, f"{dotted(twice)}: given twice; keep one") for _, twice in reader.twice]
+    path: list[str | int] = []
+    if fault := _put(data, steps, value, path=path, lines=lines, place=place):
+        faults.append((place, f"{dotted(tuple(steps))}: {fault}"))
         return
-    for known in [k for k in lines if k[: len(steps)] == steps]:
+    found = tuple(path)
+    for known in [k for k in lines if k[: len(found)] == found]:
         del lines[known]
-    lines[steps] = place
+    lines[found] = place
 
 
-def _put(data: dict[str, Any], steps: KeyPath, value: Any, lines: dict[KeyPath, str], place: str) -> str | None:
-    """Put a value at the end of some steps, making mappings on the way; return what stands in the way, if anything."""
+def _put(
+    data: dict[str, Any],
+    steps: list[str],
+    value: Any,
+    *,
+    path: list[str | int],
+    lines: dict[KeyPath, str],
+    place: str,
+) -> str | None:
+    """Put a value at the end of some steps, making mappings on the way; return what stands in the way, if anything.
+
+    path: is filled with the steps, those into lists as numbers.
+    """
     target: Any = data
-    for depth, (step, following) in enumerate(zip(steps, (*steps[1:], None)), start=1):
+    for number, name in enumerate(steps, start=1):
+        step: str | int = name
         if isinstance(target, list):
+            step = int(name) if PLACE.fullmatch(name) else name
             if not isinstance(step, int) or step >= len(target):
                 return f"the list has {len(target)} items, counted from 0"
-        elif isinstance(target, dict):
-            step = str(step)
-        else:
+        elif not isinstance(target, dict):
             return f"{step!r} lies inside {_kind(target)}, which has no keys"
-        if following is None:
+        path.append(step)
+        if number == len(steps):
             target[step] = value
         elif isinstance(target, list) or target.get(step) is not None:
             target = target[step]
         else:
             target[step] = {}
             target = target[step]
-            lines[steps[:depth]] = place
+            lines[tuple(path)] = place
     return None
 
 
@@ -156,8 +139,15 @@ class Dumper(yaml.SafeDumper):
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
     tag = yaml.SafeLoader("").resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
-    plain = isinstance(_scalar(text), str) and tag == "tag:yaml.org,2002:str"
+    plain = _is_text(text) and tag == "tag:yaml.org,2002:str"
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
+
+
+def _is_text(text: str) -> bool:
+    try:
+        return isinstance(plain_scalar(text), str)
+    except ValueError:  # a number beyond bounds
+        return False
 
 
 Dumper.add_representer(str, _text)

@@ -5,11 +5,13 @@ input of its lowest layer is computed once for each sentence and kept: in memory
 another limit, then not at all. No gradient flows below that layer in any case, since nothing there requires one.
 """
 
+import logging
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +22,24 @@ from madx.engine.hooks import Hook
 from madx.engine.plan import Plan
 from madx.engine.protocols import RunningEngine
 
+log = logging.getLogger("madx")
+
 GB = 1 << 30
 #: The key under which a call keeps the input of the lowest trained layer.
 CACHED = ("cache", "states")
+
+
+class Filed(NamedTuple):
+    """A state in the file: its place and size in bytes, its number format, and the CRC-32 of its bytes.
+
+    CRC-32 finds every single flipped bit and every damaged stretch of 32 bits; at 4 GB a second it costs less than to
+    read the bytes.
+    """
+
+    place: int
+    size: int
+    dtype: torch.dtype
+    sum: int
 
 
 class States:
@@ -37,7 +54,7 @@ class States:
     def __init__(self, *, memory: int, disk: int, folder: Path | None = None):
         self.room, self.file_room, self.folder = memory, disk, folder
         self._kept: dict[bytes, Tensor] = {}
-        self._filed: dict[bytes, tuple[int, int, torch.dtype]] = {}  # key -> (place, bytes, number format)
+        self._filed: dict[bytes, Filed] = {}
         self._file: IO[bytes] | None = None
 
     def __len__(self) -> int:
@@ -54,20 +71,44 @@ class States:
         if size <= self.room:
             self._kept[key], self.room = state.to("cpu", copy=True), self.room - size
         elif size <= self.file_room:
-            if self._file is None:
-                if self.folder is not None:
-                    self.folder.mkdir(parents=True, exist_ok=True)
-                self._file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115 - lives as long as this object
-            self._filed[key], self.file_room = (self._file.seek(0, 2), size, state.dtype), self.file_room - size
-            self._file.write(state.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            try:
+                self._write(key, state.cpu().contiguous().view(torch.uint8).numpy().tobytes(), state.dtype)
+                self.file_room -= size
+            except OSError as error:
+                self.file_room = 0  # the disk is full: what is filed already stays of use
+                log.warning("The activation cache on disk is given up, and training goes on without it: %s", error)
 
-    def get(self, key: bytes, width: int) -> Tensor:
-        """Return a state that is kept, `(tokens, width)`. Raises KeyError for another key."""
+    def get(self, key: bytes, width: int) -> Tensor | None:
+        """Return a state that is kept, `(tokens, width)`; None for one that was damaged in the file.
+
+        Such a state is forgotten, with a notice, so that it is computed and kept anew. Raises KeyError for another key.
+        """
         if key in self._kept or self._file is None:
             return self._kept[key]
-        place, size, dtype = self._filed[key]
-        self._file.seek(place)
-        return torch.frombuffer(bytearray(self._file.read(size)), dtype=dtype).view(-1, width)
+        filed = self._filed[key]
+        try:
+            self._file.seek(filed.place)
+            data = bytearray(self._file.read(filed.size))
+            why = "" if len(data) == filed.size and zlib.crc32(data) == filed.sum else "it is not as it was written"
+        except OSError as error:
+            why = str(error)
+        if why:
+            del self._filed[key]
+            log.warning("A state of the activation cache on disk is damaged (%s); it is computed anew.", why)
+            return None
+        return torch.frombuffer(data, dtype=filed.dtype).view(-1, width)
+
+    def _write(self, key: bytes, data: bytes, dtype: torch.dtype) -> None:
+        """Append the bytes of a state to the file. Raises OSError."""
+        if self._file is None:
+            if self.folder is not None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            # without a buffer, whose content a full disk would refuse at some later call
+            self._file = tempfile.TemporaryFile(dir=self.folder, buffering=0)  # noqa: SIM115 - lives as long as this
+        place = self._file.seek(0, 2)
+        if (written := self._file.write(data)) != len(data):
+            raise OSError(f"{written} of {len(data)} bytes could be written")
+        self._filed[key] = Filed(place, len(data), dtype, zlib.crc32(data))
 
     def close(self) -> None:
         """Release all states and the file."""
@@ -111,7 +152,10 @@ class ActivationCache:
         """
         if not keys or any(key not in self.states for key in keys):
             return None
-        known = [self.states.get(key, self.base.width) for key in keys]
+        found = [self.states.get(key, self.base.width) for key in keys]
+        known = [state for state in found if state is not None]
+        if len(known) < len(found):
+            return None
         result = known[0].new_zeros(*input_ids.shape, self.base.width)
         for row, state in zip(result, known):
             row[: len(state)] = state

@@ -5,6 +5,7 @@ holds for its `with` block. Plans are the same for all threads, and so are the b
 weight deltas are attached, passes through the base take turns, and each first adds the deltas of its own composition.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,6 +20,9 @@ from madx.engine.ties import Terms
 from madx.engine.weight_deltas import WeightDeltas
 from madx.errors import CompositionError, did_you_mean
 from madx.module import Module
+from madx.module.order import require_task_last
+
+log = logging.getLogger("madx")
 
 
 class ActiveComposition:
@@ -63,6 +67,10 @@ class ActiveComposition:
         plan = self._plans.get(composition)
         if plan is None:
             plan = self._plans[composition] = self.compile(composition)
+            try:  # allowed here, where a composition is an experiment; jobs refuse it
+                require_task_last(composition, {name: self.modules[name].info.role for name in composition.names()})
+            except CompositionError as error:
+                log.warning("%s", error)
         return plan
 
     def compile(self, composition: Composition, watch: Watch | None = None) -> Plan | RoutePlan:

@@ -18,7 +18,7 @@ def decoder_hooks(deltas: WeightDeltas, current: CurrentCall, *, weights: bool) 
     base = deltas.base
     found = list(frozen_output_embeddings(deltas, current)) if weights else []
     if (decoder := decoder_of(base)) is not None:
-        found.append((decoder, LossAtDecoder(current, base.config.vocab_size)))
+        found.append((decoder, LossAtDecoder(current, decoder)))
     return found
 
 

@@ -33,8 +33,8 @@ from madx.engine.explain import explain
 from madx.engine.explanation import Explanation, RouteExplanation
 from madx.engine.forward import Forward, forget_replays, one_group, precision, without_the_engine
 from madx.engine.heads import head_call, pooling_of, routed_labels, routed_poolings, task_module
-from madx.engine.hooks import Hook
 from madx.engine.merge import merge
+from madx.engine.mlm_head import require_mlm_head
 from madx.engine.mlm_loss import loss_of
 from madx.engine.plan import Plan, Watch
 from madx.engine.protocols import ModuleStore, require_store
@@ -70,6 +70,7 @@ class Engine:
         self._current = CurrentCall(lambda: self.plan)
         self._hooks = Hooks(base, self._current)
         self._backward = True  # whether gradients have to flow through the base
+        self._head_trained = False
         base.engine = self
 
     @property
@@ -254,6 +255,7 @@ class Engine:
             return found if fused else loss_of(found, targets)
 
     def _head_call(self, hidden: Tensor, branches: Branches | None) -> Call:
+        require_mlm_head(self.base, [self.modules[name] for name in self.composition.names()], self.store)
         return head_call(self.plan, self._route, hidden, branches)
 
     def task_module(self, stack: Stack | Item | None = None) -> Module:
@@ -286,11 +288,7 @@ class Engine:
         return routed_poolings(routing.required(self._route), branches, rows, self.modules)
 
     def groups(self, branches: Branches) -> list[list[int]]:
-        """Group the rows of a batch under a route: the rows of a group can share a forward pass.
-
-        There is one group, unless branches differ in their weight deltas (or for another reason, see
-        `madx.engine.routing`).
-        """
+        """Group the rows of a batch under a route by the forward passes that they can share (`madx.engine.routing`)."""
         return routing.groups(self._route, branches)
 
     # ---- training ------------------------------------------------------------------------------------------------
@@ -309,17 +307,27 @@ class Engine:
                     f"'{self.composition}'. Activate a composition with it, e.g. 'eng + {name}'."
                 )
         self.base.model.requires_grad_(False)
+        self._head_trained = False
         for other in self.modules.values():
             other.requires_grad_(other in chosen).train(other in chosen)
         units = [unit for module in chosen for at in module.units.values() for unit in at.values()]
         self._backward = not units or any(type(unit).backward for unit in units)
+        self._reach_sites()
         return [parameter for module in chosen for parameter in module.parameters()]
 
+    def train_head(self) -> dict[str, nn.Parameter]:
+        """Open the base's masked-LM head to gradients and close all else; returns its parameters by name.
+
+        Until `freeze` or `train_only` the encoder runs without gradients.
+        """
+        self.train_only()
+        self._backward, self._head_trained = False, True
+        self._reach_sites()
+        return self.base.mlm_head.open()
+
     def freeze(self) -> None:
-        """Close every module to gradients and put it into inference mode (no dropout)."""
-        self._backward = True
-        for module in self.modules.values():
-            module.requires_grad_(False).eval()
+        """Close every module and the base to gradients and put the modules into inference mode (no dropout)."""
+        self.train_only()
 
     def use_cache(self, cache: ActivationCache | None) -> None:
         """Skip the lower layers if their output is cached; None: compute them. See `ActivationCache.opened`."""
@@ -342,21 +350,12 @@ class Engine:
 
     def _reach_sites(self, *, anew: bool = False) -> None:
         """Hook the sites that the attached modules need."""
-        needs = needs_of(self.modules.values())
-        if needs == self._needs and not anew:
-            return
-        try:
-            self._hooks.reach(needs, enter=self._enter, more=self._more(needs))
-        except AttributeError as error:
-            raise MadxError(
-                f"The base {self.base.name} is described as {self.base.family.title}, but its code has no such place: "
-                f"{error}. This version of transformers moved it; correct the entry in madx/base/families.py."
-            ) from error
-        self._needs = needs
-
-    def _more(self, needs: dict[str, set[str]]) -> list[tuple[nn.Module, Hook]]:
-        found = decoder_hooks(self.deltas, self._current, weights="weights" in needs) if needs else []
-        return found + (self.cache.hooks(self._current) if self.cache is not None else [])
+        needs = needs_of(self.modules.values(), head=self._head_trained)
+        if needs != self._needs or anew:
+            more = decoder_hooks(self.deltas, self._current, weights="weights" in needs) if needs else []
+            more += self.cache.hooks(self._current) if self.cache is not None else []
+            self._hooks.reach(needs, enter=self._enter, more=more)
+            self._needs = needs
 
     @contextmanager
     def _enter(self, arguments: dict[str, Any]) -> Iterator[None]:

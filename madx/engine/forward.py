@@ -23,7 +23,7 @@ Groups = tuple[tuple[int, int, SlotPlan], ...]
 
 def precision(base: Base) -> AbstractContextManager[object]:
     """Compute the products of modules, which are float32, in the precision of a base in half precision."""
-    dtype = next(base.model.parameters()).dtype
+    dtype = next(base.encoder.parameters()).dtype  # a head in training is float32
     if dtype not in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(base.device.type):
         return nullcontext()
     return torch.autocast(base.device.type, dtype=dtype)
@@ -76,7 +76,8 @@ class Forward:
             tokens = slots.tokens(torch.ones_like(ids) if mask is None else mask)
             ids, at = self._with_slots(ids, length), None if at is None else (at[0], at[1] + length)
             more = self._token_types(ids)
-        narrowed = at is not None and self.hooked and can_narrow(self.base, plan)
+        whole = cache is not None and cache.below == self.base.depth  # the last layer's states are kept, so all of them
+        narrowed = at is not None and self.hooked and not whole and can_narrow(self.base, plan)
         keys = keys_of(ids, mask) if cache is not None else []
         given = cache.known(keys, ids) if cache is not None else None
         call = Call(

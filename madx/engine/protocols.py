@@ -25,6 +25,9 @@ class ModuleStore(Protocol):
     def save(self, module: Module, *, overwrite: bool = False) -> Path:
         """Store a module under its name; returns its folder."""
 
+    def put_head(self, base: Base) -> str | None:
+        """Put the masked-LM head that was trained for a base on it; returns its name, None where there is none."""
+
 
 def require_store(store: ModuleStore | None, call: str) -> ModuleStore:
     """Return the store. Raises MadxError if there is none. call: the user's call up to its closing bracket."""

@@ -22,21 +22,25 @@ from madx.engine.hooks import (
     Keep,
     LastLayer,
 )
+from madx.errors import MadxError
 from madx.module import Module
 
 #: Makes the call of a forward pass that bypasses the engine, from the pass's keyword arguments.
 Enter = Callable[[dict[str, Any]], AbstractContextManager[None]]
 
 
-def needs_of(modules: Iterable[Module]) -> dict[str, set[str]]:
-    """Return for each site where some module has a unit the names of the tensors that its units read."""
-    needs: dict[str, set[str]] = {}
+def needs_of(modules: Iterable[Module], *, head: bool = False) -> dict[str, set[str]]:
+    """Return for each site where some module has a unit the names of the tensors that its units read.
+
+    A head needs no site, but the hooks that save time and memory; head: the base's masked-LM head is trained.
+    """
+    needs: dict[str, set[str]] = {"head": set()} if head else {}
     for module in modules:
         for site, units in module.units.items():
             needs.setdefault(site, set()).update(name for unit in units.values() for name in unit.reads)
             if any(not getattr(unit, "final_norm", True) for unit in units.values()):
                 needs[site].update(("output", "residual"))
-        needs.setdefault("head", set())  # a head needs no site, but the hooks that save time and memory
+        needs.setdefault("head", set())
     return needs
 
 
@@ -50,7 +54,7 @@ class Hooks:
     def reach(self, needs: dict[str, set[str]], *, enter: Enter, more: Sequence[tuple[nn.Module, Hook]]) -> None:
         """Hook the sites of `needs` and no others; without needs the base runs its own code.
 
-        Raises AttributeError for a place that the base's code does not have.
+        Raises MadxError for a place that the base's code does not have.
 
         Args:
             needs: site -> names of the tensors that units read there.
@@ -64,9 +68,14 @@ class Hooks:
             self._reach(needs, enter)
             for module, hook in more:
                 self._put(module, hook)
-        except BaseException:
+        except BaseException as error:
             self.remove()
-            raise
+            if not isinstance(error, AttributeError):
+                raise
+            raise MadxError(
+                f"The base {self.base.name} is described as {self.base.family.title}, but its code has no such place: "
+                f"{error}. This version of transformers moved it; correct the entry in madx/base/families.py."
+            ) from error
 
     def _reach(self, needs: dict[str, set[str]], enter: Enter) -> None:
         family, encoder, sites = self.base.family, self.base.encoder, self.base.sites

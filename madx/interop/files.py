@@ -1,8 +1,7 @@
 """Reading and writing foreign files: JSON, pickles of tensors only, folders that are complete or not there."""
 
 import json
-import shutil
-import tempfile
+import os
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -11,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from madx.errors import StoreError
+from madx.files.reading import read_bytes, why_no_file
+from madx.files.reasons import reason
+from madx.files.writing import check_folder, temporary_folder
 
 #: the largest JSON file that is read, in bytes; a config has a few kilobytes
 MAX_JSON = 1 << 20
@@ -24,7 +27,7 @@ def read_json(path: Path) -> dict:
     try:
         if path.stat().st_size > MAX_JSON:
             raise StoreError(f"{path} is larger than {MAX_JSON} bytes, so it cannot be a config.")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_bytes(path, most=MAX_JSON).decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(
             f"{path} cannot be read as JSON ({type(error).__name__}). It is damaged; download it again."
@@ -41,6 +44,8 @@ def load(path: Path, *, stand_ins: tuple[tuple[Callable, str], ...] = ()) -> Any
         stand_ins: pairs of a harmless function or class of madx and the name in the pickle that it stands in for.
     Raises StoreError for a damaged file, and for one that holds or calls anything else.
     """
+    if fault := why_no_file(path):
+        raise StoreError(f"{path} cannot be read as weights: {fault}. Name the folder with the weights themselves.")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -93,23 +98,26 @@ def other_files(folder: Path, read: set[str]) -> list[tuple[str, str]]:
     return [(f"file {f.name}", "not part of the module") for f in sorted(folder.iterdir()) if f.name not in read]
 
 
+def require_free(folder: Path) -> Path:
+    """The absolute path of a folder that can be made, or is empty. Raises StoreError for any other."""
+    check_folder(folder, "the files", kind=StoreError)
+    if folder.exists() and any(folder.iterdir()):
+        raise StoreError(f"{folder} is in use: it is not an empty folder. Give one that does not exist or is empty.")
+    return Path(os.path.abspath(folder))
+
+
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder to fill. It becomes `folder` if no error occurs; otherwise nothing is written.
 
     Raises StoreError for a folder in use, and if the operating system refuses to write.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise StoreError(f"{folder} is in use; give a folder that is empty or does not exist.")
-    temporary = None
+    folder = require_free(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        temporary.chmod(0o755)
-        yield temporary
-        temporary.replace(folder)
-    except OSError as error:
-        raise StoreError(f"Cannot write {folder}: {error}. Nothing was written.") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with temporary_folder(folder) as temporary:
+            yield temporary
+            temporary.replace(folder)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):  # torch's for a full disk
+            raise
+        raise StoreError(f"Cannot write {folder}: {reason(error)}. Nothing was written.") from error

@@ -12,6 +12,7 @@ from typing import ClassVar
 from madx.base import Base
 from madx.composition import Composition, Stack, as_composition, check_name, require_stack
 from madx.errors import ConfigError, MadxError, did_you_mean
+from madx.files.places import user_path
 from madx.interop.labels import name_labels
 from madx.interop.report import ImportReport
 from madx.module import Module
@@ -113,7 +114,7 @@ def import_modules(path: str | Path, form: str, requests: tuple[ImportRequest, .
 
     Raises ConfigError, CompositionError, StoreError or BaseError; then no module is made.
     """
-    reader, folder = FORMATS.get(form)(), Path(path).expanduser()
+    reader, folder = FORMATS.get(form)(), user_path(path)
     for request in requests:
         request.check()
     members, requested = reader.members(folder), [request.name for request in requests]
@@ -184,7 +185,7 @@ def export_modules(
     names = composition.names()
     if as_name is not None and len(names) > 1:
         raise ConfigError(f"One other name ({as_name!r}) is given for the {len(names)} modules of '{composition}'.")
-    return FORMATS.get(form)().write(composition, modules, Path(folder).expanduser(), base=base, as_name=as_name)
+    return FORMATS.get(form)().write(composition, modules, user_path(folder), base=base, as_name=as_name)
 
 
 def require_modules(composition: Stack, modules: dict[str, Module]) -> None:

@@ -1,5 +1,6 @@
 """Export of a composition of weight deltas as a plain transformers checkpoint, which loads without madx."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,33 +10,36 @@ from torch import nn
 from madx.engine import Engine
 from madx.engine.decoder import decoder_weights
 from madx.engine.merge import require_weights_alone
-from madx.errors import CompositionError, StoreError
+from madx.engine.mlm_head import find_mlm_head
+from madx.errors import CompositionError
+from madx.files.places import user_path
+from madx.interop.files import new_folder, require_free
 from madx.module import require_first_piece, require_task_head
+
+log = logging.getLogger("madx")
 
 
 def export_plain(engine: Engine, folder: str | Path) -> Path:
     """Write the base with the active composition in its weights, as a folder for `from_pretrained`; return the folder.
 
     With a task module this is a token classification model with the module's head and labels. Without one it is the
-    masked-LM model, whose output embeddings are untied and keep the values of the base. The engine and its base do not
-    change.
+    masked-LM model, whose output embeddings are untied and keep the values of the base; a base without a trained head
+    gets that of the engine's store, or a warning says that the head is random. Nothing else of the engine and its base
+    changes.
 
     Raises CompositionError for a composition with modules that do more than change weights, or with a head that the
     base's own token classification model cannot hold; ConfigError for a head with another pooling than `first`;
     StoreError for a folder that is not empty.
     """
-    folder = Path(folder).expanduser()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise StoreError(f"{folder} is not an empty folder. Give one that does not exist yet.")
+    folder = user_path(folder)
+    require_free(folder)
     require_weights_alone(engine, "written as a plain checkpoint")
     tasks = [n for n in engine.composition.names() if engine.modules[n].head is not None]
     model = _classifier(engine) if tasks else _masked_lm(engine)
-    try:
-        model.save_pretrained(folder)
+    with new_folder(folder) as made:
+        model.save_pretrained(made)
         if engine.base.tokenizer is not None:
-            engine.base.tokenizer.save_pretrained(folder)
-    except OSError as error:
-        raise StoreError(f"Cannot write the checkpoint {folder}: {error}.") from error
+            engine.base.tokenizer.save_pretrained(made)
     return folder
 
 
@@ -75,6 +79,12 @@ def _classifier(engine: Engine) -> Any:
 @torch.no_grad()
 def _masked_lm(engine: Engine) -> Any:
     """The masked-LM model, with output embeddings of its own where the composition changes the input embeddings."""
+    if not find_mlm_head(engine.base, engine.store):
+        log.warning(
+            "The base %s has no trained masked-LM head: of the checkpoint its encoder alone is of use. "
+            "Train a head first: madx train-head.",
+            engine.base.label,
+        )
     state = dict(engine.base.model.state_dict())
     changed = decoder_weights(engine.deltas)
     model = type(engine.base.model)(_config(engine, **({"tie_word_embeddings": False} if changed else {}))).eval()

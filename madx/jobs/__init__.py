@@ -8,6 +8,7 @@ from madx.jobs.matrix import Matrix, MatrixResult, make_plan, matrix
 from madx.jobs.predict import Predictor
 from madx.jobs.prediction import Entity, Prediction
 from madx.jobs.proxies import Proxies
+from madx.jobs.train_head import HeadResult, TrainHead, train_head
 from madx.jobs.train_language import LanguageResult, TrainLanguage, train_language
 from madx.jobs.train_task import TaskResult, TrainTask, train_task
 from madx.jobs.transfer import Transfer
@@ -19,6 +20,7 @@ __all__ = [
     "Entity",
     "Evaluate",
     "EvaluateResult",
+    "HeadResult",
     "Inspect",
     "Inspection",
     "LanguageResult",
@@ -28,6 +30,7 @@ __all__ = [
     "Predictor",
     "Proxies",
     "TaskResult",
+    "TrainHead",
     "TrainLanguage",
     "TrainTask",
     "Transfer",
@@ -36,6 +39,7 @@ __all__ = [
     "inspect",
     "make_plan",
     "matrix",
+    "train_head",
     "train_language",
     "train_task",
 ]

@@ -6,7 +6,8 @@ import os
 import platform
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ import torch
 from accelerate import PartialState
 
 from madx.base import Base, load_base
-from madx.composition import Composition, Route, Stack
 from madx.contract.module_type import ComponentConfig, acts_on_weights
-from madx.errors import CompositionError, ConfigError, MadxError, StoreError
+from madx.errors import ConfigError, MadxError, StoreError
+from madx.files.places import user_path
+from madx.files.writing import check_folder
 from madx.jobs.settings import JobSettings
 from madx.module import ModuleInfo
 from madx.store import Store
@@ -155,25 +157,6 @@ def require_language_modules(store: Store, names: Iterable[str]) -> None:
             )
 
 
-def require_task_last(composition: Composition, infos: Mapping[str, ModuleInfo]) -> None:
-    """Raise CompositionError for a stack in which a language module stands after a task module, as `ner + swa`.
-
-    Modules act from left to right, and the head reads what the last one gives. infos: the records of the modules.
-    """
-    for stack in composition.branches if isinstance(composition, Route) else (composition,):
-        roles = [{infos[name].role for name in Stack(item).names()} for item in stack.items]
-        task = next((i for i, found in enumerate(roles) if "task" in found), len(roles))
-        late = [i for i in range(task + 1, len(roles)) if "language" in roles[i]]
-        if late:
-            right = [item for i, item in enumerate(stack.items) if i in late or "task" not in roles[i]]
-            right += [item for i, item in enumerate(stack.items) if i not in late and "task" in roles[i]]
-            raise CompositionError(
-                f"In '{stack}' the task module {stack.items[task]} stands before the language module "
-                f"{stack.items[late[0]]}. Modules act from left to right, and a task module is trained above those of "
-                f"languages: write '{Stack(*right)}'."
-            )
-
-
 def module_names(store: Store, name: str, seeds: list[int] | None = None) -> dict[int, str]:
     """The stored modules that a task module's name stands for, by seed: `ner` itself, or `ner@1`, `ner@2`, ...
 
@@ -211,7 +194,22 @@ def layered(*layers: dict[str, Any]) -> dict[str, Any]:
 
 def run_folder(given: str | None, default: str) -> Path:
     """The folder of a run's checkpoint, caches and reports."""
-    return Path(given) if given else Path("runs") / default
+    return user_path(given) if given else Path("runs") / default
+
+
+def check_folders(*folders: Path) -> None:
+    """Raise MadxError, before hours of work, for a folder of results that cannot be made or written to."""
+    for folder in folders:
+        check_folder(folder, "results")
+
+
+@contextmanager
+def kept_in_checkpoints() -> Iterator[None]:
+    """Say, where a trained module cannot be stored, that the training itself is not lost."""
+    try:
+        yield
+    except StoreError as error:
+        raise StoreError(f"{error} The training is kept in its run's folder: the same command stores it.") from error
 
 
 def told_failure(what: str, error: Exception) -> str:

@@ -8,12 +8,12 @@ types to it: then the module was trained on data that were renamed already.
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from madx.data.labelled.labels import LabelSet, require
 from madx.data.labelled.sentences import Sentence
 from madx.data.labelled.spans import Scoring, renamed, spans, stray
-from madx.errors import ConfigError, DataError
+from madx.errors import ConfigError, DataError, did_you_mean
 from madx.jobs.labelled import Columns, file_sha256, read_labelled
 from madx.module import ModuleInfo
 from madx.tasks.token_classification import TokenClassification
@@ -46,9 +46,9 @@ def read_gold(
         for language, sentences in data.items():
             require(labels, LabelSet.from_sentences(sentences, source=targets[language]))
         return Gold(data)
-    whole = columns.model_copy(update={"ignore": ()})
-    read = {language: read_labelled(path, whole, task) for language, path in targets.items()}
-    data = {language: _without(sentences, columns.ignore) for language, sentences in read.items()}
+    data = {language: read_labelled(path, columns, task) for language, path in targets.items()}
+    as_written = columns.model_copy(update={"ignore": (), "map": {}})
+    read = data if as_written == columns else {k: read_labelled(path, as_written, task) for k, path in targets.items()}
     expected = expected_labels(labels, columns)
     for language, sentences in data.items():
         require_entities(sentences, targets[language], columns)
@@ -58,6 +58,7 @@ def read_gold(
         [
             *_on_types(data, expected),
             *_on_ignored(read, labels, columns),
+            *_on_unknown(read, labels, columns),
             *_on_stray(data, scoring),
         ],
     )
@@ -140,10 +141,6 @@ def remarks_on_types(name: str, sentences: Sequence[Sentence], labels: LabelSet)
     return _on_types({name: list(sentences)}, labels)
 
 
-def _without(sentences: list[Sentence], ignore: Sequence[str]) -> list[Sentence]:
-    return [replace(s, tags=tuple(renamed(s.tags, ignore=ignore))) for s in sentences] if ignore else sentences
-
-
 def _on_types(data: Mapping[str, list[Sentence]], labels: LabelSet) -> list[str]:
     """Remarks on types that the module predicts and a test set lacks, one for the languages that lack the same."""
     lacking: dict[tuple[str, ...], list[str]] = {}
@@ -159,14 +156,18 @@ def _on_types(data: Mapping[str, list[Sentence]], labels: LabelSet) -> list[str]
 
 
 def _on_ignored(read: Mapping[str, list[Sentence]], labels: LabelSet, columns: Columns) -> list[str]:
-    """Remarks on the types that are left out: how many gold entities, and whether the module predicts them."""
+    """Remarks on the types that are left out: how many gold entities, and whether the module predicts them.
+
+    read: the sentences with their types as in the files.
+    """
     if not columns.ignore:
         return []
     remarks = []
-    predicted = [t for t in LabelSet(labels.tags).types if t in columns.ignore]
+    predicted = [t for t in labels.types if {t, columns.map.get(t, t)} & set(columns.ignore)]
     for language, sentences in read.items():
-        counts = Counter(kind for s in sentences for kind, _, _ in spans(s.tags, "lenient") if kind in columns.ignore)
-        listed = ", ".join(f"{kind} {count:,}" for kind, count in sorted(counts.items()))
+        counts = Counter(kind for s in sentences for kind, _, _ in spans(s.tags, "lenient"))
+        gone = {kind: n for kind, n in counts.items() if {kind, columns.map.get(kind, kind)} & set(columns.ignore)}
+        listed = ", ".join(f"{kind} {count:,}" for kind, count in sorted(gone.items()))
         remarks.append(f"{language}: gold entities left out of the scores by columns.ignore: {listed or 'none'}")
     if predicted:
         remarks.append(f"predictions of {', '.join(predicted)} are left out of the scores by columns.ignore")
@@ -174,6 +175,19 @@ def _on_ignored(read: Mapping[str, list[Sentence]], labels: LabelSet, columns: C
     if lacking:
         remarks.append(f"the module does not predict {', '.join(lacking)}, which columns.ignore leaves out")
     return remarks
+
+
+def _on_unknown(read: Mapping[str, list[Sentence]], labels: LabelSet, columns: Columns) -> list[str]:
+    """A remark on types that the settings name and nothing has, neither a test set nor the module: misspelt ones."""
+    known = {*labels.types, *(tag[2:] for sentences in read.values() for s in sentences for tag in s.tags)}
+    ignored = [kind for kind in columns.ignore if kind not in known | set(columns.map.values())]
+    found = {"columns.ignore": ignored, "columns.map": [kind for kind in columns.map if kind not in known]}
+    return [
+        f"{setting} names {', '.join(kinds)}, which neither a test set nor the module has; "
+        f"{did_you_mean(kinds[0], known - {''})}"
+        for setting, kinds in found.items()
+        if kinds
+    ]
 
 
 def _on_stray(data: Mapping[str, list[Sentence]], scoring: Scoring) -> list[str]:

@@ -16,6 +16,8 @@ from madx.data.inspect.text import TextReport, inspect_text
 from madx.data.labelled.sentences import Sentence
 from madx.data.text.corpora import corpus_files, read_corpus
 from madx.errors import ConfigError
+from madx.files.reasons import reason
+from madx.files.writing import write_named
 from madx.jobs.common import versions
 from madx.jobs.keywords import takes_keywords
 from madx.jobs.labelled import Columns, file_sha256, read_labelled, task_type
@@ -142,11 +144,10 @@ def inspect(settings: Inspect) -> Inspection:
 def write_json(inspection: Inspection, path: str | Path) -> Path:
     """Write an inspection as JSON to a file; raises ConfigError when it cannot be written."""
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(inspection.to_json(), encoding="utf-8")
+        write_named(path, inspection.to_json().encode())
     except OSError as error:
         raise ConfigError(
-            f"{path}: cannot be written: {error.strerror or error}. Name a file in a folder that can be written."
+            f"{path}: cannot be written: {reason(error)}. Name a file in a folder that can be written."
         ) from None
     return Path(path)
 

@@ -7,6 +7,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from madx.config import Settings, check
 from madx.errors import ConfigError
+from madx.files.reasons import as_madx_errors
 
 P = ParamSpec("P")
 S = TypeVar("S", bound=Settings)
@@ -36,7 +37,8 @@ def takes_keywords(schema: Callable[P, S]) -> Callable[[Callable[[S], R]], Job[P
 
         @wraps(run)
         def job(settings: S | None = None, /, **keywords: Any) -> R:
-            return run(settings_from(settings_class, settings, keywords, of=run.__name__))
+            with as_madx_errors():
+                return run(settings_from(settings_class, settings, keywords, of=run.__name__))
 
         given = inspect.Parameter("settings", inspect.Parameter.POSITIONAL_ONLY, default=None, annotation=schema)
         each = inspect.signature(settings_class).parameters.values()

@@ -5,7 +5,7 @@ ISO 639-1 (`sw`), three others in the bibliographic part of ISO 639-2 (`ger` for
 by its macrolanguage (`swa`), others by the member of it that is written (`swh`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from madx.errors import ConfigError
 from madx.store.metadata import HUB_CODES
@@ -88,6 +88,26 @@ def remarks_on_codes(languages: Iterable[str]) -> list[str]:
         for b in listed[number + 1 :]
         if related(a, b)
     ]
+
+
+def remarks_on_lacking(lacking: Iterable[str], stored: Mapping[str, str | None]) -> list[str]:
+    """Return a remark for each language without a module of its name, if a module may yet be of that language.
+
+    lacking: languages without a module. stored: the names of the stored language modules, with their languages.
+    """
+    found = []
+    for code in lacking:
+        names = [
+            name
+            for name, language in stored.items()
+            if canonical(language or name) == canonical(code) or related(name, code)
+        ]
+        if names:
+            found.append(
+                f"{code} is evaluated without a module of its own; {', '.join(names)} may be of that language: set "
+                f"modules.{code}={names[0]} to take it"
+            )
+    return found
 
 
 def _macro_of(a: str, b: str) -> str:

@@ -4,7 +4,7 @@ Such data is written once to `$MADX_CACHE/memory/` (default `~/.cache/madx/memor
 of its content, and the job reads that file. So a job with data in memory is the same job as one with files: a stopped
 run goes on, a stored module is used again, several processes read the same, and `module.json` records path and sha256.
 An iterator is consumed for it, once, and never held in memory as a whole. The files may be removed when nothing reads
-them.
+them. Whoever names such a file as data gets the content that its name stands for, or an error.
 
 Texts are written as they would stand in a .txt file, so that a list of texts trains the very module that the file
 would.
@@ -14,10 +14,10 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from numbers import Integral, Real
 from pathlib import Path
@@ -25,10 +25,18 @@ from typing import Any
 
 from madx.data.labelled.memory import sentences_of
 from madx.data.text.corpora import is_corpus_name, is_dataset
+from madx.data.text.files import sha256_of
 from madx.data.text.memory import texts_of
 from madx.errors import DataError
+from madx.files.places import cache_root
+from madx.files.reasons import reason
+from madx.files.writing import sweep_once, temporary_name
 
 log = logging.getLogger("madx")
+
+#: the folder of these files below the cache, their endings, and their paths: a name is the beginning of the sha256
+FOLDER, ENDINGS = "memory", (".txt", ".jsonl")
+KEPT = re.compile(r"(?:^|[/\\])memory[/\\]([0-9a-f]{16})\.[a-z]+$")
 
 
 def as_files(
@@ -45,9 +53,45 @@ def as_files(
     text_key: the key of the text in records; limit: texts taken of each corpus at most. Raises DataError for data that
     cannot be read.
     """
+    require_whole(values, [*texts, *labelled])
     readers: dict[str, Callable[[Any], Any]] = dict.fromkeys(texts, partial(_texts, text_key=text_key, limit=limit))
     readers |= dict.fromkeys(labelled, _sentences)
     return {key: plain(_each(value, readers[key]) if key in readers else value) for key, value in values.items()}
+
+
+def require_whole(values: Mapping[str, Any], keys: Iterable[str]) -> None:
+    """Raise DataError for a file of data in memory, under one of these keys, that is not what was written."""
+    for value in [values[key] for key in keys if key in values]:
+        for given in value.values() if isinstance(value, Mapping) else [value]:
+            for path in given if isinstance(given, (list, tuple)) else [given]:
+                if isinstance(path, (str, os.PathLike)):
+                    _require_whole(str(os.fspath(path)))
+
+
+def _require_whole(path: str) -> None:
+    kept = KEPT.search(path) if path.endswith(ENDINGS) else None
+    if kept is None:
+        return
+    try:
+        if os.path.isfile(path) and not sha256_once(Path(path)).startswith(kept[1]):
+            raise DataError(
+                f"{path} is damaged or was altered: madx wrote it for data given in memory, and its content is not the "
+                "one that its name stands for. Remove it and give the data again; if it was changed on purpose, give "
+                "it another name."
+            )
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}. Remove it and give the data again.") from error
+
+
+def sha256_once(path: Path) -> str:
+    """The sha256 of a file's bytes, which are read once while size and time of the file stay the same."""
+    found = path.stat()
+    return _sha256(path, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    return sha256_of(path)
 
 
 def plain(value: Any) -> Any:
@@ -130,17 +174,19 @@ def _is_file(item: Any) -> bool:
 
 def _written(lines: Iterable[str], ending: str, what: str) -> str:
     """Write lines to a file named by their content, whole or not at all; gives its path."""
-    folder = Path(os.environ.get("MADX_CACHE") or Path.home() / ".cache" / "madx") / "memory"
+    folder = cache_root() / FOLDER
+    temporary = folder / temporary_name()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".writing-", dir=folder)
+        sweep_once(folder)
+        handle = open(temporary, "xb")  # noqa: SIM115 - closed below
     except OSError as error:
         raise DataError(
-            f"{folder}: {what} in memory cannot be kept there: {error}. Set MADX_CACHE to another folder."
+            f"{folder}: {what} in memory cannot be kept there: {reason(error)}. Set MADX_CACHE to another folder."
         ) from error
     digest, count = hashlib.sha256(), 0
     try:
-        with os.fdopen(handle, "wb") as file:
+        with handle as file:
             for line in lines:
                 raw = line.encode() + b"\n"
                 digest.update(raw)
@@ -150,8 +196,8 @@ def _written(lines: Iterable[str], ending: str, what: str) -> str:
         os.replace(temporary, path)
     except OSError as error:
         raise DataError(
-            f"{folder}: {what} in memory cannot be written: {error}. Free disk space, or set MADX_CACHE to another "
-            "folder."
+            f"{folder}: {what} in memory cannot be written: {reason(error)}. Free disk space, or set MADX_CACHE to "
+            "another folder."
         ) from error
     finally:
         with suppress(FileNotFoundError):

@@ -11,10 +11,11 @@ from madx.data.labelled.spans import Scoring, check_scoring
 from madx.data.words import word_spans
 from madx.engine import Engine
 from madx.errors import CompositionError, DataError, did_you_mean
-from madx.jobs.common import info_of, pick_device, require_task_last
+from madx.jobs.common import info_of, pick_device
 from madx.jobs.labelled import task_type
 from madx.jobs.prediction import Prediction, checked_text, predictions
 from madx.module import ModuleInfo
+from madx.module.order import require_task_last
 from madx.store import Store
 
 #: lines that are batched together
@@ -169,7 +170,7 @@ def _language(route: Route, number: int, infos: Mapping[str, ModuleInfo]) -> str
 def _one_task(composition: Composition, infos: Mapping[str, ModuleInfo]) -> ModuleInfo:
     """The record of the task module. Raises CompositionError unless every branch has one, above its
     language modules, and their labels are equal."""
-    require_task_last(composition, infos)
+    require_task_last(composition, {name: info.role for name, info in infos.items()})
     branches: Sequence[Stack] = composition.branches if isinstance(composition, Route) else (composition,)
     found = []
     for stack in branches:

@@ -15,9 +15,12 @@ from madx.base import load_base
 from madx.config import Settings
 from madx.data import world
 from madx.errors import ConfigError, did_you_mean
-from madx.jobs.common import weights_of
+from madx.files.places import user_path
+from madx.files.reasons import as_madx_errors
+from madx.jobs.common import check_folders, weights_of
 from madx.jobs.evaluate import Evaluate, evaluate
 from madx.jobs.reuse import identity, train_if_missing
+from madx.jobs.settings import Seed
 from madx.jobs.train_language import TrainLanguage
 from madx.jobs.train_task import TrainTask
 from madx.results.matrix import TransferMatrix
@@ -49,7 +52,7 @@ class Quickstart(Settings):
     targets: list[str] = Field(
         default=["swa", "fin", "ind"], min_length=1, description="Target languages, unseen by the base."
     )
-    seeds: list[int] = Field(default=[1, 2, 3], min_length=1, description="Seeds of the task module.")
+    seeds: list[Seed] = Field(default=[1, 2, 3], min_length=1, description="Seeds of the task module.")
     corpus_sentences: int = Field(default=12000, ge=200, description="Sentences of raw text for a language.")
     train_sentences: int = Field(default=2000, ge=50, description="Labelled English sentences.")
     test_sentences: int = Field(default=400, ge=50, description="Labelled sentences of each test set.")
@@ -71,6 +74,7 @@ class QuickstartResult:
     reused: list[str]
 
 
+@as_madx_errors()
 def quickstart(settings: Quickstart) -> QuickstartResult:
     """Train language modules and a task module on the miniature world, swap the former, evaluate. Raises MadxError."""
     for language in settings.targets:
@@ -79,6 +83,7 @@ def quickstart(settings: Quickstart) -> QuickstartResult:
                 f"No target language {language!r} in the miniature world; "
                 f"{did_you_mean(language, [c for c in world.languages() if c != SOURCE])}"
             )
+    check_folders(out_folder(settings))
     out, base = out_folder(settings), load_base(world.BASE)
     store = Store(out / "modules")
     reused: list[str] = []
@@ -105,7 +110,8 @@ def quickstart(settings: Quickstart) -> QuickstartResult:
 
 def out_folder(settings: Quickstart) -> Path:
     """The folder of the quick start; a module type other than the default has a folder of its own."""
-    return Path(settings.out) / settings.module_type if settings.module_type != "bottleneck" else Path(settings.out)
+    out = user_path(settings.out)
+    return out if settings.module_type == "bottleneck" else out / settings.module_type
 
 
 def language_job(settings: Quickstart, language: str) -> TrainLanguage:

@@ -1,14 +1,15 @@
 """Identity of a training job: all that decides which weights it ends with; whether a store holds them already.
 
 Two modules are the same when these agree: settings (without paths, names and switches that change nothing learnt), the
-sha256 of the data, the base's and the tokenizer's fingerprint, the seed, the module under it, and madx's version.
+sha256 of the data, the base's and the tokenizer's fingerprint, a masked-LM head of `madx train-head`, the seed, the
+module under it, and madx's version.
 """
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from madx.data.text.corpora import find_files, is_dataset
 from madx.data.text.files import check_exists, sha256_of
 from madx.errors import StoreError
 from madx.jobs.common import info_of, is_main, versions, weights_of
+from madx.jobs.heads import head_to_use
+from madx.jobs.memory import sha256_once
 from madx.jobs.settings import JobSettings
 from madx.jobs.train_language import TrainLanguage, train_language
 from madx.jobs.train_task import TrainTask, train_task
@@ -29,6 +32,8 @@ from madx.module import ModuleInfo
 from madx.module.components import components_of
 from madx.store import Store
 from madx.training.run import UNIMPORTANT
+
+log = logging.getLogger("madx")
 
 #: settings that do not change what is learnt, or that (base, data, seed, module under it) are compared by content
 NOT_LEARNT = frozenset(
@@ -46,11 +51,13 @@ LEARNING_CODE = (
     "training",
     "tasks",
     "data",
+    "metrics",
     "*.py",
     "jobs/train_*.py",
     "jobs/train_task",
     "jobs/labelled.py",
     "jobs/memory.py",
+    "jobs/heads.py",
 )
 
 TrainJob = TrainLanguage | TrainTask
@@ -64,8 +71,10 @@ def identity(job: TrainJob, base: Base, *, seed: int, under: str | None = None) 
     """
     if isinstance(job, TrainLanguage):
         data = file_marks(job.corpus, corpus=True)
+        head = head_to_use(base, Store(job.store), job.mlm_head)
     else:
         data = [mark for source in (job.data, job.dev) for mark in file_marks(str(source))]
+        head = None
     return {
         "settings": _learnt(job.model_dump(mode="json"), _components(components_of(job.components))),
         "seed": seed,
@@ -74,7 +83,7 @@ def identity(job: TrainJob, base: Base, *, seed: int, under: str | None = None) 
         "madx": versions()["madx"],
         "base": base.fingerprint,
         "tokenizer": base.tokenizer_fingerprint,
-    }
+    } | ({"mlm_head": head} if head else {})
 
 
 def taking_turns(store: Store, job: TrainJob) -> dict[str, dict[str, str | None]]:
@@ -105,7 +114,9 @@ def train_if_missing(store: Store, job: TrainJob, name: str, wanted: dict[str, A
     module
     is stored, its checkpoints are removed: they are three times as large as all that was trained.
     """
-    if stored(store, name, wanted, type(job)):
+    if name in store.names() and (faults := store.faults(name, card=False)):
+        log.warning("%s. The module is trained anew.", "; ".join(faults).rstrip("."))
+    elif stored(store, name, wanted, type(job)):
         return False
     run = f"{job.run}-{digest(wanted)}"
     if isinstance(job, TrainLanguage):
@@ -154,6 +165,7 @@ def _recorded(info: ModuleInfo, schema: type[JobSettings]) -> dict[str, Any] | N
             "madx": training["versions"]["madx"],
             "base": (info.base or {})["fingerprint"],
             "tokenizer": info.tokenizer,
+            **({"mlm_head": training["mlm_head"]} if "mlm_head" in training else {}),
         } | ({"cycle": cycle} if cycle else {})
     except (KeyError, TypeError, ValidationError):
         return None
@@ -177,10 +189,4 @@ def file_marks(source: str | Sequence[str], *, corpus: bool = False) -> list[str
     files = find_files(source if isinstance(source, str) else list(source)) if corpus else [Path(str(source))]
     for path in files:
         check_exists(path)
-    return [_sha256(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-
-
-@lru_cache(maxsize=4096)
-def _sha256(path: Path, size: int, changed: int) -> str:
-    """The sha256 of a file's bytes, read once: many modules of a plan share a corpus."""
-    return sha256_of(path)
+    return [sha256_once(path) for path in files]  # many modules of a plan share a corpus

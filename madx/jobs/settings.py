@@ -1,11 +1,13 @@
 """Settings that the jobs share, and the data that a job takes: a file, or data in memory."""
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, model_validator
 
 from madx.config import Settings
-from madx.jobs.memory import as_files
+from madx.errors import MadxError
+from madx.jobs.memory import as_files, require_whole
 
 if TYPE_CHECKING:
     #: raw text: a path, a list of paths, or texts in memory; once checked, paths alone
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 else:
     Corpus = str | list[str]
     LabelledData = str
+
+#: a seed of random numbers: torch takes 64 bits
+Seed = Annotated[int, Field(ge=0, lt=1 << 64)]
 
 #: the three forms of the setting `components`, for its description
 COMPONENTS = (
@@ -28,6 +33,14 @@ SCORING = (
 )
 
 
+def as_fault(check: Callable[[], object]) -> None:
+    """Run a check of ours for pydantic, which gathers ValueErrors alone."""
+    try:
+        check()
+    except MadxError as error:
+        raise ValueError(str(error)) from None
+
+
 class DataSettings(Settings):
     """Settings with data among them. In Python the data may be in memory (`madx.jobs.memory`)."""
 
@@ -38,7 +51,10 @@ class DataSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _data_as_files(cls, values: Any, info: ValidationInfo) -> Any:
-        if info.mode == "json" or not isinstance(values, dict):
+        if not isinstance(values, dict):
+            return values
+        if info.mode == "json":
+            require_whole(values, [*cls.TEXTS, *cls.LABELLED])
             return values
         given = {key: values.get(key) for key in ("text_key", "limit") if "text_key" in cls.model_fields}
         return as_files(values, texts=cls.TEXTS, labelled=cls.LABELLED, **given)

@@ -13,9 +13,10 @@ from madx.composition import check_name
 from madx.data.text.blocks import Blocks, pack_corpus
 from madx.data.text.corpora import corpus_files, find_files
 from madx.engine import Engine
-from madx.jobs.common import is_main, open_training_base, run_folder, versions
+from madx.jobs.common import check_folders, is_main, kept_in_checkpoints, open_training_base, run_folder, versions
+from madx.jobs.heads import MLM_HEAD, HeadChoice, choose_head, doubts, head_record
 from madx.jobs.keywords import takes_keywords
-from madx.jobs.settings import COMPONENTS, Corpus, JobSettings
+from madx.jobs.settings import COMPONENTS, Corpus, JobSettings, Seed
 from madx.module import Module, new_module
 from madx.module.components import components_of
 from madx.store import Store, check_language, check_target
@@ -56,7 +57,8 @@ class TrainLanguage(JobSettings):
     held_out_blocks: int = Field(
         default=200, ge=1, description="Held-out blocks that perplexity is measured on, at most."
     )
-    seed: int = Field(default=1, ge=0, description="Seed of initial weights, data order and masks.")
+    mlm_head: HeadChoice = Field(default="auto", description=MLM_HEAD)
+    seed: Seed = Field(default=1, description="Seed of initial weights, data order and masks.")
     train: TrainSettings = Field(default=TrainSettings(), description="The training loop.")
     run: str | None = Field(default=None, description="Folder of the run; null: runs/train-language-NAME.")
     resume: bool = Field(default=True, description="Go on from the run's checkpoint if there is one.")
@@ -70,7 +72,7 @@ class LanguageResult:
 
     before, after: scores on held-out text of the bare base and of the base with the module; training: the run of the
     loop;
-    warnings: what a user should know about the corpus.
+    warnings: what a user should know about the corpus and about the base's masked-LM head.
     """
 
     module: Module
@@ -103,10 +105,11 @@ def train_language(settings: TrainLanguage) -> LanguageResult:
     components = components_of(settings.components)
     store = Store(settings.store)
     check_target(store.root / name, overwrite=settings.overwrite)
+    check_folders(store.root, run_folder(settings.run, f"train-language-{name}"))
     find_files(settings.corpus)  # a missing corpus is reported before a large base is loaded
     base, train = open_training_base(settings, settings.train, components)
-    base.require_mlm_head()
-    blocks = _packed(settings, base)
+    choose_head(base, store, settings.mlm_head)
+    blocks = packed(settings, base)
     torch.manual_seed(settings.seed)
     module = new_module(
         name, base, language=settings.language, components=settings.components, licence=settings.licence
@@ -114,8 +117,9 @@ def train_language(settings: TrainLanguage) -> LanguageResult:
     engine = Engine(base)
     try:
         engine.attach(module)
-        task = _task(settings, base, blocks)
+        task = masked_lm(settings, base, blocks)
         before = task.evaluate(engine)
+        warnings = [*blocks.warnings(), *doubts(base, task, before)]
         engine.activate(name)
         result, steps = _fitted(settings, engine, module, task, train=train, blocks=blocks)
         after = task.evaluate(engine)
@@ -123,8 +127,10 @@ def train_language(settings: TrainLanguage) -> LanguageResult:
         engine.close()
     module.info.training = _record(settings, blocks, result, steps=steps, before=before, after=after)
     module.info.training["precision"] = train.precision
-    saved = store.save(module, overwrite=settings.overwrite) if is_main() else store.root / name
-    return LanguageResult(module, saved, before, after, result, blocks.warnings())
+    module.info.training |= head_record(base)
+    with kept_in_checkpoints():
+        saved = store.save(module, overwrite=settings.overwrite) if is_main() else store.root / name
+    return LanguageResult(module, saved, before, after, result, warnings)
 
 
 def describe(blocks: Blocks) -> str:
@@ -136,7 +142,7 @@ def describe(blocks: Blocks) -> str:
     )
 
 
-def _packed(settings: TrainLanguage, base: Base) -> Blocks:
+def packed(settings: TrainLanguage, base: Base) -> Blocks:
     """Tokenise and pack the corpus, or take it from the cache; its warnings are logged."""
     if settings.block_size > base.max_tokens:
         log.warning(
@@ -156,7 +162,8 @@ def _packed(settings: TrainLanguage, base: Base) -> Blocks:
     return blocks
 
 
-def _task(settings: TrainLanguage, base: Base, blocks: Blocks) -> MaskedLM:
+def masked_lm(settings: TrainLanguage, base: Base, blocks: Blocks) -> MaskedLM:
+    """Make the task over the blocks of a corpus."""
     return MaskedLM(
         blocks,
         base.tokenizer,
@@ -219,4 +226,4 @@ def _identity(settings: TrainLanguage, base: Base, blocks: Blocks) -> dict[str, 
     """The settings by which a checkpoint is known to be of this run, beside the loop's own."""
     keep = ("language", "components", "block_size", "batch_size", "mask_probability", "held_out_blocks")
     chosen = {key: getattr(settings, key) for key in keep}
-    return chosen | {"base": base.fingerprint, "blocks": blocks.folder.name}
+    return chosen | {"base": base.fingerprint, "blocks": blocks.folder.name} | head_record(base)

@@ -22,6 +22,7 @@ from madx.jobs.evaluate import Evaluate, EvaluateResult, evaluate
 from madx.jobs.labelled import task_type
 from madx.jobs.prediction import Prediction, checked_text, predictions
 from madx.jobs.settings import Corpus, JobSettings, LabelledData
+from madx.jobs.train_head import Corpora, HeadResult, TrainHead, train_head
 from madx.jobs.train_language import LanguageResult, TrainLanguage, train_language
 from madx.jobs.train_task import TaskResult, TrainTask, train_task
 from madx.module import Module
@@ -60,6 +61,15 @@ class Transfer:
         return f"Transfer({self._shared['base']!r}, store={self._shared['store']!r}): {', '.join(self.store.names())}"
 
     # ---- jobs --------------------------------------------------------------------------------------------------------
+
+    def train_head(self, corpus: Corpora, **settings: Any) -> HeadResult:
+        """Train a masked-LM head for a base that has none, and store it for all language modules on this base; see
+        `madx.train_head`.
+
+        corpus: raw text by language, of languages that the base knows, as {"eng": "eng.txt", "swa": texts}.
+        """
+        self.close()
+        return train_head(**self._settings(TrainHead, settings, {"corpus": corpus}, of="train_head"))
 
     def train_language(self, language: str, corpus: Corpus, **settings: Any) -> LanguageResult:
         """Train the module of a language on raw text and store it under the language's name; see

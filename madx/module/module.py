@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from madx.base import Base
+from madx.base.guard import require_known
 from madx.composition import check_name
 from madx.contract.module_type import ComponentConfig, FusionType, ModuleType, class_of
 from madx.contract.sites import READS, Site
@@ -44,13 +45,17 @@ class ModuleInfo:
     def base_to_load(self, given: str | None = None, revision: str | None = None) -> dict[str, str | None]:
         """The arguments of `load_base`, name and revision: those given, else those that the module records.
 
-        Raises BaseError when no name is given and the module records no base.
+        Raises BaseError when no name is given and the module records no base; UntrustedBaseError when the module was
+        pulled from a hub and names a base that was never fetched to this machine.
         """
         if given:
             return {"name": given, "revision": revision}
         if self.base is None:
             raise BaseError(f"The module {self.name!r} records no base. Name one, e.g. xlm-roberta-base.")
-        return {"name": self.base["name"], "revision": revision or self.base["revision"]}
+        name, wanted = str(self.base["name"]), revision or self.base["revision"]
+        if pulled := self.training.get("pulled"):
+            require_known(name, wanted, named_by=f"The module {self.name!r}, pulled from {pulled['repository']},")
+        return {"name": name, "revision": wanted}
 
 
 class Module(nn.Module):

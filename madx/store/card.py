@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from madx.module.pooling import FIRST
+from madx.outside import code, markdown
 from madx.store.manifest import Manifest
 from madx.store.metadata import data_files, file_name, front_matter, hub_base
 
@@ -35,11 +36,11 @@ def _base_name(manifest: Manifest) -> str:
 
 
 def _introduction(manifest: Manifest) -> str:
-    weights, base = manifest.weights, _text(_base_name(manifest))
+    weights, base = manifest.weights, markdown(_base_name(manifest))
     size = f"{weights.parameters:,} numbers, {weights.bytes / 1e6:.1f} MB in {weights.dtype}"
     if manifest.role == "language":
         what = (
-            f"It teaches the frozen base **{base}** the language `{manifest.language}`: put a task module, trained "
+            f"It teaches the frozen base **{base}** the language {code(manifest.language)}: put a task module, trained "
             "under another language's module, on top of it, and the task works in this language."
         )
     elif manifest.role == "fusion":
@@ -48,9 +49,9 @@ def _introduction(manifest: Manifest) -> str:
             "learnt: load those modules too and name them before the semicolon."
         )
     else:
-        language = f", trained in `{manifest.language}`" if manifest.language else ""
-        labels = ", ".join(f"`{_text(label)}`" for label in manifest.labels) or "none"
-        task = f"the task `{_text(manifest.task)}`" if manifest.task else "a task"
+        language = f", trained in {code(manifest.language)}" if manifest.language else ""
+        labels = ", ".join(code(label) for label in manifest.labels) or "none"
+        task = f"the task {code(manifest.task)}" if manifest.task else "a task"
         what = (
             f"It teaches the frozen base **{base}** {task}{language}. Put it on top of a language module; swap that "
             f"one to change the language. Labels: {labels}.{_pooling(manifest)}"
@@ -60,7 +61,7 @@ def _introduction(manifest: Manifest) -> str:
 
 def _pooling(manifest: Manifest) -> str:
     """A sentence on the pieces of a word that the head reads, where these are not the usual ones."""
-    return "" if manifest.pooling == FIRST else f" The label of a word is read by the pooling `{manifest.pooling}`."
+    return "" if manifest.pooling == FIRST else f" The label of a word is read by the pooling {code(manifest.pooling)}."
 
 
 def _usage(manifest: Manifest, place: str | None) -> str:
@@ -116,9 +117,4 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> str:
     if not rows:
         return "Not recorded."
     lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join("–" if c is None else _text(c) for c in line) + " |" for line in lines)
-
-
-def _text(value: Any) -> str:
-    """The value as text on one line, without table or HTML marks of its own."""
-    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
+    return "\n".join("| " + " | ".join("–" if c is None else markdown(c) for c in line) + " |" for line in lines)

@@ -7,7 +7,7 @@ is recorded and names each mismatch. A module is never loaded in part.
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,23 @@ from torch.overrides import TorchFunctionMode
 from madx.base import Base
 from madx.composition import HUB_MARK
 from madx.errors import MadxError, StoreError
+from madx.files.names import folded
+from madx.files.places import user_path
+from madx.files.reading import opened
+from madx.files.reasons import explained
 from madx.module import Module, ModuleInfo, require_base
 from madx.store import folders
 from madx.store.card import model_card
 from madx.store.manifest import LAYOUT, Manifest
-from madx.store.module_json import from_text, to_text
+from madx.store.module_json import MOST_BYTES, from_text, to_text
 from madx.store.tensors import TensorFile
 from madx.store.version1 import to_current
 from madx.store.weights import encode, own_faults, read_weights, to_state, undamaged
 
 log = logging.getLogger("madx")
+
+#: the one fault with which a module still loads
+LACKS_CARD = f"lacks the file {LAYOUT.card}"
 
 # ---- saving ----------------------------------------------------------------------------------------------------------
 
@@ -40,7 +47,7 @@ def save_module(module: Module, folder: str | Path, *, overwrite: bool = False, 
     the disk refuses.
     """
     folder = absolute(folder)
-    with folders.explained(f"store the module {module.name!r} in {folder}"):
+    with explained(f"store the module {module.name!r} in {folder}", StoreError):
         check_target(folder, overwrite=overwrite)
     manifest, data = encode(module, dtype)
     return write_stored(folder, manifest, data, overwrite=overwrite)
@@ -59,7 +66,8 @@ def write_stored(
         LAYOUT.manifest: to_text(manifest).encode(),
         LAYOUT.card: (model_card(manifest) if card is None else card).encode(),
     }
-    with folders.explained(f"store the module {manifest.name!r} in {folder} (what was there before is unchanged)"):
+    doing = f"store the module {manifest.name!r} in {folder} (what was there before is unchanged)"
+    with explained(doing, StoreError):
         folders.write_folder(folder, files, check=lambda: check_target(folder, overwrite=overwrite))
     return folder
 
@@ -68,7 +76,10 @@ def check_target(folder: str | Path, *, overwrite: bool = False) -> None:
     """Raise StoreError when no module can be saved as this folder; a long training asks this before it starts."""
     folder = absolute(folder)
     if folder.is_symlink():
-        raise StoreError(f"{folder} is a link, not a folder to replace. Save to {folder.resolve()} or remove it.")
+        raise StoreError(
+            f"{folder} is a link, not a folder to replace. Save to {os.path.realpath(folder)} or remove it."
+        )
+    _require_own_case(folder)
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():
@@ -82,6 +93,16 @@ def check_target(folder: str | Path, *, overwrite: bool = False) -> None:
             "another name."
         )
     require_no_other_files(folder, "replaced")
+
+
+def _require_own_case(folder: Path) -> None:
+    """Raise StoreError where a module lies that is the same folder on systems which ignore the case of letters."""
+    for other in folder.parent.iterdir() if folder.parent.is_dir() else ():
+        if other.name != folder.name and folded(other.name) == folded(folder.name) and looks_stored(other):
+            raise StoreError(
+                f"{folder.parent} holds a module {other.name!r}; {folder.name!r} would be the same folder where the "
+                "case of letters makes no difference. Choose another name, or remove that module first."
+            )
 
 
 # ---- loading ---------------------------------------------------------------------------------------------------------
@@ -145,7 +166,7 @@ def faults_of(folder: Path, base: Base | None) -> Iterator[str]:
             manifest = read_manifest(folder)
             file = _weights(folder, manifest)
             if not (folder / LAYOUT.card).is_file():
-                yield f"lacks the file {LAYOUT.card}"
+                yield LACKS_CARD
         if folder.name != manifest.name:
             yield f"calls itself {manifest.name!r}"
         with undamaged(file, manifest, folder) as tensors:
@@ -163,18 +184,22 @@ def faults_of(folder: Path, base: Base | None) -> Iterator[str]:
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
     """Keep writers away from a module's folder while it is read; complaints of the system become StoreErrors."""
-    with folders.explained(f"read the module {folder}"), folders.reading(folder):
+    with explained(f"read the module {folder}", StoreError), folders.reading(folder):
         yield
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Read and check `module.json`. Raises StoreError."""
-    return from_text(_read(folder, LAYOUT.manifest), str(folder / LAYOUT.manifest))
+    return from_text(_read(folder, LAYOUT.manifest, most=MOST_BYTES + 1), str(folder / LAYOUT.manifest))
 
 
 def absolute(path: str | Path) -> Path:
-    """The path without `~` and `..`. Links are kept: the last one must stay visible as a link."""
-    return Path(os.path.abspath(Path(path).expanduser()))
+    """The path without `~` and `..`. Links are kept: the last one must stay visible as a link. Raises StoreError."""
+    with explained(f"use the path {str(path)[:300]!r}", StoreError):
+        found = Path(os.path.abspath(user_path(path)))
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(found)  # a path that no file can have is refused here
+        return found
 
 
 def looks_stored(folder: Path) -> bool:
@@ -202,9 +227,10 @@ def _there(folder: Path, file: str) -> Iterator[Path]:
         raise StoreError(f"{folder} is no whole module: it lacks the file {file}. Fetch the module again.") from error
 
 
-def _read(folder: Path, file: str) -> bytes:
-    with _there(folder, file) as path:
-        return path.read_bytes()
+def _read(folder: Path, file: str, *, most: int = -1) -> bytes:
+    """The first `most` bytes of a file; -1: all of them."""
+    with _there(folder, file) as path, opened(path) as stream:
+        return stream.read(most)
 
 
 def _weights(folder: Path, manifest: Manifest) -> TensorFile:

@@ -5,38 +5,16 @@ folder is impossible, so the old one is first renamed away; whoever finds it the
 Writers of one parent folder wait for each other by a lock on the parent itself, which ends with the process.
 """
 
-import errno
 import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from madx.errors import StoreError
-
-REASONS = {
-    errno.ENOSPC: "the disk is full; make room and repeat",
-    errno.EDQUOT: "your quota on this disk is used up; make room and repeat",
-    errno.EFBIG: "the file would be larger than allowed here; raise the limit (ulimit -f) or choose another folder",
-    errno.EACCES: "permission denied; choose a folder of your own or change its permissions",
-    errno.EPERM: "permission denied; choose a folder of your own or change its permissions",
-    errno.EROFS: "the file system is read-only; choose another folder",
-    errno.ENOTDIR: "a part of that path is a file, not a folder; choose another path",
-    errno.EEXIST: "a part of that path is a file, not a folder; choose another path",
-    errno.ENAMETOOLONG: "the path is too long; choose a shorter one",
-}
-
-
-@contextmanager
-def explained(doing: str) -> Iterator[None]:
-    """Turn OSErrors of a block into a StoreError: `Cannot <doing>: the disk is full; ...`."""
-    try:
-        yield
-    except OSError as error:
-        reason = REASONS.get(error.errno or 0) or error.strerror or str(error)
-        raise StoreError(f"Cannot {doing}: {reason}.") from error
+from madx.files.writing import OLD
 
 
 @contextmanager
@@ -60,11 +38,13 @@ def locked(parent: Path, *, shared: bool = False) -> Iterator[bool]:
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """Keep writers away from a folder during a block; a folder that a killed writer left renamed is put back first."""
+    """Keep writers away from a folder during a block; a folder that a killed writer left renamed is put back first, if
+    the parent can be written."""
     if not os.path.lexists(folder) and remains(folder):
         with locked(folder.parent) as held:
             if held:
-                mend(folder)
+                with suppress(OSError):
+                    mend(folder)
     with locked(folder.parent, shared=True):
         yield
 
@@ -75,6 +55,7 @@ def write_folder(folder: Path, files: dict[str, bytes], *, check: Callable[[], N
     with locked(folder.parent) as held:
         if held:
             mend(folder)
+            sweep(folder.parent)
         check()
         new, old = _beside(folder, "new"), _beside(folder, "old")
         placed = False
@@ -124,6 +105,13 @@ def renamed_away(parent: Path) -> list[str]:
     return [m[1] for m in found if m and not os.path.lexists(parent / m[1])]
 
 
+def put_back(parent: Path) -> None:
+    """Put every folder back that a killed writer renamed away and did not replace."""
+    for name in renamed_away(parent):
+        with reading(parent / name):
+            pass
+
+
 def mend(folder: Path) -> None:
     """Undo what a killed writer left; only under the lock, since a writer at work leaves the same."""
     for entry in remains(folder):
@@ -131,6 +119,17 @@ def mend(folder: Path) -> None:
             os.replace(entry, folder)
         else:
             delete(entry)
+
+
+def sweep(parent: Path) -> None:
+    """Delete what killed writers of any name left long ago; only under the lock. A folder that was renamed away and not
+    replaced is kept, since it is the module itself."""
+    for entry in parent.iterdir():
+        found = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.(new|old|gone)", entry.name)
+        if found and (found[2] != "old" or os.path.lexists(parent / found[1])):
+            with suppress(OSError):
+                if time.time() - entry.lstat().st_mtime > OLD:
+                    delete(entry)
 
 
 def _beside(folder: Path, what: str) -> Path:

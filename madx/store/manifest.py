@@ -1,11 +1,12 @@
 """The record of a stored module: the fields of `module.json` with their types (text: `madx.store.module_json`)."""
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, FailFast, Field, model_validator
 
 from madx.composition import check_name
 from madx.config import Settings
@@ -72,9 +73,10 @@ def _name(value: str) -> str:
 
 
 def _labels(value: tuple[str, ...]) -> tuple[str, ...]:
-    twice = sorted({label for label in value if value.count(label) > 1})
+    twice = sorted(label for label, count in Counter(value).items() if count > 1)
     if twice or "" in value:
-        raise ValueError(f"every label must be there once and not be empty; twice: {', '.join(twice) or 'none'}")
+        named = ", ".join(f"{label:.40}" for label in twice[:8])
+        raise ValueError(f"every label must be there once and not be empty; twice: {named or 'none'}")
     return value
 
 
@@ -126,11 +128,11 @@ class Manifest(Settings):
     name: Annotated[str, AfterValidator(_name)]
     role: Literal["language", "task", "fusion"]
     language: str | None
-    components: Annotated[tuple[ComponentRecord, ...], Field(strict=False), AfterValidator(_components)]
+    components: Annotated[tuple[ComponentRecord, ...], Field(strict=False), FailFast(), AfterValidator(_components)]
     base: BaseRecord | None
     tokenizer: Sha256 | None
     task: str | None
-    labels: Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_labels)]
+    labels: Annotated[tuple[str, ...], Field(strict=False), FailFast(), AfterValidator(_labels)]
     training: TrainingRecord
     licence: str | None
     weights: WeightsRecord

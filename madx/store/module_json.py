@@ -4,7 +4,6 @@ The checksum is the sha256 of the record in canonical JSON: all keys but `checks
 UTF-8. Labels, components and scores decide what a user gets, so an altered record is refused as altered weights are.
 """
 
-import hashlib
 import json
 import math
 import re
@@ -12,13 +11,23 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
+from madx.checksums import (
+    CHECKSUM,
+    MOST_DIGITS,
+    MOST_LEVELS,
+    TOO_DEEP,
+    checksum,
+    fault_of_checksum,
+    parse_json,
+)
 from madx.config import faults_of
 from madx.errors import StoreError
 from madx.module import ModuleInfo
 from madx.store.manifest import FORMAT, Manifest, WeightsRecord
 from madx.store.version1 import KEYS, current_keys
 
-CHECKSUM = "checksum"
+#: bytes and values that a record may have: a corpus of thirty thousand files is listed in as many
+MOST_BYTES, MOST_VALUES = 8 << 20, 250_000
 
 
 def manifest_of(info: ModuleInfo, weights: WeightsRecord) -> Manifest:
@@ -41,8 +50,8 @@ def manifest_of(info: ModuleInfo, weights: WeightsRecord) -> Manifest:
         "weights": weights.model_dump(),
     }
     faults: list[str] = []
-    plain = _plain(content, (), faults)
     source = f"The module {info.name!r} cannot be stored"
+    plain = _plain(content, (), faults)
     if faults:
         raise StoreError(f"{source}:\n  " + "\n  ".join(faults))
     return _validated(plain, source)
@@ -57,7 +66,15 @@ def to_text(manifest: Manifest) -> str:
         )
     content = manifest.content()
     content[CHECKSUM] = checksum(content)
-    return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        _bounded(text.encode())
+    except ValueError as error:
+        raise StoreError(
+            f"The record of {manifest.name!r} could not be read again: {error}. Shorten module.info.training, for "
+            "example its list of data files or its history, and store it then."
+        ) from None
+    return text
 
 
 def from_text(data: bytes, source: str) -> Manifest:
@@ -75,47 +92,36 @@ def from_text(data: bytes, source: str) -> Manifest:
     if version == 1:
         old_keys = [old for old, new in KEYS.items() if new not in content]
         return _validated(current_keys(content), source, old_keys=old_keys)
-    faults = _checksum_faults(content.pop(CHECKSUM, None), checksum(content))
-    return _validated(content, source, faults)
+    faults = _checksum_faults(content)
+    return _validated({key: value for key, value in content.items() if key != CHECKSUM}, source, faults)
 
 
-def checksum(content: dict[str, Any]) -> str:
-    """The checksum of a record, as plain data.
-
-    >>> checksum({"name": "swa", "labels": []})[:8] == checksum({"labels": [], "name": "swa", "checksum": ""})[:8]
-    True
-    """
-    fields = {key: value for key, value in content.items() if key != CHECKSUM}
-    return hashlib.sha256(_canonical(fields)).hexdigest()
-
-
-def _canonical(content: Any) -> bytes:
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode("utf-8")
-
-
-def _checksum_faults(recorded: Any, found: str) -> list[str]:
-    if recorded == found:
+def _checksum_faults(content: dict[str, Any]) -> list[str]:
+    fault = fault_of_checksum(content)
+    if not fault:
         return []
-    if recorded is None:
-        return [f"{CHECKSUM}: missing; fetch the module again"]
-    return [
-        f"{CHECKSUM}: {recorded!r:.13}... is recorded, the fields give '{found[:12]}...': some field is not as it was "
-        "stored. Undo the change, or fetch the module again. To change a record on purpose, load the module, change "
+    advice = (
+        "fetch the module again"
+        if CHECKSUM not in content
+        else "undo the change, or fetch the module again. To change a record on purpose, load the module, change "
         "`module.info` and save it"
-    ]
+    )
+    return [f"{CHECKSUM}: {fault}; {advice}"]
 
 
 def _parsed(data: bytes, source: str) -> Any:
     """The content of a JSON text that can be written again. Raises StoreError."""
     try:
-        content = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_no_key_twice, parse_constant=_refuse, parse_float=_finite
-        )
-        _canonical(content)  # a half of a surrogate pair, written as an escape, is no text in UTF-8
-        return content
-    except (ValueError, RecursionError) as error:
+        return _bounded(data)
+    except ValueError as error:
         raise StoreError(f"{source} is damaged: it cannot be read as JSON ({error}). Fetch the module again.") from None
+
+
+def _bounded(data: bytes) -> Any:
+    """The content of a JSON text of a record's size. Raises ValueError."""
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"more than {MOST_BYTES:,} bytes")
+    return parse_json(data, most_values=MOST_VALUES)
 
 
 def _validated(
@@ -131,23 +137,6 @@ def _validated(
     return manifest
 
 
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} is there twice")
-    return found
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else _refuse(text)
-
-
 def _plain(value: Any, at: tuple[str, ...], faults: list[str]) -> Any:
     """The value in JSON's own types, with numpy's numbers as JSON's; at: the keys that lead to it.
 
@@ -155,6 +144,8 @@ def _plain(value: Any, at: tuple[str, ...], faults: list[str]) -> Any:
     must not fail to be stored for the sake of one score.
     """
     key = ".".join(at)
+    if len(at) > MOST_LEVELS:
+        raise StoreError(f"{key:.80}...: {TOO_DEEP}. Record it in fewer, or not at all.")
     if isinstance(value, dict):
         for name in value:
             if not isinstance(name, str):
@@ -163,7 +154,10 @@ def _plain(value: Any, at: tuple[str, ...], faults: list[str]) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(v, (*at, str(i)), faults) for i, v in enumerate(value)]
     if isinstance(value, Integral) and not isinstance(value, bool):
-        return int(value)
+        if abs(number := int(value)) < 10**MOST_DIGITS:
+            return number
+        faults.append(f"{key}: a whole number of more than {MOST_DIGITS} digits")
+        return None
     if isinstance(value, Real) and not isinstance(value, bool):
         return float(value) if math.isfinite(value) else str(float(value))
     if value is not None and not isinstance(value, (str, bool)):

@@ -21,8 +21,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from madx.files.reading import opened
+
 HEAD = 8
 ALIGNED = 64  # bytes, as torch aligns its own tensors
+LARGEST = 1 << 62
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -70,7 +73,7 @@ def read_tensors(path: Path) -> TensorFile:
 
     Raises OSError, and MemoryError for a file larger than the memory.
     """
-    with open(path, "rb") as file:
+    with opened(path) as file:
         size = file.seek(0, 2)
         file.seek(0)
         start = file.read(HEAD)
@@ -136,9 +139,9 @@ def _described(head: bytes, size: int) -> dict[str, tuple[torch.dtype, tuple[int
         for begin, end, name, dtype, shape in entries:
             numbers = 1
             for extent in shape:
-                if type(extent) is not int or extent < 0:
-                    raise ValueError(f"{name} has a side of length {extent!r}")
-                numbers *= extent
+                # torch has no larger extents; and a product of many of them would take hours
+                if type(extent) is not int or not 0 <= extent < LARGEST or (numbers := numbers * extent) >= LARGEST:
+                    raise ValueError(f"{name} has a side of length {extent!r:.40}")
             name.encode()  # a text that can be printed
             count = numbers * DTYPES[dtype].itemsize
             if type(begin) is not int or begin != place or end != begin + count:

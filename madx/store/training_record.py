@@ -5,13 +5,16 @@ written or read. A user may add other keys, which hold any JSON. All keys are op
 has an empty record.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, FailFast, Field
 from typing_extensions import NotRequired, TypedDict
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
+T = TypeVar("T")
+#: a list of which the first wrong item is named: a damaged one can have millions
+Items = Annotated[list[T], FailFast()]
 #: JSON has no number for the last three; see `madx.store.module_json`
 Score = int | float | Literal["inf", "-inf", "nan"]
 #: the scores under these names are always a table: metric -> score
@@ -63,17 +66,18 @@ class TrainingRecord(TypedDict, total=False):
     job: the job that trained the module; settings: the job's, as in YAML; data: files, those of development last;
     datasets: data sets of the hub; corpus: counts over a corpus; steps, best_step: optimiser steps; seconds: wall time;
     composition: the composition in training; sources: language -> compositions that its batches were trained under;
-    language_modules: name -> sha256 of the weights; language_module: that of a single one; explanation: what
-    `Engine.explain` said; versions: package -> version; scores: part of the data -> metric -> score; history: one table
-    for each evaluation; imported, pulled: where a module came from that was not trained here.
+    language_modules: name -> sha256 of the weights; language_module: that of a single one; mlm_head: that of the head
+    of `madx train-head` that a language module was trained with; explanation: what `Engine.explain` said; versions:
+    package -> version; scores: part of the data -> metric -> score; history: one table for each evaluation; imported,
+    pulled: where a module came from that was not trained here.
     """
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
 
     job: str
     settings: dict[str, Any]
-    data: list[DataFile]
-    datasets: list[str]
+    data: Items[DataFile]
+    datasets: Items[str]
     corpus: dict[str, int | float]
     seed: int
     steps: Count
@@ -81,12 +85,13 @@ class TrainingRecord(TypedDict, total=False):
     seconds: float
     precision: str
     composition: str
-    sources: dict[str, list[str]]
+    sources: dict[str, Items[str]]
     language_modules: dict[str, Sha256]
     language_module: Sha256 | None
+    mlm_head: Sha256
     explanation: dict[str, Any]
     versions: dict[str, str]
     scores: Annotated[dict[str, Score | dict[str, Score]], AfterValidator(_tables)]
-    history: list[dict[str, Any]]
+    history: Items[dict[str, Any]]
     imported: Imported
     pulled: Pulled

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from madx.data.text.block_batches import BlockBatches
 from madx.data.text.blocks import Blocks
+from madx.data.text.frequencies import piece_probabilities
 from madx.data.text.masking import IGNORED, mask_tokens, row_seed
 from madx.engine import Engine
 from madx.errors import BaseError
@@ -73,6 +74,19 @@ class MaskedLM(Task):
             probability=self.probability,
         )
 
+    def _held_out(self) -> tuple[Tensor, Tensor]:
+        rows = min(len(self.blocks.held_out), self.held_out_limit)
+        return self._mask(self.blocks.held_out[:rows], row_seed(HELD_OUT_SEED, 0, np.arange(rows)))
+
+    def frequencies(self, vocabulary: int) -> np.ndarray:
+        """Return p(piece) in the blocks to train on, float64 `(vocabulary,)`."""
+        return piece_probabilities(self.blocks.train, vocabulary, special_ids=self.tokenizer.all_special_ids)
+
+    def frequency_loss(self, vocabulary: int) -> float:
+        """Return the loss on the held-out tokens of a model that knows the frequencies of pieces and no context."""
+        labels = self._held_out()[1].numpy()
+        return float(-np.log(self.frequencies(vocabulary)[labels[labels != IGNORED]]).mean())
+
     def batches(self, step: int, *, process_index: int = 0, process_count: int = 1) -> list[Batch]:
         key = process_index, process_count
         if key not in self._streams:
@@ -122,8 +136,7 @@ class MaskedLM(Task):
         loss: the mean over the masked tokens; perplexity: exp(loss), the pseudo-perplexity; accuracy: the share (0..1)
         of masked tokens for which the most probable token is the right one.
         """
-        rows = min(len(self.blocks.held_out), self.held_out_limit)
-        ids, labels = self._mask(self.blocks.held_out[:rows], row_seed(HELD_OUT_SEED, 0, np.arange(rows)))
+        ids, labels = self._held_out()
         loss = right = count = 0.0
         for batch in self._cut(ids, labels):
             batch = {k: v.to(engine.base.device) for k, v in batch.items()}

@@ -83,6 +83,12 @@ class Sources(Task):
         """The number N of batches of all sources in the run."""
         return len(self._which)
 
+    @property
+    def shares(self) -> np.ndarray:
+        """The share (0..1) of the steps that each source gets, in order."""
+        found: np.ndarray = self._counts / self._counts.sum()
+        return found
+
     def turn(self, step: int) -> tuple[Source, int]:
         """Return the source of a step, and the number of batches that it gave before."""
         rounds, place = divmod(step, len(self._which))

@@ -3,12 +3,16 @@ checkpoint.
 
 The file is safetensors. Its tensors are `weights.*` (all that is trained), `best.*`, `mean.*` (see
 `madx.training.kept_weights`) and `optimizer.N.*` (the moments of the N-th parameter); step, best score and history
-are JSON in its metadata.
+are JSON in its metadata, and so is the sha256 of each tensor, under one checksum with the rest: a checkpoint in which
+a single bit has changed is refused.
 """
 
+import hashlib
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +21,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from madx.checksums import CHECKSUM, checksum, fault_of_checksum, parse_json
 from madx.errors import TrainingError
+from madx.files.reading import why_no_file
+from madx.files.reasons import reason
+from madx.files.writing import placed
 
-VERSION = 2  # 1: madx 0.1.0
+VERSION = 3  # 1: madx 0.1.0; 2, of no release, had no checksum
+WAY_OUT = "Remove it, or begin anew with --fresh (resume=false), which removes it."
 
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -27,47 +36,91 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, An
 
     Raises TrainingError when the disk refuses.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        save_file(plain, temporary, metadata={"state": json.dumps({"version": VERSION, **state})})
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        content = {"version": VERSION, "sha256": _digests(plain), "state": json.dumps(state)}
+        content[CHECKSUM] = checksum(content)
+        with placed(path) as temporary:
+            save_file(plain, temporary, metadata={"madx": json.dumps(content)})
     except Exception as error:  # safetensors has an error class of its own for a full disk
         raise TrainingError(
-            f"Cannot write the checkpoint {path}: {error}. The checkpoint before it is intact; free space on the disk "
-            "and start the same command again to go on from there."
+            f"Cannot write the checkpoint {path}: {reason(error)}. The checkpoint before it is intact; free "
+            "space on the disk and start the same command again to go on from there."
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
-def read_checkpoint(
-    path: Path, *, device: torch.device | str = "cpu"
-) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """(tensors, state), or None when there is no file.
 
     Raises TrainingError for a damaged file, a foreign one, and one that another version of madx has written.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
-    try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            state = json.loads((file.metadata() or {})["state"])
-            if state["version"] != VERSION:
-                raise ValueError(
-                    f"another version of madx wrote it (format {state['version']}, this madx reads format {VERSION})"
-                )
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except Exception as error:
+    if fault := why_no_file(path):
         raise TrainingError(
-            f"The checkpoint {path} cannot be read: {error}. Remove it, or start with resume=false, to train from the "
+            f"The checkpoint {path} cannot be read: {fault}. Remove it, or start with resume=false, to train from the "
             "beginning."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            content = _content(file.metadata() or {})
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+        if _digests(tensors) != content["sha256"]:
+            raise ValueError("it is damaged: its tensors are not those that were written")
+        return tensors, json.loads(content["state"])  # the one text that may hold Infinity, as a perplexity can be
+    except (MemoryError, RuntimeError) as error:  # torch's for memory that there is not
+        raise TrainingError(
+            f"The checkpoint {path} cannot be read: there is not enough memory for it ({error}). Free memory, then "
+            "start the same command again."
         ) from error
-    return tensors, state
+    except Exception as error:  # a damaged file fails in many ways, some with error classes of the library's own
+        why = str(error) if isinstance(error, (ValueError, OSError)) else f"it is damaged ({error})"
+        raise TrainingError(f"The checkpoint {path} cannot be read: {why}. {WAY_OUT}") from error
+
+
+def _content(metadata: dict[str, str]) -> dict[str, Any]:
+    """Version, digests and state from the metadata of a file. Raises ValueError for any that madx did not write."""
+    if "madx" not in metadata and "state" in metadata:
+        old = parse_json(metadata["state"].encode())
+        found = old.get("version") if isinstance(old, dict) else None
+        raise ValueError(f"another version of madx wrote it (format {found}, this madx reads format {VERSION})")
+    if "madx" not in metadata:
+        raise ValueError("madx did not write it")
+    content = parse_json(metadata["madx"].encode())
+    if not isinstance(content, dict) or not isinstance(content.get("version"), int):
+        raise ValueError("it is damaged: it has no version")
+    if content["version"] != VERSION:
+        raise ValueError(
+            f"another version of madx wrote it (format {content['version']}, this madx reads format {VERSION})"
+        )
+    if fault := fault_of_checksum(content):
+        raise ValueError(f"it is damaged: checksum: {fault}")
+    return content
+
+
+def _digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """The sha256 of type, shape and bytes of each tensor; hashlib lets other threads run, so each has its own."""
+
+    def digest(tensor: Tensor) -> str:
+        total = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)}".encode())
+        total.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]  # a buffer
+        return total.hexdigest()
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return dict(zip(tensors, pool.map(digest, tensors.values())))
+
+
+@contextmanager
+def taking_up(path: Path) -> Iterator[None]:
+    """Turn what fails in a block that takes up a checkpoint, whole but not of this code, into a TrainingError."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise TrainingError(
+            f"The checkpoint {path} cannot be taken up ({type(error).__name__}: {error}): it is not one of this run. "
+            f"{WAY_OUT}"
+        ) from error
 
 
 def require_same_run(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
@@ -80,7 +133,7 @@ def require_same_run(found: dict[str, Any], wanted: dict[str, Any], path: Path) 
     if differing:
         raise TrainingError(
             f"The checkpoint {path} belongs to a run with other settings:\n  " + "\n  ".join(differing) + "\n"
-            "Take the old settings to go on with it, another run folder, or resume=false to start anew."
+            "Take the old settings to go on with it, another run folder, or --fresh (resume=false) to begin anew."
         )
 
 

@@ -1,4 +1,4 @@
-"""Training a module: one run of the loop, or the phases of a sparse weight delta."""
+"""Training a module: one run of the loop, or the phases of a sparse weight delta; or a masked-LM head."""
 
 from pathlib import Path
 from typing import Any
@@ -7,11 +7,12 @@ import torch
 from accelerate import PartialState
 
 from madx.engine import Engine
-from madx.errors import ConfigError
+from madx.errors import ConfigError, TrainingError
 from madx.module_types.sparse_diff import SparseDiff
 from madx.tasks.base import Task
 from madx.training import loop
 from madx.training.cache_policy import activation_cache
+from madx.training.head_trainable import HeadTrainable
 from madx.training.precision import precision_of
 from madx.training.preparation import prepare_units
 from madx.training.run import Run, TrainResult
@@ -23,7 +24,7 @@ from madx.training.weights_trainable import WeightsTrainable
 
 def fit(
     engine: Engine,
-    name: str,
+    name: str | None,
     task: Task,
     settings: TrainSettings,
     *,
@@ -42,7 +43,7 @@ def fit(
 
     Args:
         engine: the module is attached to it and acts in its active composition.
-        name: the module's name.
+        name: the module's name; None: the masked-LM head of the base is trained, as it is, and nothing else.
         task: gives batches, losses and scores.
         settings: learning rate, precision and so on; precision `auto` is that of the base as it is.
         steps: optimiser steps; for a sparse weight delta those of the phase after the selection.
@@ -56,7 +57,7 @@ def fit(
         ConfigError: settings that do not fit the module or each other.
         TrainingError: the loss is not a number any more or the run has diverged, the disk refuses, or the checkpoint
             belongs to another run.
-        KeyboardInterrupt: after Ctrl-C or SIGTERM, when a checkpoint has been written.
+        KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP, when a checkpoint has been written.
     """
     if steps < 1:
         raise ConfigError(f"training for {steps} steps: at least 1 is needed.")
@@ -65,7 +66,11 @@ def fit(
     place = Path(folder) if folder is not None else None
     if place is not None and not resume and PartialState().is_main_process:
         forget(place)
-    how = Run(steps=steps, seed=seed, folder=place, resume=resume, identity=run or {}, title=title or name)
+    how = Run(steps=steps, seed=seed, folder=place, resume=resume, identity=run or {}, title=title or name or "head")
+    if name is None:
+        head = HeadTrainable(engine)
+        with head.running():
+            return loop.train(head, task, settings, how)
     trainee = Trainee(engine, name, None)
     with activation_cache(trainee, task, settings, folder=place):
         result = _train(trainee, task, settings, how)
@@ -99,4 +104,10 @@ def forget(folder: Path) -> None:
     phases = [path for pattern in ("round-*", "round-*/*") for path in folder.glob(pattern)]
     for place in (folder, folder / "full", *phases):
         for name in (loop.CHECKPOINT, SELECTED):
-            (place / name).unlink(missing_ok=True)
+            try:
+                (place / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise TrainingError(
+                    f"The checkpoint {place / name} cannot be removed: {error}. Remove it by hand, or give the run "
+                    "another folder."
+                ) from error

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from madx.training.checkpoint import (
     optimizer_tensors,
     read_checkpoint,
     require_same_run,
+    taking_up,
     write_checkpoint,
 )
 from madx.training.divergence import FIRST_STEPS, divergence
@@ -248,16 +250,21 @@ class Loop:
         if self.checkpoint is None:
             return
         found = read_checkpoint(self.checkpoint)
-        require_same(found[1]["step"] if found is not None else 0, "steps done", self.checkpoint.parent)
+        with taking_up(self.checkpoint):
+            step = 0 if found is None else int(found[1]["step"])
+        require_same(step, "steps done", self.checkpoint.parent)
         if found is None:
             return
-        tensors, state = found
-        require_same_run(state["identity"], self.identity, self.checkpoint)
+        with taking_up(self.checkpoint):
+            self._take_up(self.checkpoint, *found)
+
+    def _take_up(self, path: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+        """Set weights, moments, step and scores to those of a checkpoint. Raises TrainingError for another run's."""
+        require_same_run(state["identity"], self.identity, path)
         weights = tensors_under("weights.", tensors)
         stored, here = ({k: list(v.shape) for k, v in ws.items()} for ws in (weights, self.trainable.state_dict()))
-        require_same_run(
-            stored, here, self.checkpoint
-        )  # a module of other components, where the identity does not tell
+        # a module of other components, where the identity does not tell
+        require_same_run(stored, here, path)
         self.trainable.load_state_dict(weights)
         self.kept.restore(tensors, averaged=state["averaged"])
         load_optimizer_tensors(self.optimizer, tensors)

@@ -55,7 +55,7 @@ def to_bf16(base: Base) -> None:
 
 def precision_of(base: Base) -> str:
     """The format of a base: what `auto` means where a loaded base is given."""
-    return "bf16" if base.model.dtype == torch.bfloat16 else "fp32"
+    return "bf16" if next(base.encoder.parameters()).dtype == torch.bfloat16 else "fp32"
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:

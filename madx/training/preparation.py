@@ -7,10 +7,10 @@ from madx.tasks.base import Task
 from madx.training.gradients import compute_gradients
 from madx.training.run import Run
 from madx.training.settings import TrainSettings
-from madx.training.trainable import Trainable
+from madx.training.trainable import TraineeTrainable
 
 
-def prepare_units(trainable: Trainable, task: Task, settings: TrainSettings, run: Run) -> None:
+def prepare_units(trainable: TraineeTrainable, task: Task, settings: TrainSettings, run: Run) -> None:
     """Call `prepare` of each unit that overrides it, with the gradients of the first global batch.
 
     Without such a unit nothing is computed, and the gradients are dropped afterwards. A resumed run is prepared as

@@ -1,6 +1,5 @@
 """The progress of a job on the screen: a bar in a terminal, a line now and then elsewhere."""
 
-import sys
 import time
 
 from rich.console import Console
@@ -14,6 +13,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from madx.files.streams import MESSAGES
+from madx.outside import visible
 from madx.training.cpu_contention import CpuContention
 
 #: seconds between two lines when the output is no terminal
@@ -31,10 +32,10 @@ class ProgressView:
     """
 
     def __init__(self, title: str, steps: int, *, start: int = 0, shown: bool = True):
-        self.title, self.steps, self.start = title, steps, start
+        self.title, self.steps, self.start = visible(title), steps, start
         self.bar: Progress | None = None
         self.task = TaskID(0)
-        self.console = Console(file=sys.stderr) if shown else None
+        self.console = Console(file=MESSAGES, markup=False, highlight=False, emoji=False) if shown else None
         self.contention = CpuContention() if shown else None
         self.began = self.last_line = time.monotonic()
         self.tokens, self.done = 0, start
@@ -42,10 +43,10 @@ class ProgressView:
     def __enter__(self) -> "ProgressView":
         if self.console is not None and self.console.is_terminal:
             self.bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 console=self.console,
@@ -78,9 +79,9 @@ class ProgressView:
         if self.console is None:
             return
         if self.contention is not None and (notice := self.contention.notice()) is not None:
-            self.console.print(notice, highlight=False)
+            self.console.print(notice)
         if self.bar is not None:
-            self.bar.update(self.task, completed=done, note=note)
+            self.bar.update(self.task, completed=done, note=visible(note))
         elif always or time.monotonic() - self.last_line > LINE_SECONDS:
             self.last_line = time.monotonic()
-            self.console.print(f"{self.title}: {line}", highlight=False)
+            self.console.print(f"{self.title}: {visible(line)}")

@@ -14,10 +14,10 @@ from torch import Tensor
 from madx.contract.module_type import WeightsType
 from madx.errors import CompositionError, TrainingError
 from madx.training.base_gradients import reading_gradients, require_float32, require_unscaled
-from madx.training.trainable import Trainable, Trainee
+from madx.training.trainable import Trainee, TraineeTrainable
 
 
-class WeightsTrainable(Trainable):
+class WeightsTrainable(TraineeTrainable):
     """A module with components that act through the base's parameters; its head and others are trained beside them.
 
     Raises TrainingError for a base in half precision, and at each step for a composition that scales the weight deltas.

@@ -6,6 +6,7 @@ import random
 
 from rich.console import Console
 
+from madx.checksums import CHECKSUM, checksum
 from madx.data.labelled.conll import Sentence, write_conll
 from madx.metrics.scores import entity_scores
 from madx.report import to_rich
@@ -109,7 +110,8 @@ def fill(folder, *, inactive=(), seeds=(1, 2)):
         "swa": _module("language", "swa", "bottleneck", trained) | {"licence": "MIT"},
         "ner": _module("task", "eng", "sparse_diff", {"steps": 20, "best_step": 10, "history": history}),
     }
-    (folder / "modules.json").write_text(json.dumps({"format": FORMAT, "version": VERSION, "modules": modules}))
+    content = {"format": FORMAT, "version": VERSION, "modules": modules, "predictions": {}}
+    (folder / "modules.json").write_text(json.dumps(content | {CHECKSUM: checksum(content)}))
     return matrix
 
 

@@ -44,6 +44,17 @@ def mean(e, languages, seed, control):
     )
 
 
+def test_matrices_of_two_readings_are_not_joined():
+    cells = [cell("swa", seed, "target", 0.7) for seed in (1, 2)]
+    read = {
+        scoring: Meta("ner", "eng", "tiny", scoring=scoring, remarks=(scoring,)) for scoring in ("strict", "lenient")
+    }
+    with pytest.raises(DataError, match="strict and lenient"):
+        joined([TransferMatrix(m, (c,)) for m, c in zip(read.values(), cells, strict=True)], task_module="ner")
+    again = joined([TransferMatrix(read["lenient"], (c,)) for c in cells], task_module="ner")
+    assert again.meta.scoring == "lenient" and again.meta.remarks == ("lenient",)
+
+
 def test_differences_pair_the_seeds_over_the_languages_of_both():
     a, b = (
         entry("adapters", targets=("swa", "hau")),
@@ -104,7 +115,7 @@ def test_files_tell_noise_inactive_modules_and_failures(tmp_path):
     console = Console(width=160, file=io.StringIO())
     console.print(to_rich(whole))
     facts = ["INACTIVE MODULE: swa", "A remark.", "no such | file", "from eng: adapters - inactive"]
-    for text in (markdown, console.file.getvalue()):
+    for text in (markdown.replace("\\|", "|"), console.file.getvalue()):
         assert [fact for fact in facts if fact not in text] == [] and re.search(r"[+-]\d+\.\d! \(", text)
     assert imread(paths[3]).std() > 0.01
 

@@ -3,15 +3,17 @@
 import json
 import random
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from evaluation_tools import META, cells, matrix, printed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from madx.errors import DataError
 from madx.metrics.scores import entity_scores
+from madx.report import to_markdown
 from madx.results import CONTROLS, Cell, Meta, Missing, TransferMatrix, from_json, read_matrix, to_json
 
 words = st.text(max_size=6)
@@ -43,6 +45,18 @@ def test_json_round_trip(gold, places, record, text, data):
     m = TransferMatrix(meta, tuple(made), missing, ("hau", "swa"))
     again = from_json(to_json(m))
     assert again == m and to_json(again) == to_json(m)
+
+
+def test_the_reading_of_spans_and_the_remarks_are_kept():
+    m = replace(matrix(cells("swa")), meta=replace(META, scoring="lenient", remarks=("no DATE in swa",)))
+    again = from_json(to_json(m))
+    assert (again.meta.scoring, again.meta.remarks) == ("lenient", ("no DATE in swa",)) and again == m
+    for text in (to_markdown(m), printed(m)):
+        assert "scoring lenient" in text and "no DATE in swa" in text
+    with pytest.raises(DataError, match="'loose'.*lenient"):
+        replace(META, scoring="loose")
+    with pytest.raises(DataError, match="list of texts"):
+        replace(META, remarks="one text")
 
 
 def test_a_matrix_of_0_1_0_is_read_and_gives_the_figures_that_it_recorded():
@@ -84,7 +98,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         ("{", "not JSON"),
         ("[]", "expected format"),
         ('{"format": "other"}', "got 'other'"),
-        ('{"format": "madx transfer matrix", "version": 3}', "version 1 or 2, got .* version 3"),
+        ('{"format": "madx transfer matrix", "version": 4}', "version 1 or 2 or 3, got .* version 4"),
+        ('{"format": "madx transfer matrix", "version": 3}', "checksum: missing"),
+        ('{"format": "madx transfer matrix", "version": true}', "got .* version True"),
         ('{"format": "madx transfer matrix", "version": 2}', "damaged.*meta"),
         ('{"format": "madx transfer matrix", "version": 1, "cells": [{"scores": 3}]}', "damaged"),
     ],

@@ -175,11 +175,15 @@ def test_revisions_pin_what_is_pulled(local_hub, writer, anybody, mine, theirs, 
         )
 
 
-def test_a_module_is_loaded_without_a_store(local_hub, writer, mine, base, monkeypatch):
+def test_a_module_is_loaded_without_a_store(local_hub, writer, mine, base, monkeypatch, tmp_path):
     pushed = writer.push("swa", "juma/swa", store=mine)
     module = madx.load("hf://juma/swa", base)
     assert same(module, mine.load("swa", base)) and module.info.training["pulled"]["revision"] == pushed.revision
     assert same(madx.load(mine.root / "swa", base), module), "a folder too"
+    with pytest.raises(BaseError, match=r"pulled from juma/swa.*'mini', which was never fetched.*--base mini"):
+        load(pushed.reference)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mini").mkdir()
     asked = []
     monkeypatch.setattr(hub_file, "load_base", lambda name, revision: asked.append((name, revision)) or base)
     assert same(load(pushed.reference), module) and asked == [("mini", None)], "the base that it records"

@@ -1,12 +1,15 @@
 """The number format of an evaluation: what it changes, what it leaves, and that every report says so."""
 
+import errno
+import os
+
 import pytest
 import tiny
 import tiny_files
 from store_tools import alter
 
 from madx.base import load_base
-from madx.errors import StoreError
+from madx.errors import MadxError, StoreError
 from madx.jobs import Evaluate, Predictor, evaluate
 from madx.module import new_module
 from madx.store import Store
@@ -46,6 +49,51 @@ def tags(found):
         for line in (found.folder / "predictions" / "swa.target.seed0.conll").read_text().splitlines()
         if line
     ]
+
+
+def refusing(monkeypatch, name):
+    """Let the disk be full when a file of that name takes its place."""
+    real = os.replace
+
+    def replace(a, b):
+        if str(b).endswith(name):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(a, b)
+
+    monkeypatch.setattr(os, "replace", replace)
+
+
+def test_a_full_disk_loses_nothing_and_shows_scores_that_cannot_be_stored(folder, tmp_path, monkeypatch, caplog):
+    run = tmp_path / "run"
+    result(folder, run=str(run))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for name in ("swa.target.seed0.conll", "matrix.json", "matrix.md", "modules.json", "report.html"):
+        with monkeypatch.context() as patch:
+            refusing(patch, name)
+            with pytest.raises(MadxError, match="(?i)cannot write.*disk is full.*unchanged"):
+                result(folder, run=str(run))
+        assert {path for path in run.rglob("*") if path.is_file()} == before.keys()
+        assert ("scores cannot be stored" in caplog.text and "| swa" in caplog.text) == name.startswith("matrix")
+        caplog.clear()
+    assert (run / "report.html").read_bytes() == before[run / "report.html"]
+
+
+@pytest.mark.parametrize("place", ["file", "file/in", "a\0b"], ids=ascii)
+def test_a_folder_that_cannot_be_is_found_before_the_base_is_loaded(place, folder, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(MadxError, match="Cannot keep results in"):
+        result(folder, run=f"{tmp_path}/{place}", base="no-such-base")
+
+
+def test_predictions_that_a_link_would_take_elsewhere(folder, tmp_path):
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    run.mkdir(), elsewhere.mkdir()
+    (elsewhere / "mine.conll").touch()
+    (run / "predictions").symlink_to(elsewhere)
+    for predictions in (True, False):
+        with pytest.raises(MadxError, match="leads out of the folder"):
+            result(folder, run=str(run), predictions=predictions)
+    assert [path.name for path in elsewhere.iterdir()] == ["mine.conll"]
 
 
 def test_bf16_moves_few_tags_and_every_report_says_so(folder, tmp_path):
@@ -133,3 +181,34 @@ def test_the_recorded_revision_of_the_base_is_the_one_that_is_loaded(folder, tmp
         assert asked == [(name, "0123abc"), (name, "0123abc"), (name, "main"), (name, None)]
     finally:
         path.write_text(text)
+
+
+def test_one_damaged_module_hides_no_score_of_the_others(folder, tmp_path, caplog):
+    """A module that no setting names is left out with its reason; another one in the store is never looked at."""
+    store = Store(folder / "modules")
+    whole = result(folder, run=str(tmp_path / "whole")).matrix
+    weights = store.root / "swa" / "weights.safetensors"
+    kept, other = weights.read_bytes(), store.root / "zzz"
+    other.mkdir()
+    (other / "module.json").write_text("[" * 1000)
+    targets = {"swa": str(folder / "test.conll"), "eng": str(folder / "test.conll")}
+    card = store.root / "eng" / "README.md"
+    text = card.read_text()
+    card.unlink()  # a module without its card is whole enough
+    try:
+        weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+        found = result(folder, run=str(tmp_path / "a"), targets=targets).matrix
+        (why,) = [m.reason for m in found.missing if (m.target, m.control) == ("swa", "target")]
+        assert "the module is damaged: swa: " in why and "sha256" in why
+        assert found.group("swa", "none")[0].scores == whole.group("swa", "none")[0].scores
+        assert found.group("swa", "source") and found.group("eng", "source")
+        assert "The module swa: " in caplog.text and "it is left out" in caplog.text and "zzz" not in caplog.text
+        with pytest.raises(StoreError, match="swa.*damaged or was altered: its sha256"):
+            result(folder, run=str(tmp_path / "b"), modules={"swa": "swa"})
+        assert [row.name for row in store.list() if row.fault] == ["zzz"] and len(store.list()) >= 5
+        assert {fault.split(":")[0] for fault in store.verify()} == {"eng", "swa", "zzz"}
+    finally:
+        card.write_text(text)
+        weights.write_bytes(kept)
+        (other / "module.json").unlink()
+        other.rmdir()

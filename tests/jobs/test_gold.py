@@ -13,12 +13,15 @@ import tiny_files
 from madx.base import load_base
 from madx.data.labelled.conll import read_conll
 from madx.data.labelled.labels import LabelSet
+from madx.data.labelled.sentences import Sentence
 from madx.data.labelled.spans import renamed
+from madx.engine import Engine
 from madx.errors import BaseError, CompositionError, ConfigError, DataError, MadxError
 from madx.jobs import Evaluate, Predictor, TrainTask, evaluate, train_task
 from madx.jobs.gold import expected_labels, scored_tags
 from madx.jobs.labelled import Columns
 from madx.jobs.languages import canonical
+from madx.jobs.train_task.data import task_over
 from madx.metrics.scores import entity_scores
 from madx.module import new_module
 from madx.report.page import write_report
@@ -48,7 +51,7 @@ def folder(tmp_path_factory):
 
 def settings(folder, run, **changes):
     given = {"base": str(folder / "base"), "store": str(folder / "modules"), "run": str(run), "progress": False}
-    given |= {"targets": {"swa": str(folder / "test.conll")}, "task_module": "ner"}
+    given |= {"targets": {"swa": str(folder / "test.conll")}, "task_module": "ner", "controls": ["target"]}
     return Evaluate(**(given | changes))
 
 
@@ -117,6 +120,17 @@ def test_prediction_has_the_reading_that_it_is_asked_for(folder):
         Predictor("swa + ner", store=str(folder / "modules"), scoring="loose")
 
 
+def test_development_data_are_scored_in_the_reading_of_the_settings(folder):
+    data = str(folder / "train.conll")
+    gold = [Sentence(("a", "b"), ("B-PER", "O"))]
+    found = {}
+    for scoring in ("strict", "lenient"):
+        job = TrainTask(base="x", language="eng", data=data, dev=data, scoring=scoring)
+        task = task_over(job, load_base(folder / "base"), LabelSet(LABELS), (gold, gold), seed=1)
+        found[scoring] = task.score(gold, [["I-PER", "O"]]).f1
+    assert found == {"strict": 0.0, "lenient": 100.0}
+
+
 def test_plain_tags_have_no_reading_of_spans(folder, tmp_path):
     job = {"base": "base", "language": "eng", "data": "x", "dev": "y", "task": "pos", "scoring": "lenient"}
     for name in ("x", "y"):
@@ -154,6 +168,12 @@ def test_a_type_that_is_renamed_is_scored_as_the_module_calls_it(folder, tmp_pat
     assert cell(found).scores == cell(plain).scores
 
 
+@pytest.mark.parametrize("new", ["", "O", " PER", "a\tb"])
+def test_a_type_is_renamed_to_a_type_alone(folder, tmp_path, new):
+    with pytest.raises(ConfigError, match="columns.map reads 'PERSON'.*columns.ignore"):
+        evaluate(settings(folder, tmp_path / "run", columns={"map": {"PERSON": new}}))
+
+
 def test_predicted_types_are_renamed_unless_the_module_was_trained_on_renamed_data():
     labels, columns = LabelSet(LABELS), Columns(map={"PER": "PERSON"})
     assert scored_tags(["B-PER", "I-PER", "B-LOC"], columns) == ["B-PERSON", "I-PERSON", "B-LOC"]
@@ -166,7 +186,7 @@ def test_predicted_types_are_renamed_unless_the_module_was_trained_on_renamed_da
 
 
 def remarks(folder, tmp_path, **changes):
-    found = evaluate(settings(folder, tmp_path / "run", controls=["target"], **changes))
+    found = evaluate(settings(folder, tmp_path / "run", **changes))
     text = (found.folder / "matrix.md").read_text()
     assert all(remark in text for remark in found.matrix.meta.remarks)
     return " ".join(found.matrix.meta.remarks)
@@ -207,6 +227,19 @@ def test_development_data_that_are_the_training_data_are_warned_of(folder, tmp_p
     Store(folder / "modules").remove("equal")
 
 
+def test_a_module_that_may_be_of_the_language_is_remarked(folder, tmp_path):
+    targets = {"swh": str(folder / "test.conll")}
+    found = evaluate(settings(folder, tmp_path / "run", targets=targets))
+    assert "modules.swh=swa" in " ".join(found.matrix.meta.remarks)
+    found = evaluate(settings(folder, tmp_path / "run", targets=targets, modules={"swh": "swa"}))
+    assert not found.matrix.meta.remarks and "target" in found.matrix.columns
+
+
+def test_types_that_nothing_has_are_remarked(folder, tmp_path):
+    said = remarks(folder, tmp_path, columns={"ignore": ["LOK"], "map": {"PERSN": "PER"}})
+    assert "columns.ignore names LOK" in said and "columns.map names PERSN" in said and "did you mean" in said
+
+
 # ---- refusals --------------------------------------------------------------------------------------------------------
 
 
@@ -237,6 +270,7 @@ REFUSED = {
     "capitals": ({"targets": {"SWA": "A"}}, ["'SWA'", "'swa'"]),
     "a task module as a language's": ({"modules": {"swa": "ner"}}, ["'ner'", "role task"]),
     "a task module in the mean": ({"mean_of": ["ner"]}, ["'ner'", "role task"]),
+    "a module of no target": ({"modules": {"swaa": "swa"}}, ["'swaa'", "did you mean 'swa'"]),
     "a language module as the task's": ({"task_module": "swa"}, ["'swa'", "no task module"]),
 }
 
@@ -253,10 +287,9 @@ def test_modules_and_languages_that_cannot_be_meant_are_refused(folder, tmp_path
 
 
 def test_a_language_may_be_evaluated_without_the_module_of_its_other_code(folder, tmp_path):
-    found = evaluate(
-        settings(folder, tmp_path / "run", targets={"sw": str(folder / "test.conll")}, modules={"sw": None})
-    )
-    assert {c.control for c in found.matrix.cells} >= {"none", "source"} and found.matrix.targets == ("sw",)
+    targets = {"sw": str(folder / "test.conll")}
+    found = evaluate(settings(folder, tmp_path / "run", targets=targets, modules={"sw": None}, controls=["none"]))
+    assert {c.control for c in found.matrix.cells} == {"none"} and found.matrix.targets == ("sw",)
 
 
 def test_codes():
@@ -302,6 +335,18 @@ def test_a_task_module_below_a_language_is_refused_in_prediction(folder):
         )
 
 
+def test_the_engine_warns_of_a_task_module_below_a_language(folder, caplog):
+    engine = Engine(load_base(folder / "base"), store=Store(folder / "modules"))
+    for name in ("swa", "ner"):
+        engine.load(name)
+    with caplog.at_level(logging.WARNING, "madx"):
+        engine.activate("swa + ner")
+        assert not caplog.records
+        engine.activate("ner + swa")
+    assert "write 'swa + ner'" in caplog.text
+    engine.close()
+
+
 # ---- columns ---------------------------------------------------------------------------------------------------------
 
 
@@ -312,7 +357,7 @@ def test_columns_with_one_composition_are_one_column_computed_once(folder, tmp_p
     monkeypatch.setattr(
         NER, "predict", lambda self, engine, *a, **k: (counted.append(1), real(self, engine, *a, **k))[1]
     )
-    found = evaluate(settings(folder, tmp_path / "run"))
+    found = evaluate(settings(folder, tmp_path / "run", controls=["none", "source", "target", "mean"]))
     matrix = found.matrix
     assert len(counted) == 3 and matrix.columns == ("none", "source", "target")
     assert cell(found, "mean") == replace(cell(found, "source"), control="mean")

@@ -88,7 +88,7 @@ def test_brackets_in_texts_are_no_markup(folder, monkeypatch):
 FAULTS = {
     "nothing": (["--base", "base"], ["nothing to inspect"]),
     "no base": (["--corpus", "swa.txt"], ["base: missing"]),
-    "base is not there": (["--base", "./none", "--corpus", "swa.txt"], ["Cannot load the tokenizer of './none'"]),
+    "base is not there": (["--base", "./none", "--corpus", "swa.txt"], ["Cannot load the base './none'"]),
     "no corpus": (["--base", "base", "--corpus", "swaa.txt"], ["swaa.txt", "did you mean"]),
     "no file": (["--base", "base", "--data", "x=swa-tst.conll"], ["swa-tst.conll", "did you mean"]),
     "no name": (["--base", "base", "--data", "swa-test.conll"], ["NAME=PATH is needed"]),

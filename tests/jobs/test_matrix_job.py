@@ -102,6 +102,30 @@ def test_a_second_run_trains_and_evaluates_nothing(first, here):
     ]
 
 
+def test_a_damaged_cell_is_evaluated_anew_and_a_damaged_module_trained_anew(first, here, caplog):
+    caplog.set_level("WARNING", logger="madx")
+    scores = [[c.scores for c in e.matrix.cells] for e in first[1].matrices.entries]
+    cells = sorted((here / "results" / "evaluations").glob("*/matrix.json"))
+    content = json.loads(cells[0].read_text())
+    content["cells"][0]["scores"]["f1"] = 95.0
+    cells[0].write_text(json.dumps(content))  # valid JSON with another score
+    cells[1].write_bytes(cells[1].read_bytes()[:-9])
+    cells[2].write_bytes(cells[3].read_bytes())  # whole, but of another module
+    again = matrix(settings())
+    assert len(again.evaluated) == 3 and len(again.reused) == 6 + 1 and again.failures == []
+    assert [[c.scores for c in e.matrix.cells] for e in again.matrices.entries] == scores
+    assert caplog.text.count("evaluated anew") == 3 and "is the matrix of another evaluation" in caplog.text
+    store = Store("modules")
+    name = next(n for n in store.names() if n.startswith("ner") and n in again.reused)
+    weights = store.root / name / "weights.safetensors"
+    data = weights.read_bytes()
+    weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    caplog.clear()
+    mended = matrix(settings())
+    assert mended.trained == [name] and mended.failures == [] and store.verify() == []
+    assert "sha256" in caplog.text and "trained anew" in caplog.text and weights.read_bytes() == data
+
+
 def test_paths_names_and_order_do_not_matter_but_content_does(here):
     stored = shape(make_plan(settings()))
     assert len(stored) == 6 and all(stored.values())

@@ -241,7 +241,7 @@ def test_when_the_second_module_cannot_be_stored_the_first_is_not_left_in_the_wa
             return save(self, module, **options)
 
         patch.setattr(Store, "save", fails)
-        failed(run(*command))
+        assert "kept in its run's folder: the same command stores it" in failed(run(*command))
     assert "full@1" not in Store("modules").names()
     assert run(*command).exit_code == 0 and {"full@1", "full@2"} <= set(Store("modules").names())
 

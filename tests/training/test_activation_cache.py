@@ -184,3 +184,16 @@ def test_no_gradient_goes_below_the_lowest_module(family, mode):
         layer.register_forward_hook(watch(number))
     train(made, steps=4, cache_frozen=mode)
     assert set(backward) == {2} and len(backward) == 4
+
+
+def test_of_a_head_alone_the_last_layer_is_kept_whole():
+    """Not at the needed positions of a batch alone, which would be taken for the first tokens of its first row."""
+    found = {}
+    for mode in ("off", "on"):
+        made = engine(components="head_only", under=UPPER)
+        settings = TrainSettings(learning_rate=1e-2, progress=False, evaluate_every=21, cache_frozen=mode)
+        result = fit(made, "ner", runs.ner(batch_size=1), settings, steps=42, seed=0)
+        found[mode] = [made.module("ner").tensors()[name].clone() for name in ("head.weight", "head.bias")], result
+    (off, first), (on, second) = found["off"], found["on"]
+    assert max((a - b).abs().max().item() for a, b in zip(off, on, strict=True)) < 2e-5
+    assert first.history[-1]["loss"] == pytest.approx(second.history[-1]["loss"], abs=1e-5)

@@ -72,7 +72,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(spawn, tmp_path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(spawn, tmp_path, number):
     more = {"checkpoint_every": 10_000, "steps": 4000}  # it writes none by itself
     process = spawn(runs.alone, "mlm", str(tmp_path / "out"), options(tmp_path, **more, evaluate_every=1))

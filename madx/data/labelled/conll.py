@@ -1,11 +1,8 @@
 """Labelled sentences in files of columns: one word a line, a blank line after each sentence."""
 
 import logging
-import os
 import re
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from unicodedata import normalize
@@ -17,6 +14,8 @@ from madx.data.labelled.rows import shown_line
 from madx.data.labelled.sentences import Sentence, checked_tags
 from madx.data.labelled.tags import SCHEMES, Inventory
 from madx.errors import ConfigError, DataError, did_you_mean
+from madx.files.reasons import explained
+from madx.files.writing import write_whole
 
 #: words of a file without a blank line above which one seems to be missing
 LONG = 1000
@@ -89,22 +88,15 @@ def write_conll(
             raise DataError(
                 f"{path}: not written: sentences and tags differ in number or length; give one tag for each word."
             )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            for sentence, *tags in zip(sentences, *columns, strict=True):
-                for token, *row in zip(sentence.tokens, *tags, strict=True):
-                    token = re.sub(r"[\t\r\n\0]", " ", token)
-                    file.write("\t".join([token if token.strip(" ") else "_", *row]) + "\n")
-                file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # the files of mkstemp can be read by their owner only
-        os.replace(temporary, path)
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
+    lines: list[str] = []
+    for sentence, *tags in zip(sentences, *columns, strict=True):
+        for token, *row in zip(sentence.tokens, *tags, strict=True):
+            token = re.sub(r"[\t\r\n\0]", " ", token)
+            lines.append("\t".join([token if token.strip(" ") else "_", *row]) + "\n")
+        lines.append("\n")
+    content = "".join(lines).encode()
+    with explained(f"write {path}", DataError, advice="What was there before is unchanged."):
+        write_whole(path, content)
 
 
 def _check_settings(*, scheme: str, style: str, separator: str | None) -> None:

@@ -2,6 +2,7 @@
 
 A corpus has a folder KEY/ in the cache, with `train.npy`, `held_out.npy` `(blocks, block_size)` and `blocks.json`. The
 key is a hash of the files' contents, the tokenizer and the settings, so a change of any of them makes a new folder.
+`blocks.json` holds the sha256 of both arrays, under a checksum: what was damaged on the disk is packed anew.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -21,15 +20,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from madx.base.fingerprints import tokenizer_fingerprint
-from madx.data.text.corpora import Source, corpus_files, read_corpus
+from madx.checksums import CHECKSUM, checksum, fault_of_checksum, parse_json
+from madx.data.text.corpora import Source, corpus_files, read_corpus, sha256_of
 from madx.data.text.packing import MANY_UNKNOWN, TINY, CorpusStats, pack, tokenise
 from madx.data.text.tokenizing import frame_of
 from madx.errors import ConfigError, DataError
+from madx.files.places import cache_root
+from madx.files.reading import why_no_file
+from madx.files.reasons import reason
+from madx.files.writing import temporary_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 VERSION = 2  # to be raised when reading or packing changes what is written
+RECORD, ARRAYS = "blocks.json", ("train.npy", "held_out.npy")
 log = logging.getLogger(__name__)
 
 
@@ -123,7 +128,7 @@ def pack_corpus(
         "tokenizer": [tokenizer_fingerprint(tokenizer), _behaviour(tokenizer)],
     }
     folder = _cache_root(cache) / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
-    if not refresh and (blocks := _open(folder)):
+    if not refresh and _only_files(folder) and (blocks := _open(folder)):
         log.info("%s: tokenised before, %s blocks read from the cache %s", source, f"{len(blocks):,}", folder)
         return blocks
     _write_folder(folder, lambda work, scratch: _fill(work, scratch, source, tokenizer, settings))
@@ -145,12 +150,14 @@ def _fill(
         pack(flat, work, frame=frame, **sizes)
     except DataError as error:
         raise DataError(f"{source}: {error}") from None
-    (work / "blocks.json").write_text(json.dumps({"settings": settings, "stats": asdict(flat.stats)}, indent=1))
+    digests = {name: sha256_of(work / name) for name in ARRAYS}
+    record: dict[str, Any] = {"settings": settings, "stats": asdict(flat.stats), "sha256": digests}
+    record[CHECKSUM] = checksum(record)
+    (work / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 def _cache_root(cache: Path | str | None) -> Path:
-    home = Path(os.environ.get("MADX_CACHE") or Path.home() / ".cache" / "madx")
-    return Path(cache) if cache else home / "blocks"
+    return Path(cache) if cache else cache_root() / "blocks"
 
 
 def _behaviour(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -163,37 +170,51 @@ def _behaviour(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _open(folder: Path) -> Blocks | None:
-    """Return the blocks of a cache folder, or None if there are none or if they are damaged."""
+    """Return the blocks of a cache folder, or None, with a notice, if they are damaged; None if there are none."""
+    if not os.path.lexists(folder):
+        return None
     try:
-        stats = CorpusStats(**json.loads((folder / "blocks.json").read_text())["stats"])
-        train, held_out = (BlockArray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ("train", "held_out"))
-    except FileNotFoundError:
+        record = parse_json((folder / RECORD).read_bytes())
+        if fault := fault_of_checksum(record):
+            old = " (an older madx wrote none)" if fault == "missing" else ""
+            raise ValueError(f"checksum of {RECORD}: {fault}{old}")
+        for name in ARRAYS:
+            if sha256_of(folder / name) != record["sha256"][name]:
+                raise ValueError(f"{name} is not as it was written")
+        stats = CorpusStats(**record["stats"])
+        train, held_out = (np.load(folder / name, mmap_mode="r") for name in ARRAYS)
+        if any(array.ndim != 2 or array.dtype.kind not in "iu" for array in (train, held_out)):
+            raise ValueError("the arrays hold no blocks")
+    except Exception as error:  # a foreign file fails in many ways, and each of them means the same
+        why = f"{type(error).__name__}: {error}"
+        log.warning("%s: the blocks in the cache are damaged (%.300s); the corpus is packed anew.", folder, why)
         return None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        log.warning("%s: the blocks in the cache are damaged (%s); the corpus is packed anew.", folder, error)
-        return None
-    return Blocks(train=train, held_out=held_out, stats=stats, folder=folder)
+    return Blocks(train=BlockArray(train), held_out=BlockArray(held_out), stats=stats, folder=folder)
+
+
+def _only_files(folder: Path) -> bool:
+    """Tell whether a cache folder holds regular files alone, as far as it is there: a named pipe would never end."""
+    found = {path: why_no_file(path) for path in folder.iterdir()} if folder.is_dir() else {}
+    faults = [f"{path.name} is damaged ({fault})" for path, fault in found.items() if fault]
+    if faults:
+        log.warning("%s: %s; the corpus is packed anew.", folder, ", ".join(faults))
+    return not faults
 
 
 def _write_folder(folder: Path, fill: Callable[[Path, Path], None]) -> None:
     """Call `fill(work, scratch)` and rename `work` to `folder`, so that nobody ever sees an incomplete folder."""
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".packing-", dir=folder.parent))
-    except OSError as error:
-        raise DataError(f"{folder.parent}: no cache can be kept there: {error}. Set another cache folder.") from error
-    try:
-        work, scratch = temporary / "work", temporary / "scratch"
-        work.mkdir()
-        scratch.mkdir()
-        fill(work, scratch)
-        _replace_folder(work, folder, temporary / "old")
+        with temporary_folder(folder) as temporary:
+            work, scratch = temporary / "work", temporary / "scratch"
+            work.mkdir()
+            scratch.mkdir()
+            fill(work, scratch)
+            _replace_folder(work, folder, temporary / "old")
     except OSError as error:
         raise DataError(
-            f"{folder}: the packed blocks cannot be written: {error}. Free disk space or set another cache folder."
+            f"{folder}: the packed blocks cannot be written: {reason(error)}. Free disk space or set another cache "
+            "folder."
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _replace_folder(new: Path, folder: Path, aside: Path) -> None:

@@ -21,6 +21,8 @@ import yaml
 from madx.data.words import word_spans
 from madx.data.world.words import Inflection, Word
 from madx.errors import DataError, did_you_mean
+from madx.files.reasons import explained
+from madx.files.writing import write_whole
 
 HERE = Path(__file__).parent
 SPLITS = ("train", "dev", "test")  # of labelled sentences: no name and no frame is in two of them
@@ -292,6 +294,6 @@ def write_ner(code: str, path: str | PathLike[str], *, split: str, sentences: in
 
 def _write(path: str | PathLike[str], text: str) -> Path:
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    with explained(f"write {path}", DataError):
+        write_whole(path, text.encode())
     return path

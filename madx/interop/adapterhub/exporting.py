@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from madx.base import Base
 from madx.errors import ConfigError
+from madx.files.places import user_path
 from madx.interop.adapterhub.config import write_config
 from madx.interop.adapterhub.files import (
     CONFIG,
@@ -50,7 +51,7 @@ def export_adapterhub(
         )
     require_base(module.info, base)
     require_first_piece(module, "AdapterHub's tagging head")
-    layout, folder, name = layout_of(base.config.model_type), Path(folder).expanduser(), as_name or module.name
+    layout, folder, name = layout_of(base.config.model_type), user_path(folder), as_name or module.name
     _require_their_name(name)
     config = write_config(module.info.components, depth=base.depth, width=base.width)
     full = _full_config(config, base, layout, name)
@@ -83,7 +84,7 @@ def export_adapterhub_fusion(
     Raises ConfigError, BaseError or StoreError as `export_adapterhub` does.
     """
     require_base(module.info, base)
-    layout, folder = layout_of(base.config.model_type), Path(folder).expanduser()
+    layout, folder = layout_of(base.config.model_type), user_path(folder)
     if len(joined) < 2:
         raise ConfigError(
             f"The fusion module {module.name!r} does not record which modules it joins, and the files must name them. "

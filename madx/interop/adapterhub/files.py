@@ -5,6 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from madx.errors import StoreError
+from madx.files.places import user_path
 from madx.interop.files import dense, load
 
 CONFIG, HEAD_CONFIG = "adapter_config.json", "head_config.json"
@@ -16,7 +17,7 @@ HEAD_WEIGHTS = ("model_head.safetensors", "pytorch_model_head.bin")
 
 def require_folder(path: str | Path) -> Path:
     """The folder as a path. Raises StoreError unless it holds a config."""
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     if not folder.is_dir():
         what = "is a file (unpack an archive first)" if folder.exists() else "does not exist"
         raise StoreError(f"{folder} {what}; give the folder with {CONFIG} and {WEIGHTS[1]} or {WEIGHTS[0]}.")

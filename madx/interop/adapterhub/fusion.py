@@ -14,6 +14,7 @@ from madx.composition import Fuse
 from madx.contract.module_type import ComponentConfig
 from madx.data.text.files import sha256_of
 from madx.errors import StoreError
+from madx.files.places import user_path
 from madx.interop.adapterhub.config import check_version
 from madx.interop.adapterhub.files import FUSION_CONFIG, FUSION_WEIGHTS, read_tensors
 from madx.interop.adapterhub.head import read_head
@@ -52,7 +53,7 @@ def import_adapterhub_fusion(
         task, with_head, allow_base_mismatch: as in `import_adapterhub`.
     Raises StoreError, ConfigError or BaseError as `import_adapterhub` does.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     if not (folder / FUSION_CONFIG).is_file():
         raise StoreError(
             f"{folder} has no {FUSION_CONFIG}, so it is not a fusion of AdapterHub; give role language or task."

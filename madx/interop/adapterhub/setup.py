@@ -8,6 +8,7 @@ from typing import Any
 from madx.base import Base
 from madx.composition import Average, Composition, Fuse, Item, Scaled, Stack, as_composition, check_name, require_stack
 from madx.errors import ConfigError, StoreError, did_you_mean
+from madx.files.places import user_path
 from madx.interop.adapterhub.config import check_version
 from madx.interop.adapterhub.exporting import VERSION, export_adapterhub, export_adapterhub_fusion
 from madx.interop.adapterhub.fusion import import_adapterhub_fusion, joined_otherwise
@@ -46,7 +47,7 @@ def import_adapterhub_setup(
         task, with_head, allow_base_mismatch: as in `import_adapterhub`.
     Raises ConfigError for other blocks, StoreError for a damaged setup, and what `import_adapterhub` raises.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     composition = read_setup(folder)
     if set(roles) != set(composition.names()):
         raise ConfigError(
@@ -155,7 +156,7 @@ def export_adapterhub_setup(
     Raises ConfigError for a composition that the peer computes otherwise: see `_computed_otherwise`.
     """
     composition = require_stack(as_composition(composition), "written as a setup")
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     require_modules(composition, modules)
     names = composition.names()
     if faults := _computed_otherwise(composition, modules):

@@ -9,6 +9,7 @@ from torch import Tensor
 from madx.base import Base
 from madx.contract.sites import BaseParameter
 from madx.errors import ConfigError
+from madx.files.places import user_path
 from madx.interop.composable_sft.file import CONFIG, FILE, LARGEST, encoded
 from madx.interop.composable_sft.head import write_config, write_head
 from madx.interop.files import new_folder
@@ -39,7 +40,7 @@ def export_composable_sft(module: Module, folder: str | Path, *, base: Base) -> 
     given: dict[str, tuple[Tensor, Tensor]] = {d.parameter: (d.places().cpu(), d.values.cpu()) for d in unit.deltas()}
     prefix, empty = base.model.base_model_prefix + ".", (torch.empty(0, dtype=torch.int64), torch.empty(0))
     diffs = {prefix + p.name: encoded(p.shape, *given.get(p.name, empty)) for p in parameters}
-    tensors, folder = write_head(module, base), Path(folder).expanduser()
+    tensors, folder = write_head(module, base), user_path(folder)
     with new_folder(folder) as made:
         torch.save({"diffs": diffs, "abs": tensors}, made / FILE)
         (made / CONFIG).write_text(write_config(module, base), encoding="utf-8")

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from madx.errors import StoreError
+from madx.files.places import user_path
 from madx.interop.files import dense, load
 
 FILE, CONFIG = "pytorch_diff.bin", "config.json"
@@ -64,7 +65,7 @@ NUMPY = (
 
 def require_folder(path: str | Path) -> Path:
     """The folder as a path. Raises StoreError unless it holds a file of composable-sft."""
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise StoreError(f"{folder} {what}; give the folder with {FILE} (unpack an archive first).")

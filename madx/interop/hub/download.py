@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from madx.base.answers import COMMIT, checked_answers
 from madx.data.text.files import sha256_of
 from madx.errors import HubError, StoreError
 from madx.interop.hub.errors import explained, found_instead, unreachable
@@ -16,11 +17,13 @@ from madx.store.module_json import from_text
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import ModelInfo
 
 log = logging.getLogger("madx")
 
 TIMEOUT = 15.0  # seconds until the hub counts as out of reach
 MAX_TEXT = 1 << 26  # the largest module.json or README.md that is fetched, in bytes
+MAX_ANSWER = 1 << 26  # the largest list of files
 
 #: refuses a module by its record, by raising a MadxError
 Check = Callable[[Manifest], object]
@@ -43,14 +46,15 @@ def fetch(api: "HfApi", place: Place, check: Check) -> Fetched:
     """
     with explained("fetch", place, api.endpoint):
         try:
-            info = api.model_info(place.repository, revision=place.revision, timeout=TIMEOUT, files_metadata=True)
+            with checked_answers(most=MAX_ANSWER):
+                info = api.model_info(place.repository, revision=place.revision, timeout=TIMEOUT, files_metadata=True)
         except Exception as error:
             if (why := unreachable(error)) is None:
                 raise
             return _cached(place, why, check)
-        sizes = {f.rfilename: f.size for f in info.siblings or ()}
+        sizes = _stated_sizes(info, place)
         _require_module(sizes, place)
-        record = _download(api, place, LAYOUT.manifest, size=sizes[LAYOUT.manifest])
+        record = _download(api, place, LAYOUT.manifest, size=sizes[LAYOUT.manifest], most=MAX_TEXT)
         fetched = Fetched(record.parent, record.parent.name)  # the cache's layout: snapshots/COMMIT/FILE
         if fetched.revision != info.sha:
             raise HubError(f"{place} was pushed to just now. Repeat, or pin a revision.")
@@ -62,19 +66,42 @@ def fetch(api: "HfApi", place: Place, check: Check) -> Fetched:
                 f"{manifest.weights.bytes:,}. Whoever published it must push it again."
             )
         pinned = Place(place.repository, fetched.revision)
-        _download(api, pinned, LAYOUT.weights, size=sizes[LAYOUT.weights], sha256=manifest.weights.sha256)
+        weights = manifest.weights
+        _download(api, pinned, LAYOUT.weights, size=weights.bytes, most=weights.bytes, sha256=weights.sha256)
         if LAYOUT.card in sizes:
-            _download(api, pinned, LAYOUT.card, size=sizes[LAYOUT.card])
+            _download(api, pinned, LAYOUT.card, size=sizes[LAYOUT.card], most=MAX_TEXT)
     return fetched
 
 
-def _download(api: "HfApi", place: Place, file: str, *, size: int | None, sha256: str | None = None) -> Path:
-    """The path of a file in the cache. A copy of another size or checksum than expected is fetched again."""
-    path = Path(api.hf_hub_download(place.repository, file, revision=place.revision))
-    same = size in (None, path.stat().st_size)
-    if not same or sha256 and sha256_of(path) != sha256:
-        path = Path(api.hf_hub_download(place.repository, file, revision=place.revision, force_download=True))
+def _download(api: "HfApi", place: Place, file: str, *, size: int | None, most: int, sha256: str | None = None) -> Path:
+    """The path of a file in the cache. A copy of another size or checksum than expected is fetched again.
+
+    most: the largest file that is fetched, in bytes, whatever the hub says of its size.
+    """
+    with checked_answers(most=most):
+        path = Path(api.hf_hub_download(place.repository, file, revision=place.revision))
+        if not _is_expected(path, size=size, most=most, sha256=sha256):
+            path = Path(api.hf_hub_download(place.repository, file, revision=place.revision, force_download=True))
+    if path.stat().st_size > most:
+        raise HubError(f"{file} of {place} has {path.stat().st_size:,} bytes; more than {most:,} are not read.")
     return path
+
+
+def _is_expected(path: Path, *, size: int | None, most: int, sha256: str | None) -> bool:
+    found = path.stat().st_size
+    return size in (None, found) and found <= most and sha256 in (None, sha256_of(path))
+
+
+def _stated_sizes(info: "ModelInfo", place: Place) -> dict[str, int | None]:
+    """File -> its size in bytes, None where the hub states none. Raises HubError for what is no commit or no size."""
+    if not isinstance(info.sha, str) or not COMMIT.fullmatch(info.sha):
+        raise HubError(f"The hub answers that {place} is at {str(info.sha)[:200]!r}, which is no commit.")
+    sizes = {f.rfilename: f.size for f in info.siblings or ()}
+    for file in LAYOUT.files:
+        size = sizes.get(file)
+        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 0):
+            raise HubError(f"The hub answers that {file} of {place} has {str(size)[:200]!r} bytes, which is no size.")
+    return sizes
 
 
 def _require_module(sizes: dict[str, int | None], place: Place) -> None:

@@ -6,6 +6,7 @@ from json import JSONDecodeError
 
 from madx.errors import HubError, MadxError
 from madx.interop.hub.place import Place
+from madx.outside import visible
 
 #: files that show that a repository holds something else; what it then is; the command that imports it
 OTHERS = (
@@ -93,7 +94,7 @@ def _refusal(error: BaseException, place: Place, endpoint: str) -> str:
         return "the hub asks for a pause (too many requests). Wait some minutes and repeat"
     if isinstance(error, OSError) and status is None:
         return f"{error.strerror or error} ({type(error).__name__})"
-    return said or f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return said or f"{type(error).__name__}: {visible(' '.join(str(error).split())[:300])}"
 
 
 def found_instead(files: list[str], place: Place) -> str:
@@ -113,7 +114,9 @@ def found_instead(files: list[str], place: Place) -> str:
 
 def listed(files: list[str]) -> str:
     """The first files in alphabetical order, and how many more there are."""
-    return ", ".join(sorted(files)[:8]) + (f" and {len(files) - 8} more" if len(files) > 8 else "")
+    return ", ".join(visible(file[:100], lines=False) for file in sorted(files)[:8]) + (
+        f" and {len(files) - 8} more" if len(files) > 8 else ""
+    )
 
 
 def _status(error: BaseException) -> int | None:
@@ -122,4 +125,4 @@ def _status(error: BaseException) -> int | None:
 
 def _said(error: BaseException) -> str:
     """The hub's own words on one line; empty if there are none."""
-    return " ".join(str(getattr(error, "server_message", None) or "").split())[:300]
+    return visible(" ".join(str(getattr(error, "server_message", None) or "").split())[:300])

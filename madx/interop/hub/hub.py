@@ -10,9 +10,10 @@ import logging
 from pathlib import Path
 
 from madx.base import Base, load_base
+from madx.base.answers import checked_answers
 from madx.composition import HUB_MARK, check_name
 from madx.errors import HubError, StoreError
-from madx.interop.hub.download import Check, Fetched, fetch
+from madx.interop.hub.download import MAX_ANSWER, Check, Fetched, fetch
 from madx.interop.hub.errors import explained
 from madx.interop.hub.place import Place
 from madx.interop.hub.upload import Pushed, commit, published_files, without_folders
@@ -83,7 +84,7 @@ class Hub:
         manifest = without_folders(manifest).model_copy(update={"licence": licence} if licence else {})
         files = published_files(manifest, data, card, place=place, licence=licence)
         self._require_token(place)
-        with explained(f"push {manifest.name!r} to", place, self.api.endpoint):
+        with explained(f"push {manifest.name!r} to", place, self.api.endpoint), checked_answers(most=MAX_ANSWER):
             message = message or f"{manifest.role.capitalize()} module {manifest.name}"
             made = commit(self.api, place, files, private=private, message=message)
         if hub_base(manifest) is None and manifest.base:
@@ -140,15 +141,19 @@ class Hub:
         return store.show(manifest.name)
 
     def load(self, reference: str, base: Base | None = None, *, allow_base_mismatch: bool = False) -> Module:
-        """The module at `hf://owner/name[@revision]`, without storing it; base: None loads the one that it records."""
+        """The module at `hf://owner/name[@revision]`, without storing it.
+
+        base: None loads the one that the module records, if it lies on this machine; one that was never fetched is not
+        fetched because somebody's module names it (UntrustedBaseError).
+        """
         place = Place.parse(reference)
         fetched = fetch(self.api, place, _fits(base, allow_base_mismatch))
-        base = base or _recorded_base(fetched.folder)
+        base = base or _recorded_base(fetched.folder, pulled=self._origin(place, fetched, str(place)))
         module = load_module(fetched.folder, base, allow_base_mismatch=allow_base_mismatch)
         module.info.training = module.info.training | {"pulled": self._origin(place, fetched, module.name)}
         return module
 
-    def _origin(self, place: Place, fetched: Fetched, name: str) -> dict:
+    def _origin(self, place: Place, fetched: Fetched, name: str) -> dict[str, str]:
         return {"hub": self.api.endpoint, "repository": place.repository, "revision": fetched.revision, "name": name}
 
 
@@ -156,7 +161,7 @@ def load(where: str | Path, base: Base | None = None, *, allow_base_mismatch: bo
     """A module from the hub, `hf://owner/name[@revision]`, or from its folder.
 
     Args:
-        base: None loads the one that the module records.
+        base: None loads the one that the module records; that of a module from the hub only if it was fetched before.
     Raises a MadxError as `Hub.pull` and `load_module` do.
     """
     if str(where).startswith(HUB_MARK):
@@ -168,8 +173,11 @@ def _opened(store: str | Path | Store) -> Store:
     return store if isinstance(store, Store) else Store(store)
 
 
-def _recorded_base(folder: str | Path) -> Base:
+def _recorded_base(folder: str | Path, *, pulled: dict[str, str] | None = None) -> Base:
+    """The base that a module records; pulled: where the module was fetched from just now."""
     info = read_info(folder)
+    if pulled is not None:
+        info.training = info.training | {"pulled": pulled}
     if info.base is None:
         raise StoreError(f"The module {info.name!r} records no base. Load one by madx.load_base(...) and pass it.")
     recorded = info.base_to_load()

@@ -17,8 +17,9 @@ from accelerate import PartialState
 from madx.base import Base
 from madx.composition import Stack
 from madx.engine import Engine
-from madx.errors import ConfigError
-from madx.jobs.common import info_of, open_base, told_failure, versions, weights_of
+from madx.errors import ConfigError, StoreError
+from madx.files.places import user_path
+from madx.jobs.common import check_folders, info_of, open_base, told_failure, versions, weights_of
 from madx.jobs.compare import measure
 from madx.jobs.compare.settings import Compare, jobs_of
 from madx.jobs.keywords import takes_keywords
@@ -56,6 +57,7 @@ def compare(settings: Compare) -> CompareResult:
     if PartialState().num_processes > 1:
         raise ConfigError("compare measures one process: start it without torchrun or accelerate launch.")
     jobs = jobs_of(settings)
+    check_folders(user_path(settings.run))
     base = open_base(settings)
     data, labels = read_data(next(iter(jobs.values())))  # the same for all, but for its batches
     cut: dict[tuple[int | None, ...], TokenClassification] = {}
@@ -76,7 +78,7 @@ class _Run:
         self.settings, self.jobs, self.base, self.tasks = settings, jobs, base, tasks
         self.bases = {"fp32": base}  # by number format: a candidate is measured over the one that it trains over
         self.task = next(iter(tasks.values()))  # its development data and its metric are those of all
-        self.store, self.folder = Store(settings.store), Path(settings.run)
+        self.store, self.folder = Store(settings.store), user_path(settings.run)
         self.found: dict[str, dict[str, Any]] = {name: {} for name in jobs}
         self.failed: dict[str, str] = {}
         self.trained: list[str] = []
@@ -137,10 +139,17 @@ class _Run:
             trained = train_if_missing(self.store, one, stored_as, wanted)
             (self.trained if trained else self.reused).append(stored_as)
             row, training = self.store.show(stored_as), info_of(self.store, stored_as).training
+            scores: Any = training.get("scores", {}).get("dev", {})
+            if "steps" not in training or self.task.metric not in scores:
+                raise StoreError(
+                    f"The record of the module {stored_as!r} lacks its steps, or its {self.task.metric} on "
+                    f"development data. Remove it (madx modules remove {stored_as}) and compare again: it is then "
+                    "trained anew."
+                )
             if not found["modules"] and row.weights is not None:  # of the first seed, whose inference is timed too
                 found |= {"storage": row.bytes, "parameters": row.weights.parameters, "steps": training["steps"]}
             found["modules"].append(stored_as)
-            found["scores"][seed] = training["scores"]["dev"][self.task.metric]
+            found["scores"][seed] = scores[self.task.metric]
 
     def _steps(self, job: TrainTask) -> int:
         """Steps to measure, no fewer than the candidate's selection needs."""

@@ -194,7 +194,13 @@ def training_memory(job: TrainTask, *, steps: int) -> int:
     if done.returncode:
         words = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         raise MadxError(f"The process that measures the memory of training failed: {words}")
-    return json.loads(done.stdout.splitlines()[-1])["bytes"]
+    try:
+        return int(json.loads(done.stdout.splitlines()[-1])["bytes"])
+    except (IndexError, KeyError, TypeError, ValueError) as error:  # a library that prints after it, a closed pipe
+        raise MadxError(
+            f"The process that measures the memory of training gave no number; its output ends with "
+            f"{done.stdout[-80:]!r}."
+        ) from error
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from madx.errors import ConfigError, MadxError, did_you_mean
 from madx.jobs.common import layered
 from madx.jobs.labelled import FORMS, Columns, task_type
 from madx.jobs.matrix.settings import OWN
-from madx.jobs.settings import SCORING, JobSettings, LabelledData
+from madx.jobs.settings import SCORING, JobSettings, LabelledData, Seed
 from madx.jobs.train_task import TrainTask
 from madx.module.components import components_of
 from madx.store import check_language
@@ -53,7 +53,7 @@ class Compare(JobSettings):
     training: dict[str, Any] = Field(
         default={"epochs": 3}, description="Settings of train-task for all candidates; each candidate's own go first."
     )
-    seeds: list[int] = Field(
+    seeds: list[Seed] = Field(
         default=[1, 2, 3], min_length=1, description="Seeds of the trainings that accuracy is measured on."
     )
     measured_steps: int = Field(

@@ -1,5 +1,6 @@
 """The language modules of an evaluation, and the composition of each control and proxy."""
 
+import logging
 from collections.abc import Hashable, Mapping
 
 from madx.composition import Average, Composition, Stack
@@ -12,6 +13,8 @@ from madx.jobs.proxies import proxy_compositions
 from madx.module import ModuleInfo
 from madx.store import Store
 
+log = logging.getLogger("madx")
+
 
 def source_languages(info: ModuleInfo, given: str | list[str] | None = None) -> list[str]:
     """The languages whose labelled data a task module was trained on: those given, else those it records."""
@@ -20,8 +23,9 @@ def source_languages(info: ModuleInfo, given: str | list[str] | None = None) -> 
     return [info.language] if info.language is not None else list(info.training.get("sources", {}))
 
 
-def language_modules(store: Store, settings: Evaluate, sources: list[str]) -> dict[str, str]:
-    """Language -> the name of its module, for the sources and targets that have one.
+def language_modules(store: Store, settings: Evaluate, sources: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Language -> the name of its module, for the sources and targets that have one; language -> the reason why its
+    module, which no setting names, cannot be used: one damaged module must not hide the scores of the others.
 
     Raises StoreError for a module that the settings name and the store does not have, and ConfigError for a module that
     is no language module, for two codes of one language, and for a language whose module has another code of it.
@@ -29,18 +33,22 @@ def language_modules(store: Store, settings: Evaluate, sources: list[str]) -> di
     check_spellings(dict.fromkeys([*sources, *settings.targets]), "the source and target languages")
     stored = store.names()
     found: dict[str, str] = {}
+    damaged: dict[str, str] = {}
     for language in dict.fromkeys([*sources, *settings.targets]):
         name = settings.modules.get(language, language)
         if name is None:
             continue
-        if name in stored:
+        if name in stored and language not in settings.modules and (faults := store.faults(name, card=False)):
+            damaged[language] = f"the module is damaged: {faults[0]}"
+            log.error("The module %s; it is left out. The others are evaluated.", "; ".join(faults).rstrip("."))
+        elif name in stored:
             found[language] = name
         elif language in settings.modules:
             store.show(name)  # raises with the nearest name: it was asked for
         else:
             check_code(language, stored)
     require_language_modules(store, [*found.values(), *(settings.mean_of or []), *settings.proxies.modules()])
-    return found
+    return found, damaged
 
 
 def control_compositions(
@@ -50,14 +58,19 @@ def control_compositions(
     source: str | list[str],
     modules: Mapping[str, str],
     mean_of: list[str] | None = None,
+    damaged: Mapping[str, str] | None = None,
 ) -> dict[str, Composition | str]:
     """The composition of each control, or the reason (text) why there is none.
 
     modules: language -> module name; mean_of: modules of the mean (None: all of `modules`), the target's own left out.
-    With several source languages "source" is the mean of their modules; for a target that is one of them it is that
-    language's own module, with which the task module was trained.
+    damaged: language -> why its module cannot be used. With several source languages "source" is the mean of their
+    modules; for a target that is one of them it is that language's own module, with which the task module was trained.
     """
-    lacking = "no module for {!r} in the store; train it with: madx train-language"
+
+    def why(code: str) -> str:
+        lacking = f"no module for {code!r} in the store; train it with: madx train-language"
+        return (damaged or {}).get(code, lacking)
+
     own = modules.get(language)
     others = [m for m in (mean_of if mean_of is not None else dict.fromkeys(modules.values())) if m != own]
     sources = [source] if isinstance(source, str) else source
@@ -67,10 +80,10 @@ def control_compositions(
         "none": Stack(task),
         "source": "the task module records no source language; set source=LANGUAGE"
         if not kept
-        else lacking.format(without[0])
+        else why(without[0])
         if without
         else Stack(Average(*(modules[code] for code in kept)), task),
-        "target": Stack(own, task) if own else lacking.format(language),
+        "target": Stack(own, task) if own else why(language),
         "mean": Stack(Average(*others), task) if others else "no other language module to average",
     }
     if language in sources:
@@ -87,17 +100,21 @@ def compositions_of(
     sources: list[str],
     languages: Mapping[str, str],
     alike: Mapping[str, Mapping[str, float]],
+    damaged: Mapping[str, str] | None = None,
 ) -> dict[str, Composition | str]:
     """The composition of each chosen control and proxy for a target language, or the reason (text) why there is none.
 
-    languages: language -> its module; alike: similarities of languages (`madx.jobs.proxies.likeness`).
+    languages: language -> its module; alike: similarities of languages (`madx.jobs.proxies.likeness`); damaged:
+    language -> why its module cannot be used.
     """
     own = languages.get(language)
     pool = {
         m: engine.module(m).info.language for m in (settings.mean_of or dict.fromkeys(languages.values())) if m != own
     }
     pool = {m: other for m, other in pool.items() if other != language}  # nor another module of the same language
-    found = control_compositions(task, language=language, source=sources, modules=languages, mean_of=settings.mean_of)
+    found = control_compositions(
+        task, language=language, source=sources, modules=languages, mean_of=settings.mean_of, damaged=damaged
+    )
     found |= proxy_compositions(
         task,
         language=language,

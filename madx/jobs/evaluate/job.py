@@ -14,17 +14,19 @@ from madx.data.labelled.windows import Row
 from madx.data.text.corpora import corpus_files
 from madx.engine import Engine
 from madx.engine.entropy_mixing import EntropyMixing
-from madx.errors import CompositionError, ConfigError
-from madx.jobs.common import bring_to, info_of, module_names, open_base, run_folder, versions
+from madx.errors import CompositionError, ConfigError, MadxError
+from madx.files.names import inside
+from madx.jobs.common import bring_to, check_folders, info_of, module_names, open_base, run_folder, versions
 from madx.jobs.evaluate.controls import compositions_of, doubles_of, language_modules, source_languages
 from madx.jobs.evaluate.settings import Evaluate, check_choice
 from madx.jobs.gold import read_gold, remarks_on_files, scored_tags
 from madx.jobs.keywords import takes_keywords
 from madx.jobs.labelled import file_sha256, task_type
-from madx.jobs.languages import remarks_on_codes
+from madx.jobs.languages import remarks_on_codes, remarks_on_lacking
 from madx.jobs.proxies import likeness
 from madx.module import ModuleInfo
 from madx.report import save as save_report
+from madx.report import to_markdown
 from madx.report.files import write_files
 from madx.report.page import write_report
 from madx.report.page.record import PREDICTIONS, prediction_file, save_modules
@@ -66,12 +68,13 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     seeds = [info_of(store, name) for name in tasks.values()]
     first = _one_task(seeds)
     sources = source_languages(first, settings.source)
-    languages = language_modules(store, settings, sources)
-    check_choice(settings, languages)
+    languages, damaged = language_modules(store, settings, sources)
+    check_choice(settings, languages, sources)
+    check_folders(run_folder(settings.run, f"evaluate-{settings.task_module}"))
     kind = task_type(str(first.task))
     gold = read_gold(settings.targets, settings.columns, kind, labels=LabelSet(first.labels), scoring=settings.scoring)
-    codes = remarks_on_codes([*sources, *settings.targets])
-    remarks = [*remarks_on_files(settings.targets, seeds), *codes, *gold.remarks]
+    remarks = [*_on_languages(settings, store, sources, languages), *remarks_on_files(settings.targets, seeds)]
+    remarks += gold.remarks
     for remark in remarks:
         log.warning("%s", remark)
     alike = likeness(settings.proxies) if set(settings.proxies.use) - {"emea"} else {}
@@ -85,16 +88,29 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
         for name in used:
             engine.attach(store.load(name, engine.base))
         run = _Run(settings, engine, store, kind, gold.data)
-        cells, missing = run.cells(tasks, sources=sources, languages=languages, alike=alike)
+        cells, missing = run.cells(tasks, sources=sources, languages=languages, alike=alike, damaged=damaged)
     finally:
         engine.close()
     matrix = TransferMatrix(
         _meta(settings, base, sources, remarks), tuple(cells), tuple(missing), tuple(settings.targets)
     )
-    files = save_report(matrix, run.folder)
-    save_modules(run.folder, infos)
+    try:
+        files = save_report(matrix, run.folder)
+    except MadxError:  # hours of work must not go with a full disk
+        log.error("The scores cannot be stored, so they are printed here:\n%s", to_markdown(matrix))
+        raise
     run.remove_stale_predictions(cells)
+    save_modules(run.folder, infos)
     return EvaluateResult(matrix, run.folder, files + write_report(run.folder))
+
+
+def _on_languages(settings: Evaluate, store: Store, sources: list[str], languages: Mapping[str, str]) -> list[str]:
+    """Remarks on the codes of the source and target languages, and on modules that may be theirs by another name."""
+    codes = list(dict.fromkeys([*sources, *settings.targets]))
+    lacking = [code for code in codes if code not in languages and code not in settings.modules]
+    infos = [row.info for row in store.list() if row.info is not None] if lacking else []
+    stored = {info.name: info.language for info in infos if info.role == "language"}
+    return [*remarks_on_codes(codes), *remarks_on_lacking(lacking, stored)]
 
 
 def _one_task(seeds: list[ModuleInfo]) -> ModuleInfo:
@@ -106,7 +122,7 @@ def _one_task(seeds: list[ModuleInfo]) -> ModuleInfo:
             f"The module {first.name!r} (role {first.role}) is no task module; evaluate one that train-task made."
         )
     for info in seeds[1:]:
-        if (info.task, info.labels) != (first.task, first.labels):
+        if (info.task, sorted(info.labels)) != (first.task, sorted(first.labels)):
             raise ConfigError(
                 f"The modules {first.name!r} (task {first.task}, labels {', '.join(first.labels)}) and {info.name!r} "
                 f"(task {info.task}, labels {', '.join(info.labels)}) are not one task in several seeds. Choose by "
@@ -152,8 +168,12 @@ class _Run:
         sources: list[str],
         languages: Mapping[str, str],
         alike: Mapping[str, Mapping[str, float]],
+        damaged: Mapping[str, str],
     ) -> tuple[list[Cell], list[Missing]]:
-        """Score every seed's task module on every target under every control; tasks: seed -> task module."""
+        """Score every seed's task module on every target under every control; tasks: seed -> task module.
+
+        damaged: language -> why its module cannot be used.
+        """
         engine, settings = self.engine, self.settings
         cells: list[Cell] = []
         missing: dict[tuple[str, str], Missing] = {}
@@ -165,7 +185,14 @@ class _Run:
                 for language, sentences in self.data.items():
                     rows[language] = rows.get(language) or task.rows_of(sentences)
                     compositions = compositions_of(
-                        engine, settings, name, language=language, sources=sources, languages=languages, alike=alike
+                        engine,
+                        settings,
+                        name,
+                        language=language,
+                        sources=sources,
+                        languages=languages,
+                        alike=alike,
+                        damaged=damaged,
                     )
                     doubles = doubles_of(compositions)
                     found: dict[str, Cell] = {}
@@ -218,7 +245,8 @@ class _Run:
             inactive = ", ".join(explanation.inactive)
             log.error("%s, %s: INACTIVE %s: the score does not show what it does", language, control, inactive)
         if settings.predictions:
-            write_conll(self.folder / PREDICTIONS / prediction_file(language, control, seed), sentences, predicted)
+            file = inside(self.folder, PREDICTIONS, prediction_file(language, control, seed))
+            write_conll(file, sentences, predicted)
         record = explanation.as_dict() | ({"mixing": mixing.summary()} if mixing else {})
         return Cell(language, control, str(composition), seed, task.score(sentences, predicted), record)
 
@@ -233,6 +261,6 @@ class _Run:
     def remove_stale_predictions(self, cells: list[Cell]) -> None:
         """Remove predictions of an earlier run in the same folder: the report would show them as this run's."""
         written = {prediction_file(c.target, c.control, c.seed) for c in cells} if self.settings.predictions else set()
-        for file in (self.folder / PREDICTIONS).glob("*.conll"):
+        for file in inside(self.folder, PREDICTIONS).glob("*.conll"):
             if file.name not in written:
-                file.unlink()
+                file.unlink(missing_ok=True)

@@ -1,15 +1,16 @@
 """Settings of an evaluation, and the checks of them that need no base."""
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from madx.data.labelled.spans import Scoring
 from madx.errors import ConfigError, did_you_mean
+from madx.files.names import check_file_names
 from madx.jobs.labelled import FORMS, Columns
 from madx.jobs.proxies import Proxies, check_proxies
-from madx.jobs.settings import SCORING, JobSettings, LabelledData
+from madx.jobs.settings import SCORING, JobSettings, LabelledData, Seed, as_fault
 
 Control = Literal["none", "source", "target", "mean"]
 Column = Literal["none", "source", "target", "mean", "nearest", "weighted", "arithmetic", "emea"]
@@ -24,7 +25,7 @@ class Evaluate(JobSettings):
         default=None, description="The frozen base; null: the one that the task module records."
     )
     task_module: str = Field(default="ner", description="Task module, or the name before @SEED of several.")
-    seeds: list[int] | None = Field(
+    seeds: list[Seed] | None = Field(
         default=None, min_length=1, description="Which of several, TASK_MODULE@SEED; null: all that are stored."
     )
     source: str | list[str] | None = Field(
@@ -67,17 +68,31 @@ class Evaluate(JobSettings):
     run: str | None = Field(default=None, description="Folder of the results; null: runs/evaluate-TASK_MODULE.")
     note: str = Field(default="", description="A remark printed in every report.")
 
+    @field_validator("targets")
+    @classmethod
+    def _targets_become_files(cls, value: dict[str, Any]) -> dict[str, Any]:
+        as_fault(lambda: check_file_names(value, "target"))
+        return value
+
     def columns_chosen(self) -> list[str]:
         """The columns of the matrix: controls, then proxies."""
         return [*self.controls, *self.proxies.use]
 
 
-def check_choice(settings: Evaluate, languages: Mapping[str, str]) -> None:
+def check_choice(settings: Evaluate, languages: Mapping[str, str], sources: Sequence[str]) -> None:
     """Check the choice of controls and proxies before data and base are read.
 
-    languages: language -> its module, for those that have one. Raises ConfigError where the choice makes no sense.
+    languages: language -> its module, for those that have one. sources: the source languages.
+
+    Raises ConfigError where the choice makes no sense.
     """
     chosen = settings.columns_chosen()
+    for language in settings.modules:
+        if language not in {*settings.targets, *sources}:
+            raise ConfigError(
+                f"modules speaks of {language!r}, which is neither a target nor the source; "
+                f"{did_you_mean(language, [*settings.targets, *sources])}"
+            )
     for language, columns in settings.only.items():
         if language not in settings.targets:
             raise ConfigError(

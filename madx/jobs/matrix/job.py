@@ -5,6 +5,7 @@ depends on it: the rest is done, and every failure is reported at the end.
 """
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ from pathlib import Path
 from accelerate import PartialState
 
 from madx.errors import MadxError
-from madx.jobs.common import is_main, told_failure, versions, weights_of
+from madx.files.places import user_path
+from madx.jobs.common import check_folders, is_main, told_failure, versions, weights_of
 from madx.jobs.evaluate import Evaluate, evaluate
 from madx.jobs.keywords import takes_keywords
 from madx.jobs.matrix.plan import Failure, Plan, Scoring, Training, make_plan
@@ -49,6 +51,7 @@ def matrix(settings: Matrix) -> MatrixResult:
     before anything runs; KeyboardInterrupt after Ctrl-C, with a checkpoint written first. Anything else that goes
     wrong is a failure of its own in the result.
     """
+    check_folders(user_path(settings.run))
     plan = make_plan(settings)
     PartialState().wait_for_everyone()  # all processes have the same plan before one of them changes the store
     return _Run(settings, plan).go()
@@ -57,7 +60,7 @@ def matrix(settings: Matrix) -> MatrixResult:
 class _Run:
     def __init__(self, settings: Matrix, plan: Plan):
         self.settings, self.plan = settings, plan
-        self.store, self.folder = Store(settings.store), Path(settings.run)
+        self.store, self.folder = Store(settings.store), user_path(settings.run)
         self.code = source_digest() if settings.code == "source" else ""
         self.result = MatrixResult(Matrices(()), self.folder, [], failures=list(plan.failures))
 
@@ -110,7 +113,7 @@ class _Run:
         name = f"{scoring.task}.{scoring.module_type}.{scoring.source}@{scoring.seed}"
         run = self.folder / "evaluations" / f"{name}-{self._mark(job)}"
         job = job.model_copy(update={"run": str(run)})
-        known = _known(run / "matrix.json")
+        known = _known(run / "matrix.json", job)
         if known is not None:
             self.result.reused.append(scoring.what)
             return known
@@ -128,9 +131,16 @@ class _Run:
         return digest(weights, settings, data, texts, versions()["madx"], self.code)
 
 
-def _known(file: Path) -> TransferMatrix | None:
-    """The matrix of an earlier run; None when there is none, or it can no longer be read."""
-    try:
-        return read_matrix(file)
-    except MadxError:
+def _known(file: Path, job: Evaluate) -> TransferMatrix | None:
+    """The matrix of an earlier run of an evaluation; None when there is none and, with a notice, for a damaged one."""
+    if not os.path.lexists(file):
         return None
+    try:
+        found = read_matrix(file)
+    except MadxError as error:
+        log.warning("%s: it is evaluated anew.", error)
+        return None
+    if found.meta.task_module != job.task_module or set(found.targets) != set(job.targets):
+        log.warning("%s is the matrix of another evaluation (%s): it is evaluated anew.", file, found.meta.task_module)
+        return None
+    return found

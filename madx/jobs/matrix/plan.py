@@ -8,7 +8,6 @@ modules.
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from madx.base import load_base
@@ -16,6 +15,7 @@ from madx.data.labelled.labels import LabelSet, require
 from madx.data.labelled.sentences import Sentence
 from madx.data.text.corpora import find_files, is_dataset
 from madx.errors import MadxError
+from madx.files.places import user_path
 from madx.jobs.common import weights_of
 from madx.jobs.evaluate import Evaluate
 from madx.jobs.gold import require_entities
@@ -176,10 +176,10 @@ class _Planner:
         if name not in self.trainings:
             ready = (under is None or weights is not None) and None not in own.get("cycle", {}).values()
             there = ready and stored(self.store, name, own, type(job))
-            run = Path(self.settings.run) / "runs" / name
+            run = user_path(self.settings.run) / "runs" / name
             job = job.model_copy(update={"name": name, "run": str(run)} | ({"language_module": under} if under else {}))
             if isinstance(job, TrainLanguage) and job.cache is None:
-                job = job.model_copy(update={"cache": str(Path(self.settings.run) / "runs" / "cache")})
+                job = job.model_copy(update={"cache": str(user_path(self.settings.run) / "runs" / "cache")})
             begun = not there and next(run.parent.glob(f"{name}-*/**/*.safetensors"), None) is not None
             self.trainings[name] = Training(name, what, job, own, under, steps, there, begun)
         return name

@@ -3,16 +3,17 @@
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from madx.config import Settings, faults_of
 from madx.data.labelled.spans import Scoring
 from madx.errors import ConfigError, MadxError
+from madx.files.names import check_file_names
 from madx.jobs.common import layered
 from madx.jobs.evaluate import Evaluate
 from madx.jobs.labelled import Columns, task_type
 from madx.jobs.languages import check_spellings
-from madx.jobs.settings import SCORING, Corpus, DataSettings, JobSettings, LabelledData
+from madx.jobs.settings import SCORING, Corpus, DataSettings, JobSettings, LabelledData, Seed, as_fault
 from madx.jobs.train_language import TrainLanguage
 from madx.jobs.train_task import TrainTask
 from madx.module.components import components_of
@@ -76,6 +77,12 @@ class TaskData(DataSettings):
         default={}, description="Settings of train-task for this task alone, e.g. {epochs: 10}."
     )
 
+    @field_validator("train", "test")
+    @classmethod
+    def _languages_become_files(cls, value: dict[str, Any]) -> dict[str, Any]:
+        as_fault(lambda: check_file_names(value, "language"))
+        return value
+
 
 class Recipe(Settings):
     """One way of transfer: how its language modules and its task modules are trained."""
@@ -101,7 +108,7 @@ class Matrix(JobSettings):
     module_types: dict[str, Recipe] = Field(
         min_length=1, description="Ways of transfer by name, e.g. adapters, sparse."
     )
-    seeds: list[int] = Field(default=[1, 2, 3], min_length=1, description="Seeds of the task modules.")
+    seeds: list[Seed] = Field(default=[1, 2, 3], min_length=1, description="Seeds of the task modules.")
     language_seeds: Literal["one", "each"] = Field(
         default="one", description="one: a language module of the first seed serves all; each: one for every seed."
     )
@@ -119,6 +126,12 @@ class Matrix(JobSettings):
     run: str = Field(default="runs/matrix", description="Folder of the runs and of the results.")
     progress: bool = Field(default=True, description="Show progress bars.")
     note: str = Field(default="", description="A remark printed in every report.")
+
+    @field_validator("tasks", "module_types")
+    @classmethod
+    def _names_become_folders(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        as_fault(lambda: check_file_names(value, str(info.field_name).removesuffix("s").replace("_", " ")))
+        return value
 
 
 class JobsOf:

@@ -1,5 +1,6 @@
 """The training of a task module for each seed, above the frozen modules of its source languages."""
 
+import json
 import logging
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -16,8 +17,10 @@ from madx.data.labelled.labels import LabelSet
 from madx.engine import Engine
 from madx.errors import ConfigError
 from madx.jobs.common import (
+    check_folders,
     info_of,
     is_main,
+    kept_in_checkpoints,
     open_training_base,
     require_language_modules,
     run_folder,
@@ -35,6 +38,8 @@ from madx.store import Store, check_language, check_target
 from madx.training import TrainResult, TrainSettings, fit, forget
 
 log = logging.getLogger("madx")
+#: settings that do not decide what is trained
+UNRECORDED = {"store", "run", "device", "resume", "overwrite"}
 
 
 @dataclass
@@ -83,7 +88,8 @@ def train_task(settings: TrainTask) -> TaskResult:
             result.modules.append(module)
             result.training.append(trained)
         # stored after the last seed: a killed run finds the store as it was, and goes on from its checkpoints
-        result.folders = _store_all(store, result.modules, overwrite=settings.overwrite)
+        with kept_in_checkpoints():
+            result.folders = _store_all(store, result.modules, settings)
     finally:
         engine.close()
     return result
@@ -108,9 +114,11 @@ def _checked_store(settings: TrainTask) -> Store:
     if len(names) != len(settings.seeds):
         raise ConfigError(f"seeds {settings.seeds}: each seed once.")
     store = Store(settings.store)
-    require_language_modules(store, settings.language_modules())
+    begun = _stored_by_a_killed_run(store, settings)
     for name in names.values():
-        check_target(store.root / name, overwrite=settings.overwrite)
+        check_target(store.root / check_name(name), overwrite=settings.overwrite or name in begun)
+    check_folders(store.root, run_folder(settings.run, f"train-task-{settings.name or settings.task}"))
+    require_language_modules(store, settings.language_modules())
     return store
 
 
@@ -190,7 +198,7 @@ class _Run:
         used = {name: weights_of(self.store, name) for name in settings.language_modules()}
         record = {
             "job": "train-task",
-            "settings": settings.model_dump(exclude={"store", "run", "device", "resume", "overwrite"}),
+            "settings": settings.model_dump(exclude=UNRECORDED),
             "data": data_record(settings),
             "seed": seed,
             "steps": steps,
@@ -218,13 +226,30 @@ def _compositions(settings: TrainTask, name: str) -> dict[str, tuple[Composition
     return found
 
 
-def _store_all(store: Store, modules: list[Module], *, overwrite: bool) -> list[Path]:
+def _stored_by_a_killed_run(store: Store, settings: TrainTask) -> set[str]:
+    """The names of some, not all, of the modules that are stored already with the settings, data and seed of this job:
+    a run of it was killed while it stored them, and the same command has to go on."""
+    names, there = settings.names(), set(store.names())
+    found = {seed: name for seed, name in names.items() if name in there}
+    if len(found) in (0, len(names)):
+        return set()
+    own = json.loads(json.dumps({"settings": settings.model_dump(exclude=UNRECORDED), "data": data_record(settings)}))
+    same = set()
+    for seed, name in found.items():
+        info = None if store.faults(name, card=False) else store.show(name).info
+        if info is not None and all(info.training.get(key) == value for key, value in {**own, "seed": seed}.items()):
+            same.add(name)
+    return same
+
+
+def _store_all(store: Store, modules: list[Module], settings: TrainTask) -> list[Path]:
     """Store all modules, or none that was not there before: one alone would stand in the way of the same command."""
     names, there = [module.name for module in modules], store.names()
     if not is_main():
         return [store.root / name for name in names]
+    begun = _stored_by_a_killed_run(store, settings)
     try:
-        return [store.save(module, overwrite=overwrite) for module in modules]
+        return [store.save(module, overwrite=settings.overwrite or module.name in begun) for module in modules]
     except BaseException:
         for name in set(names) & set(store.names()) - set(there):
             store.remove(name)

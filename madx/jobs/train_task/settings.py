@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from madx.data.labelled.spans import Scoring
 from madx.jobs.labelled import FORMS, Columns
-from madx.jobs.settings import COMPONENTS, SCORING, JobSettings, LabelledData
+from madx.jobs.settings import COMPONENTS, SCORING, JobSettings, LabelledData, Seed
 from madx.module.pooling import Kind as Pooling
 from madx.training import TrainSettings
 
@@ -57,7 +57,7 @@ class TrainTask(JobSettings):
     tokens_per_batch: int | None = Field(default=None, ge=16, description="Tokens in a step, padding included.")
     micro_batch: int | None = Field(default=None, ge=1, description="Sentences computed at once; null: all of them.")
     max_length: int = Field(default=256, ge=8, description="Tokens of a window at most; longer sentences get several.")
-    seeds: list[int] = Field(default=[1, 2, 3], min_length=1, description="One module is trained for each seed.")
+    seeds: list[Seed] = Field(default=[1, 2, 3], min_length=1, description="One module is trained for each seed.")
     train: TrainSettings = Field(default=TrainSettings(), description="The training loop.")
     run: str | None = Field(default=None, description="Folder of the runs; null: runs/train-task-NAME.")
     resume: bool = Field(default=True, description="Go on from the runs' checkpoints if there are any.")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from madx.errors import DataError
 from madx.report.files import write_files
 from madx.report.page.record import read_run
 
@@ -17,6 +18,12 @@ def write_report(folder: str | Path) -> list[Path]:
     from madx.report.page.sections import context
 
     record = read_run(folder)
-    shown = context(record)
+    try:
+        shown = context(record)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # files without a checksum
+        raise DataError(
+            f"{folder}: the records of its modules are damaged ({type(error).__name__}: {error}); evaluate again, or "
+            "remove modules.json to leave them out."
+        ) from error
     contents = {HTML: to_html(shown).encode(), MARKDOWN: to_markdown(record.matrix, shown).encode()}
     return write_files(contents, folder, what="the report")

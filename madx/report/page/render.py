@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
+from madx.outside import code, markdown, visible
 from madx.report.page.confusion import ARROW, Example, Piece
 from madx.report.page.sections.blocks import Table
 from madx.report.page.sections.compositions import Shown
@@ -23,10 +24,17 @@ COLOURS = 6
 @cache
 def _template() -> Template:
     folder = files(__package__)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
+    )
     environment.filters["picture"] = lambda svg: Markup(str(svg))  # Svg escapes its own texts
     environment.globals["style"] = Markup((folder / "report.css").read_text(encoding="utf-8"))
     return environment.from_string((folder / "report.html.j2").read_text(encoding="utf-8"))
+
+
+def _shown(value: Any) -> Any:
+    """A text from outside with its control characters and marks of direction as escapes; markup of ours as it is."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def to_html(content: dict[str, Any]) -> str:
@@ -61,8 +69,8 @@ def to_markdown(matrix: TransferMatrix, content: dict[str, Any]) -> str:
 
 def _errors(wrong: Wrong) -> list[str]:
     head = (
-        f"### {_plain(wrong.language)}\n\n{wrong.wrong:,} of {wrong.sentences:,} sentences with an error under "
-        f"`{wrong.composition}`, seed {wrong.seed}" + ("; some of them:" if wrong.examples else "")
+        f"### {markdown(wrong.language)}\n\n{wrong.wrong:,} of {wrong.sentences:,} sentences with an error under "
+        f"{code(wrong.composition)}, seed {wrong.seed}" + ("; some of them:" if wrong.examples else "")
     )
     examples = "\n".join(line for example in wrong.examples for line in _example(example))
     note = f" ({wrong.confusion.note})" if wrong.confusion.note else ""
@@ -78,25 +86,21 @@ def _example(example: Example) -> list[str]:
 
 
 def _composition(shown: Shown) -> str:
-    inactive = f" **INACTIVE: {', '.join(shown.inactive)}**" if shown.inactive else ""
-    text = "\n".join(f"{site:<20} {what}" for site, what in shown.rows) or "no record"
-    return f"`{shown.composition}` ({', '.join(shown.used)}){inactive}\n\n```\n{text}\n```"
+    inactive = f" **INACTIVE: {markdown(', '.join(shown.inactive))}**" if shown.inactive else ""
+    rows = "\n".join(f"    {visible(f'{site:<20} {what}', lines=False)}" for site, what in shown.rows)
+    return f"{code(shown.composition)} ({markdown(', '.join(shown.used))}){inactive}\n\n{rows or 'no record'}"
 
 
 def _table(table: Table) -> str:
-    return markdown_table(table.header, [[_plain(cell) for cell in row] for row in table.rows], table.numbers)
+    cells = [[markdown(cell) for cell in row] for row in (table.header, *table.rows)]
+    return markdown_table(cells[0], cells[1:], table.numbers)
 
 
 def _marked(pieces: Sequence[Piece]) -> str:
     """`[Anna PER] lives in [Nairobi PER ✗]`."""
     return " ".join(
-        _plain(p.text)
+        markdown(p.text)
         if p.label is None
-        else f"**[{_plain(p.text)} · {_plain(p.label)}{'' if p.right or ARROW in p.label else ' ✗'}]**"
+        else f"**[{markdown(p.text)} · {markdown(p.label)}{'' if p.right or ARROW in p.label else ' ✗'}]**"
         for p in pieces
     )
-
-
-def _plain(text: str) -> str:
-    """Text without marks of Markdown or HTML of its own."""
-    return "".join("\\" + c if c in "\\`*_[]<>#" else c for c in text)

@@ -3,14 +3,21 @@ mode."""
 
 import math
 from collections.abc import Iterable
-from html import escape
+from html import escape as _escape_html
 from typing import Literal
+
+from madx.outside import visible
 
 #: cividis at five even steps: even in lightness, and told apart with every common colour vision (Nuñez et al. 2018)
 CIVIDIS = ((0, 34, 78), (66, 78, 108), (125, 124, 120), (187, 174, 109), (254, 232, 56))
 
 #: a point as an outline, with its left half full, or full
 Filling = Literal["hollow", "half", "full"]
+
+
+def escape(text: str) -> str:
+    """A text from outside for HTML, its control characters and marks of direction as escapes."""
+    return _escape_html(visible(text))
 
 
 class Svg:

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from madx.report.pictures.drawing import png
+from madx.report.pictures.drawing import literal, png
 from madx.report.tables.text import amount
 from madx.results.comparison import Candidate, Comparison, spread
 
@@ -38,13 +38,13 @@ def picture(comparison: Comparison) -> Figure:
     width, height = label + len(panels) * (wide + gap) + 0.1, head + body + foot
     figure = Figure(figsize=(width, height), dpi=130, facecolor="white")
     title = f"{comparison.task} on {comparison.base}" + (f": {comparison.note}" if comparison.note else "")
-    figure.text(0.15 / width, 1 - 0.25 / height, title, fontsize=11, weight="bold", va="center")
+    figure.text(0.15 / width, 1 - 0.25 / height, literal(title), fontsize=11, weight="bold", va="center")
     for number, (name, values, unit, logarithmic) in enumerate(panels):
         x = label + number * (wide + gap)
         axes = figure.add_axes((x / width, foot / height, wide / width, body / height))
         _panel(axes, values, unit, logarithmic=logarithmic)
         axes.set_title(name, fontsize=9)
-        axes.set_yticks(range(len(candidates)), ["" if number else c.name for c in candidates], fontsize=9)
+        axes.set_yticks(range(len(candidates)), ["" if number else literal(c.name) for c in candidates], fontsize=9)
         axes.set_ylim(len(candidates) - 0.4, -0.6)
     return figure
 

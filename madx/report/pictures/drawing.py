@@ -11,6 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from madx.outside import visible
 from madx.results.cells import Row
 
 RED = "#CC0000"
@@ -21,6 +22,11 @@ def png(figure: Figure) -> bytes:
     out = io.BytesIO()
     FigureCanvasAgg(figure).print_png(out)
     return out.getvalue()
+
+
+def literal(text: str) -> str:
+    """A text from outside as matplotlib shows it letter by letter: two dollar signs would make it a formula."""
+    return visible(text).replace("$", r"\$")
 
 
 def colour_scale(means: Sequence[float]) -> ScalarMappable:

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
-from madx.report.pictures.drawing import colour_scale, png, score_square
+from madx.report.pictures.drawing import colour_scale, literal, png, score_square
 from madx.report.tables.text import over_text
 from madx.results.cells import AVERAGE, Row
 from madx.results.matrices import Entry, Matrices
@@ -45,13 +45,15 @@ def picture(matrices: Matrices) -> Figure:
         for number, (x, names, places) in enumerate(panels):
             axes = figure.add_axes((x / width, y / height, _CELL * len(names) / width, body / height))
             _panel(axes, names, places, labels=[] if number else [_name(e) for e in entries], colours=colours)
-            figure.text(x / width, (top - 0.28) / height, titles[number], fontsize=11, weight="bold", va="center")
+            figure.text(
+                x / width, (top - 0.28) / height, literal(titles[number]), fontsize=11, weight="bold", va="center"
+            )
         top = y - _FOOT
     return figure
 
 
 def _name(entry: Entry) -> str:
-    return f"{entry.module_type}, from {entry.source}"
+    return literal(f"{entry.module_type}, from {entry.source}")
 
 
 def _panel(
@@ -71,7 +73,7 @@ def _panel(
                 _say_fewer(axes, x, y, f"{row.languages} of {most} languages")
     axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(places) - 0.5, -0.5))
     axes.xaxis.tick_top()
-    axes.set_xticks(range(len(names)), names, fontsize=9)
+    axes.set_xticks(range(len(names)), [*map(literal, names)], fontsize=9)
     axes.set_yticks(range(len(places)), labels or [""] * len(places), fontsize=9)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

@@ -12,7 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 from madx.report.marks import Mark, legend, mark_of
-from madx.report.pictures.drawing import RED, colour_scale, png, score_square
+from madx.report.pictures.drawing import RED, colour_scale, literal, png, score_square
 from madx.report.tables.text import over_text
 from madx.results.cells import AVERAGE, PROXIES
 from madx.results.contrasts import NOISE, like_best
@@ -45,10 +45,10 @@ def heatmap_figure(matrix: TransferMatrix) -> Figure:
     width, height = right + 3.7, above + body + below
     figure = Figure(figsize=(width, height), dpi=130, facecolor="white")
     title = f"{matrix.meta.task_module} on {matrix.meta.base}: {matrix.scored.measure}"
-    figure.text(0.15 / width, 1 - 0.3 / height, title, fontsize=12, weight="bold", va="center")
+    figure.text(0.15 / width, 1 - 0.3 / height, literal(title), fontsize=12, weight="bold", va="center")
     for i, line in enumerate(notes + warnings):
         loud: dict[str, Any] = {"color": RED, "weight": "bold"} if i >= len(notes) else {}
-        figure.text(0.15 / width, 1 - (0.55 + 0.2 * i) / height, line, fontsize=8, va="center", **loud)
+        figure.text(0.15 / width, 1 - (0.55 + 0.2 * i) / height, literal(line), fontsize=8, va="center", **loud)
 
     def panel(x: float, wide: float) -> Axes:
         return figure.add_axes((x / width, below / height, wide / width, body / height))
@@ -159,6 +159,6 @@ def _filling(mark: Mark, colour: str) -> dict[str, Any]:
 
 
 def _language_axis(axes: Axes, labels: list[str]) -> None:
-    axes.set_yticks(range(len(labels)), labels, fontsize=9)
+    axes.set_yticks(range(len(labels)), [*map(literal, labels)], fontsize=9)
     if labels[-1].split(" ")[0] == AVERAGE:
         axes.axhline(len(labels) - 1.5, color="black", linewidth=1.2)

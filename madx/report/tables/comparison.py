@@ -3,6 +3,7 @@
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from madx.outside import code, markdown
 from madx.report.tables.notes import scoring_note
 from madx.report.tables.text import amount, markdown_table, score_text, terminal_table
 from madx.results.comparison import Candidate, Comparison, spread
@@ -60,10 +61,13 @@ def to_rich(comparison: Comparison) -> RenderableType:
 
 def to_markdown(comparison: Comparison) -> str:
     """The table, what its columns mean, what failed, and what it was made from, as Markdown."""
-    parts = [f"# {comparison.task} on `{comparison.base}`" + (f"\n\n{comparison.note}" if comparison.note else "")]
-    parts += [f"> 🔴 **failed:** {line}" for line in comparison.failures()]
-    parts += [markdown_table(*table(comparison)), "\n".join(f"- {note}" for note in _notes(comparison))]
-    sources = [f"- data `{file}`: sha256 `{mark}`" for file, mark in comparison.data.items()]
-    sources += [f"- {library} {version}" for library, version in comparison.versions.items()]
-    parts.append(f"## Made from\n\n- device {comparison.device}\n" + "\n".join(sources))
+    title = f"# {markdown(comparison.task)} on {code(comparison.base)}"
+    parts = [title + (f"\n\n{markdown(comparison.note)}" if comparison.note else "")]
+    parts += [f"> 🔴 **failed:** {markdown(line)}" for line in comparison.failures()]
+    head, lines = table(comparison)
+    shown = markdown_table([*map(markdown, head)], [[*map(markdown, line)] for line in lines])
+    parts += [shown, "\n".join(f"- {note}" for note in _notes(comparison))]
+    sources = [f"- data {code(file)}: sha256 {code(mark)}" for file, mark in comparison.data.items()]
+    sources += [f"- {markdown(library)} {markdown(version)}" for library, version in comparison.versions.items()]
+    parts.append(f"## Made from\n\n- device {markdown(comparison.device)}\n" + "\n".join(sources))
     return "\n\n".join(parts) + "\n"

@@ -1,16 +1,25 @@
 """Several transfer matrices as CSV, Markdown, and for the terminal."""
 
-import csv
-import io
+from urllib.parse import quote
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from madx.errors import DataError
+from madx.files.names import check_file_name
 from madx.metrics.scores import EntityScores
-from madx.report.tables.matrix import contrast_text
-from madx.report.tables.matrix import to_csv as matrix_csv
+from madx.outside import markdown
+from madx.report.tables.matrix import contrast_text, csv_head, csv_lines
 from madx.report.tables.notes import scoring_note
-from madx.report.tables.text import interval_text, markdown_table, over_text, score_text, signed, terminal_table
+from madx.report.tables.text import (
+    csv_text,
+    interval_text,
+    markdown_table,
+    over_text,
+    score_text,
+    signed,
+    terminal_table,
+)
 from madx.results.cells import AVERAGE, Row
 from madx.results.contrasts import NOISE
 from madx.results.matrices import Entry, Gap, Matrices
@@ -98,35 +107,37 @@ def to_rich(matrices: Matrices) -> RenderableType:
 
 def to_markdown(matrices: Matrices) -> str:
     """Tables, differences and failures as Markdown, with a link to the matrix of every entry."""
-    parts = ["# Transfer matrices", _OWN + (f" {matrices.note}" if matrices.note else "")]
-    parts += [f"> 🔴 **{line}**" for line in matrices.warnings()]
+    parts = ["# Transfer matrices", _OWN + (f" {markdown(matrices.note)}" if matrices.note else "")]
+    parts += [f"> 🔴 **{markdown(line)}**" for line in matrices.warnings()]
     if remarks := _remarks(matrices):
-        parts.append("\n".join(f"- {remark}" for remark in remarks))
-    parts += [f"> 🔴 **failed:** {what}: {why}" for what, why in matrices.failures]
+        parts.append("\n".join(f"- {markdown(remark)}" for remark in remarks))
+    parts += [f"> 🔴 **failed:** {markdown(what)}: {markdown(why)}" for what, why in matrices.failures]
     for task in matrices.tasks():
-        parts.append(f"## {task}")
-        parts += [markdown_table(*lines, 2) for lines in (_own_lines(matrices, task), _control_lines(matrices, task))]
+        parts.append(f"## {markdown(task)}")
+        for head, lines in (_own_lines(matrices, task), _control_lines(matrices, task)):
+            parts.append(markdown_table([*map(markdown, head)], [[*map(markdown, line)] for line in lines], 2))
     if gaps := matrices.gaps():
         parts.append(f"## Differences\n\nOf the averages over the languages that both have; {_GAPS}.")
-        parts.append("\n".join(f"- {gap_text(g)}" for g in gaps))
-    links = [f"- [{e.task}, {e.module_type}, source {e.source}]({folder_of(e)}/matrix.md)" for e in matrices.entries]
+        parts.append("\n".join(f"- {markdown(gap_text(g))}" for g in gaps))
+    links = [
+        f"- [{markdown(f'{e.task}, {e.module_type}, source {e.source}')}](<{quote(folder_of(e))}/matrix.md>)"
+        for e in matrices.entries
+    ]
     parts.append("## Every matrix with its controls\n\n" + "\n".join(links))
     return "\n\n".join(parts) + "\n"
 
 
 def folder_of(entry: Entry) -> str:
-    """The folder of an entry's own matrix, below that of the whole."""
+    """The folder of an entry's own matrix, below that of the whole. Raises DataError for names that none can have."""
+    for name, what in ((entry.task, "task"), (entry.module_type, "module type"), (entry.source, "source")):
+        check_file_name(name, what, kind=DataError)
     return f"matrices/{entry.task}.{entry.module_type}.{entry.source}"
 
 
 def to_csv(matrices: Matrices) -> str:
     """One line a cell of every matrix; columns that one of the matrices lacks are empty there."""
-    lines = []
-    for e in matrices.entries:
-        start = {"task": e.task, "module_type": e.module_type}
-        lines += [start | line for line in csv.DictReader(io.StringIO(matrix_csv(e.matrix)))]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(dict.fromkeys(key for line in lines for key in line)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return out.getvalue()
+    head = ["task", "module_type", *(name for e in matrices.entries for name in csv_head(e.matrix))]
+    lines = (
+        {"task": e.task, "module_type": e.module_type} | line for e in matrices.entries for line in csv_lines(e.matrix)
+    )
+    return csv_text(list(dict.fromkeys(head)), lines)

@@ -1,15 +1,13 @@
 """A transfer matrix as CSV and for the terminal. Its Markdown is in `matrix_markdown.py`."""
 
-import csv
-import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 from rich.text import Text
 
 from madx.report.marks import mark_of
 from madx.report.tables.notes import notes
-from madx.report.tables.text import over_text, score_text, signed, terminal_table
+from madx.report.tables.text import csv_text, over_text, score_text, signed, terminal_table
 from madx.results.cells import AVERAGE, BASELINES, Cell, Row
 from madx.results.contrasts import NOISE, Contrast, best, between, like_best
 from madx.results.matrix import TransferMatrix
@@ -46,22 +44,27 @@ def to_csv(matrix: TransferMatrix) -> str:
     `within_noise_of`, `beyond_noise_of`: the columns that the place (with all its seeds) was compared with. A column
     that it differs from alone, but not after the correction over all pairs, stands in neither.
     """
+    return csv_text(csv_head(matrix), csv_lines(matrix))
+
+
+def csv_head(matrix: TransferMatrix) -> list[str]:
+    """The columns of `to_csv`."""
     types = sorted({t for c in matrix.cells for t in c.scores.per_type})
     head = ["task_module", "base", "source", "target", "control", "composition", "seed"]
     head += [*matrix.scored.metrics, *_COUNTS, *(f"{t}_{m}" for t in types for m in PER_TYPE)]
-    head += ["within_noise_of", "beyond_noise_of", "inactive", "missing_because"]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, head, lineterminator="\n")
-    writer.writeheader()
+    return [*head, "within_noise_of", "beyond_noise_of", "inactive", "missing_because"]
+
+
+def csv_lines(matrix: TransferMatrix) -> Iterator[dict[str, object]]:
+    """The lines of `to_csv`, column -> value."""
     meta = {"task_module": matrix.meta.task_module, "base": matrix.meta.base, "source": matrix.meta.source}
     for target in matrix.targets:
         for control in matrix.columns:
-            place = meta | {"target": target, "control": control}
+            place: dict[str, object] = {**meta, "target": target, "control": control}
             compared = _compared(matrix, target, control)
-            writer.writerows(place | compared | _figures(c) for c in matrix.group(target, control))
+            yield from (place | compared | _figures(c) for c in matrix.group(target, control))
             missing = [m for m in matrix.missing if (m.target, m.control) == (target, control)]
-            writer.writerows(place | {"missing_because": m.reason} for m in missing)
-    return out.getvalue()
+            yield from (place | {"missing_because": m.reason} for m in missing)
 
 
 def _figures(cell: Cell) -> dict[str, object]:

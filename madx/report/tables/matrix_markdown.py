@@ -3,6 +3,7 @@
 from dataclasses import replace
 from statistics import fmean, stdev
 
+from madx.outside import code, markdown
 from madx.report.tables.matrix import PER_TYPE, by_target, contrast_text, seeds_text
 from madx.report.tables.notes import notes
 from madx.report.tables.text import interval_text, markdown_table, over_text, score_text, upper_first
@@ -28,16 +29,18 @@ def to_markdown(matrix: TransferMatrix) -> str:
 def _head(matrix: TransferMatrix) -> list[str]:
     meta = matrix.meta
     head = (
-        f"# Transfer matrix: `{meta.task_module}`\n\nBase `{meta.base}`, source language `{meta.source}`. "
+        f"# Transfer matrix: {code(meta.task_module)}\n\nBase {code(meta.base)}, source language {code(meta.source)}. "
         f"{upper_first(matrix.scored.measure)} in percent points, mean ± standard deviation over n seeds."
     )
     # Markdown knows no colour of its own: the red circle and the place at the top stand for red
-    return [head + (f" {meta.note}" if meta.note else ""), *(f"> 🔴 **{line}**" for line in matrix.warnings())]
+    note = f" {markdown(meta.note)}" if meta.note else ""
+    return [head + note, *(f"> 🔴 **{markdown(line)}**" for line in matrix.warnings())]
 
 
 def _scores(matrix: TransferMatrix) -> list[str]:
     lines = [
-        [target, *_score_cells(rows, matrix.pairs()), seeds_text(rows)] for target, rows in by_target(matrix).items()
+        [markdown(target), *_score_cells(rows, matrix.pairs()), seeds_text(rows)]
+        for target, rows in by_target(matrix).items()
     ]
     meanings = [f"- `{name}`: {meaning}" for name, meaning in COLUMNS.items() if name in matrix.columns]
     return [markdown_table(["language", *matrix.columns, "n"], lines), "\n".join(meanings)]
@@ -60,7 +63,7 @@ def _macro_f1(matrix: TransferMatrix) -> list[str]:
     if "macro_f1" not in matrix.scored.metrics:
         return []
     table = matrix.table("macro_f1")
-    lines = [[t, *(score_text(r.mean, r.sd) for r in table if r.target == t)] for t in matrix.rows]
+    lines = [[markdown(t), *(score_text(r.mean, r.sd) for r in table if r.target == t)] for t in matrix.rows]
     return [
         "## Macro F1\n\nThe mean of the F1 of all types, in which rare types weigh as much as frequent ones.",
         markdown_table(["language", *matrix.columns], lines),
@@ -76,7 +79,7 @@ def _differences(matrix: TransferMatrix) -> list[str]:
     )
     head = ["language", "minus", "difference", "over seeds", "n", "over sentences", "p", "Holm"]
     lines = [_difference_line(c) for c in matrix.differences()]
-    footnotes = "\n".join(f"- {line}" for line in notes(matrix))
+    footnotes = "\n".join(f"- {markdown(line)}" for line in notes(matrix))
     return [text, markdown_table(head, lines, 2), footnotes]
 
 
@@ -84,7 +87,7 @@ def _difference_line(c: Contrast) -> list[str]:
     sentences = "-" if c.sentences is None else interval_text(c.sentences.low, c.sentences.high)
     difference = contrast_text(c) + (" 🔴 inactive" if c.inactive else "")
     seeds = interval_text(c.low, c.high)
-    return [c.target, c.minus, difference, seeds, str(c.n), sentences, f"{c.p:.3f}", f"{c.p_holm:.3f}"]
+    return [markdown(c.target), c.minus, difference, seeds, str(c.n), sentences, f"{c.p:.3f}", f"{c.p_holm:.3f}"]
 
 
 def _every_pair(matrix: TransferMatrix) -> list[str]:
@@ -93,7 +96,7 @@ def _every_pair(matrix: TransferMatrix) -> list[str]:
     found |= {(t, b, a): replace(c, delta=-c.delta) for (t, a, b), c in found.items()}
     places = {(name, row) for name, row, _ in found}
     lines = [
-        [name, row, *("" if row == c else contrast_text(found.get((name, row, c))) for c in matrix.columns)]
+        [markdown(name), row, *("" if row == c else contrast_text(found.get((name, row, c))) for c in matrix.columns)]
         for name in dict.fromkeys(name for name, _, _ in found)
         for row in matrix.columns
         if (name, row) in places
@@ -129,11 +132,11 @@ def _type_lines(matrix: TransferMatrix, target: str, control: str) -> list[list[
         f1, support = [f["f1"] for f in found], int(found[0]["support"])
         shown = score_text(fmean(f1), stdev(f1) if len(f1) > 1 else None) if support else "-"
         means = [f"{fmean(f[metric] for f in found):.1f}" for metric in ("precision", "recall")]
-        lines.append([target, control, name, *means, shown, str(support)])
+        lines.append([markdown(target), control, markdown(name), *means, shown, str(support)])
     return lines
 
 
 def _origin(matrix: TransferMatrix) -> list[str]:
-    sources = [f"- data `{file}`: sha256 `{digest}`" for file, digest in matrix.meta.data.items()]
-    sources += [f"- {library} {version}" for library, version in matrix.meta.versions.items()]
+    sources = [f"- data {code(file)}: sha256 {code(digest)}" for file, digest in matrix.meta.data.items()]
+    sources += [f"- {markdown(library)} {markdown(version)}" for library, version in matrix.meta.versions.items()]
     return ["## Made from\n\n" + "\n".join(sources)] if sources else []

@@ -1,12 +1,21 @@
 """Numbers and tables as text."""
 
-from collections.abc import Sequence
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from madx.outside import visible
 from madx.results.cells import AVERAGE, Row
+
+#: a bar in a cell that would end it
+_BAR = re.compile(r"(?<!\\)\|")
+#: beginnings of a formula in Excel, LibreOffice and Google Sheets; the last four are the wide forms of the first four
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def score_text(mean: float | None, sd: float | None) -> str:
@@ -54,9 +63,10 @@ def amount(value: float | None, unit: str) -> str:
 def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]], text_columns: int = 1) -> str:
     """A table in Markdown whose columns are padded to equal width, so that its source reads well too.
 
-    The first `text_columns` columns stand to the left, the others, which hold numbers, to the right.
+    The first `text_columns` columns stand to the left, the others, which hold numbers, to the right. Cells are
+    Markdown, so text from outside goes through `madx.outside.markdown` before.
     """
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in (head, *lines)]
+    cells = [[_BAR.sub(r"\\|", cell) for cell in line] for line in (head, *lines)]
     widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(head))]
     rule = ["-" * w if i < text_columns else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
 
@@ -65,6 +75,29 @@ def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]], text_col
         return f"| {' | '.join(padded)} |"
 
     return "\n".join([row(cells[0]), row(rule), *map(row, cells[1:])])
+
+
+def csv_text(head: Sequence[str], lines: Iterable[Mapping[str, object]]) -> str:
+    """Lines as CSV under a head; a column that a line lacks is empty there. Text that a spreadsheet would run as a
+    formula is quoted by an apostrophe, in the head too; numbers stay as they are.
+
+    >>> print(csv_text(["type", "delta"], [{"type": "=1+1", "delta": -0.5}]), end="")
+    type,delta
+    '=1+1,-0.5
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([_csv_cell(name) for name in head])
+    writer.writerows([_csv_cell(line.get(name, "")) for name in head] for line in lines)
+    return out.getvalue()
+
+
+def _csv_cell(value: object) -> object:
+    """A value for a cell. Spreadsheets take text that begins with one of `_FORMULA` for a formula (CWE-1236)."""
+    if not isinstance(value, str):
+        return value
+    shown = visible(value)
+    return f"'{shown}" if value.startswith(_FORMULA) else shown
 
 
 def terminal_table(title: Text, caption: Text | None = None) -> Table:

@@ -15,7 +15,7 @@ from madx.training.base_gradients import close_to_gradients, gradient_of, readin
 from madx.training.settings import TrainSettings
 from madx.training.sparse.importance import Importance
 from madx.training.sparse.regrowth import EntryAdamW, Regrown, Regrowth
-from madx.training.trainable import Trainable, Trainee
+from madx.training.trainable import Trainee, TraineeTrainable
 
 LANGUAGE_L1 = 0.1  # LT-SFT's language modules were trained with it, its task modules without a penalty
 
@@ -31,7 +31,7 @@ def l1_per_parameter(trainee: Trainee[SparseDiff], given: float | None, *, all_e
     return (given if given is not None else default) / (sum(p.numel() for p in model.parameters()) + tied + head)
 
 
-class Phase(Trainable):
+class Phase(TraineeTrainable):
     """The common ground of all phases: the module's head and other components are trained as usual, with the penalty.
 
     Args:

@@ -11,7 +11,7 @@ from torch import Tensor
 from madx.contract.sites import BaseParameter
 from madx.module_types.sparse_diff import SparseDiff
 from madx.tasks.base import Task
-from madx.training.checkpoint import read_checkpoint, require_same_run, write_checkpoint
+from madx.training.checkpoint import read_checkpoint, require_same_run, taking_up, write_checkpoint
 from madx.training.loop import CHECKPOINT, train
 from madx.training.processes import broadcast, on_main_process, require_same
 from madx.training.run import Run, TrainResult, identity_of
@@ -51,8 +51,9 @@ def select(
         require_same(int(known is not None), "entries selected", run.folder)
         if known is not None:
             tensors, state = known
-            require_same_run(state["identity"], identity, run.folder / SELECTED)
-            return tensors["indices"].long(), TrainResult(**state["result"]) if state["result"] else None
+            with taking_up(run.folder / SELECTED):
+                require_same_run(state["identity"], identity, run.folder / SELECTED)
+                return tensors["indices"].long(), TrainResult(**state["result"]) if state["result"] else None
     indices, result = _select_anew(trainee, task, settings, run, selection, count=count, start=start)
     if run.folder is not None:
         folder, kept = run.folder, vars(result) if result is not None else None
