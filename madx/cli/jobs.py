@@ -13,6 +13,7 @@ from madx.cli.options import (
     Components,
     Config,
     Fresh,
+    Fuse,
     Overwrite,
     Parts,
     SavedBase,
@@ -58,6 +59,7 @@ def train_language(
     steps: Annotated[
         Optional[int], typer.Option(help="Optimiser steps (default: by corpus size, as in MAD-X).")
     ] = None,
+    fuse: Fuse = None,
     components: Components = None,
     seed: Annotated[
         Optional[int], typer.Option(help="Seed of initial weights, data order and masks (default: 1).")
@@ -82,6 +84,7 @@ def train_language(
         "name": name,
         "store": store,
         "steps": steps,
+        "fuse": fuse.split(",") if fuse else None,
         "components": renamed_flag(parts, components, was="--parts", name="--components"),
         "seed": seed,
         "overwrite": overwrite,
@@ -188,6 +191,7 @@ def train_task(
     name: Annotated[Optional[str], typer.Option(help="Name of the module (default: the task).")] = None,
     store: StoreFlag = None,
     epochs: Annotated[Optional[int], typer.Option(help="Passes over the training data (default: 100).")] = None,
+    fuse: Fuse = None,
     components: Components = None,
     seeds: Annotated[
         Optional[str], typer.Option(metavar="1,2,3", help="One module is trained for each (default: 1,2,3).")
@@ -215,6 +219,7 @@ def train_task(
         "name": name,
         "store": store,
         "epochs": epochs,
+        "fuse": fuse.split(",") if fuse else None,
         "components": renamed_flag(parts, components, was="--parts", name="--components"),
         "seeds": numbers(seeds, "--seeds"),
         "overwrite": overwrite,

@@ -12,6 +12,7 @@ from madx.data.words import word_spans
 from madx.engine import Engine
 from madx.errors import CompositionError, DataError, did_you_mean
 from madx.jobs.common import info_of, pick_device
+from madx.jobs.fusions import warn_of_fusions
 from madx.jobs.labelled import task_type
 from madx.jobs.prediction import Prediction, checked_text, predictions
 from madx.module import ModuleInfo
@@ -68,6 +69,7 @@ class Predictor:
         for name in infos:
             self.engine.attach(folder.load(name, loaded))
         self.engine.activate(composition)
+        warn_of_fusions(composition, infos)
         length = min(max_length, loaded.max_tokens)
         self.task = task_type(str(task.task))(loaded.tokenizer, LabelSet(task.labels), max_length=length)
 
@@ -174,7 +176,7 @@ def _one_task(composition: Composition, infos: Mapping[str, ModuleInfo]) -> Modu
     branches: Sequence[Stack] = composition.branches if isinstance(composition, Route) else (composition,)
     found = []
     for stack in branches:
-        tasks = [infos[name] for name in stack.names() if infos[name].role == "task"]
+        tasks = [infos[name] for name in stack.names() if infos[name].labels]  # a task module, or a fusion with a head
         if not tasks:
             raise CompositionError(
                 f"The stack '{stack}' has no task module, so it predicts no labels. End it with one, e.g. '{stack} + "

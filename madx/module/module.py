@@ -181,7 +181,8 @@ def _require_role(info: ModuleInfo) -> None:
         raise ConfigError(
             f"The module {info.name!r} has the role {info.role!r} and the components {', '.join(info.components)}. "
             f"{fusing[0]!r} joins other modules, so it stands alone in a module of role fusion: set role='fusion' "
-            f"and drop {', '.join(others) or 'nothing'}."
+            f"and drop {', '.join(others) or 'nothing'}; in train-task and train-language, name the modules to join by "
+            "the setting fuse."
         )
     if info.role == "fusion" and not fusing:
         raise ConfigError(

@@ -27,7 +27,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from madx.contract.module_type import MODULE_TYPES, ComponentConfig, FusionType
-from madx.contract.sites import Site
+from madx.contract.sites import MAP_NAMES, MAPS, Site
 from madx.contract.views import Sublayer, View
 
 PRESETS: dict[str, tuple[dict[str, Any], str]] = {
@@ -123,7 +123,7 @@ class Fusion(FusionType):
         given = config.model_fields_set
         layers = {site.layer for site in here}
         found: dict[str, Any] = {
-            "places": tuple(dict.fromkeys(_place(site) for site in here)),
+            "places": tuple(place for place in (*MAPS, *MAP_NAMES, "layer") if place in map(_place, here)),
             "leave_out": tuple(layer for layer in range(here[0].depth) if layer not in layers),
         }
         return config.model_copy(update={key: value for key, value in found.items() if key not in given})

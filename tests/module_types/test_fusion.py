@@ -160,5 +160,5 @@ def test_where_no_child_acts_nothing_is_joined_but_somewhere_one_must(engine):
     assert {a.site for a in engine.explain(ids, mask).actions} == {"layer.0.ffn", "layer.1.ffn"}
     only = new_module("only", engine.base, role="fusion", components={"fusion": {"places": ["attention"]}})
     engine.attach(only)
-    with pytest.raises(CompositionError, match=r"only\).*acts at layer.0.attention.*none of the modules.*train-fusion"):
+    with pytest.raises(CompositionError, match=r"only\).*acts at layer.0.attention.*none of the modules.*setting fuse"):
         engine.activate("fuse(a, b; only)")

@@ -3,7 +3,6 @@
 import json
 import logging
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from madx.base import Base
-from madx.composition import Composition, Stack, check_name
+from madx.composition import Composition, Fuse, Stack, check_name
 from madx.contract.module_type import ComponentConfig
 from madx.data.labelled.labels import LabelSet
 from madx.engine import Engine
@@ -27,6 +26,7 @@ from madx.jobs.common import (
     versions,
     weights_of,
 )
+from madx.jobs.fusions import check_fused, fingerprints, new_fusion, require_fusion
 from madx.jobs.keywords import takes_keywords
 from madx.jobs.labelled import file_sha256, task_type
 from madx.jobs.languages import check_spellings
@@ -71,13 +71,15 @@ def train_task(settings: TrainTask) -> TaskResult:
 
     Raises MadxError for anything wrong with settings, data or store, before training starts where it can be known.
     """
-    store = _checked_store(settings)
+    store = Store(settings.store)
+    settings = over_fused(settings, store)
+    _check(settings, store)
     data, labels = read_data(settings)
     base, options = open_training_base(settings, settings.train, *components_that_act(settings))
     engine = Engine(base)
     try:
-        for under in settings.language_modules():
-            engine.attach(store.load(under, base))
+        for frozen in settings.frozen_modules():
+            engine.attach(store.load(frozen, base))
         run = _Run(settings, engine, store, options, data, labels)
         if not settings.resume and is_main():
             for seed in settings.seeds:  # later seeds too: a run that is killed would take their checkpoints up
@@ -96,14 +98,28 @@ def train_task(settings: TrainTask) -> TaskResult:
 
 
 def components_that_act(settings: TrainTask) -> list[dict[str, ComponentConfig]]:
-    """The components of all modules that act in a training: the new module's and those of the language modules."""
+    """The components of all modules that act in a training: the new module's and those of the frozen ones."""
     store = Store(settings.store)
-    under = [info_of(store, name).components for name in settings.language_modules()]
+    under = [info_of(store, name).components for name in settings.frozen_modules()]
     return [components_of(settings.components), *under]
 
 
-def _checked_store(settings: TrainTask) -> Store:
-    """The store, after all that can be checked before data are read."""
+def over_fused(settings: TrainTask, store: Store) -> TrainTask:
+    """The settings of a job that fuses modules, checked: fused language modules take the place of the source's own."""
+    if not settings.fuse:
+        return settings
+    require_fusion(settings.components)
+    role = check_fused(store, settings.fuse, settings.name or settings.task, roles=("task", "language"))
+    alone = role == "language" and settings.language_module == "auto"
+    if alone and settings.cycle:
+        raise ConfigError(
+            "cycle changes the language module under the others, but fuse joins language modules: drop one."
+        )
+    return settings.model_copy(update={"language_module": None}) if alone else settings
+
+
+def _check(settings: TrainTask, store: Store) -> None:
+    """Check all that can be checked before data are read."""
     task_type(settings.task)
     for code in settings.sources():
         check_language(code)
@@ -113,13 +129,11 @@ def _checked_store(settings: TrainTask) -> Store:
     names = settings.names()
     if len(names) != len(settings.seeds):
         raise ConfigError(f"seeds {settings.seeds}: each seed once.")
-    store = Store(settings.store)
     begun = _stored_by_a_killed_run(store, settings)
     for name in names.values():
         check_target(store.root / check_name(name), overwrite=settings.overwrite or name in begun)
     check_folders(store.root, run_folder(settings.run, f"train-task-{settings.name or settings.task}"))
     require_language_modules(store, settings.language_modules())
-    return store
 
 
 class _Run:
@@ -178,24 +192,24 @@ class _Run:
 
     def _new_module(self, name: str) -> Module:
         settings = self.settings
-        return new_module(
-            name,
-            self.base,
-            role="task",
-            language=settings.single(),
-            components=settings.components,
-            task=settings.task,
-            labels=self.labels.tags,
-            licence=settings.licence,
-            pooling=settings.pooling,
-        )
+        given: dict[str, Any] = {
+            "language": settings.single(),
+            "components": settings.components,
+            "task": settings.task,
+            "labels": self.labels.tags,
+            "licence": settings.licence,
+            "pooling": settings.pooling,
+        }
+        if settings.fuse:
+            return new_fusion(self.engine, name, settings.fuse, **given)
+        return new_module(name, self.base, role="task", **given)
 
     def _record(
         self, seed: int, steps: int, trained: TrainResult, compositions: dict[str, tuple[Composition, ...]]
     ) -> dict[str, Any]:
         """The record of the training in the stored module; `language_module` is that of a single source."""
         settings, code = self.settings, self.settings.single()
-        used = {name: weights_of(self.store, name) for name in settings.language_modules()}
+        used = {name: weights_of(self.store, name) for name in settings.frozen_modules()}
         record = {
             "job": "train-task",
             "settings": settings.model_dump(exclude=UNRECORDED),
@@ -212,17 +226,18 @@ class _Run:
             "versions": versions(),
             "precision": self.options.precision,
             "language_modules": used,
-        }
+        } | ({"joins": list(settings.fuse)} if settings.fuse else {})
         return record | ({"language_module": used.get(settings.module_of(code) or "")} if code else {})
 
 
 def _compositions(settings: TrainTask, name: str) -> dict[str, tuple[Composition, ...]]:
     """Language -> the compositions that take turns for its batches: over its own module, then over those of `cycle`."""
     found: dict[str, tuple[Composition, ...]] = {}
+    trained = Fuse(*settings.fuse, fusion=name) if settings.fuse else name
     for code in settings.sources():
         own = settings.module_of(code)
         under = dict.fromkeys([own, *settings.cycle] if own is not None or not settings.cycle else settings.cycle)
-        found[code] = tuple(Stack(*([module] if module else []), name) for module in under)
+        found[code] = tuple(Stack(*([module] if module else []), trained) for module in under)
     return found
 
 
@@ -268,14 +283,11 @@ def _identity(settings: TrainTask, engine: Engine) -> dict[str, Any]:
         "tokens_per_batch",
         "max_length",
         "cycle",
+        "fuse",
         "temperature",
         "scoring",
     )
     chosen = {key: getattr(settings, key) for key in keep} | {"columns": settings.columns.model_dump()}
-
-    def fingerprint(name: str) -> str:
-        weights = engine.module(name).state_dict()
-        return sha256(b"".join(v.cpu().numpy().tobytes() for v in weights.values())).hexdigest()
 
     sources = {
         code: {
@@ -285,5 +297,5 @@ def _identity(settings: TrainTask, engine: Engine) -> dict[str, Any]:
         }
         for code, (data, dev) in settings.sources().items()
     }
-    modules = {name: fingerprint(name) for name in settings.language_modules()}
+    modules = fingerprints(engine, settings.frozen_modules())
     return chosen | {"base": engine.base.fingerprint, "sources": sources, "language_modules": modules}
