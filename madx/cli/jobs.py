@@ -97,7 +97,11 @@ def train_language(
     chosen = settings(TrainLanguage, config, sets, flags)
     result = run(chosen)
     module = result.module.name
-    _headline("Language module ", module, f" ({chosen.language}), {result.module.parameter_count():,} parameters")
+    _headline(
+        "Fusion module " if chosen.fuse else "Language module ",
+        module,
+        f" ({chosen.language}), {result.module.parameter_count():,} parameters",
+    )
     before, after = result.before["perplexity"], result.after["perplexity"]
     out.print(f"  held-out pseudo-perplexity  {before:,.2f} without it, {after:,.2f} with it")
     out.print(f"  best at step                {result.training.best_step:,} of {result.training.steps:,}")
@@ -233,7 +237,10 @@ def train_task(
     chosen = settings(TrainTask, config, sets, flags)
     result = run(chosen)
     metric = task_type(chosen.task).metric
-    _headline("Task module" + "s" * (len(result.modules) > 1) + " ", ", ".join(m.name for m in result.modules))
+    _headline(
+        ("Fusion module" if chosen.fuse else "Task module") + "s" * (len(result.modules) > 1) + " ",
+        ", ".join(m.name for m in result.modules),
+    )
     met = dict.fromkeys(c for under in result.modules[0].info.training["sources"].values() for c in under)
     out.print(f"  composition           {', '.join(met)}")
     out.print(f"  labels                {', '.join(result.modules[0].info.labels)}")

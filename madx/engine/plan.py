@@ -104,7 +104,7 @@ class Compiler:
         units = self.modules[name].units.get(site.name, {})
         for component, unit in units.items():
             if isinstance(unit, FusionType):
-                joined = ", ".join(self.modules[name].info.training.get("joins", ("swa", "hau")))
+                joined = ", ".join(self.modules[name].info.joins or ("swa", "hau"))
                 raise CompositionError(
                     f"The module {name!r} joins the changes of other modules by {component!r}, so it cannot be in a "
                     f"stack without them. Name the modules that it joins: fuse({joined}; {name})."

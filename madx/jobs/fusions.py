@@ -84,11 +84,7 @@ def _kind(component: str) -> type[FusionType]:
 
 def joins_of(infos: Iterable[ModuleInfo]) -> dict[str, tuple[str, ...]]:
     """Fusion module -> the modules that it was trained over, for those of some modules that record them."""
-    return {
-        info.name: tuple(info.training["joins"])
-        for info in infos
-        if info.role == "fusion" and len(info.training.get("joins", ())) > 1
-    }
+    return {info.name: info.joins for info in infos if len(info.joins) > 1}
 
 
 def with_joined(store: Store, names: Iterable[str]) -> list[str]:

@@ -42,6 +42,14 @@ class ModuleInfo:
     licence: str | None = None
     pooling: str = FIRST
 
+    @property
+    def joins(self) -> tuple[str, ...]:
+        """The modules that a fusion module was trained over, as its training records them; empty without a record."""
+        joined = self.training.get("joins")
+        if self.role != "fusion" or not isinstance(joined, list) or not all(isinstance(name, str) for name in joined):
+            return ()
+        return tuple(joined)
+
     def base_to_load(self, given: str | None = None, revision: str | None = None) -> dict[str, str | None]:
         """The arguments of `load_base`, name and revision: those given, else those that the module records.
 

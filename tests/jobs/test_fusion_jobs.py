@@ -231,3 +231,8 @@ def test_on_the_command_line(here, trained):
     done = run("explain", "--stack", "fuse(eng, swa; yor) + one", "--text", "Juma works", "--base", "base")
     assert done.exit_code == 0 and "yor: fusion query, key, value" in done.stdout, (done.output, done.exception)
     assert "[weights eng " in done.stdout and "swa " in done.stdout
+
+
+def test_the_card_names_what_is_joined(here, trained):
+    card = (here / "modules" / "both" / "README.md").read_text(encoding="utf-8")
+    assert "engine.activate('fuse(one, two; both)')" in card and "`one`, `two` would make" in card

@@ -45,7 +45,7 @@ def export_adapterhub(
     a folder in use.
     """
     if module.info.role == "fusion":
-        joined = module.info.training.get("joins", [])
+        joined = module.info.joins
         return export_adapterhub_fusion(
             module, folder, base=base, joined=joined, safetensors=safetensors, as_name=as_name
         )

@@ -9,7 +9,8 @@ Their switches and our settings, with h the sublayer's output and x the residual
     value_before_softmax   no difference, because the values are linear
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -117,8 +118,14 @@ class FusionMethod(Method):
                 continue
             found.append(Link(start + inner, (name,), tuple(tensor.shape)))
             if inner == "key.weight":
-                width = len(tensor)
-                found.append(
-                    Link(start + "key.bias", (), (width,), read=lambda _: [], write=lambda _, n=width: torch.zeros(n))
-                )
+                bias = start + "key.bias"
+                found.append(Link(bias, (), (len(tensor),), read=_nothing, write=partial(_zeros, len(tensor))))
         return found
+
+
+def _nothing(value: Tensor) -> list[Tensor]:
+    return []
+
+
+def _zeros(width: int, values: Sequence[Tensor]) -> Tensor:
+    return torch.zeros(width)
