@@ -192,6 +192,12 @@ class TransferMatrix:
         order = [*self.targets, AVERAGE]
         return sorted(found, key=lambda c: (order.index(c.target), BASELINES.index(c.minus)))
 
+    def harmed(self) -> list[Contrast]:
+        """Those of `differences` in which a language's own module scores lower than no module or than the source's
+        kept, beyond noise, with all modules active."""
+        found = [c for c in self.differences() if c.target != AVERAGE and c.minus in ("none", "source")]
+        return [c for c in found if c.delta < 0 and not c.noise and not c.inactive]
+
     def warnings(self) -> list[str]:
         """A line for every place where a module did not act although it should have. It belongs into every output."""
         lines = []

@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from madx.report.marks import mark_of
+from madx.report.tables.harm import harm_lines
 from madx.report.tables.notes import notes
 from madx.report.tables.text import csv_text, over_text, score_text, signed, terminal_table
 from madx.results.cells import AVERAGE, BASELINES, Cell, Row
@@ -118,6 +119,8 @@ def _title(matrix: TransferMatrix) -> Text:
         title.append(f"\n{matrix.meta.note}", style="not bold italic")
     for line in matrix.warnings():
         title.append(f"\n{line}", style="bold red")
+    for line in harm_lines(matrix):
+        title.append(f"\n{line}", style="not bold yellow")
     return title
 
 

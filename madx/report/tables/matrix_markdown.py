@@ -4,6 +4,7 @@ from dataclasses import replace
 from statistics import fmean, stdev
 
 from madx.outside import code, markdown
+from madx.report.tables.harm import harm_lines
 from madx.report.tables.matrix import PER_TYPE, by_target, contrast_text, seeds_text
 from madx.report.tables.notes import notes
 from madx.report.tables.text import interval_text, markdown_table, over_text, score_text, upper_first
@@ -34,7 +35,8 @@ def _head(matrix: TransferMatrix) -> list[str]:
     )
     # Markdown knows no colour of its own: the red circle and the place at the top stand for red
     note = f" {markdown(meta.note)}" if meta.note else ""
-    return [head + note, *(f"> 🔴 **{markdown(line)}**" for line in matrix.warnings())]
+    warnings = [f"> 🔴 **{markdown(line)}**" for line in matrix.warnings()]
+    return [head + note, *warnings, *(f"> 🟠 {markdown(line)}" for line in harm_lines(matrix))]
 
 
 def _scores(matrix: TransferMatrix) -> list[str]:

@@ -7,6 +7,7 @@ from madx.report.marks import legend
 from madx.report.page.record import RunRecord
 from madx.report.page.sections import compositions, errors, scores, training
 from madx.report.page.sections.blocks import Table
+from madx.report.tables.harm import harm_lines
 from madx.report.tables.notes import notes
 from madx.report.tables.text import upper_first
 from madx.results.cells import COLUMNS
@@ -26,6 +27,7 @@ def context(record: RunRecord) -> dict[str, Any]:
         "kind": matrix.scored.kind,
         "columns": {c: COLUMNS[c] for c in matrix.columns},
         "warnings": matrix.warnings(),
+        "harm": harm_lines(matrix),
         "notes": notes(matrix),
         "marks": legend(),
         "headline": scores.headline(matrix, differences),
