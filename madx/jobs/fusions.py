@@ -139,7 +139,7 @@ def remarks_on_fusions(composition: Composition, infos: Mapping[str, ModuleInfo]
     """A remark for each fusion module that joins others here than those it was trained over."""
     branches = getattr(composition, "branches", None) or [composition]
     found = []
-    for fuse in (fuse for branch in branches for fuse in _fused_in(branch)):
+    for fuse in (fuse for branch in branches for fuse in fused_in(branch)):
         here = [str(child) for child in fuse.children]
         trained = list(joins_of([infos[fuse.fusion]]).get(fuse.fusion, here))
         if sorted(here) != sorted(trained):
@@ -156,7 +156,7 @@ def warn_of_fusions(composition: Composition, infos: Mapping[str, ModuleInfo]) -
         log.warning("%s", remark)
 
 
-def _fused_in(stack: Stack) -> list[Fuse]:
+def fused_in(stack: Stack) -> list[Fuse]:
     """All fusions in a stack, also inside other items."""
     found: list[Fuse] = []
     for item in stack.items:
@@ -164,5 +164,5 @@ def _fused_in(stack: Stack) -> list[Fuse]:
             continue
         found += [item] if isinstance(item, Fuse) else []
         children = [item.child] if isinstance(item, Scaled) else item.children
-        found += [fuse for child in children for fuse in _fused_in(child)]
+        found += [fuse for child in children for fuse in fused_in(child)]
     return found

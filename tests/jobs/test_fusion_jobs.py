@@ -236,3 +236,19 @@ def test_on_the_command_line(here, trained):
 def test_the_card_names_what_is_joined(here, trained):
     card = (here / "modules" / "both" / "README.md").read_text(encoding="utf-8")
     assert "engine.activate('fuse(one, two; both)')" in card and "`one`, `two` would make" in card
+
+
+def test_a_task_module_is_trained_over_a_fusion_of_language_modules(here, trained):
+    result = madx.train_task(**TASK, name="above", language_module="yor", epochs=1)
+    training = result.modules[0].info.training
+    assert training["composition"] == "fuse(eng, swa; yor) + above" and "joins" not in training
+    assert set(training["language_modules"]) == {"eng", "swa", "yor"}
+    for wrong in ("both", "one"):
+        with pytest.raises(ConfigError, match=f"'{wrong}' has the role"):
+            madx.train_task(**TASK, name="wrong", language_module=wrong, epochs=1)
+
+
+def test_lines_of_a_language_go_to_the_branch_of_its_fusion(here, trained):
+    found = Predictor("route(fuse(eng, swa; yor) + one, hau + one)")
+    assert found.languages == {"yor": 0, "hau": 1}
+    assert [p.language for p in found([("yor", "Juma works"), ("hau", "Anna")])] == ["yor", "hau"]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
@@ -26,7 +27,15 @@ from madx.jobs.common import (
     versions,
     weights_of,
 )
-from madx.jobs.fusions import check_fused, fingerprints, new_fusion, require_fusion
+from madx.jobs.fusions import (
+    check_fused,
+    fingerprints,
+    joins_of,
+    new_fusion,
+    require_fusion,
+    spelled_out,
+    with_joined,
+)
 from madx.jobs.keywords import takes_keywords
 from madx.jobs.labelled import file_sha256, task_type
 from madx.jobs.languages import check_spellings
@@ -78,7 +87,7 @@ def train_task(settings: TrainTask) -> TaskResult:
     base, options = open_training_base(settings, settings.train, *components_that_act(settings))
     engine = Engine(base)
     try:
-        for frozen in settings.frozen_modules():
+        for frozen in with_joined(store, settings.frozen_modules()):
             engine.attach(store.load(frozen, base))
         run = _Run(settings, engine, store, options, data, labels)
         if not settings.resume and is_main():
@@ -100,7 +109,7 @@ def train_task(settings: TrainTask) -> TaskResult:
 def components_that_act(settings: TrainTask) -> list[dict[str, ComponentConfig]]:
     """The components of all modules that act in a training: the new module's and those of the frozen ones."""
     store = Store(settings.store)
-    under = [info_of(store, name).components for name in settings.frozen_modules()]
+    under = [info_of(store, name).components for name in with_joined(store, settings.frozen_modules())]
     return [components_of(settings.components), *under]
 
 
@@ -150,6 +159,7 @@ class _Run:
     ):
         self.settings, self.engine, self.store, self.options = settings, engine, store, options
         self.data, self.labels = data, labels
+        self.frozen = with_joined(store, settings.frozen_modules())
 
     @property
     def base(self) -> Base:
@@ -165,7 +175,8 @@ class _Run:
         settings, engine = self.settings, self.engine
         torch.manual_seed(seed)
         module = engine.attach(self._new_module(name))
-        compositions = _compositions(settings, name)
+        joins = joins_of(engine.module(frozen).info for frozen in self.frozen)
+        compositions = _compositions(settings, name, joins)
         first = next(iter(compositions.values()))[0]
         engine.activate(first)
         tasks = {code: task_over(settings, self.base, self.labels, s, seed=seed) for code, s in self.data.items()}
@@ -182,7 +193,7 @@ class _Run:
             seed=seed,
             folder=self.folder(seed),
             resume=settings.resume,
-            run=_identity(settings, engine),
+            run=_identity(settings, engine, self.frozen),
             title=name,
         )
         engine.activate(first)
@@ -209,7 +220,7 @@ class _Run:
     ) -> dict[str, Any]:
         """The record of the training in the stored module; `language_module` is that of a single source."""
         settings, code = self.settings, self.settings.single()
-        used = {name: weights_of(self.store, name) for name in settings.frozen_modules()}
+        used = {name: weights_of(self.store, name) for name in self.frozen}
         record = {
             "job": "train-task",
             "settings": settings.model_dump(exclude=UNRECORDED),
@@ -230,14 +241,20 @@ class _Run:
         return record | ({"language_module": used.get(settings.module_of(code) or "")} if code else {})
 
 
-def _compositions(settings: TrainTask, name: str) -> dict[str, tuple[Composition, ...]]:
-    """Language -> the compositions that take turns for its batches: over its own module, then over those of `cycle`."""
+def _compositions(
+    settings: TrainTask, name: str, joins: Mapping[str, Sequence[str]]
+) -> dict[str, tuple[Composition, ...]]:
+    """Language -> the compositions that take turns for its batches: over its own module, then over those of `cycle`.
+
+    joins: see `joins_of`; a fusion of language modules is written in full.
+    """
     found: dict[str, tuple[Composition, ...]] = {}
     trained = Fuse(*settings.fuse, fusion=name) if settings.fuse else name
     for code in settings.sources():
         own = settings.module_of(code)
         under = dict.fromkeys([own, *settings.cycle] if own is not None or not settings.cycle else settings.cycle)
-        found[code] = tuple(Stack(*([module] if module else []), trained) for module in under)
+        stacks = (Stack(*([module] if module else []), trained) for module in under)
+        found[code] = tuple(spelled_out(stack, joins) for stack in stacks)
     return found
 
 
@@ -271,7 +288,7 @@ def _store_all(store: Store, modules: list[Module], settings: TrainTask) -> list
         raise
 
 
-def _identity(settings: TrainTask, engine: Engine) -> dict[str, Any]:
+def _identity(settings: TrainTask, engine: Engine, frozen: list[str]) -> dict[str, Any]:
     """Settings, data and modules by which a checkpoint is known to be of this run, beside the loop's own settings."""
     keep = (
         "language",
@@ -297,5 +314,5 @@ def _identity(settings: TrainTask, engine: Engine) -> dict[str, Any]:
         }
         for code, (data, dev) in settings.sources().items()
     }
-    modules = fingerprints(engine, settings.frozen_modules())
+    modules = fingerprints(engine, frozen)
     return chosen | {"base": engine.base.fingerprint, "sources": sources, "language_modules": modules}
