@@ -3,9 +3,18 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+#: characters of a message; what a damaged or hostile file holds is repeated in messages, and may be of any length
+LONGEST = 8000
+
 
 class MadxError(Exception):
     """The parent of all errors that madx raises on purpose."""
+
+    def __str__(self) -> str:
+        """The message; of a very long one its beginning and its end, with the number of characters left out."""
+        text, half = super().__str__(), LONGEST // 2
+        left_out = len(text) - 2 * half
+        return text if left_out <= 0 else f"{text[:half]} ... [{left_out:,} characters] ... {text[-half:]}"
 
 
 class ConfigError(MadxError):

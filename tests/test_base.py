@@ -276,3 +276,11 @@ def test_a_path_with_a_home_sign(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     shutil.copytree(folder, tmp_path / "mine")
     assert load_base("~/mine").name == str(tmp_path / "mine")
+
+
+@pytest.mark.parametrize("longest", ["62", -1, float("nan")])
+def test_a_longest_input_that_is_no_number_of_tokens_is_refused(longest, monkeypatch):
+    base = tiny.base()
+    monkeypatch.setattr(base.tokenizer, "model_max_length", longest)
+    with pytest.raises(BaseError, match=r"tiny-xlm-roberta.*model_max_length"):
+        base.max_tokens  # noqa: B018

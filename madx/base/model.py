@@ -108,11 +108,17 @@ class Base:
 
     @property
     def max_tokens(self) -> int:
-        """The longest input in tokens, special tokens included."""
+        """The longest input in tokens, special tokens included. Raises BaseError for a tokenizer without a number."""
         positions = getattr(self.config, "max_position_embeddings", 512)
         if "roberta" in self.config.model_type or self.config.model_type == "camembert":
             positions -= self.config.pad_token_id + 1  # RoBERTa counts positions from the padding id + 1
-        return int(min(positions, getattr(self.tokenizer, "model_max_length", positions) or positions))
+        longest = getattr(self.tokenizer, "model_max_length", positions) or positions
+        if not isinstance(longest, (int, float)) or not longest > 0:
+            raise BaseError(
+                f"The tokenizer of {self.name!r} has the longest input {longest!r:.80}, which is no number of tokens. "
+                "Correct model_max_length in its tokenizer_config.json."
+            )
+        return int(min(positions, longest))
 
     def identity(self) -> dict[str, Any]:
         """Return the record that a stored module keeps of its base."""

@@ -120,6 +120,7 @@ def broken(tmp_path, name, content) -> str:
         ("x.txt", b"na\xefve \x93quoted\x94", "iconv -f WINDOWS-1252 -t UTF-8"),
         ("x.txt", b"PK\x03\x04 and more", "this is a ZIP archive"),
         ("x.jsonl", b'{"text": "a"}\n{"text": \n', "x.jsonl:2: not a JSON line"),
+        ("x.jsonl", b'{"text": "a"}\n{"text": ' + b"[" * 100_000, "x.jsonl:2: not a JSON line"),
         ("x.jsonl", b'{"text": "a"}\n["b"]\n', "x.jsonl:2: a JSON list"),
         ("x.jsonl", b'{"body": "a", "id": 1}\n', "x.jsonl:1: no key 'text'; the keys are 'body', 'id'"),
         ("x.jsonl", b'{"text": 5}\n', "x.jsonl:1: 'text' holds int"),

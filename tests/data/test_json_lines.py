@@ -22,6 +22,7 @@ def test_reads_sentences(tmp_path):
     [
         ("\n", "x.jsonl: the file is empty"),
         (FINE + "Ada B-PER", "x.jsonl:4: not a JSON line"),
+        (FINE + '{"tokens": ' + '{"a":' * 100_000, "x.jsonl:4: not a JSON line"),
         (FINE + "[1]", "x.jsonl:4: a JSON list, not an object"),
         (FINE + '{"tokens": ["a"]}', "x.jsonl:4: no column 'tags'"),
         (FINE + '{"tokens": ["a"], "tags": []}', "x.jsonl:4: 1 words, but 0 tags"),

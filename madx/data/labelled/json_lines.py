@@ -37,7 +37,7 @@ def _objects(path: Path) -> Iterator[tuple[int, Any]]:
             continue
         try:
             item = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the second for lists inside each other without end
             raise DataError(
                 f"{path}:{number}: not a JSON line: {error}. Each line must be one object; the rows of a JSON array "
                 "are written so by jq -c '.[]'."

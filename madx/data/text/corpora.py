@@ -212,7 +212,7 @@ def _file_texts(path: Path, text_key: str) -> Iterator[str]:
 def _json_text(line: str, text_key: str, where: str) -> str:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the second for lists inside each other without end
         raise DataError(
             f'{where}: not a JSON line: {error}. Each line must be one object such as {{"{text_key}": "..."}}.'
         ) from None
