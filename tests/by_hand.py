@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from madx.contract.module_type import MapType, ModuleType, SlotsType, WeightsType
+from madx.contract.module_type import FusionType, MapType, ModuleType, SlotsType, WeightsType
+from madx.contract.rules import whole
 from madx.contract.sites import MAPS, BaseParameter, Site
 from madx.contract.views import LayerOutput, Projection, Slots, Sublayer, Tokens
 from madx.module.presets import make_components
@@ -185,8 +186,15 @@ def run(unit: ModuleType, at: Given) -> Tensor:
     """All that a unit gives, as one tensor. It sees the tensors that it lists in `reads` and no others."""
     if isinstance(unit, WeightsType):
         raise TypeError("a unit of weights does not run")
-    result = unit(at.view(unit.reads) if not isinstance(unit, MapType | SlotsType) else at.view())
+    result = call(unit, at.view(unit.reads) if not isinstance(unit, MapType | SlotsType) else at.view())
     return torch.cat(result, dim=-1) if isinstance(result, tuple) else result
+
+
+def call(unit: ModuleType, view):
+    """All that a unit gives for a view; a fusion unit joins three functions of the value that it changes."""
+    if isinstance(unit, FusionType):
+        return unit(view, [whole(view).tanh(), whole(view).sin(), 0.5 * whole(view).flip(-1)])
+    return unit(view)
 
 
 def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:

@@ -30,9 +30,9 @@ TRAINING = {
 
 
 def module(base, name="swa", components="madx", *, seed=0, **more):
-    """A language module of random weights."""
+    """A language module of random weights; of a fusion type, a fusion module."""
     if more.get("role") != "task":
-        more = {"language": "swa"} | more
+        more = {"role": tiny.role_of(components), "language": "swa"} | more
     return tiny.wake(new_module(name, base, components=components, **more), seed=seed)
 
 

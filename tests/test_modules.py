@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from by_hand import POSITIONS, SITE, SITES, given, parameters, run, units
+from by_hand import POSITIONS, SITE, SITES, call, given, parameters, run, units
 
 import madx.module_types
 from madx.contract.module_type import (
@@ -43,6 +43,8 @@ MORE = {
     "reft_first_and_last": {"reft": {"rank": 2, "first": 1, "last": 2, "activation": "tanh"}},
     "reft_tied": {"reft": {"rank": 2, "first": 2, "last": 1, "tied": True, "orthogonal": False}},
     "adamix_parallel": {"adamix": {"reads": "input", "experts": 2, "places": ["attention", "ffn"]}},
+    "fusion_everywhere": {"fusion": {"places": ["attention", "up", "layer"], "reads": "output", "temperature": 2.0}},
+    "fusion_key": {"fusion": {"query": False, "value": False, "reads": "input"}},
     "dora_adapterhub": {"lora": {"dora": True, "dora_form": "adapterhub", "alpha": 16.0}},
 }
 CASES = {f"type:{name}": {name: {}} for name in MODULE_TYPES} | {n: parts for n, (parts, _) in PRESETS.items()} | MORE
@@ -171,7 +173,7 @@ def test_a_unit_gives_what_its_class_promises_and_writes_nothing(parts):
         at = given(unit.site)
         before, untouched = at.changed(torch.clone), at.view()
         view = at.view(unit.reads)
-        result = unit(view)
+        result = call(unit, view)
         assert all(torch.equal(t, before.tensors[name]) for name, t in at.tensors.items())
         if isinstance(view, Sublayer):
             assert view.change is None and torch.equal(view.sum, untouched.sum), (

@@ -39,9 +39,8 @@ def route_of(*branches):
 
 
 def module(base, name, components="madx", *, seed=0, labels=()):
-    made = tiny.wake(
-        new_module(name, base, role="task" if labels else "language", components=components, labels=labels), seed=seed
-    )
+    role = "task" if labels else tiny.role_of(components)
+    made = tiny.wake(new_module(name, base, role=role, components=components, labels=labels), seed=seed)
     for unit in made.packed_units().values():
         if not isinstance(unit, SparseDiff):
             continue
@@ -102,10 +101,12 @@ def require_equal(made, route, branches, **options):
 def test_every_module_type_acts_row_by_row(kind, family):
     """A new module type comes in here by its registration."""
     parts = {kind: {"compacter": {"reduction_factor": 4.0}}.get(kind, {})}  # sizes that suit a narrow base
-    made, route = (
-        engine(family, a=parts, b=parts, ner=parts),
-        route_of("a + ner", "b + ner", "ner", "base + ner"),
-    )
+    if tiny.role_of(parts) == "fusion":
+        made = engine(family, c="pfeiffer", d="pfeiffer", a=parts, b=parts, ner="pfeiffer")
+        route = route_of("fuse(c, d; a) + ner", "fuse(c, d; b) + ner", "ner", "base + ner")
+    else:
+        made = engine(family, a=parts, b=parts, ner=parts)
+        route = route_of("a + ner", "b + ner", "ner", "base + ner")
     require_equal(made, route, [1, 0, 2, 1, 3, 0])
     with torch.no_grad():
         alone = [apart(made, route, *tiny.inputs(1, 16), [k])[0] for k in range(3)]

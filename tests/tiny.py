@@ -7,7 +7,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 from madx.base import Base
+from madx.contract.module_type import MODULE_TYPES, FusionType
 from madx.module import new_module
+from madx.module.components import components_of
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 WORDS = (
@@ -119,6 +121,12 @@ def inputs(rows: int = 3, tokens: int = 10, *, seed: int = 0) -> tuple[torch.Ten
         mask[row, tokens - 2 * row :] = 0
     ids[mask == 0] = 1
     return ids, mask
+
+
+def role_of(components) -> str:
+    """The role of a module with these components: fusion types have one of their own."""
+    kinds = map(MODULE_TYPES.get, components_of(components))
+    return "fusion" if any(issubclass(kind, FusionType) for kind in kinds) else "language"
 
 
 def wake(module, *, seed: int = 0, std: float = 0.3):

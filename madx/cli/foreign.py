@@ -18,7 +18,7 @@ Per = "Of a composition: NAME=VALUE for each module, once each."
 def import_module(
     folder: Annotated[str, typer.Argument(metavar="PATH", help="Folder with the files.")],
     form: Annotated[str, typer.Option("--from", help="Format of the files: adapterhub, composable-sft, peft.")],
-    role: Annotated[list[str], typer.Option(help=f"language or task. {Per}")],
+    role: Annotated[list[str], typer.Option(help=f"language, task or fusion. {Per}")],
     name: Annotated[
         Optional[str], typer.Option(help="Name of the module here; a composition keeps its own.", show_default=False)
     ] = None,

@@ -13,6 +13,7 @@ from madx.cli.options import (
     Components,
     Config,
     Fresh,
+    Fuse,
     Overwrite,
     Parts,
     SavedBase,
@@ -58,6 +59,7 @@ def train_language(
     steps: Annotated[
         Optional[int], typer.Option(help="Optimiser steps (default: by corpus size, as in MAD-X).")
     ] = None,
+    fuse: Fuse = None,
     components: Components = None,
     seed: Annotated[
         Optional[int], typer.Option(help="Seed of initial weights, data order and masks (default: 1).")
@@ -82,6 +84,7 @@ def train_language(
         "name": name,
         "store": store,
         "steps": steps,
+        "fuse": fuse.split(",") if fuse else None,
         "components": renamed_flag(parts, components, was="--parts", name="--components"),
         "seed": seed,
         "overwrite": overwrite,
@@ -94,7 +97,11 @@ def train_language(
     chosen = settings(TrainLanguage, config, sets, flags)
     result = run(chosen)
     module = result.module.name
-    _headline("Language module ", module, f" ({chosen.language}), {result.module.parameter_count():,} parameters")
+    _headline(
+        "Fusion module " if chosen.fuse else "Language module ",
+        module,
+        f" ({chosen.language}), {result.module.parameter_count():,} parameters",
+    )
     before, after = result.before["perplexity"], result.after["perplexity"]
     out.print(f"  held-out pseudo-perplexity  {before:,.2f} without it, {after:,.2f} with it")
     out.print(f"  best at step                {result.training.best_step:,} of {result.training.steps:,}")
@@ -188,6 +195,7 @@ def train_task(
     name: Annotated[Optional[str], typer.Option(help="Name of the module (default: the task).")] = None,
     store: StoreFlag = None,
     epochs: Annotated[Optional[int], typer.Option(help="Passes over the training data (default: 100).")] = None,
+    fuse: Fuse = None,
     components: Components = None,
     seeds: Annotated[
         Optional[str], typer.Option(metavar="1,2,3", help="One module is trained for each (default: 1,2,3).")
@@ -215,6 +223,7 @@ def train_task(
         "name": name,
         "store": store,
         "epochs": epochs,
+        "fuse": fuse.split(",") if fuse else None,
         "components": renamed_flag(parts, components, was="--parts", name="--components"),
         "seeds": numbers(seeds, "--seeds"),
         "overwrite": overwrite,
@@ -228,7 +237,10 @@ def train_task(
     chosen = settings(TrainTask, config, sets, flags)
     result = run(chosen)
     metric = task_type(chosen.task).metric
-    _headline("Task module" + "s" * (len(result.modules) > 1) + " ", ", ".join(m.name for m in result.modules))
+    _headline(
+        ("Fusion module" if chosen.fuse else "Task module") + "s" * (len(result.modules) > 1) + " ",
+        ", ".join(m.name for m in result.modules),
+    )
     met = dict.fromkeys(c for under in result.modules[0].info.training["sources"].values() for c in under)
     out.print(f"  composition           {', '.join(met)}")
     out.print(f"  labels                {', '.join(result.modules[0].info.labels)}")

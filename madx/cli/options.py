@@ -38,6 +38,14 @@ Components = Annotated[
         show_default=False,
     ),
 ]
+Fuse = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="A,B",
+        help="Stored modules to fuse: a FUSION MODULE is trained over them, which stay as they are (AdapterFusion).",
+        show_default=False,
+    ),
+]
 #: the old name of --components
 Parts = Annotated[Optional[str], typer.Option("--parts", hidden=True, help="The old name of --components.")]
 Sets = Annotated[

@@ -343,8 +343,21 @@ class FusionType(ModuleType):
     def forward(self, view: Any, changes: Sequence[Tensor]) -> Tensor:
         """Return the change of `view.value`.
 
-        changes: the changes that the children would make, `(batch, positions, width)` each.
+        changes: the changes that the children would make, `(batch, positions, width)` each; a child without a unit
+            here makes none.
         """
+
+    def child_weights(self, view: Any, changes: Sequence[Tensor]) -> Tensor | None:
+        """Return the weight of each child, `(batch, positions, children)`, which `engine.explain()` shows.
+
+        None: the type has no such weights.
+        """
+        return None
+
+    @classmethod
+    def fitted(cls, config: Any, sites: Sequence[Site]) -> Any:
+        """Return the config of a component that joins modules which act at these sites; training asks for it."""
+        return config
 
 
 CLASSES: tuple[type[ModuleType], ...] = (ChangeType, MapType, SlotsType, WeightsType, FusionType)

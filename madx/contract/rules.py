@@ -144,19 +144,23 @@ class WeightedMap:
 
 
 class FusedChange:
-    """The step of `fuse(a, b; f)`: the fusion unit joins the changes that its children would make."""
+    """The step of `fuse(a, b; f)`: the fusion unit joins the changes that its children would make.
 
-    def __init__(self, branches: Sequence[Steps], fusion: Callable[[View, Sequence[Tensor]], Tensor]):
-        self.branches, self.fusion = branches, fusion
+    children: their texts, one for each branch. Children without a unit at the site have no branch.
+    """
+
+    def __init__(
+        self,
+        branches: Sequence[Steps],
+        fusion: Callable[[View, Sequence[Tensor]], Tensor],
+        children: Sequence[str] = (),
+    ):
+        self.branches, self.fusion, self.children = branches, fusion, children
         self.scope: Scope = scope_of([fusion, *(step for steps in branches for step in steps)])
 
     def __call__(self, view: View) -> Tensor:
-        changes = []
-        for steps in self.branches:
-            change = view.fork().run(steps)
-            if change is not None:
-                changes.append(change)
-        return self.fusion(view, changes)
+        runs = [view.fork().run(steps) for steps in self.branches]
+        return self.fusion(view, [change for change in runs if change is not None])
 
 
 class _Split:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from madx.composition import Average, Fuse, Scaled, Stack, require_stack
-from madx.contract.module_type import ModuleType
-from madx.contract.rules import RULES, Steps, WeightedMap
+from madx.contract.module_type import FusionType, ModuleType
+from madx.contract.rules import RULES, FusedChange, Steps, WeightedMap
 from madx.engine import routing
 from madx.engine.explanation import Action, Explanation, RouteExplanation
 from madx.engine.plan import Plan
@@ -67,6 +67,7 @@ def _of_stack(engine: RunningEngine, stack: Stack, plan: Plan, measured: bool) -
     """Explain a stack by its watched plan; the weight deltas of the stack are on the base."""
     names, (averaged, factors) = stack.names(), _roles(stack)
     slots = (a for _, block in plan.slots.blocks for a in _filling(block.fills.values()))
+    weights = dict(pair for steps in plan.values() for pair in _fusion_weights(steps))
     found = {id(a): a for a in (*slots, *(a for steps in plan.values() for a in _actions(steps)))}.values()
     actions = _weights(engine, names, measured) + [
         replace(
@@ -75,6 +76,7 @@ def _of_stack(engine: RunningEngine, stack: Stack, plan: Plan, measured: bool) -
             averaged=averaged.get(a.module),
             change=a.change if measured else None,
             calls=a.calls if measured else None,
+            weights=weights.get(id(a)) if measured else None,
         )
         for a in found
     ]
@@ -133,6 +135,16 @@ def _actions(steps: Steps) -> Iterator[Action]:
                 yield from _actions([fusion])
 
 
+def _fusion_weights(steps: Steps) -> Iterator[tuple[int, dict[str, float]]]:
+    """Yield the action of each watched fusion unit, by its id, with the mean weight of each of its children."""
+    for step in steps:
+        for branch in getattr(step, "branches", ()):
+            yield from _fusion_weights(branch)
+        if isinstance(step, FusedChange) and isinstance(watched := step.fusion, _Watched):
+            if watched.weights is not None:
+                yield id(watched.action), dict(zip(step.children, watched.weights.tolist(), strict=True))
+
+
 def _weights(engine: RunningEngine, names: tuple[str, ...], measured: bool) -> list[Action]:
     """Return the actions of the weight deltas that are on the base."""
     found = []
@@ -188,6 +200,7 @@ class _Watched:
 
     def __init__(self, unit: ModuleType, action: Action, kind: str):
         self.unit, self.action, self.rule = unit, action, RULES.get(kind)  # type: ignore[call-overload]
+        self.weights: Tensor | None = None  # of a fusion unit: the mean weight of each child, `(children,)`
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.unit, name)
@@ -197,6 +210,8 @@ class _Watched:
         self.action.calls = (self.action.calls or 0) + 1
         if self.rule is not None:
             self.action.change = max(self.action.change or 0.0, self.rule.share(given, result))
+        if isinstance(self.unit, FusionType) and (weights := self.unit.child_weights(given, *more)) is not None:
+            self.weights = weights[given.mask].float().mean(0)
         return result
 
     def inverse(self, y: Tensor) -> Tensor:

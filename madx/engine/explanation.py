@@ -18,7 +18,8 @@ class Action:
 
     what: the component in a few words. change: the largest |change| / |value that it changed| over the calls, 0 or
     more; None when nothing was measured. calls: how often the component ran in one forward pass, None when nothing was
-    measured. averaged: the number of the average that the module stands in, None outside of an average.
+    measured. averaged: the number of the average that the module stands in, None outside of an average. weights: of a
+    fusion module, the mean weight over all tokens of each child, by its text; None for any other, or not measured.
     """
 
     site: str
@@ -28,6 +29,7 @@ class Action:
     change: float | None = None
     calls: int | None = None
     averaged: int | None = None
+    weights: dict[str, float] | None = None
 
 
 @dataclass
@@ -143,7 +145,8 @@ def _steps(actions: Sequence[Action]) -> list[str]:
 
 def _text(action: Action) -> str:
     change = "" if action.change is None else f" [changes {_percent(action.change)}]"
-    return f"{action.module}: {action.component} {action.what}{change}"
+    shares = ", ".join(f"{child} {_percent(weight)}" for child, weight in (action.weights or {}).items())
+    return f"{action.module}: {action.component} {action.what}{f' [weights {shares}]' if shares else ''}{change}"
 
 
 def _verdict(inactive: Sequence[str], measured: bool) -> str:

@@ -32,7 +32,8 @@ def require_mlm_head(base: Base, acting: Iterable[Module], store: ModuleStore | 
     for module in acting:
         training = module.info.training
         its = training.get("mlm_head")
-        trained = module.info.role == "language" and "job" in training
+        on_text = module.info.role == "language" or module.info.role == "fusion" and not module.info.labels
+        trained = on_text and "job" in training
         if trained and its != head.sha256 and (module.name, its) not in head.told:
             head.told.add((module.name, its))
             log.warning(

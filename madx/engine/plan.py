@@ -104,9 +104,10 @@ class Compiler:
         units = self.modules[name].units.get(site.name, {})
         for component, unit in units.items():
             if isinstance(unit, FusionType):
+                joined = ", ".join(self.modules[name].info.joins or ("swa", "hau"))
                 raise CompositionError(
                     f"The module {name!r} joins the changes of other modules by {component!r}, so it cannot be in a "
-                    f"stack without them. Name the modules that it joins: fuse(swa, hau; {name})."
+                    f"stack without them. Name the modules that it joins: fuse({joined}; {name})."
                 )
         if self.watch is None:
             return list(units.values())
@@ -118,8 +119,8 @@ class Compiler:
         if not found or not all(isinstance(unit, FusionType) for _, unit in found):
             components = ", ".join(fusion.info.components) or "a head alone"
             raise CompositionError(
-                f"'{item}' needs a fusion module after ';', but {item.fusion!r} has {components}. Train one with a "
-                "component of a fusion type."
+                f"'{item}' needs a fusion module after ';', but {item.fusion!r} has {components}. Train one "
+                "by the setting fuse of train-task or train-language."
             )
         branches = [self.steps(site, child) for child in item.children]
         units = fusion.units.get(site.name, {})
@@ -130,18 +131,28 @@ class Compiler:
                 return [RULES[site.kind].weighted(branches, [1 / len(branches)] * len(branches))]
             raise CompositionError(
                 f"In '{item}' a module acts at {site.name}, where the fusion module has no component to join it. Train "
-                "the fusion module for these modules, or leave that component out of them."
+                "the fusion module for these modules (the setting fuse of train-task or train-language), or leave that "
+                "component out of them."
             )
         if not any(branches):
-            raise CompositionError(
-                f"In '{item}' the fusion module acts at {site.name}, where none of the modules to join acts."
-            )
-        watch = self.watch
+            self._require_common_site(item)
+            return []  # no change is made here, so there is nothing to join
+        watch, names = self.watch, [str(child) for child, steps in zip(item.children, branches) if steps]
+        branches = [steps for steps in branches if steps]
         return [
-            FusedChange(branches, unit if watch is None else watch(site.name, item.fusion, component, unit))
+            FusedChange(branches, unit if watch is None else watch(site.name, item.fusion, component, unit), names)
             for component, unit in units.items()
             if isinstance(unit, FusionType)
         ]
+
+    def _require_common_site(self, item: Fuse) -> None:
+        sites = [self.sites[name] for name in self.modules[item.fusion].units]
+        if not any(self.steps(site, child) for site in sites for child in item.children):
+            raise CompositionError(
+                f"In '{item}' the fusion module acts at {', '.join(s.name for s in sites[:3])}, where none of the "
+                "modules to join acts. Train it for these modules, by the setting fuse of train-task or "
+                "train-language."
+            )
 
     def _require_weights_alone(self, item: Ties, site: Site) -> None:
         computing = [name for name in item.names() if self.modules[name].units.get(site.name)]

@@ -2,8 +2,10 @@
 
 from madx.interop.adapterhub import (
     export_adapterhub,
+    export_adapterhub_fusion,
     export_adapterhub_setup,
     import_adapterhub,
+    import_adapterhub_fusion,
     import_adapterhub_setup,
 )
 from madx.interop.composable_sft import export_composable_sft, import_composable_sft
@@ -32,12 +34,14 @@ __all__ = [
     "ImportRequest",
     "ImportResult",
     "export_adapterhub",
+    "export_adapterhub_fusion",
     "export_adapterhub_setup",
     "export_composable_sft",
     "export_modules",
     "export_peft",
     "export_plain",
     "import_adapterhub",
+    "import_adapterhub_fusion",
     "import_adapterhub_setup",
     "import_composable_sft",
     "import_into",

@@ -24,7 +24,7 @@ FORMATS: Registry["Format"] = Registry("format")
 
 
 #: roles that files of other libraries can have
-IMPORTED_ROLES = ("language", "task")
+IMPORTED_ROLES = ("language", "task", "fusion")
 
 
 @dataclass(frozen=True)

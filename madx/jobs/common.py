@@ -149,8 +149,9 @@ def require_language_modules(store: Store, names: Iterable[str]) -> None:
     Raises StoreError for one that is missing, with the nearest name, or damaged.
     """
     for name in dict.fromkeys(names):
-        role = info_of(store, name).role
-        if role != "language":
+        info = info_of(store, name)
+        role = info.role
+        if role != "language" and not (role == "fusion" and not info.labels):  # that fuses language modules
             raise ConfigError(
                 f"The module {name!r} has the role {role} and cannot stand in a language's place, below the task "
                 "module. Name a language module; `madx modules list` shows the roles."

@@ -12,6 +12,7 @@ from madx.data.words import word_spans
 from madx.engine import Engine
 from madx.errors import CompositionError, DataError, did_you_mean
 from madx.jobs.common import info_of, pick_device
+from madx.jobs.fusions import fused_in, warn_of_fusions
 from madx.jobs.labelled import task_type
 from madx.jobs.prediction import Prediction, checked_text, predictions
 from madx.module import ModuleInfo
@@ -68,6 +69,7 @@ class Predictor:
         for name in infos:
             self.engine.attach(folder.load(name, loaded))
         self.engine.activate(composition)
+        warn_of_fusions(composition, infos)
         length = min(max_length, loaded.max_tokens)
         self.task = task_type(str(task.task))(loaded.tokenizer, LabelSet(task.labels), max_length=length)
 
@@ -155,8 +157,12 @@ def _numbered(
 
 
 def _language(route: Route, number: int, infos: Mapping[str, ModuleInfo]) -> str:
-    """The language of a branch: that of its language modules."""
-    found = {infos[n].language for n in route.branches[number].names() if infos[n].role == "language"}
+    """The language of a branch: that of its language modules; of those that are fused, that of the fusion module."""
+    branch = route.branches[number]
+    fused = [fuse for fuse in fused_in(branch) if not infos[fuse.fusion].labels]
+    joined = {name for fuse in fused for child in fuse.children for name in child.names()}
+    own = [infos[name] for name in branch.names() if name not in joined]
+    found = {info.language for info in own if info.role == "language" or info.role == "fusion" and not info.labels}
     language = found.pop() if len(found) == 1 else None
     if language is None:
         raise CompositionError(
@@ -174,7 +180,7 @@ def _one_task(composition: Composition, infos: Mapping[str, ModuleInfo]) -> Modu
     branches: Sequence[Stack] = composition.branches if isinstance(composition, Route) else (composition,)
     found = []
     for stack in branches:
-        tasks = [infos[name] for name in stack.names() if infos[name].role == "task"]
+        tasks = [infos[name] for name in stack.names() if infos[name].labels]  # a task module, or a fusion with a head
         if not tasks:
             raise CompositionError(
                 f"The stack '{stack}' has no task module, so it predicts no labels. End it with one, e.g. '{stack} + "

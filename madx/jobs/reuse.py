@@ -87,10 +87,10 @@ def identity(job: TrainJob, base: Base, *, seed: int, under: str | None = None) 
 
 
 def taking_turns(store: Store, job: TrainJob) -> dict[str, dict[str, str | None]]:
-    """The part of an identity for modules that take turns in a job (setting `cycle`), empty if none do: `{"cycle":
-    {name: sha256 of the weights, or None for one that is not stored}}`."""
+    """The part of an identity for modules that take turns or are fused in a job (`cycle`, `fuse`), empty if none are:
+    `{"cycle": {name: sha256 of the weights, or None for one that is not stored}}`."""
     names = store.names()
-    cycle = {m: weights_of(store, m) if m in names else None for m in getattr(job, "cycle", [])}
+    cycle = {m: weights_of(store, m) if m in names else None for m in [*getattr(job, "cycle", []), *job.fuse]}
     return {"cycle": cycle} if cycle else {}
 
 
@@ -156,9 +156,13 @@ def _recorded(info: ModuleInfo, schema: type[JobSettings]) -> dict[str, Any] | N
         recorded = renamed(schema, training["settings"], notice=False)
         settings = schema.model_validate_json(json.dumps(recorded)).model_dump(mode="json")
         data = [entry["sha256"] or entry["path"] for entry in training["data"]]
-        cycle = {name: training["language_modules"].get(name) for name in settings.get("cycle", [])}
+        cycle = {
+            name: training["language_modules"].get(name) for name in [*settings.get("cycle", []), *settings["fuse"]]
+        }
+        # the component of a fusion was fitted to the modules that it joins, after the settings were given
+        components = components_of(settings["components"]) if info.role == "fusion" else info.components
         return {
-            "settings": _learnt(settings, _components(info.components)),
+            "settings": _learnt(settings, _components(components)),
             "seed": training["seed"],
             "under": training.get("language_module"),
             "data": data,

@@ -26,6 +26,8 @@ COMPONENTS = (
     "A preset, as madx; a preset with settings changed, as {preset: madx, bottleneck: {reduction_factor: 4}}; or all "
     "settings by module type."
 )
+#: the description of the setting `fuse`
+FUSE = "Stored modules, e.g. [{}]: a fusion module is trained over them, which stay as they are (AdapterFusion)."
 #: the description of the setting `scoring`
 SCORING = (
     "Reading of an I- that continues nothing: strict, it is no entity; lenient, it begins one (conlleval, seqeval's "
@@ -67,3 +69,20 @@ class JobSettings(DataSettings):
     revision: str | None = Field(default=None, description="Commit, tag or branch of a downloaded base.")
     store: str = Field(default="modules", description="Folder of modules.")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where to compute.")
+
+
+def with_preset(values: Any, default: str) -> Any:
+    """Plain settings in which modules are fused, with the preset `fusion` in the place of the job's default preset.
+
+    >>> with_preset({"fuse": ["swa", "hau"]}, "madx")["components"]
+    'fusion'
+    """
+    given = values if isinstance(values, dict) else {}
+    if not given.get("fuse"):
+        return values
+    components = given.get("components", default)
+    if components == default:
+        components = "fusion"
+    elif isinstance(components, dict) and components.get("preset") == default:  # one setting was changed by --set
+        components = {**components, "preset": "fusion"}
+    return {**given, "components": components}

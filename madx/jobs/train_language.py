@@ -6,19 +6,32 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from madx.base import Base
-from madx.composition import check_name
+from madx.composition import Composition, Fuse, Stack, check_name
+from madx.contract.module_type import MapType
 from madx.data.text.blocks import Blocks, pack_corpus
 from madx.data.text.corpora import corpus_files, find_files
 from madx.engine import Engine
-from madx.jobs.common import check_folders, is_main, kept_in_checkpoints, open_training_base, run_folder, versions
+from madx.errors import ConfigError
+from madx.jobs.common import (
+    check_folders,
+    info_of,
+    is_main,
+    kept_in_checkpoints,
+    open_training_base,
+    run_folder,
+    versions,
+    weights_of,
+)
+from madx.jobs.fusions import check_fused, fingerprints, new_fusion, require_fusion
 from madx.jobs.heads import MLM_HEAD, HeadChoice, choose_head, doubts, head_record
 from madx.jobs.keywords import takes_keywords
-from madx.jobs.settings import COMPONENTS, Corpus, JobSettings, Seed
+from madx.jobs.settings import COMPONENTS, FUSE, Corpus, JobSettings, Seed, with_preset
 from madx.module import Module, new_module
 from madx.module.components import components_of
+from madx.module_types import MODULE_TYPES
 from madx.store import Store, check_language, check_target
 from madx.tasks.masked_lm import MaskedLM
 from madx.training import TrainResult, TrainSettings, fit
@@ -43,7 +56,10 @@ class TrainLanguage(JobSettings):
         "datasets:NAME[:CONFIG][:SPLIT]. In Python also texts: a list, an iterator, a datasets.Dataset."
     )
     name: str | None = Field(default=None, description="Name of the module; null: the language.")
-    components: str | dict[str, Any] = Field(default="madx", description=COMPONENTS)
+    fuse: list[str] = Field(default=[], description=FUSE.format("swa, hau"))
+    components: str | dict[str, Any] = Field(
+        default="madx", description=f"{COMPONENTS} With fuse: fusion, if it is not given."
+    )
     text_key: str = Field(default="text", description="Key of the text in JSON lines and data sets.")
     limit: int | None = Field(default=None, ge=1, description="Lines or documents read at most.")
     cache: str | None = Field(
@@ -64,6 +80,11 @@ class TrainLanguage(JobSettings):
     resume: bool = Field(default=True, description="Go on from the run's checkpoint if there is one.")
     overwrite: bool = Field(default=False, description="Replace a module of this name in the store.")
     licence: str | None = Field(default=None, description="SPDX licence of the module, for its card.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_fusion_where_modules_are_fused(cls, values: Any) -> Any:
+        return with_preset(values, "madx")
 
 
 @dataclass
@@ -107,30 +128,73 @@ def train_language(settings: TrainLanguage) -> LanguageResult:
     check_target(store.root / name, overwrite=settings.overwrite)
     check_folders(store.root, run_folder(settings.run, f"train-language-{name}"))
     find_files(settings.corpus)  # a missing corpus is reported before a large base is loaded
-    base, train = open_training_base(settings, settings.train, components)
+    _check_fused(settings, store, name)
+    frozen = [info_of(store, each).components for each in settings.fuse]
+    base, train = open_training_base(settings, settings.train, components, *frozen)
     choose_head(base, store, settings.mlm_head)
     blocks = packed(settings, base)
-    torch.manual_seed(settings.seed)
-    module = new_module(
-        name, base, language=settings.language, components=settings.components, licence=settings.licence
-    )
     engine = Engine(base)
     try:
-        engine.attach(module)
+        for each in settings.fuse:
+            engine.attach(store.load(each, base))
+        torch.manual_seed(settings.seed)
+        module = engine.attach(_new_module(settings, engine, name))
         task = masked_lm(settings, base, blocks)
         before = task.evaluate(engine)
         warnings = [*blocks.warnings(), *doubts(base, task, before)]
-        engine.activate(name)
+        engine.activate(_composition(settings, name))
         result, steps = _fitted(settings, engine, module, task, train=train, blocks=blocks)
         after = task.evaluate(engine)
     finally:
         engine.close()
     module.info.training = _record(settings, blocks, result, steps=steps, before=before, after=after)
     module.info.training["precision"] = train.precision
-    module.info.training |= head_record(base)
+    module.info.training |= head_record(base) | _joined(settings, store)
     with kept_in_checkpoints():
         saved = store.save(module, overwrite=settings.overwrite) if is_main() else store.root / name
     return LanguageResult(module, saved, before, after, result, warnings)
+
+
+def _check_fused(settings: TrainLanguage, store: Store, name: str) -> None:
+    """Check the language modules to fuse. Raises ConfigError for those that no masked word can be predicted with."""
+    if not settings.fuse:
+        return
+    require_fusion(settings.components)
+    check_fused(store, settings.fuse, name, roles=("language",))
+    maps = [
+        each
+        for each in settings.fuse
+        if any(issubclass(MODULE_TYPES.get(component), MapType) for component in info_of(store, each).components)
+    ]
+    if maps:
+        raise ConfigError(
+            f"{', '.join(maps)} cannot be fused on raw text: the invertible components of several modules would be "
+            "averaged, and a mean has no inverse to predict masked words with. Fuse them on labelled data (madx "
+            "train-task with fuse), or fuse modules without an invertible component (components: pfeiffer)."
+        )
+
+
+def _new_module(settings: TrainLanguage, engine: Engine, name: str) -> Module:
+    given: dict[str, Any] = {
+        "language": settings.language,
+        "components": settings.components,
+        "licence": settings.licence,
+    }
+    if settings.fuse:
+        return new_fusion(engine, name, settings.fuse, **given)
+    return new_module(name, engine.base, **given)
+
+
+def _composition(settings: TrainLanguage, name: str) -> Composition:
+    return Stack(Fuse(*settings.fuse, fusion=name) if settings.fuse else name)
+
+
+def _joined(settings: TrainLanguage, store: Store) -> dict[str, Any]:
+    """The part of the record on fused modules; empty where none are."""
+    if not settings.fuse:
+        return {}
+    weights = {each: weights_of(store, each) for each in settings.fuse}
+    return {"joins": list(settings.fuse), "language_modules": weights}
 
 
 def describe(blocks: Blocks) -> str:
@@ -191,7 +255,8 @@ def _fitted(
         seed=settings.seed,
         folder=run_folder(settings.run, f"train-language-{module.name}"),
         resume=settings.resume,
-        run=_identity(settings, engine.base, blocks),
+        run=_identity(settings, engine.base, blocks)
+        | ({"fused": fingerprints(engine, settings.fuse)} if settings.fuse else {}),
         title=module.name,
     )
     return result, steps

@@ -43,6 +43,14 @@ class ModuleInfo:
     licence: str | None = None
     pooling: str = FIRST
 
+    @property
+    def joins(self) -> tuple[str, ...]:
+        """The modules that a fusion module was trained over, as its training records them; empty without a record."""
+        joined = self.training.get("joins")
+        if self.role != "fusion" or not isinstance(joined, list) or not all(isinstance(name, str) for name in joined):
+            return ()
+        return tuple(joined)
+
     def base_to_load(self, given: str | None = None, revision: str | None = None) -> dict[str, str | None]:
         """The arguments of `load_base`, name and revision: those given, else those that the module records.
 
@@ -182,7 +190,8 @@ def _require_role(info: ModuleInfo) -> None:
         raise ConfigError(
             f"The module {info.name!r} has the role {info.role!r} and the components {', '.join(info.components)}. "
             f"{fusing[0]!r} joins other modules, so it stands alone in a module of role fusion: set role='fusion' "
-            f"and drop {', '.join(others) or 'nothing'}."
+            f"and drop {', '.join(others) or 'nothing'}; in train-task and train-language, name the modules to join by "
+            "the setting fuse."
         )
     if info.role == "fusion" and not fusing:
         raise ConfigError(

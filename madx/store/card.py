@@ -45,8 +45,8 @@ def _introduction(manifest: Manifest) -> str:
         )
     elif manifest.role == "fusion":
         what = (
-            f"It joins the changes that other modules would make to the frozen base **{base}**, by weights that it "
-            "learnt: load those modules too and name them before the semicolon."
+            f"It joins the changes that {_joined(manifest)} would make to the frozen base **{base}**, by weights that "
+            "it learnt: load those modules too and name them before the semicolon."
         )
     else:
         language = f", trained in {code(manifest.language)}" if manifest.language else ""
@@ -59,6 +59,11 @@ def _introduction(manifest: Manifest) -> str:
     return f"# {manifest.name}\n\nA {manifest.role} module of madx ({size}). {what}"
 
 
+def _joined(manifest: Manifest) -> str:
+    """The modules that a fusion module was trained over, in words."""
+    return ", ".join(map(code, manifest.info().joins)) or "other modules"
+
+
 def _pooling(manifest: Manifest) -> str:
     """A sentence on the pieces of a word that the head reads, where these are not the usual ones."""
     return "" if manifest.pooling == FIRST else f" The label of a word is read by the pooling {code(manifest.pooling)}."
@@ -67,7 +72,8 @@ def _pooling(manifest: Manifest) -> str:
 def _usage(manifest: Manifest, place: str | None) -> str:
     note = {"language": "  # with a task module: '{0} + ner'", "task": "  # under a language module: 'swa + {0}'"}
     fusion = manifest.role == "fusion"
-    composition = f"fuse(swa, hau; {manifest.name})" if fusion else manifest.name  # it acts on others' changes alone
+    names = ", ".join(manifest.info().joins) or "swa, hau"
+    composition = f"fuse({names}; {manifest.name})" if fusion else manifest.name  # it acts on others' changes alone
     name = (manifest.base and (hub_base(manifest) or f"path/to/{_base_name(manifest)}")) or "path/to/base"
     lines = [
         "import madx",

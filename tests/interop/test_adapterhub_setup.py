@@ -62,7 +62,9 @@ def test_average_is_read_as_a_mean(base, modules, tmp_path):
 def test_bad_setups_are_refused(base, modules, tmp_path):
     folder = export_adapterhub_setup("swa + ner", modules, tmp_path / "s", base=base)
     for setup, error, words in (
-        (tree("Fuse", "swa", "ner"), ConfigError, "a block 'Fuse', which madx cannot read"),
+        (tree("Split", "swa", "ner"), ConfigError, "a block 'Split', which madx cannot read"),
+        (tree("Fuse", "swa"), CompositionError, "at least two"),
+        (tree("Fuse", "swa", "ner"), ConfigError, "names swa, ner, swa_ner; give each a role"),
         (tree("Parallel", "swa"), ConfigError, "'Parallel'"),
         (tree("Stack", "../swa"), CompositionError, "cannot name a module"),
         (tree("Stack", 3), CompositionError, "cannot name"),

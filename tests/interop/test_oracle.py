@@ -68,6 +68,8 @@ CASES = {name: name for name in OURS} | {
     "average_weights_unnorm": "average(0.3*task, 0.7*task2)",
     "stack_lang_lora": "lang + lora",
     "stack_lang_prefix": "lang + prefix",
+    "fuse_task_task2": "fuse(task, task2; task_task2)",
+    "stack_lang_fuse": "lang + fuse(task, task2; task_task2)",
 }
 #: cases in which the peer slices a batch -> what its rows are, up to which
 ROWS = {
@@ -87,8 +89,6 @@ DIFFERENT = ("stack_lang_par", "stack_lang_lang2_task", "average_task_task2", "a
 #: cases not covered -> why
 LEFT_OUT = {
     "batchsplit_lora_uneven": "the peer raises",
-    "fuse_task_task2": "fusion",
-    "stack_lang_fuse": "fusion",
     "split_task": "tokens of one row under two modules: no composition here says that",
 }
 
@@ -137,6 +137,9 @@ class Bench:
                 module, report = import_adapterhub(folder / form / name, self.base, name=name, role="language")
                 assert {ours for _, ours in report.mapped} == set(module.tensors())
                 self.engine.attach(module)
+        if (folder / "fusion").is_dir():
+            fusion, _ = import_adapterhub(folder / "fusion", self.base, name="task_task2", role="fusion")
+            self.engine.attach(fusion)
 
     @torch.no_grad()
     def run(self, composition, rows=slice(None)):

@@ -5,8 +5,8 @@
 1. in:   adapters of random configs, made and randomised in the peer, saved, imported: equal hidden states and logits;
 2. out:  modules of ours with random settings, exported, loaded by the peer: equal hidden states and logits;
 3. head: the same both ways for an adapter with a tagging head;
-4. setup: the same both ways for a stack saved as a whole;
-5. methods that madx does not read (glow, Compacter, gates of UniPELT) are refused by name.
+4. setup, fusion: the same both ways for a stack, and for a fusion above a module, saved as a whole;
+5. methods that madx does not read (glow, VeRA) are refused by name.
 
 `tests/peers/test_live.py` runs a few of each in the suite, where the package is installed.
 
@@ -291,6 +291,38 @@ def setups(twins: Twins, rng: random.Random, folder: Path) -> dict[str, float]:
     return found
 
 
+def fusions(twins: Twins, rng: random.Random, folder: Path) -> dict[str, float]:
+    """A fusion of two modules above a third as a setup, out and in."""
+    parts = rng.choice(["pfeiffer", "houlsby"])
+    modules = {
+        name: tiny.wake(new_module(name, twins.base, components=preset), seed=rng.randrange(1 << 30))
+        for name, preset in (("lang", "madx"), ("a", parts), ("b", parts))
+    }
+    settings = {"places": ["attention", "ffn"], "reads": "output"} if parts == "houlsby" else {}
+    settings["value"] = rng.random() < 0.5
+    fusion = new_module("f", twins.base, role="fusion", components={"fusion": settings})
+    modules["f"] = tiny.wake(fusion, seed=rng.randrange(1 << 30))
+    for module in modules.values():
+        twins.engine.attach(module)
+    ours = twins.ours("lang + fuse(a, b; f)")
+    export_adapterhub_setup("lang + fuse(a, b; f)", modules, folder / "out", base=twins.base)
+    setup, _ = twins.peer.load_adapter_setup(str(folder / "out"))
+    found = {"out, fusion": difference(ours, twins.theirs(setup))}
+    twins.peer.save_adapter_setup(str(folder / "in"), setup)
+    roles = {"lang": "language", "a": "language", "b": "language", "a_b": "fusion"}
+    composition, again, _ = import_adapterhub_setup(folder / "in", twins.base, roles=roles, allow_base_mismatch=True)
+    for module in again.values():
+        twins.engine.activate(None)
+        twins.engine.attach(module)
+    found["in, fusion"] = difference(twins.ours(str(composition)), twins.theirs(setup))
+    twins.engine.activate(None)
+    for name in ("f", "a_b"):
+        twins.engine.detach(name)
+    twins.peer.delete_adapter_fusion("a,b")
+    twins.forget("lang", "a", "b")
+    return found
+
+
 def difference(ours, theirs) -> float:
     return max(((a - b).abs().max() / b.abs().max().clamp(min=1)).item() for a, b in zip(ours, theirs))
 
@@ -396,7 +428,7 @@ def compare(configs: int, seed: int) -> dict[tuple[str, str], tuple[int, float]]
     all_twins = {model_type: Twins(model_type) for model_type in sorted(LAYOUTS)}
     for k in range(configs):
         model_type = sorted(LAYOUTS)[k % len(LAYOUTS)]
-        for check in (into_madx, out_of_madx, heads, setups) if k < len(LAYOUTS) else (into_madx, out_of_madx):
+        for check in (into_madx, out_of_madx, heads, setups, fusions) if k < len(LAYOUTS) else (into_madx, out_of_madx):
             with tempfile.TemporaryDirectory() as folder:
                 for what, value in check(all_twins[model_type], rng, Path(folder)).items():
                     count, largest = worst.get((what, model_type), (0, 0.0))

@@ -29,9 +29,11 @@ def test_random_adapters_give_the_same_here_and_there(peer):
         "in, stack",
         "in, head",
         "in, setup",
+        "in, fusion",
         "out, one",
         "out, head",
         "out, setup",
+        "out, fusion",
     }
     for (what, model_type), (count, largest) in worst.items():
         assert count and largest < peer.TOLERANCE, f"{what}, {model_type}: {largest:.1e}"

@@ -1,6 +1,7 @@
 """Export of one module as a folder that `adapters` 1.x loads."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,19 @@ from madx.base import Base
 from madx.errors import ConfigError
 from madx.files.places import user_path
 from madx.interop.adapterhub.config import write_config
-from madx.interop.adapterhub.files import CONFIG, HEAD_CONFIG, HEAD_WEIGHTS, WEIGHTS
+from madx.interop.adapterhub.files import (
+    CONFIG,
+    FUSION_CONFIG,
+    FUSION_WEIGHTS,
+    HEAD_CONFIG,
+    HEAD_WEIGHTS,
+    WEIGHTS,
+)
 from madx.interop.adapterhub.head import write_head
-from madx.interop.adapterhub.layouts import layout_of
+from madx.interop.adapterhub.layouts import Layout, layout_of
 from madx.interop.adapterhub.links import written
+from madx.interop.adapterhub.methods import METHODS
+from madx.interop.adapterhub.methods.method import Target
 from madx.interop.files import new_folder
 from madx.interop.matching import public_name
 from madx.module import Module, require_base, require_first_piece
@@ -34,23 +44,17 @@ def export_adapterhub(
     Raises ConfigError if the format cannot express the module, BaseError for a base that does not fit, StoreError for
     a folder in use.
     """
+    if module.info.role == "fusion":
+        joined = module.info.joins
+        return export_adapterhub_fusion(
+            module, folder, base=base, joined=joined, safetensors=safetensors, as_name=as_name
+        )
     require_base(module.info, base)
     require_first_piece(module, "AdapterHub's tagging head")
     layout, folder, name = layout_of(base.config.model_type), user_path(folder), as_name or module.name
-    if "." in name or hasattr(nn.ModuleDict(), name):
-        raise ConfigError(
-            f"An adapter cannot be called {name!r} there: names with '.' and names of torch's own attributes fail on "
-            "loading. Pass as_name=..., e.g. as_name='" + name.replace(".", "_") + "_adapter'."
-        )
-    full = {
-        "config": write_config(module.info.components, depth=base.depth, width=base.width),
-        "hidden_size": base.width,
-        "model_class": layout.model_class,
-        "model_name": public_name(base),
-        "model_type": base.config.model_type,
-        "name": name,
-        "version": VERSION,
-    }
+    _require_their_name(name)
+    config = write_config(module.info.components, depth=base.depth, width=base.width)
+    full = _full_config(config, base, layout, name)
     tensors = written(module, base=base, owner=name)
     with new_folder(folder) as made:
         _write_config(made / CONFIG, full)
@@ -60,6 +64,74 @@ def export_adapterhub(
             _write_config(made / HEAD_CONFIG, full | {"config": head})
             _write_tensors(made, HEAD_WEIGHTS, weights, safetensors)
     return folder
+
+
+def export_adapterhub_fusion(
+    module: Module,
+    folder: str | Path,
+    *,
+    base: Base,
+    joined: Sequence[str],
+    safetensors: bool = False,
+    as_name: str | None = None,
+) -> Path:
+    """Write a module of role fusion as a folder that `model.load_adapter_fusion(folder)` loads.
+
+    Args:
+        joined: the adapters that it joins there, in their order.
+        safetensors: as in `export_adapterhub`.
+        as_name: the layer's name in the files; by default the joined names with commas, as `Fuse` there expects it.
+    Raises ConfigError, BaseError or StoreError as `export_adapterhub` does.
+    """
+    require_base(module.info, base)
+    layout, folder = layout_of(base.config.model_type), user_path(folder)
+    if len(joined) < 2:
+        raise ConfigError(
+            f"The fusion module {module.name!r} does not record which modules it joins, and the files must name them. "
+            f"Write it with them: the composition 'fuse(a, b; {module.name})'."
+        )
+    name = as_name or ",".join(joined)
+    for each in (name, *joined):
+        _require_their_name(each)
+    if sorted(module.info.components) != ["fusion"]:
+        raise ConfigError(
+            f"{module.name!r} has the components {', '.join(module.info.components)}; written is: fusion."
+        )
+    config, faults = METHODS["fusion"].write(module.info.components, Target(base.depth, base.width))
+    if faults:
+        raise ConfigError("This fusion cannot be written as an AdapterHub file:\n  " + "\n  ".join(faults))
+    full = {"adapter_names": list(joined)} | _full_config(config, base, layout, name)
+    tensors = written(module, base=base, owner=name)
+    with new_folder(folder) as made:
+        _write_config(made / FUSION_CONFIG, full)
+        _write_tensors(made, FUSION_WEIGHTS, tensors, safetensors)
+        if module.head is not None:
+            require_first_piece(module, "AdapterHub's tagging head")
+            head, weights = write_head(module, name)
+            _write_config(made / HEAD_CONFIG, full | {"config": head})
+            _write_tensors(made, HEAD_WEIGHTS, weights, safetensors)
+    return folder
+
+
+def _require_their_name(name: str) -> None:
+    if "." in name or hasattr(nn.ModuleDict(), name):
+        raise ConfigError(
+            f"An adapter cannot be called {name!r} there: names with '.' and names of torch's own attributes fail on "
+            "loading. Pass as_name=..., e.g. as_name='" + name.replace(".", "_") + "_adapter'."
+        )
+
+
+def _full_config(config: dict[str, Any], base: Base, layout: Layout, name: str) -> dict[str, Any]:
+    """The content of a config file around the settings of an adapter or a fusion."""
+    return {
+        "config": config,
+        "hidden_size": base.width,
+        "model_class": layout.model_class,
+        "model_name": public_name(base),
+        "model_type": base.config.model_type,
+        "name": name,
+        "version": VERSION,
+    }
 
 
 def _write_config(path: Path, config: dict[str, Any]) -> None:

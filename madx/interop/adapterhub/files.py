@@ -10,6 +10,8 @@ from madx.interop.files import dense, load
 
 CONFIG, HEAD_CONFIG = "adapter_config.json", "head_config.json"
 WEIGHTS = ("adapter.safetensors", "pytorch_adapter.bin")
+FUSION_CONFIG = "adapter_fusion_config.json"
+FUSION_WEIGHTS = ("model_adapter_fusion.safetensors", "pytorch_model_adapter_fusion.bin")
 HEAD_WEIGHTS = ("model_head.safetensors", "pytorch_model_head.bin")
 
 
@@ -19,6 +21,8 @@ def require_folder(path: str | Path) -> Path:
     if not folder.is_dir():
         what = "is a file (unpack an archive first)" if folder.exists() else "does not exist"
         raise StoreError(f"{folder} {what}; give the folder with {CONFIG} and {WEIGHTS[1]} or {WEIGHTS[0]}.")
+    if (folder / FUSION_CONFIG).is_file() and not (folder / CONFIG).is_file():
+        raise StoreError(f"{folder} holds a fusion of adapters, not an adapter: import it with the role fusion.")
     if not (folder / CONFIG).is_file():
         raise StoreError(f"{folder} has no {CONFIG}, so it is not an adapter of AdapterHub.")
     return folder

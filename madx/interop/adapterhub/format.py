@@ -1,4 +1,4 @@
-"""The format `adapterhub`: adapters, tagging heads and stacks of AdapterHub's `adapters`, of any version.
+"""The format `adapterhub`: adapters, fusions, tagging heads and stacks of AdapterHub's `adapters`, of any version.
 
 One module is a folder, the composition of several is a folder of such folders.
 """
@@ -10,7 +10,7 @@ from madx.composition import Stack
 from madx.errors import StoreError
 from madx.interop.adapterhub.config import check_version
 from madx.interop.adapterhub.exporting import export_adapterhub
-from madx.interop.adapterhub.files import CONFIG, require_folder
+from madx.interop.adapterhub.files import CONFIG, FUSION_CONFIG, require_folder
 from madx.interop.adapterhub.importing import import_adapterhub
 from madx.interop.adapterhub.setup import SETUP, export_adapterhub_setup, import_adapterhub_setup, read_setup
 from madx.interop.files import read_json
@@ -22,8 +22,8 @@ from madx.module import Module
 class AdapterHub(Format):
     """Folders that `adapters` saves and loads; `adapter_setup.json` beside folders of adapters is a composition."""
 
-    title = "AdapterHub's `adapters`: adapters of six methods, tagging heads, stacks"
-    files = f"{CONFIG}, or {SETUP} with a folder for each adapter"
+    title = "AdapterHub's `adapters`: adapters of six methods, fusions, tagging heads, stacks"
+    files = f"{CONFIG}, {FUSION_CONFIG}, or {SETUP} with a folder for each adapter"
 
     def members(self, folder: Path) -> tuple[str, ...]:
         """The adapters named in a setup; none in the folder of one adapter."""
@@ -32,7 +32,8 @@ class AdapterHub(Format):
     def base_of(self, folder: Path) -> str | None:
         """`model_name` of the config; of a setup, that of its first adapter."""
         names = self.members(folder)
-        path = require_folder(folder / names[0] if names else folder) / CONFIG
+        alone = not names and (folder / FUSION_CONFIG).is_file() and not (folder / CONFIG).is_file()
+        path = folder / FUSION_CONFIG if alone else require_folder(folder / names[0] if names else folder) / CONFIG
         full = read_json(path)
         check_version(full.get("version"))
         if not isinstance(full.get("model_name"), str | None):

@@ -5,21 +5,21 @@ The format stores no fingerprint of the base and no tokenizer. What it does stor
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from madx.base import Base
 from madx.composition import check_name
 from madx.data.text.files import sha256_of
-from madx.errors import ConfigError, StoreError
+from madx.errors import ConfigError
 from madx.interop.adapterhub.config import check_version, read_config
 from madx.interop.adapterhub.files import CONFIG, WEIGHTS, read_tensors, require_folder
+from madx.interop.adapterhub.fusion import import_adapterhub_fusion
 from madx.interop.adapterhub.head import read_head
 from madx.interop.adapterhub.layouts import layout_of
 from madx.interop.adapterhub.links import translate
+from madx.interop.adapterhub.origin import check_texts, compare_base, origin, settings_of, source_of
 from madx.interop.files import other_files, read_json
-from madx.interop.matching import require_same_base, same_base_name
 from madx.interop.report import ImportReport
 from madx.module import Module, ModuleInfo
 
@@ -39,6 +39,7 @@ def import_adapterhub(
 
     Args:
         name, role, language: of the module made.
+            The role fusion is that of a fusion layer (`madx.interop.adapterhub.fusion`).
         task: what its head predicts, e.g. "ner".
         with_head: False leaves a tagging head out.
         allow_base_mismatch: admit another model type or name of the same shape.
@@ -46,14 +47,23 @@ def import_adapterhub(
     for another base); then no module is made.
     """
     check_name(name)
+    if role == "fusion":
+        return import_adapterhub_fusion(
+            *(path, base),
+            name=name,
+            language=language,
+            task=task,
+            with_head=with_head,
+            allow_base_mismatch=allow_base_mismatch,
+        )
     if role not in ("language", "task"):
-        raise ConfigError(f"The role is {role!r}; allowed: language, task.")
+        raise ConfigError(f"The role is {role!r}; allowed: language, task, fusion.")
     layout_of(base.config.model_type)  # raises for a base that the format does not cover
     folder = require_folder(path)
     full = read_json(folder / CONFIG)
     check_version(full.get("version"))
-    _check_texts(full, folder / CONFIG)
-    ignored = _compare_base(full, base, allow_base_mismatch)
+    check_texts(full, folder / CONFIG)
+    ignored = compare_base(full, base, allow_base_mismatch)
     stored, file = read_tensors(folder, WEIGHTS)
     reading = read_config(full, depth=base.depth, has_invertible=any("invertible_" in key for key in stored))
     head = read_head(folder, base=base, role=role, owner=full.get("name"), wanted=with_head)
@@ -66,7 +76,7 @@ def import_adapterhub(
         task=task if head.labels else None,
         labels=head.labels,
         tokenizer=base.tokenizer_fingerprint,
-        training={"imported": _origin(full) | {"sha256": sha256_of(folder / file)}},
+        training={"imported": origin(full) | {"sha256": sha256_of(folder / file)}},
     )
     with torch.device("meta"):  # names and shapes alone, so that no setting of the file can fill the memory
         module = Module(info, base.sites)
@@ -76,47 +86,9 @@ def import_adapterhub(
     report = ImportReport(
         name=name,
         folder=str(folder),
-        source=_source(full),
+        source=source_of(full),
         mapped=tuple(found.mapped + head.mapped),
         ignored=tuple(ignored),
-        settings=tuple(f"{component}: {_settings(config)}" for component, config in reading.components.items()),
+        settings=tuple(f"{component}: {settings_of(config)}" for component, config in reading.components.items()),
     )
     return module.to(base.device), report
-
-
-def _check_texts(full: dict[str, Any], path: Path) -> None:
-    for key in ("name", "type", "model_name", "model_type", "model_class"):
-        if not isinstance(full.get(key), str | None):
-            raise StoreError(f"{path}: {key!r} is a {type(full[key]).__name__}; a text is expected.")
-
-
-def _compare_base(full: dict[str, Any], base: Base, allow_mismatch: bool) -> list[tuple[str, str]]:
-    """Notes on what could not be compared. Raises BaseError if the config names another base."""
-    shape, other = [], []
-    if full.get("hidden_size") is not None and full["hidden_size"] != base.width:
-        shape.append(f"width: adapter {str(full['hidden_size'])[:40]}, base {base.width}")
-    if full.get("model_type") is not None and full["model_type"] != base.config.model_type:
-        other.append(f"model type: adapter {full['model_type'][:40]}, base {base.config.model_type}")
-    made_for = full.get("model_name")
-    if made_for and not same_base_name(made_for, base.name):
-        other.append(f"name: adapter {made_for[:120]}, base {base.name}")
-    require_same_base(shape, other, base=base, allow_mismatch=allow_mismatch)
-    if made_for:
-        return [(f"model_name {made_for[:120]!r}", "compared by name only: the format has no fingerprint of its base")]
-    return [("model_name (empty)", "the files do not name the base they were made for; only shapes were compared")]
-
-
-def _origin(full: dict[str, Any]) -> dict[str, str]:
-    keys = ("name", "version", "model_name", "model_class", "model_type")
-    return {"format": "adapterhub"} | {k: full[k][:200] for k in keys if isinstance(full.get(k), str)}
-
-
-def _source(full: dict[str, Any]) -> str:
-    version = full.get("version") or "before 1.0"
-    made_for = f", made for {full['model_name']}" if full.get("model_name") else ""
-    return f"{str(full.get('name'))[:60]!r} ({version}{made_for})"
-
-
-def _settings(config: Any) -> str:
-    changed = config.model_dump(exclude_defaults=True)
-    return ", ".join(f"{k}={v!r}" for k, v in changed.items()) or "defaults"

@@ -21,7 +21,10 @@ OLD_WORDS = {
     "invertible_lang_adapters": "invertible_adapters",
 }
 _OLD_WORD = re.compile(rf"(?<![^.])({'|'.join(OLD_WORDS)})(?=\.)")
-_OWNED = "adapters|invertible_adapters|shared_parameters|loras|prefix_tunings|prefix_gates|prompt_tunings|refts"
+_OWNED = (
+    "adapters|invertible_adapters|shared_parameters|loras|prefix_tunings|prefix_gates|prompt_tunings|refts"
+    "|adapter_fusion_layer"
+)
 _OWNER = re.compile(rf"(?<![^.])(?:{_OWNED})\.([^.]+)\.")
 
 _BERT_MAPS = {

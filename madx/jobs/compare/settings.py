@@ -101,6 +101,8 @@ def jobs_of(settings: Compare) -> dict[str, TrainTask]:
         faults += [f"candidates.{name}.{fault}" for fault in wrong]
         if job is not None:
             jobs[name] = job
+            if job.fuse:
+                faults.append(f"candidates.{name}.fuse: candidates are trained alone; train a fusion by train-task")
             if job.cycle:
                 faults.append(f"candidates.{name}.cycle: one language module is measured; leave it out")
             try:

@@ -1,7 +1,7 @@
 """Zero-shot evaluation: every target language under the four controls side by side, and proxies beside them."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from madx.files.names import inside
 from madx.jobs.common import bring_to, check_folders, info_of, module_names, open_base, run_folder, versions
 from madx.jobs.evaluate.controls import compositions_of, doubles_of, language_modules, source_languages
 from madx.jobs.evaluate.settings import Evaluate, check_choice
+from madx.jobs.fusions import joins_of, spelled_out, with_joined
 from madx.jobs.gold import read_gold, remarks_on_files, scored_tags
 from madx.jobs.keywords import takes_keywords
 from madx.jobs.labelled import file_sha256, task_type
@@ -80,14 +81,15 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
     alike = likeness(settings.proxies) if set(settings.proxies.use) - {"emea"} else {}
     chosen = first.base_to_load(settings.base, settings.revision)
     base = open_base(settings.model_copy(update={"base": chosen["name"], "revision": chosen["revision"]}))
-    used = dict.fromkeys([*languages.values(), *(settings.mean_of or []), *settings.proxies.modules()])
+    chosen_modules = [*languages.values(), *(settings.mean_of or []), *settings.proxies.modules()]
+    used = [name for name in with_joined(store, [*chosen_modules, *tasks.values()]) if name not in tasks.values()]
     infos = [*(info_of(store, name) for name in used), *seeds]
     bring_to(settings.precision, base, *(info.components for info in infos))
     engine = Engine(base)
     try:
         for name in used:
             engine.attach(store.load(name, engine.base))
-        run = _Run(settings, engine, store, kind, gold.data)
+        run = _Run(settings, engine, store, kind, gold.data, joins_of(infos))
         cells, missing = run.cells(tasks, sources=sources, languages=languages, alike=alike, damaged=damaged)
     finally:
         engine.close()
@@ -148,7 +150,7 @@ def _meta(settings: Evaluate, base: Base, sources: list[str], remarks: list[str]
 
 
 class _Run:
-    """The predictions of one evaluation; data: language -> its test sentences."""
+    """The predictions of one evaluation; data: language -> its test sentences; joins: see `joins_of`."""
 
     def __init__(
         self,
@@ -157,8 +159,10 @@ class _Run:
         store: Store,
         kind: type[TokenClassification],
         data: dict[str, list[Sentence]],
+        joins: Mapping[str, Sequence[str]],
     ):
         self.settings, self.engine, self.store, self.kind, self.data = settings, engine, store, kind, data
+        self.joins = joins
         self.folder = run_folder(settings.run, f"evaluate-{settings.task_module}")
 
     def cells(
@@ -194,6 +198,7 @@ class _Run:
                         alike=alike,
                         damaged=damaged,
                     )
+                    compositions = {c: self._spelled_out(found) for c, found in compositions.items()}
                     doubles = doubles_of(compositions)
                     found: dict[str, Cell] = {}
                     for control, composition in compositions.items():
@@ -213,6 +218,13 @@ class _Run:
                 engine.activate(None)
                 engine.detach(name)
         return cells, list(missing.values())
+
+    def _spelled_out(self, composition: Composition | str) -> Composition | str:
+        """A composition with its fusions written in full, or the reason (text) why it cannot be."""
+        try:
+            return composition if isinstance(composition, str) else spelled_out(composition, self.joins)
+        except CompositionError as error:  # a module that is fused stands under the fusion as well
+            return str(error)
 
     def _task(self, name: str) -> TokenClassification:
         """Attach a task module; gives the task that reads its labels."""

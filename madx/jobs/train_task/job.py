@@ -2,8 +2,8 @@
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from madx.base import Base
-from madx.composition import Composition, Stack, check_name
+from madx.composition import Composition, Fuse, Stack, check_name
 from madx.contract.module_type import ComponentConfig
 from madx.data.labelled.labels import LabelSet
 from madx.engine import Engine
@@ -26,6 +26,15 @@ from madx.jobs.common import (
     run_folder,
     versions,
     weights_of,
+)
+from madx.jobs.fusions import (
+    check_fused,
+    fingerprints,
+    joins_of,
+    new_fusion,
+    require_fusion,
+    spelled_out,
+    with_joined,
 )
 from madx.jobs.keywords import takes_keywords
 from madx.jobs.labelled import file_sha256, task_type
@@ -71,13 +80,15 @@ def train_task(settings: TrainTask) -> TaskResult:
 
     Raises MadxError for anything wrong with settings, data or store, before training starts where it can be known.
     """
-    store = _checked_store(settings)
+    store = Store(settings.store)
+    settings = over_fused(settings, store)
+    _check(settings, store)
     data, labels = read_data(settings)
     base, options = open_training_base(settings, settings.train, *components_that_act(settings))
     engine = Engine(base)
     try:
-        for under in settings.language_modules():
-            engine.attach(store.load(under, base))
+        for frozen in with_joined(store, settings.frozen_modules()):
+            engine.attach(store.load(frozen, base))
         run = _Run(settings, engine, store, options, data, labels)
         if not settings.resume and is_main():
             for seed in settings.seeds:  # later seeds too: a run that is killed would take their checkpoints up
@@ -96,14 +107,28 @@ def train_task(settings: TrainTask) -> TaskResult:
 
 
 def components_that_act(settings: TrainTask) -> list[dict[str, ComponentConfig]]:
-    """The components of all modules that act in a training: the new module's and those of the language modules."""
+    """The components of all modules that act in a training: the new module's and those of the frozen ones."""
     store = Store(settings.store)
-    under = [info_of(store, name).components for name in settings.language_modules()]
+    under = [info_of(store, name).components for name in with_joined(store, settings.frozen_modules())]
     return [components_of(settings.components), *under]
 
 
-def _checked_store(settings: TrainTask) -> Store:
-    """The store, after all that can be checked before data are read."""
+def over_fused(settings: TrainTask, store: Store) -> TrainTask:
+    """The settings of a job that fuses modules, checked: fused language modules take the place of the source's own."""
+    if not settings.fuse:
+        return settings
+    require_fusion(settings.components)
+    role = check_fused(store, settings.fuse, settings.name or settings.task, roles=("task", "language"))
+    alone = role == "language" and settings.language_module == "auto"
+    if alone and settings.cycle:
+        raise ConfigError(
+            "cycle changes the language module under the others, but fuse joins language modules: drop one."
+        )
+    return settings.model_copy(update={"language_module": None}) if alone else settings
+
+
+def _check(settings: TrainTask, store: Store) -> None:
+    """Check all that can be checked before data are read."""
     task_type(settings.task)
     for code in settings.sources():
         check_language(code)
@@ -113,13 +138,11 @@ def _checked_store(settings: TrainTask) -> Store:
     names = settings.names()
     if len(names) != len(settings.seeds):
         raise ConfigError(f"seeds {settings.seeds}: each seed once.")
-    store = Store(settings.store)
     begun = _stored_by_a_killed_run(store, settings)
     for name in names.values():
         check_target(store.root / check_name(name), overwrite=settings.overwrite or name in begun)
     check_folders(store.root, run_folder(settings.run, f"train-task-{settings.name or settings.task}"))
     require_language_modules(store, settings.language_modules())
-    return store
 
 
 class _Run:
@@ -136,6 +159,7 @@ class _Run:
     ):
         self.settings, self.engine, self.store, self.options = settings, engine, store, options
         self.data, self.labels = data, labels
+        self.frozen = with_joined(store, settings.frozen_modules())
 
     @property
     def base(self) -> Base:
@@ -151,7 +175,8 @@ class _Run:
         settings, engine = self.settings, self.engine
         torch.manual_seed(seed)
         module = engine.attach(self._new_module(name))
-        compositions = _compositions(settings, name)
+        joins = joins_of(engine.module(frozen).info for frozen in self.frozen)
+        compositions = _compositions(settings, name, joins)
         first = next(iter(compositions.values()))[0]
         engine.activate(first)
         tasks = {code: task_over(settings, self.base, self.labels, s, seed=seed) for code, s in self.data.items()}
@@ -168,7 +193,7 @@ class _Run:
             seed=seed,
             folder=self.folder(seed),
             resume=settings.resume,
-            run=_identity(settings, engine),
+            run=_identity(settings, engine, self.frozen),
             title=name,
         )
         engine.activate(first)
@@ -178,24 +203,24 @@ class _Run:
 
     def _new_module(self, name: str) -> Module:
         settings = self.settings
-        return new_module(
-            name,
-            self.base,
-            role="task",
-            language=settings.single(),
-            components=settings.components,
-            task=settings.task,
-            labels=self.labels.tags,
-            licence=settings.licence,
-            pooling=settings.pooling,
-        )
+        given: dict[str, Any] = {
+            "language": settings.single(),
+            "components": settings.components,
+            "task": settings.task,
+            "labels": self.labels.tags,
+            "licence": settings.licence,
+            "pooling": settings.pooling,
+        }
+        if settings.fuse:
+            return new_fusion(self.engine, name, settings.fuse, **given)
+        return new_module(name, self.base, role="task", **given)
 
     def _record(
         self, seed: int, steps: int, trained: TrainResult, compositions: dict[str, tuple[Composition, ...]]
     ) -> dict[str, Any]:
         """The record of the training in the stored module; `language_module` is that of a single source."""
         settings, code = self.settings, self.settings.single()
-        used = {name: weights_of(self.store, name) for name in settings.language_modules()}
+        used = {name: weights_of(self.store, name) for name in self.frozen}
         record = {
             "job": "train-task",
             "settings": settings.model_dump(exclude=UNRECORDED),
@@ -212,17 +237,24 @@ class _Run:
             "versions": versions(),
             "precision": self.options.precision,
             "language_modules": used,
-        }
+        } | ({"joins": list(settings.fuse)} if settings.fuse else {})
         return record | ({"language_module": used.get(settings.module_of(code) or "")} if code else {})
 
 
-def _compositions(settings: TrainTask, name: str) -> dict[str, tuple[Composition, ...]]:
-    """Language -> the compositions that take turns for its batches: over its own module, then over those of `cycle`."""
+def _compositions(
+    settings: TrainTask, name: str, joins: Mapping[str, Sequence[str]]
+) -> dict[str, tuple[Composition, ...]]:
+    """Language -> the compositions that take turns for its batches: over its own module, then over those of `cycle`.
+
+    joins: see `joins_of`; a fusion of language modules is written in full.
+    """
     found: dict[str, tuple[Composition, ...]] = {}
+    trained = Fuse(*settings.fuse, fusion=name) if settings.fuse else name
     for code in settings.sources():
         own = settings.module_of(code)
         under = dict.fromkeys([own, *settings.cycle] if own is not None or not settings.cycle else settings.cycle)
-        found[code] = tuple(Stack(*([module] if module else []), name) for module in under)
+        stacks = (Stack(*([module] if module else []), trained) for module in under)
+        found[code] = tuple(spelled_out(stack, joins) for stack in stacks)
     return found
 
 
@@ -256,7 +288,7 @@ def _store_all(store: Store, modules: list[Module], settings: TrainTask) -> list
         raise
 
 
-def _identity(settings: TrainTask, engine: Engine) -> dict[str, Any]:
+def _identity(settings: TrainTask, engine: Engine, frozen: list[str]) -> dict[str, Any]:
     """Settings, data and modules by which a checkpoint is known to be of this run, beside the loop's own settings."""
     keep = (
         "language",
@@ -268,14 +300,11 @@ def _identity(settings: TrainTask, engine: Engine) -> dict[str, Any]:
         "tokens_per_batch",
         "max_length",
         "cycle",
+        "fuse",
         "temperature",
         "scoring",
     )
     chosen = {key: getattr(settings, key) for key in keep} | {"columns": settings.columns.model_dump()}
-
-    def fingerprint(name: str) -> str:
-        weights = engine.module(name).state_dict()
-        return sha256(b"".join(v.cpu().numpy().tobytes() for v in weights.values())).hexdigest()
 
     sources = {
         code: {
@@ -285,5 +314,5 @@ def _identity(settings: TrainTask, engine: Engine) -> dict[str, Any]:
         }
         for code, (data, dev) in settings.sources().items()
     }
-    modules = {name: fingerprint(name) for name in settings.language_modules()}
+    modules = fingerprints(engine, frozen)
     return chosen | {"base": engine.base.fingerprint, "sources": sources, "language_modules": modules}

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from madx.data.labelled.spans import Scoring
 from madx.jobs.labelled import FORMS, Columns
-from madx.jobs.settings import COMPONENTS, SCORING, JobSettings, LabelledData, Seed
+from madx.jobs.settings import COMPONENTS, FUSE, SCORING, JobSettings, LabelledData, Seed, with_preset
 from madx.module.pooling import Kind as Pooling
 from madx.training import TrainSettings
 
@@ -45,7 +45,10 @@ class TrainTask(JobSettings):
         gt=0,
         description="Several languages: batches in proportion to size^(1/temperature); large: all alike.",
     )
-    components: str | dict[str, Any] = Field(default="pfeiffer", description=COMPONENTS)
+    fuse: list[str] = Field(default=[], description=FUSE.format("ner, pos"))
+    components: str | dict[str, Any] = Field(
+        default="pfeiffer", description=f"{COMPONENTS} With fuse: fusion, if it is not given."
+    )
     pooling: Pooling = Field(
         default="first",
         description="The pieces of a word that its label is read at: first, last, first_last, mean, max or attention.",
@@ -63,6 +66,11 @@ class TrainTask(JobSettings):
     resume: bool = Field(default=True, description="Go on from the runs' checkpoints if there are any.")
     overwrite: bool = Field(default=False, description="Replace modules of these names in the store.")
     licence: str | None = Field(default=None, description="SPDX licence of the module, for its card.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_fusion_where_modules_are_fused(cls, values: Any) -> Any:
+        return with_preset(values, "pfeiffer")
 
     @model_validator(mode="after")
     def _one_file_for_each_language(self) -> "TrainTask":
@@ -106,6 +114,10 @@ class TrainTask(JobSettings):
             else self.language_module
         )
         return language if given == "auto" else given
+
+    def frozen_modules(self) -> list[str]:
+        """All stored modules that act in training, each once: those of languages and those to fuse."""
+        return list(dict.fromkeys([*self.language_modules(), *self.fuse]))
 
     def language_modules(self) -> list[str]:
         """All language modules that training needs, each once."""

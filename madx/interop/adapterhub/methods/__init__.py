@@ -5,6 +5,7 @@ from typing import Any
 from madx.errors import ConfigError
 from madx.interop.adapterhub.methods.bottleneck import BottleneckMethod
 from madx.interop.adapterhub.methods.compacter import CompacterMethod
+from madx.interop.adapterhub.methods.fusion import FusionMethod
 from madx.interop.adapterhub.methods.lora import Ia3Method, LoraMethod
 from madx.interop.adapterhub.methods.method import Method, short
 from madx.interop.adapterhub.methods.prefix_tuning import PrefixTuningMethod
@@ -21,6 +22,7 @@ METHODS: dict[str, Method] = {
     "prefix_tuning": PrefixTuningMethod(),
     "prompt_tuning": PromptTuningMethod(),
     "reft": ReftMethod(),
+    "fusion": FusionMethod(),
 }
 
 
@@ -33,10 +35,11 @@ def method_of(config: dict[str, Any]) -> Method:
         kind = "ia3"
     elif kind == "lora" and (config.get("vera_d") is not None or config.get("vera_b") is not None):
         kind = "vera"
-    if not isinstance(kind, str) or kind not in METHODS:
+    if not isinstance(kind, str) or kind not in METHODS or kind == "fusion":  # fusions have files of their own
         raise ConfigError(
             f"This adapter is of the method {short(kind)}, which madx does not read from AdapterHub files. "
-            f"Read are: {', '.join(METHODS)}, and unions of these. Nothing was loaded."
+            f"Read are: {', '.join(name for name in METHODS if name != 'fusion')}, and unions of these. Nothing was "
+            "loaded."
         )
     return METHODS[kind]
 

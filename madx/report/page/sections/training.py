@@ -17,7 +17,8 @@ def learning(record: RunRecord) -> list[Figure]:
     for name, module in record.modules.items():
         training = module["training"]
         history = training.get("history", [])
-        metric = "perplexity" if module["role"] == "language" else record.matrix.scored.metrics[0]
+        on_text = module["role"] == "language" or module["task"] is None  # a fusion of language modules has no task
+        metric = "perplexity" if on_text else record.matrix.scored.metrics[0]
         for phase in sorted({row.get("phase") for row in history}, key=str):
             rows = [row for row in history if row.get("phase") == phase]
             points = [(row["step"], row[metric]) for row in rows if math.isfinite(row.get(metric, math.nan))]
