@@ -74,6 +74,7 @@ def test_what_peft_wrote_computes_what_peft_computed(fixed, name):
 SAID = {
     "lora": {"lora": {"rank": 3, "alpha": 5.0, "maps": ["query", "output", "down"], "leave_out": [1]}},
     "dora": {"lora": {"rank": 3, "dora": True, "rslora": True, "maps": ["value", "up"]}},
+    "pissa": {"lora": {"rank": 2, "alpha": 3.0, "init": "pissa", "rslora": True, "maps": ["query", "up"]}},
     "ia3": {"ia3": {"maps": ["key"], "inputs": ["down"], "leave_out": [0]}},
     "prefix": {"prefix": {"length": 3, "flat": True, "moves_tokens": True}},
     "shira": {"sparse_diff": {"entries": 90, "groups": ["layers"], "kinds": ["weight"], "precision": "float32"}},
@@ -167,6 +168,7 @@ def test_entries_of_shira_outside_of_a_matrix_are_refused(fixed, tmp_path):
         ({"prefix": {"flat": True}}, "moves_tokens: true"),
         ({"lora": {"dora": True, "dora_form": "adapterhub"}}, "'adapterhub'.*dora_form: paper"),
         ({"lora": {}, "ia3": {}}, "each by itself"),
+        ({"lora": {"gate": True}}, "gate.*UniPELT"),
         ({"sparse_diff": {"entries": 40, "kinds": ["bias"]}}, "bias.*linear maps alone"),
     ],
 )

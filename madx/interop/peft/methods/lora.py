@@ -182,15 +182,22 @@ class LoraMethod(Method):
                 f"The DoRA of {module.name!r} has the form {ours.dora_form!r}; PEFT computes that of the paper "
                 "(dora_form: paper). Export it to adapterhub, or train it in the other form."
             )
+        if ours.gate:
+            raise ConfigError(
+                f"The LoRA of {module.name!r} has a gate (UniPELT), which PEFT does not have. Export it to adapterhub."
+            )
         paths, tensors = paths_of(module, "lora", base), {}
         place = Place(base, "", None)  # type: ignore[arg-type]
+        rank = ours.rank
         for site, unit in units_of(module, "lora").items():
-            tensors[f"{paths[site]}.{A}"], tensors[f"{paths[site]}.{B}"] = unit.A, unit.B
+            tensors[f"{paths[site]}.{A}"], tensors[f"{paths[site]}.{B}"] = unit.factors()
+            rank = len(tensors[f"{paths[site]}.{A}"])  # twice that of the settings for PiSSA and OLoRA
             if ours.dora:
                 tensors[f"{paths[site]}.{MAGNITUDE}"] = unit.magnitude(place.matrix(site).to(unit.A.device))
-        alpha = int(ours.alpha) if ours.alpha == int(ours.alpha) else ours.alpha
-        config = {"r": ours.rank, "lora_alpha": alpha, "lora_dropout": ours.dropout, "use_rslora": ours.rslora}
-        more = {"use_dora": ours.dora, "init_lora_weights": True if ours.init == "kaiming" else "gaussian"}
+        alpha = ours.scale * (rank**0.5 if ours.rslora else rank)
+        alpha = round(alpha) if abs(alpha - round(alpha)) < 1e-9 else alpha
+        config = {"r": rank, "lora_alpha": alpha, "lora_dropout": ours.dropout, "use_rslora": ours.rslora}
+        more = {"use_dora": ours.dora, "init_lora_weights": "gaussian" if ours.init == "normal" else True}
         return Writing(config | more | written_targets(base, list(paths.values())), tensors)
 
 
