@@ -41,7 +41,7 @@ def main(config: str, overrides: list[str]) -> None:
     tasks = module_names(store, settings.task_module, settings.seeds)
     info = info_of(store, next(iter(tasks.values())))
     sources = source_languages(info, settings.source)
-    languages = language_modules(store, settings, sources)
+    languages, damaged = language_modules(store, settings, sources)
     used = dict.fromkeys([*languages.values(), *(settings.mean_of or [])])
 
     # Data: test sentences, whose labels must be those of the task module; remarks on what they lack.
@@ -66,7 +66,7 @@ def main(config: str, overrides: list[str]) -> None:
     for seed, name in tasks.items():
         for language, sentences in gold.data.items():
             compositions = control_compositions(
-                name, language=language, source=sources, modules=languages, mean_of=settings.mean_of
+                name, language=language, source=sources, modules=languages, mean_of=settings.mean_of, damaged=damaged
             )
             for control in settings.controls:
                 composition = compositions[control]

@@ -109,7 +109,8 @@ class _Handler(BaseHTTPRequestHandler):
                 raise refusal
             for method, pattern, action in ROUTES:
                 if self.command in method.split() and (match := re.fullmatch(pattern, address.path)):
-                    return getattr(self, action.__name__)(**match.groupdict())  # of the class that inherits
+                    own = getattr(self, action.__name__, None)  # of the class that inherits
+                    return own(**match.groupdict()) if own else action(self, **match.groupdict())
             raise Refusal(404, "", f"no such endpoint: {self.command} {self.path}")
         except Refusal as no:
             headers = {"X-Error-Code": no.code, "X-Error-Message": no.words}

@@ -110,8 +110,8 @@ def test_predict_finds_the_names_in_every_format(here):
 
 
 def test_predict_has_the_reading_of_spans_that_is_asked_for(here, monkeypatch):
-    tags = lambda self, engine, sentences, **more: [["I-PER", "O"] for _ in sentences]  # noqa: E731
-    monkeypatch.setattr("madx.tasks.ner.NER.predict", tags)
+    tags = lambda self, engine, sentences, **more: [[("I-PER", 0.9), ("O", 0.8)] for _ in sentences]  # noqa: E731
+    monkeypatch.setattr("madx.tasks.ner.NER.predict_scored", tags)
     for more, found in (([], 0), (["--scoring", "lenient"], 1)):
         shown = run("predict", "--stack", "swa + ner@1", "--format", "json", *more, "Anna sleeps")
         assert len(json.loads(shown.stdout)["entities"]) == found

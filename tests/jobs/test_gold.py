@@ -17,6 +17,7 @@ from madx.data.labelled.sentences import Sentence
 from madx.data.labelled.spans import renamed
 from madx.engine import Engine
 from madx.errors import BaseError, CompositionError, ConfigError, DataError, MadxError
+from madx.outside import markdown
 from madx.jobs import Evaluate, Predictor, TrainTask, evaluate, train_task
 from madx.jobs.gold import expected_labels, scored_tags
 from madx.jobs.labelled import Columns
@@ -188,7 +189,7 @@ def test_predicted_types_are_renamed_unless_the_module_was_trained_on_renamed_da
 def remarks(folder, tmp_path, **changes):
     found = evaluate(settings(folder, tmp_path / "run", **changes))
     text = (found.folder / "matrix.md").read_text()
-    assert all(remark in text for remark in found.matrix.meta.remarks)
+    assert all(markdown(remark) in text for remark in found.matrix.meta.remarks)
     return " ".join(found.matrix.meta.remarks)
 
 

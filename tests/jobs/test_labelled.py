@@ -84,7 +84,7 @@ def test_a_block_size_above_the_bases_is_said(monkeypatch, caplog):
     monkeypatch.setattr(job, "pack_corpus", lambda *_, block_size, **__: sizes.append(block_size) or blocks)
     base = SimpleNamespace(max_tokens=62, tokenizer=None, label="tiny")
     for size in (62, 256):
-        job._packed(job.TrainLanguage(base="b", language="swa", corpus="x.txt", block_size=size), base)
+        job.packed(job.TrainLanguage(base="b", language="swa", corpus="x.txt", block_size=size), base)
     assert sizes == [62, 62]
     (record,) = caplog.records
     assert record.getMessage().startswith("block_size 256 is cut to 62") and "block_size=62" in record.getMessage()
