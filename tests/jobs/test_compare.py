@@ -69,8 +69,8 @@ def test_five_axes_for_every_candidate(here):
         assert c.scores == {s: store.show(n).info.training["scores"]["dev"]["f1"] for s, n in zip((1, 2), c.modules)}
         assert c.steps == store.show(c.modules[0]).info.training["steps"] == 6 and c.memory >= 0
     assert head.parameters < pfeiffer.parameters < full.parameters and head.storage < pfeiffer.storage < full.storage
-    # head: forward alone, the last layer at all positions, since it is cached; pfeiffer: gradients of activations down to
-    # the lowest of three adapters; full: of weights too
+    # head: forward alone, the last layer at all positions, since it is cached; pfeiffer: gradients of activations down
+    # to the lowest of three adapters; full: of weights too
     assert 1.55 < pfeiffer.flops / head.flops < 1.75 and 2.6 < full.flops / head.flops < 3.05
     for name in ("comparison.json", "comparison.md", "comparison.png"):
         assert (here / "results" / name).stat().st_size > 0

@@ -17,7 +17,6 @@ from madx.data.labelled.sentences import Sentence
 from madx.data.labelled.spans import renamed
 from madx.engine import Engine
 from madx.errors import BaseError, CompositionError, ConfigError, DataError, MadxError
-from madx.outside import markdown
 from madx.jobs import Evaluate, Predictor, TrainTask, evaluate, train_task
 from madx.jobs.gold import expected_labels, scored_tags
 from madx.jobs.labelled import Columns
@@ -25,6 +24,7 @@ from madx.jobs.languages import canonical
 from madx.jobs.train_task.data import task_over
 from madx.metrics.scores import entity_scores
 from madx.module import new_module
+from madx.outside import markdown
 from madx.report.page import write_report
 from madx.report.page.confusion import INVENTED
 from madx.report.page.record import read_run
