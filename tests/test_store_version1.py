@@ -13,6 +13,7 @@ from store_tools import alter, forge, same
 
 from madx.engine import Engine
 from madx.errors import StoreError
+from madx.module_types import MODULE_TYPES
 from madx.store import LAYOUT, Store, load_module, read_info, read_stored, write_stored
 from madx.store.module_json import from_text, to_text
 from madx.store.version1 import current_keys, current_names
@@ -100,10 +101,21 @@ def test_what_is_copied_without_a_base_becomes_current_and_equal_to_what_is_save
     copied = write_stored(tmp_path / "copied" / name, manifest, data, card=card)
     saved = Store(tmp_path / "saved").save(old.load(name, base))
     assert (copied / LAYOUT.weights).read_bytes() == (saved / LAYOUT.weights).read_bytes()
-    assert (copied / LAYOUT.manifest).read_bytes() == (saved / LAYOUT.manifest).read_bytes()
+    assert _without_new_defaults(copied) == _without_new_defaults(saved)
     assert Store(tmp_path / "copied").verify(base=base) == []
     unchanged = (copied / LAYOUT.weights).read_bytes() == (FIXTURES / name / LAYOUT.weights).read_bytes()
     assert unchanged == (name == "ner"), "only tensors of weight deltas have other names"
+
+
+def _without_new_defaults(folder):
+    """A record without its checksum and without settings of components that are the default: a type may have got
+    settings since the record was written, which a record that is only copied does not name."""
+    content = json.loads((folder / LAYOUT.manifest).read_text())
+    del content["checksum"]
+    for component in content["components"]:
+        default = MODULE_TYPES.get(component["type"]).Config().model_dump(mode="json")
+        component["settings"] = {k: v for k, v in component["settings"].items() if v != default.get(k)}
+    return content
 
 
 def test_a_record_alone_is_not_written_in_another_format():

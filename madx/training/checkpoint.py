@@ -55,6 +55,25 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | No
 
     Raises TrainingError for a damaged file, a foreign one, and one that another version of madx has written.
     """
+    while True:
+        before = _identity(path)
+        try:
+            return _read(path)
+        except TrainingError:  # safetensors opens the file twice, and another process may have replaced it in between
+            if _identity(path) == before:
+                raise
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is replaced."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     if not os.path.lexists(path):
         return None
     if fault := why_no_file(path):

@@ -25,7 +25,6 @@ from madx.interop.adapterhub.config import read_config, write_config
         ({"architecture": "union", "configs": []}, "list of `configs`"),
         ({"architecture": "union", "configs": [{"architecture": "union"}]}, "must be a table of settings"),
         ({"architecture": "union", "configs": [{}], "r": 8}, "list of `configs`"),
-        ("loreft", "method 'loreft'"),
         ("seq_bn|vera", "method 'vera'"),
         ("pfeifer", "did you mean 'pfeiffer'"),
         ("/etc/passwd", "is named '/etc/passwd'"),
