@@ -65,7 +65,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | No
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What changes when a file is replaced."""
+    """A value that changes when a file is replaced; None without a file."""
     try:
         found = os.stat(path)
     except OSError:
