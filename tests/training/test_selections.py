@@ -151,7 +151,7 @@ def test_lape_selects_the_weights_of_nodes_that_respond_to_the_language(family, 
     for source in sources.values():
         batch = tokenizer(Path(source).read_text().splitlines()[:16], return_tensors="pt", padding=True)
         rows.clear()
-        encoder(**batch)
+        encoder(batch["input_ids"], batch["attention_mask"])
         p.append(torch.stack(rows))
     p = torch.stack(p)
     q = p / p.sum(0).clamp_min(1e-30)

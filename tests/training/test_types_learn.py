@@ -39,7 +39,7 @@ def test_a_module_of_this_type_learns(components, kind):
     settings = TrainSettings(learning_rate=1e-2, progress=False, evaluate_every=8)
     result = fit(made, "m", task, settings, steps=24, seed=0)
     gain = result.best[metric] - first
-    assert gain > 10 if kind == "task" else gain < -0.1 * first
+    assert gain > 10 if kind == "task" else gain < -0.05 * first
     own = {name for name, _ in made.module("m").named_parameters()}
     assert all(not torch.equal(value, fresh[name]) for name, value in made.module("m").tensors().items() if name in own)
     made.activate(None)
