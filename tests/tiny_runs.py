@@ -125,6 +125,7 @@ def train(
 def alone(kind: str, out: str, options: dict, limit: int | None = None) -> None:
     """A run in a process of its own; its weights, or the words it stopped with, go to `out`."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup, which ignores it
     if limit is not None:  # bytes that a file may have: what a full disk does, without filling one
         import resource
 
